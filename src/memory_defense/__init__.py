@@ -1,0 +1,20 @@
+"""Memory Defense: a memory-masking autoencoder defense, its rivals, the attacks, and what really survives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memory_defense.recipes.load import load as load
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load` on first use, so that ``memdef --help`` does not pay for torch."""
+    if name == "load":
+        from memory_defense.recipes.load import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,178 @@
+"""The contracts of the house: the page to read first.
+
+A defense is a classifier: images in [0, 1] in, logits out. An attack is a function of a classifier. What the
+adversary knows is the choice of the surrogate it differentiates. Success is always judged by the true
+defense, image by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+Images: TypeAlias = Tensor
+"""(B, C, H, W) float32 in [0, 1]."""
+
+Labels: TypeAlias = Tensor
+"""(B,) int64 in [0, K)."""
+
+Logits: TypeAlias = Tensor
+"""(B, K) float, unnormalised."""
+
+PerImage: TypeAlias = Tensor
+"""(B,) one number or flag for each image."""
+
+Rows: TypeAlias = Tensor
+"""(N,) int64 positions of images inside a batch."""
+
+
+class Classifier(Protocol):
+    """Anything that turns images (B, C, H, W) in [0, 1] into logits (B, K)."""
+
+    def __call__(self, images: Images, /) -> Logits:
+        """Return logits (B, K)."""
+        ...
+
+
+@runtime_checkable
+class Binding(Protocol):
+    """A surrogate that freezes something at the clean images before the attack starts (a memory slot, say).
+
+    The evaluator calls ``bind`` once for each batch and attacks what comes back.
+    """
+
+    def bind(self, clean: Images) -> Classifier:
+        """Return the classifier frozen at these clean images; its rows are theirs (see `RowBound`)."""
+        ...
+
+
+@runtime_checkable
+class RowBound(Protocol):
+    """A classifier whose answer depends on which row of the batch an image is."""
+
+    def rows(self, index: Rows) -> Classifier:
+        """Return the classifier for a sub-batch made of these rows."""
+        ...
+
+
+class Defense(Protocol):
+    """A classifier that publishes what a knowing adversary would differentiate."""
+
+    def __call__(self, images: Images, /) -> Logits:
+        """Return logits (B, K)."""
+        ...
+
+    def surrogates(self) -> Mapping[str, Classifier | Binding]:
+        """Return the published stand-ins by the name of the adversary's knowledge."""
+        ...
+
+
+class Draws(Protocol):
+    """Random numbers that belong to images, not to batches.
+
+    The same image gets the same numbers whatever batch it travels in. A draw is a pure function of its
+    purpose: asking twice gives the same numbers, `child` opens a fresh stream.
+    """
+
+    def child(self, *purpose: str | int) -> Draws:
+        """Return an independent stream for each image."""
+        ...
+
+    def rows(self, index: Rows) -> Draws:
+        """Return the draws of these rows."""
+        ...
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return (B, *shape) float32 in [0, 1)."""
+        ...
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return (B, *shape) float32, standard normal."""
+        ...
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Return (B, *shape) int64 in [0, high)."""
+        ...
+
+
+class Ball(Protocol):
+    """The images an adversary may hand in: within `epsilon` of the clean one, and inside [0, 1]."""
+
+    norm: ClassVar[str]
+    """``linf`` or ``l2``."""
+
+    @property
+    def epsilon(self) -> float:
+        """Radius in pixel units of [0, 1]."""
+        ...
+
+    def project(self, points: Images, centre: Images) -> Images:
+        """Return the points moved into the ball around `centre` and into [0, 1]."""
+        ...
+
+    def random_point(self, centre: Images, draws: Draws) -> Images:
+        """Return one random image of each ball, inside [0, 1]."""
+        ...
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """Return the unit step of steepest ascent in this norm."""
+        ...
+
+    def distance(self, points: Images, centre: Images) -> PerImage:
+        """Return (B,) the norm of ``points - centre``."""
+        ...
+
+    def contains(self, points: Images, centre: Images) -> PerImage:
+        """Return (B,) bool: inside the ball and inside [0, 1], up to float32 rounding."""
+        ...
+
+
+class Attack(Protocol):
+    """A frozen, keyword-only dataclass: the object is its own configuration and repr."""
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
+        """Return images (B, C, H, W) inside `ball` around `images`, chosen so that `model` errs."""
+        ...
+
+    def for_transfer(self) -> Self:
+        """Return the same attack made to push past this model's decision, for use against another."""
+        ...
+
+
+class Objective(Protocol):
+    """What a training step minimises."""
+
+    def __call__(self, model: Any, images: Images, labels: Labels, draws: Draws, progress: float) -> Losses:
+        """Return the named losses of one batch; `progress` in [0, 1] is the share of training done."""
+        ...
+
+
+class Losses(Protocol):
+    """A named breakdown whose `total` is minimised."""
+
+    @property
+    def total(self) -> Tensor:
+        """Scalar, differentiable."""
+        ...
+
+    def parts(self) -> Mapping[str, float]:
+        """Return every named term as a number, for logs."""
+        ...
+
+
+class Progress(Protocol):
+    """Where long work says how far it is; a terminal bar, plain lines, or nothing."""
+
+    def begin(self, what: str, total: int) -> None:
+        """Start a stage of `total` steps."""
+        ...
+
+    def advance(self, steps: int, text: str = "") -> None:
+        """Count steps done, with a short status text."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+        ...

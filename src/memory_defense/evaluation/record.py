@@ -1,0 +1,109 @@
+"""The record: one JSON file for each claim, from which every table and figure is rendered.
+
+Accuracies are fractions, epsilon is in pixel units of [0, 1], times are seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memory_defense.files import write_text
+
+SCHEMA = 1
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Parameter = str | int | float | bool | None
+Verdict = Literal["pass", "fail", "not run"]
+
+
+class _Strict(BaseModel):
+    """Unknown keys are errors, values cannot be changed, NaN is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Accuracy(_Strict):
+    """A fraction of images with its 95 % Wilson interval."""
+
+    accuracy: Fraction
+    ci95: tuple[Fraction, Fraction]
+
+
+class AttackResult(Accuracy):
+    """One (attack, knowledge, ball) on every image of the record, judged by the true defense."""
+
+    attack: str
+    knowledge: str
+    norm: str
+    epsilon: Annotated[float, Field(ge=0)]
+    median_distance: float | None
+    """Median distance of the fooled images to their originals, in the ball's norm; None when none is fooled."""
+    forward_passes: int
+    """Images sent forward through the attacked classifier, the judge's passes not counted."""
+    backward_passes: int
+    seconds: float
+    parameters: dict[str, Parameter]
+    """The attack's own configuration."""
+
+
+class WorstCase(Accuracy):
+    """The share of images that no attack with any knowledge broke inside this ball."""
+
+    norm: str
+    epsilon: Annotated[float, Field(ge=0)]
+
+
+class AuditLine(_Strict):
+    """One check of the evaluation or the defense."""
+
+    check: str
+    verdict: Verdict
+    value: float | None
+    meaning: str
+    remedy: str
+
+
+class Provenance(_Strict):
+    """Where the numbers come from."""
+
+    version: str
+    git: str
+    seed: int
+    device: str
+    torch: str
+    recipe_sha256: str
+
+
+class Record(_Strict):
+    """What one evaluation claims, and all that is needed to check it."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    defense: str
+    recipe: str
+    dataset: str
+    images: Annotated[int, Field(gt=0)]
+    clean: Accuracy
+    attacks: tuple[AttackResult, ...]
+    worst_case: tuple[WorstCase, ...]
+    audit: tuple[AuditLine, ...]
+    provenance: Provenance
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, atomically."""
+        write_text(
+            path, json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, allow_nan=False) + "\n"
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a record; raise ValueError that names the file and the first offending field."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ValueError(f"{path} is not a record of schema {SCHEMA}: {where}: {first['msg']}") from error

@@ -1,0 +1,103 @@
+"""Random numbers as pure functions of (seed, purpose, image): nothing here reads a clock or global state.
+
+`ImageDraws` gives each image its own stream, so that batch size, order, sharding and resuming never change
+an outcome. The generator is SplitMix64 (Steele, Lea & Flood 2014) used as a counter-based hash, written in
+wrapping int64 tensor arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memory_defense.contracts import Rows
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def derive(seed: int, *purpose: str | int) -> int:
+    """Return a 63-bit seed for this purpose, independent of every other purpose's."""
+    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """Return a CPU generator for one purpose (a batch order, say)."""
+    return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+@contextmanager
+def seeded(seed: int, *purpose: str | int) -> Generator[None]:
+    """Run a block whose global draws (weight initialisation, dropout) come from this purpose alone.
+
+    The state outside, the accelerator's included, is as before afterwards.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, *purpose))
+        yield
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    """Shift int64 right as if it were unsigned."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Finalise SplitMix64: every output bit depends on every input bit."""
+    bits = (bits ^ _shift(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift(bits, 27)) * _MIX_2
+    return bits ^ _shift(bits, 31)
+
+
+@dataclass(frozen=True)
+class ImageDraws:
+    """Counter-based draws for a batch of images; see `contracts.Draws`.
+
+    Parameters
+    ----------
+    keys
+        (B,) int64, one stream key for each image; make them with `ImageDraws.of`.
+    """
+
+    keys: Tensor
+
+    @classmethod
+    def of(
+        cls, seed: int, purpose: str, images: int | Tensor, device: torch.device | str = "cpu"
+    ) -> ImageDraws:
+        """Return draws for images numbered 0..n-1, or for the given ids (B,) int64, positions in a dataset."""
+        ids = images.to(device) if isinstance(images, Tensor) else torch.arange(images, device=device)
+        return cls(_mix(_mix(ids * _GOLDEN + derive(seed, purpose))))
+
+    def child(self, *purpose: str | int) -> ImageDraws:
+        """Return an independent stream for each image."""
+        return ImageDraws(_mix(self.keys ^ derive(0, *purpose)))
+
+    def rows(self, index: Rows) -> ImageDraws:
+        """Return the draws of these rows."""
+        return ImageDraws(self.keys[index])
+
+    def _bits(self, *shape: int) -> Tensor:
+        counters = torch.arange(1, math.prod(shape) + 1, device=self.keys.device) * _GOLDEN
+        return _mix(self.keys[:, None] + counters).view(-1, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return (B, *shape) float32 in [0, 1), 24 bits each."""
+        return _shift(self._bits(*shape), 40).float() * 2.0**-24
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return (B, *shape) float32, standard normal (Box-Muller)."""
+        radius = (1 - self.child("radius").uniform(*shape)).log().mul(-2).sqrt()
+        return radius * (2 * math.pi * self.child("angle").uniform(*shape)).cos()
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Return (B, *shape) int64 in [0, high); `high` below 2**24 keeps the bias under 1e-7 x high."""
+        return (_shift(self._bits(*shape), 32) * high) >> 32
