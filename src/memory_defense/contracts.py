@@ -8,7 +8,7 @@ defense, image by image.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -66,6 +66,54 @@ class Defense(Protocol):
 
     def surrogates(self) -> Mapping[str, Classifier | Binding]:
         """Return the published stand-ins by the name of the adversary's knowledge."""
+        ...
+
+
+class SlotTrace(Protocol):
+    """What happened to a batch inside a defense that answers through a slot."""
+
+    @property
+    def slots(self) -> Labels:
+        """(B,) the slot each image was sent to."""
+        ...
+
+    @property
+    def attention(self) -> Tensor:
+        """(B, M) the weights the memory was read with."""
+        ...
+
+
+@runtime_checkable
+class SlotDefense(Protocol):
+    """A defense that first chooses a slot (a class) and then answers through it; the audit looks inside."""
+
+    @property
+    def classes(self) -> int:
+        """Number of slots, one for each class."""
+        ...
+
+    def __call__(self, images: Images, /) -> Logits:
+        """See `Defense`."""
+        ...
+
+    def surrogates(self) -> Mapping[str, Classifier | Binding]:
+        """See `Defense`."""
+        ...
+
+    def classify_with_slots(self, images: Images, slots: Labels) -> Logits:
+        """Return logits (B, K) when the slots are dictated; never part of `forward`."""
+        ...
+
+    def reconstruct_all(self, images: Images) -> Tensor:
+        """Return (B, K, C, H, W) in pixel units: every slot's reconstruction."""
+        ...
+
+    def trace(self, images: Images) -> SlotTrace:
+        """Return what the defense did with these images."""
+        ...
+
+    def diagnostics(self, images: Images, labels: Labels) -> Mapping[str, float]:
+        """Return the defense's own measurements by name, for the audit."""
         ...
 
 
@@ -141,11 +189,37 @@ class Attack(Protocol):
         ...
 
 
+class Batch(NamedTuple):
+    """What one training step sees."""
+
+    images: Images
+    labels: Labels
+    ids: Rows
+    """(B,) positions of the images in their dataset."""
+    draws: Draws
+    """Fresh for this epoch."""
+    progress: float
+    """Share of training done, in [0, 1)."""
+
+
 class Objective(Protocol):
     """What a training step minimises."""
 
-    def __call__(self, model: Any, images: Images, labels: Labels, draws: Draws, progress: float) -> Losses:
-        """Return the named losses of one batch; `progress` in [0, 1] is the share of training done."""
+    def __call__(self, model: Any, batch: Batch, /) -> Losses:
+        """Return the named losses of one batch."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An objective that remembers something between steps; it travels with the training checkpoint."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return everything needed to go on exactly."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
         ...
 
 

@@ -1,0 +1,1 @@
+"""Defenses: classifiers that publish what a knowing adversary would differentiate."""

@@ -1,0 +1,1 @@
+"""Evaluation: what survives, how sure we are of it, and whether the evaluation itself can be believed."""

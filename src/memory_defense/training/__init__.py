@@ -1,0 +1,1 @@
+"""Training: one loop that knows no method by name, its objectives, and checkpoints."""

@@ -1,0 +1,48 @@
+# Needs Python 3.11 or newer and make. Everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test check format bench clean
+
+help:
+	@echo "make demo    train, attack and report on real Fashion-MNIST (about ten minutes on two cores)"
+	@echo "make test    run the tests"
+	@echo "make check   ruff, pyright (strict), import-linter"
+	@echo "make format  rewrite the code in the house style"
+	@echo "make bench   measure what the memory costs"
+	@echo "make clean   remove the virtual environment and caches; runs/ stays"
+
+.venv/created:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/package: .venv/created pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+.venv/development: .venv/package
+	$(PIP) -e '.[test,dev]'
+	touch $@
+
+demo: .venv/package
+	$(BIN)/memdef demo
+
+test: .venv/development
+	$(BIN)/python -m pytest
+
+check: .venv/development
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/development
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/development
+	$(BIN)/python benchmarks/memory_cost.py
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

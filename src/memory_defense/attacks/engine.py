@@ -1,0 +1,195 @@
+"""What every gradient attack needs: one pass through the victim, a few images at a time, only where it counts.
+
+An attack holds the whole set of images and a list of the rows that still need work. Each step visits those
+rows in micro-batches small enough for the processor's cache, so an image that is done costs nothing more and
+the last survivors of a large set still travel in full batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from memory_defense.checks import check_images, check_labels, nearest
+from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
+from memory_defense.losses import LOSSES, AdversarialLoss, targeted
+from memory_defense.wrappers import frozen, rows_of
+
+CPU_MICRO_BATCH = 64
+"""Images in one pass on a CPU; 32 to 64 keep the activations of a small network in cache."""
+
+ACCELERATOR_MICRO_BATCH = 512
+"""Images in one pass elsewhere, where a large batch pays."""
+
+
+def log_odds(logits: Logits, labels: Labels) -> PerImage:
+    """Return the log-odds of any other class, ``log sum_{i != y} exp z_i - z_y``.
+
+    The cross-entropy is ``log(1 + exp(log_odds))``: the same directions, the same order of iterates, but no
+    float32 saturation when the model is sure of itself. Steps here ignore the gradient's length, so this is
+    the cross-entropy attack without its blind spot.
+    """
+    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    return others - logits.gather(1, labels[:, None]).squeeze(1)
+
+
+ASCENT_LOSSES: dict[str, AdversarialLoss] = {**LOSSES, "cross-entropy": log_odds}
+
+
+def ascent_loss(name: str, towards_label: bool = False) -> AdversarialLoss:
+    """Return the loss to increase by its name in `losses.LOSSES`; raise ValueError for an unknown one."""
+    if name not in ASCENT_LOSSES:
+        raise nearest(name, ASCENT_LOSSES, "loss")
+    return targeted(ASCENT_LOSSES[name]) if towards_label else ASCENT_LOSSES[name]
+
+
+def reached(logits: Logits, labels: Labels, towards_label: bool = False) -> PerImage:
+    """Return (B,) bool: the model errs, or for a targeted attack, the model answers the target."""
+    return (logits.argmax(1) == labels) == towards_label
+
+
+def check_settings(loss: str, micro_batch: int | None, **counts: int) -> None:
+    """Raise ValueError for an unknown loss, or for a count that is no whole number from 1 on, by its name."""
+    ascent_loss(loss)
+    if micro_batch is not None:
+        counts["micro_batch"] = micro_batch
+    for name, count in counts.items():
+        if not (count >= 1 and count == int(count)):
+            raise ValueError(f"{name} is {count}, expected a whole number, at least 1")
+
+
+class Pass(NamedTuple):
+    """What one forward and backward pass tells."""
+
+    gradient: Tensor
+    """(B, C, H, W) of the summed losses with respect to the images, hence of each image's own loss."""
+    losses: PerImage
+    logits: Logits
+
+
+class Victim:
+    """A frozen classifier and the labels it is attacked with; made by `attacked`.
+
+    Parameters
+    ----------
+    model
+        The classifier; if its rows matter, the positions given to `answers` and `gradient` restrict it.
+    labels
+        (N,) of the whole set.
+    micro_batch
+        Images in one pass; None chooses by the device.
+    """
+
+    def __init__(self, model: Classifier, labels: Labels, micro_batch: int | None) -> None:
+        on_cpu = labels.device.type == "cpu"
+        self.model = model
+        self.labels = labels
+        self.micro_batch = micro_batch or (CPU_MICRO_BATCH if on_cpu else ACCELERATOR_MICRO_BATCH)
+        # CPU convolutions run 1.3 to 1.9 times faster on channels-last images, whatever the weights' layout.
+        self._layout = torch.channels_last if on_cpu else torch.preserve_format
+
+    def all_rows(self) -> Rows:
+        """Return every row of the set."""
+        return torch.arange(len(self.labels), device=self.labels.device)
+
+    def parts(self, rows: Rows) -> Iterator[Rows]:
+        """Yield the rows in micro-batches; no rows make no part."""
+        for start in range(0, len(rows), self.micro_batch):
+            yield rows[start : start + self.micro_batch]
+
+    def answers(self, points: Images, rows: Rows) -> Logits:
+        """Return the logits (B, K) of one micro-batch that holds these rows, without a graph."""
+        with torch.no_grad():
+            return self._call(points, rows)
+
+    def gradient(self, points: Images, rows: Rows, loss: AdversarialLoss) -> Pass:
+        """Return the gradient of one micro-batch that holds these rows.
+
+        Raises
+        ------
+        ValueError
+            If the logits do not depend on the images differentiably, or are NaN.
+        """
+        with torch.enable_grad():
+            # `to` before `requires_grad_` makes the laid-out copy the leaf, so the gradient has its layout.
+            leaf = points.detach().to(memory_format=self._layout, copy=True).requires_grad_()
+            logits = self._call(leaf, rows)
+            losses = loss(logits, self.labels.index_select(0, rows))
+            (gradient,) = (
+                torch.autograd.grad(losses.sum(), leaf, allow_unused=True) if losses.requires_grad else (None,)
+            )
+        if gradient is None:
+            raise ValueError(
+                "the model's logits do not depend on the images differentiably, so there is no gradient to "
+                "follow; give the step that cuts it a stand-in with wrappers.Bpda or StraightThrough"
+            )
+        losses = losses.detach()
+        if bool(losses.isnan().any()):
+            raise ValueError(
+                "the model's loss is NaN: its logits overflow, or an earlier gradient was NaN; "
+                "look for log(0), 0/0 or sqrt(0) in the forward pass"
+            )
+        return Pass(gradient, losses, logits.detach())
+
+    def _call(self, points: Images, rows: Rows) -> Logits:
+        model = rows_of(self.model, rows)
+        if self._layout is not torch.channels_last:
+            return model(points)
+        try:
+            return model(points.to(memory_format=self._layout))
+        except RuntimeError:  # a `view` inside the model needs the default layout
+            logits = model(points.contiguous())
+            self._layout = torch.contiguous_format
+            return logits
+
+
+@contextmanager
+def attacked(
+    model: Classifier, images: Images, labels: Labels, micro_batch: int | None = None
+) -> Generator[Victim]:
+    """Check the inputs, freeze the model and turn gradients off, for the duration of an attack.
+
+    Raises
+    ------
+    ValueError
+        For images outside [0, 1], labels that do not fit, or whatever else `checks` refuses.
+    """
+    check_images(images)
+    check_labels(labels, len(images))
+    with frozen(model), torch.no_grad():
+        yield Victim(model, labels, micro_batch)
+
+
+def input_gradient(
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    loss: AdversarialLoss,
+    micro_batch: int | None = None,
+) -> tuple[Tensor, Logits]:
+    """Return the gradient (B, C, H, W) of each image's own loss, and the logits (B, K) of the same pass.
+
+    Raises
+    ------
+    ValueError
+        For inputs that `checks` refuses, or a model without a usable gradient.
+    """
+    with attacked(model, images, labels, micro_batch) as victim:
+        passes = [
+            victim.gradient(images.index_select(0, rows), rows, loss)
+            for rows in victim.parts(victim.all_rows())
+        ]
+    return torch.cat([one.gradient for one in passes]), torch.cat([one.logits for one in passes])
+
+
+def check_result(points: Images) -> Images:
+    """Return the finished images; raise ValueError if a NaN gradient has spoilt any pixel."""
+    if bool(points.isnan().any()):
+        raise ValueError(
+            "the model's gradient is NaN for some images; look for sqrt(0), 0/0 or log(0) in its forward pass"
+        )
+    return points

@@ -1,0 +1,46 @@
+"""The command line: thin, and nothing heavy is imported before the arguments are checked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+INTERRUPTED = 128 + signal.SIGINT
+USER_ERROR = 2
+
+
+def main() -> None:
+    """Run ``memdef``; users' mistakes end in one message and exit status 2, Ctrl-C in 130."""
+    from memory_defense.cli.commands import app
+
+    try:
+        app(prog_name="memdef", standalone_mode=False)
+    except KeyboardInterrupt:
+        _say("stopped; what was finished is kept, continue with --resume")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, OSError) as error:
+        _say(f"error: {error}")
+        sys.exit(USER_ERROR)
+    except Exception as error:
+        code = _usage(error)
+        if code is None:
+            raise
+        sys.exit(code)
+
+
+def _usage(error: Exception) -> int | None:
+    """Show a usage error of the option parser and return its exit status; None for any other exception."""
+    show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        if show is not None:
+            show()
+        return code
+    return None
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

@@ -1,0 +1,220 @@
+"""Images that stay on their device as 8-bit numbers, and the batches made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memory_defense.checks import check_labels, nearest
+from memory_defense.contracts import Images, Labels, Progress, Rows
+from memory_defense.data.decode import Arrays
+from memory_defense.data.sources import find
+from memory_defense.data.spec import DATASETS, DatasetSpec
+from memory_defense.randomness import generator
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images on one device.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W) uint8.
+    labels
+        (N,) int64.
+    ids
+        (N,) int64, positions in the source's split; they seed whatever is random about an image.
+
+    Raises
+    ------
+    ValueError
+        For other shapes or types.
+    """
+
+    images: Tensor
+    labels: Labels
+    ids: Rows
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}, expected torch.uint8 "
+                "(N, C, H, W); make grey levels of pixels in [0, 1] with (x * 255).round().to(torch.uint8)"
+            )
+        if len(self.images):
+            check_labels(self.labels, len(self.images))
+        if self.ids.shape != (len(self.images),) or self.ids.dtype != torch.int64:
+            raise ValueError(
+                f"ids are {self.ids.dtype} of shape {tuple(self.ids.shape)}, expected torch.int64 "
+                f"({len(self.images)},); torch.arange({len(self.images)}) numbers the images in order"
+            )
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """Return the same images on another device."""
+        return ImageSet(self.images.to(device), self.labels.to(device), self.ids.to(device))
+
+    def take(self, index: Rows) -> ImageSet:
+        """Return the images at these positions, in this order."""
+        index = index.to(self.images.device)
+        return ImageSet(self.images[index], self.labels[index], self.ids[index])
+
+    def first(self, count: int) -> ImageSet:
+        """Return the first images, without a copy; raise ValueError where there are not that many."""
+        if not 0 < count <= len(self):
+            raise ValueError(
+                f"{count} images were asked for, but it must be from 1 to {len(self)}, all there are"
+            )
+        return ImageSet(self.images[:count], self.labels[:count], self.ids[:count])
+
+    def floats(self, index: Rows | None = None) -> Images:
+        """Return all images, or those at these positions, as float32 in [0, 1]: the grey level over 255."""
+        chosen = self.images if index is None else self.images[index.to(self.images.device)]
+        return chosen.float().div_(255)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset, cut in three; the test images are the source's own."""
+
+    train: ImageSet
+    """What models are trained on."""
+    held_out: ImageSet
+    """Training images that are never trained on; weights and thresholds are chosen by them."""
+    test: ImageSet
+    """Only ever reported on."""
+    spec: DatasetSpec
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: Path | str | None = None,
+    offline: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Splits:
+    """Return a dataset from the first source that has it, checked against its hash.
+
+    Parameters
+    ----------
+    name
+        Key of `DATASETS`.
+    data_dir
+        Directory to look in first; by default the one that the environment variable MEMDEF_DATA names.
+    offline
+        Never use the network.
+    device
+        Where the images are to stay.
+    progress
+        Told where the data come from, and about downloads.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, a `data_dir` that does not exist or holds damaged files. `DataNotFoundError`,
+        a ValueError, when no source has the dataset; it lists every source, why it failed and what to do.
+    """
+    if name not in DATASETS:
+        raise nearest(name, DATASETS, "dataset")
+    spec = DATASETS[name]
+    return split(find(spec, data_dir=data_dir, offline=offline, progress=progress), spec, device)
+
+
+def split(arrays: Arrays, spec: DatasetSpec, device: torch.device | str = "cpu") -> Splits:
+    """Return the three splits; the same images are held out in every run, equally many of each class.
+
+    Every split keeps the order of its source, which the datasets' makers shuffled.
+    """
+    train = _image_set(arrays.train_images, arrays.train_labels)
+    held_out = _held_out(train.labels, spec)
+    return Splits(
+        train.take(torch.nonzero(~held_out).flatten()).to(device),
+        train.take(torch.nonzero(held_out).flatten()).to(device),
+        _image_set(arrays.test_images, arrays.test_labels).to(device),
+        spec,
+    )
+
+
+def _image_set(images: Tensor, labels: Tensor) -> ImageSet:
+    return ImageSet(images, labels.long(), torch.arange(len(images)))
+
+
+def _held_out(labels: Labels, spec: DatasetSpec) -> Tensor:
+    """Return (N,) bool: the first of a fixed permutation of each class."""
+    per_class, rest = divmod(spec.held_out_images, len(spec.classes))
+    assert rest == 0
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(len(spec.classes)):
+        members = torch.nonzero(labels == label).flatten()
+        order = torch.randperm(len(members), generator=generator(0, "held out", spec.name, label))
+        chosen[members[order[:per_class]]] = True
+    assert int(chosen.sum()) == spec.held_out_images
+    return chosen
+
+
+def batches(
+    images: ImageSet,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    start: int = 0,
+) -> Iterator[tuple[Images, Labels, Rows]]:
+    """Return one epoch's batches: images float32 in [0, 1], labels, ids.
+
+    Parameters
+    ----------
+    images
+        Where the batches come from; they are on the same device.
+    batch_size
+        Images in each.
+    seed, epoch
+        Together they decide the order.
+    shuffle
+        Without it the images come in order.
+    drop_last
+        Leave out the images that do not fill a batch.
+    start
+        Batches to skip, for an epoch that was interrupted; the others are what they would have been.
+
+    Raises
+    ------
+    ValueError
+        At the call, when a number is out of range or there is no batch at all.
+    """
+    count = len(images) // batch_size if drop_last and batch_size > 0 else -(-len(images) // max(batch_size, 1))
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but it must be at least 1")
+    if count == 0:
+        raise ValueError(
+            f"{len(images)} images make no batch of {batch_size}; lower batch_size or turn drop_last off"
+        )
+    if not 0 <= start <= count:
+        raise ValueError(f"start is {start}, but an epoch of these images has {count} batches")
+    return _serve(images, batch_size, range(start, count), _order(len(images), seed, epoch, shuffle))
+
+
+def _order(count: int, seed: int, epoch: int, shuffle: bool) -> Rows:
+    if not shuffle:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator(seed, "order", epoch))
+
+
+def _serve(
+    images: ImageSet, batch_size: int, which: range, order: Rows
+) -> Iterator[tuple[Images, Labels, Rows]]:
+    order = order.to(images.images.device)
+    for batch in which:
+        rows = order[batch * batch_size : (batch + 1) * batch_size]
+        yield images.floats(rows), images.labels[rows], images.ids[rows]

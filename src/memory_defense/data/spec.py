@@ -1,0 +1,79 @@
+"""What each dataset is: its shape, its classes and the one hash that every copy of it must have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """A dataset of square 8-bit images with a train and a test split."""
+
+    name: str
+    """How users call it, and the key of `DATASETS`."""
+    channels: int
+    """C: 1 is grey, 3 is red, green, blue."""
+    size: int
+    """H = W, in pixels."""
+    classes: tuple[str, ...]
+    """Names by label."""
+    mean: tuple[float, ...]
+    """Of the training pixels in [0, 1], one for each channel."""
+    std: tuple[float, ...]
+    """Of the training pixels in [0, 1], one for each channel."""
+    train_images: int
+    """Images in the source's training split."""
+    test_images: int
+    """Images in the source's test split."""
+    held_out_images: int = 5000
+    """Training images set aside to choose weights by; a multiple of the number of classes."""
+    sha256: str
+    """Of the decoded bytes: train images (N, C, H, W), train labels, test images, test labels."""
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "fashion-mnist": DatasetSpec(
+        name="fashion-mnist",
+        channels=1,
+        size=28,
+        classes=(
+            "t-shirt",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
+        mean=(0.2860,),
+        std=(0.3530,),
+        train_images=60_000,
+        test_images=10_000,
+        sha256="ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
+    ),
+    "cifar10": DatasetSpec(
+        name="cifar10",
+        channels=3,
+        size=32,
+        classes=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        train_images=50_000,
+        test_images=10_000,
+        sha256="32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493",
+    ),
+}

@@ -1,0 +1,34 @@
+"""The defense that does nothing: what every other one is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from memory_defense.contracts import Classifier, Images, Logits
+
+
+class Undefended(nn.Module):
+    """A plain classifier as a defense.
+
+    Parameters
+    ----------
+    network
+        Images (B, C, H, W) in [0, 1] to logits (B, K).
+    """
+
+    transfer_knowledge: frozenset[str] = frozenset()
+    """Knowledge whose surrogate decides otherwise than the defense; there is none."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Images) -> Logits:
+        """Return the network's logits (B, K)."""
+        return self.network(images)
+
+    def surrogates(self) -> Mapping[str, Classifier]:
+        """Return the network itself: the white box."""
+        return {"end-to-end": self.network}

@@ -1,0 +1,92 @@
+"""Images for the report: what an attack did to a few of them, and what the defense made of that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memory_defense.contracts import Defense, Labels, SlotDefense
+from memory_defense.evaluation.metrics import predict
+from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.tensorfiles import write_tensors
+from memory_defense.wrappers import frozen
+
+
+def write_gallery(
+    path: Path, defense: Defense, evaluation: Evaluation, *, classes: Sequence[str], name: str, count: int = 8
+) -> None:
+    """Write the file that the report's gallery reads; `reporting.gallery` documents it.
+
+    Parameters
+    ----------
+    path
+        Where to, usually beside the record.
+    defense
+        Asked again about every chosen image; slots and reconstructions only where it has them.
+    evaluation
+        The images come from its largest L-inf ball (or L2, without one): half of them broken, half still standing, if there are.
+    classes
+        Names of the classes.
+    name
+        Of the defense, for the caption.
+    count
+        How many images.
+    """
+    first_norm = min((one.ball.norm for one in evaluation.broken), key=["linf", "l2"].index)
+    same_norm = [one for one in evaluation.broken if one.ball.norm == first_norm]
+    broken = max(same_norm, key=lambda one: one.ball.epsilon)
+    rows = _choose(broken.robust, evaluation.correct, evaluation.labels, count)
+    strongest = evaluation.outcomes[_standing_attack(evaluation)]
+    images, labels = evaluation.images[rows], evaluation.labels[rows]
+    adversarial = broken.images[rows]
+    with frozen(defense):
+        tensors: dict[str, Tensor] = {
+            "images": images,
+            "adversarial": adversarial,
+            "labels": labels,
+            "predictions_clean": predict(defense, images),
+            "predictions_adversarial": predict(defense, adversarial),
+        }
+        if isinstance(defense, SlotDefense):
+            with torch.no_grad():
+                clean, attacked = defense.trace(images), defense.trace(adversarial)
+                tensors["reconstructions"] = defense.reconstruct_all(adversarial)
+            tensors["attention_clean"], tensors["attention_adversarial"] = clean.attention, attacked.attention
+            tensors["slots_clean"], tensors["slots_adversarial"] = clean.slots, attacked.slots
+    header = {
+        "classes": json.dumps(list(classes)),
+        "attack": strongest.case.name,
+        "knowledge": strongest.case.knowledge,
+        "epsilon": repr(broken.ball.epsilon),
+        "norm": broken.ball.norm,
+        "defense": name,
+    }
+    write_tensors(path, tensors, header)
+
+
+def _standing_attack(evaluation: Evaluation) -> int:
+    """Return the index of the outcome that left the fewest images standing."""
+    counts = [int(outcome.robust.sum()) for outcome in evaluation.outcomes]
+    return counts.index(min(counts))
+
+
+def _choose(robust: Tensor, correct: Tensor, labels: Labels, count: int) -> Tensor:
+    """Return row numbers: half broken and half standing where possible, as many classes as possible."""
+    groups = [_positions(correct & ~robust), _positions(robust)]
+    chosen: list[int] = []
+    for number, group in enumerate(groups):
+        room = count // 2 if number == 0 else count - len(chosen)
+        seen: set[int] = {int(labels[row]) for row in chosen}
+        fresh = [row for row in group if int(labels[row]) not in seen and not seen.add(int(labels[row]))]
+        chosen += (fresh + [row for row in group if row not in fresh])[:room]
+    spare = [row for row in groups[0] if row not in chosen]
+    return torch.tensor((chosen + spare)[:count], dtype=torch.int64)
+
+
+def _positions(which: Tensor) -> list[int]:
+    found: list[int] = which.nonzero().squeeze(1).tolist()
+    return found

@@ -1,0 +1,97 @@
+"""A recipe: everything that decides a result, as one value; training and evaluation only read it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from memory_defense.contracts import Attack, Ball, Objective
+from memory_defense.training.fit import FitConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What is built; with the weights it is the whole model."""
+
+    dataset: str
+    preset: str
+    """paper, reference or sound; see `defenses.memory.presets`."""
+    selector: str
+    """Name in `networks.classifiers.CLASSIFIERS`."""
+    memory_size: int | None = None
+    """M; None is the preset's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineSet:
+    """Adversarial images made once, against the classifier as the previous stage left it (section 3.3)."""
+
+    attack: Attack
+    ball: Ball
+    successful_only: bool = False
+    """Keep only images that fool that classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One call of the training loop."""
+
+    name: str
+    objective: Objective
+    fit: FitConfig
+    score: Literal["clean", "robust", "objective"] = "clean"
+    """How the best weights are chosen, on held-out images."""
+    offline: OfflineSet | None = None
+    """Adversarial images joined to the clean ones, half and half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutAttack:
+    """The attack behind the score 'robust'."""
+
+    attack: Attack
+    ball: Ball
+    images: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """Which attacks, with which knowledge, in which balls."""
+
+    images: int
+    """Test images, from the start of the test set."""
+    linf: tuple[Ball, ...]
+    """Every attack runs with every knowledge in each of these."""
+    attacks: Mapping[str, Attack]
+    """L-inf attacks by their name in tables."""
+    l2: tuple[Ball, ...] = ()
+    minimum_norm: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
+    """L2 attacks that look for the smallest perturbation."""
+    curve: Attack | None = None
+    curve_balls: tuple[Ball, ...] = ()
+    """Radii of the figure of accuracy against epsilon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One row of a table: a model, how it is trained, how it is judged, and what to expect."""
+
+    name: str
+    summary: str
+    model: ModelSpec
+    undefended: Stage
+    """Trains the plain net whose adversarial images are tried on the defense (transfer)."""
+    undefended_network: str
+    selector: tuple[Stage, ...]
+    autoencoder: Stage
+    held_out: HeldOutAttack
+    evaluation: EvaluationPlan
+    expected: Mapping[str, float]
+    """Accuracies in percent seen at this scale, by name."""
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of everything above, as written."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()

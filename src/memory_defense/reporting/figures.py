@@ -1,0 +1,235 @@
+"""Accuracy against epsilon as inline SVG: one line for each adversary, the worst case in bold.
+
+The SVG carries no metadata, no date, no font and no background, its text is text, and its colours are CSS
+variables with fallbacks, so that it follows the page into dark mode. The same record gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from memory_defense.evaluation.record import Accuracy, Record
+from memory_defense.reporting.rows import curve_points
+from memory_defense.reporting.svg import portable
+from memory_defense.reporting.wording import KNOWLEDGE, knowledge_label, norm_label
+
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False, "path.simplify": False}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Size in inches, text size in points, and the axes' left, bottom, width and height in figure shares."""
+
+    width: float
+    height: float
+    text: float
+    axes: tuple[float, float, float, float]
+
+
+WIDE = Layout(7.4, 3.7, 9.5, (0.062, 0.135, 0.735, 0.775))
+NARROW = Layout(3.6, 3.5, 9.0, (0.105, 0.135, 0.5, 0.765))
+
+
+@dataclass(frozen=True)
+class _Pen:
+    """How one line is drawn: CSS variable with its fallback colour, marker, dashes."""
+
+    variable: str
+    fallback: str
+    marker: str
+    dashes: str | tuple[int, tuple[float, ...]] = "-"
+
+
+_PENS = {
+    "fixed-slots": _Pen("fixed-slots", "#b35900", "s", (0, (4, 2))),
+    "selector": _Pen("selector", "#0072b2", "^"),
+    "end-to-end": _Pen("end-to-end", "#aa3377", "o"),
+    "target-classifier": _Pen("target-classifier", "#117733", "v", (0, (1, 1.2))),
+    "undefended": _Pen("undefended", "#6b6b6b", "P", (0, (5, 1.5, 1, 1.5))),
+}
+_OTHER = _Pen("other", "#8a6d00", "X", (0, (2, 1)))
+_WORST = _Pen("ink", "#1c2430", "D")
+_MUTED = _Pen("muted", "#5c6570", "")
+_GRID = _Pen("grid", "#d9d9d9", "")
+_ALL = (*_PENS.values(), _OTHER, _WORST, _MUTED, _GRID)
+
+
+def _stand_in(pen: _Pen) -> str:
+    """Return the colour that matplotlib sees; `svg.portable` replaces it by the CSS variable."""
+    return f"#0102{_ALL.index(pen):02x}"
+
+
+Point = tuple[float, Accuracy]
+
+
+@dataclass(frozen=True)
+class _Line:
+    label: str
+    pen: _Pen
+    points: Sequence[Point]
+    bold: bool = False
+    joined: bool = True
+
+
+def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = WIDE) -> str:
+    """Return an SVG element: accuracy (in %) against epsilon in one norm, with 95 % bands.
+
+    Parameters
+    ----------
+    record
+        Where the points come from: the curve's attacks, the worst cases, and clean accuracy at epsilon 0.
+    norm
+        ``linf`` or ``l2``.
+    prefix
+        Starts every id in the SVG, so that several fit on one page; letters, digits and hyphens.
+    layout
+        `WIDE` for a desktop, `NARROW` for a phone.
+
+    Raises
+    ------
+    ValueError
+        If the record holds no curve in this norm.
+    """
+    lines = _lines(record, norm)
+    if not lines:
+        raise ValueError(
+            f"the record of {record.defense!r} holds no curve in the norm {norm!r}; "
+            "evaluate an attack with the parameter purpose='curve' at several epsilons"
+        )
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": prefix, "font.size": layout.text}):
+        figure = Figure(figsize=(layout.width, layout.height))
+        figure.patch.set_alpha(0)
+        axes = figure.add_axes(layout.axes)
+        _frame(axes, norm, layout)
+        for line in lines:
+            _draw(axes, line)
+        _label(axes, lines, layout)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    best = ", ".join(f"{line.label} {100 * line.points[-1][1].accuracy:.1f} %" for line in lines)
+    title = f"Accuracy against epsilon, {norm_label(norm)}"
+    colours = {_stand_in(pen): f"var(--{pen.variable}, {pen.fallback})" for pen in _ALL}
+    description = f"At the largest epsilon of each line: {best}."
+    return portable(drawn.getvalue(), prefix=prefix, colours=colours, title=title, description=description)
+
+
+def _lines(record: Record, norm: str) -> list[_Line]:
+    curves = curve_points(record, norm)
+    if not curves:
+        return []
+    clean: Point = (0.0, record.clean)
+    lines = [
+        _Line(knowledge_label(name), _PENS.get(name, _OTHER), [clean, *((r.epsilon, r) for r in results)])
+        for name, results in curves.items()
+    ]
+    worst: list[Point] = sorted(
+        ((w.epsilon, w) for w in record.worst_case if w.norm == norm and w.epsilon > 0), key=lambda p: p[0]
+    )
+    if len(worst) > 1:
+        lines.append(_Line("worst case", _WORST, [clean, *worst], bold=True))
+    elif worst:
+        lines.append(_Line("worst case", _WORST, worst, bold=True, joined=False))
+    return lines
+
+
+def _frame(axes: Axes, norm: str, layout: Layout) -> None:
+    muted, grid = _stand_in(_MUTED), _stand_in(_GRID)
+    axes.patch.set_alpha(0)
+    axes.set_ylim(-2, 102)
+    axes.set_yticks([0, 25, 50, 75, 100])
+    axes.xaxis.set_major_locator(MaxNLocator(6 if layout.width > 5 else 4))
+    axes.grid(visible=True, axis="y", color=grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=muted, labelsize=layout.text, length=0, pad=5)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(muted)
+    axes.set_xlabel(f"epsilon ({norm_label(norm)}; pixels in [0, 1])", color=muted, fontsize=layout.text)
+    axes.set_title("accuracy, %", loc="left", color=muted, fontsize=layout.text, x=0, pad=8)
+
+
+def _draw(axes: Axes, line: _Line) -> None:
+    """Draw band, line and markers; the bold line lies under the others, so that none hides another."""
+    colour = _stand_in(line.pen)
+    across = [epsilon for epsilon, _ in line.points]
+    middle = [100 * point.accuracy for _, point in line.points]
+    low = [100 * point.ci95[0] for _, point in line.points]
+    high = [100 * point.ci95[1] for _, point in line.points]
+    if line.joined:
+        axes.fill_between(across, low, high, color=colour, alpha=0.14, linewidth=0)
+    else:
+        axes.vlines(across, low, high, color=colour, linewidth=2.2)
+    axes.plot(
+        across,
+        middle,
+        color=colour,
+        linestyle=line.pen.dashes if line.joined else "none",
+        linewidth=4.2 if line.bold else 1.6,
+        marker=line.pen.marker,
+        markersize=8.5 if line.bold else 4.5,
+        markeredgewidth=0,
+        clip_on=False,
+        zorder=2.5 if line.bold else 3,
+    )
+
+
+def _label(axes: Axes, lines: Sequence[_Line], layout: Layout) -> None:
+    """Write each line's name and last value at the right, spread so that no two overlap."""
+    end = max(epsilon for line in lines for epsilon, _ in line.points)
+    axes.set_xlim(0, end * 1.02)
+    step = 100 * layout.text * 1.3 / (72 * layout.height * layout.axes[3])
+    order = sorted(lines, key=lambda line: line.points[-1][1].accuracy)
+    places = _spread([100 * line.points[-1][1].accuracy for line in order], step, 0.0, 100.0)
+    for line, place in zip(order, places, strict=True):
+        epsilon, last = line.points[-1]
+        colour, value = _stand_in(line.pen), 100 * last.accuracy
+        axes.plot(
+            [epsilon, end * 1.025, end * 1.055],
+            [value, value if epsilon < end else (value + place) / 2, place],
+            color=colour,
+            linewidth=0.8,
+            alpha=0.6,
+            clip_on=False,
+        )
+        axes.text(
+            end * 1.07,
+            place,
+            f"{line.label} {value:.1f}",
+            color=colour,
+            fontsize=layout.text,
+            fontweight="bold" if line.bold else "normal",
+            verticalalignment="center",
+            clip_on=False,
+        )
+
+
+def _spread(wanted: Sequence[float], step: float, low: float, high: float) -> list[float]:
+    """Return the places nearest to the ascending wanted ones (least squares) that are at least `step` apart.
+
+    Subtracting ``index * step`` turns the distance into an order, which pooling adjacent violators restores.
+    The limits hold where they leave room enough.
+    """
+    pools: list[list[float]] = []
+    for index, value in enumerate(wanted):
+        pools.append([value - index * step])
+        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
+            pool = pools.pop()
+            pools[-1] += pool
+    last = max(low, high - (len(wanted) - 1) * step)
+    flat = [min(max(_mean(pool), low), last) for pool in pools for _ in pool]
+    return [value + index * step for index, value in enumerate(flat)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+assert set(_PENS) == set(KNOWLEDGE), "every known adversary has a pen"

@@ -1,0 +1,190 @@
+"""Records to rows of plain data: which results a table shows, and in which order. No number is made here.
+
+Accuracies are fractions in records and percent in `ResultRow`. Curve points (attacks whose parameters say
+``purpose: curve``) are no rows of the tables; `figures` draws them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from memory_defense.evaluation.record import Accuracy, AttackResult, AuditLine, Record, WorstCase
+from memory_defense.reporting.section import Section
+from memory_defense.reporting.wording import (
+    PAPER_EPSILON,
+    PAPER_PROTOCOL,
+    PAPER_STEPS,
+    attack_label,
+    ball_text,
+    epsilon_text,
+    joined,
+    knowledge_order,
+    norm_order,
+    percent,
+)
+
+BallKey = tuple[str, float]
+"""A norm and a radius rounded so that equal radii written differently meet."""
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One attack result, ready to print: accuracies in percent, epsilon as text, passes in images."""
+
+    attack: str
+    knowledge: str
+    norm: str
+    epsilon: str
+    accuracy: float
+    interval: tuple[float, float]
+    median_distance: float | None
+    seconds: float
+    forward_passes: int
+    backward_passes: int
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """One system: clean accuracy, the paper's protocol, and the worst case in each ball of the table."""
+
+    title: str
+    clean: Accuracy
+    paper: AttackResult | None
+    worst: tuple[WorstCase | None, ...]
+
+
+def is_curve(result: AttackResult) -> bool:
+    """Return whether this result is a point of the accuracy-against-epsilon figure."""
+    return result.parameters.get("purpose") == "curve"
+
+
+def ball_key(entry: AttackResult | WorstCase) -> BallKey:
+    """Return the entry's norm and rounded radius."""
+    return entry.norm, round(entry.epsilon, 7)
+
+
+def table_attacks(record: Record) -> tuple[AttackResult, ...]:
+    """Return the attacks that belong into tables."""
+    return tuple(result for result in record.attacks if not is_curve(result))
+
+
+def table_worst_cases(record: Record) -> tuple[WorstCase, ...]:
+    """Return the worst cases that belong into tables: all but those of balls only the curve visits."""
+    kept = {ball_key(result) for result in table_attacks(record)}
+    curve = {ball_key(result) for result in record.attacks} - kept
+    return tuple(worst for worst in record.worst_case if ball_key(worst) not in curve)
+
+
+def result_table(record: Record) -> tuple[ResultRow, ...]:
+    """Return one row for each attack result, curve points excluded, in the record's order."""
+    return tuple(
+        ResultRow(
+            attack=attack_label(result),
+            knowledge=result.knowledge,
+            norm=result.norm,
+            epsilon=epsilon_text(result.epsilon),
+            accuracy=100 * result.accuracy,
+            interval=(100 * result.ci95[0], 100 * result.ci95[1]),
+            median_distance=result.median_distance,
+            seconds=result.seconds,
+            forward_passes=result.forward_passes,
+            backward_passes=result.backward_passes,
+        )
+        for result in table_attacks(record)
+    )
+
+
+def paper_result(record: Record) -> AttackResult | None:
+    """Return the result nearest to the paper's protocol (PGD-40 in the L-inf ball of 25/255, fixed slots)."""
+
+    def strangeness(result: AttackResult) -> tuple[bool, bool, float, bool, float]:
+        return (
+            result.attack != "pgd",
+            result.norm != "linf",
+            round(abs(result.epsilon - PAPER_EPSILON), 7),
+            result.parameters.get("steps") != PAPER_STEPS,
+            result.accuracy,
+        )
+
+    return min(
+        (result for result in table_attacks(record) if result.knowledge == PAPER_PROTOCOL),
+        key=strangeness,
+        default=None,
+    )
+
+
+def sorted_balls(entries: Iterable[AttackResult | WorstCase]) -> list[BallKey]:
+    """Return the distinct balls: L-inf before L2, small before large."""
+    return sorted({ball_key(entry) for entry in entries}, key=lambda ball: (norm_order(ball[0]), ball[1]))
+
+
+def headline(sections: Sequence[Section]) -> tuple[tuple[BallKey, ...], tuple[HeadlineRow, ...]]:
+    """Return the balls of the headline's worst cases and one row for each system."""
+    balls = sorted_balls(worst for section in sections for worst in table_worst_cases(section.record))
+    rows: list[HeadlineRow] = []
+    for section in sections:
+        worst = {ball_key(entry): entry for entry in table_worst_cases(section.record)}
+        rows.append(
+            HeadlineRow(
+                section.title,
+                section.record.clean,
+                paper_result(section.record),
+                tuple(worst.get(ball) for ball in balls),
+            )
+        )
+    return tuple(balls), tuple(rows)
+
+
+def protocol_text(result: AttackResult) -> str:
+    """Return the attack and ball of a result, such as ``PGD-40, L-inf 25/255``."""
+    return f"{attack_label(result)}, {ball_text(result.norm, result.epsilon)}"
+
+
+def answer(section: Section) -> str:
+    """Return the one-sentence answer: how often the system is right, clean and in the worst case."""
+    record = section.record
+    text = f"Right on {percent(record.clean.accuracy)}\N{NO-BREAK SPACE}% of {record.images:,} clean images"
+    worst = [
+        f"{percent(entry.accuracy)}\N{NO-BREAK SPACE}% at {ball_text(entry.norm, entry.epsilon)}"
+        for ball in sorted_balls(table_worst_cases(record))
+        for entry in table_worst_cases(record)
+        if ball_key(entry) == ball
+    ]
+    if not worst:
+        return f"{text}; it was not attacked, so nothing is known about the worst case."
+    return f"{text}; in the worst case over every attack and adversary, {joined(worst)}."
+
+
+def caution(record: Record) -> str:
+    """Return what the worst case does not cover, or nothing: an evaluation that never attacked the selector."""
+    known = {result.knowledge for result in table_attacks(record)}
+    if known != {PAPER_PROTOCOL}:
+        return ""
+    return "Only the paper's protocol was run: the selector was never attacked, so this is no worst case."
+
+
+def curve_points(record: Record, norm: str) -> dict[str, list[AttackResult]]:
+    """Return the curve's results in one norm by knowledge, weakest ball first, one for each radius."""
+    lines: dict[str, dict[BallKey, AttackResult]] = {}
+    for result in record.attacks:
+        if is_curve(result) and result.norm == norm and result.epsilon > 0:
+            line = lines.setdefault(result.knowledge, {})
+            known = line.setdefault(ball_key(result), result)
+            if result.accuracy < known.accuracy:
+                line[ball_key(result)] = result
+    return {
+        name: sorted(lines[name].values(), key=lambda result: result.epsilon)
+        for name in sorted(lines, key=knowledge_order)
+    }
+
+
+def curve_norms(record: Record) -> tuple[str, ...]:
+    """Return the norms that a figure of accuracy against epsilon can be drawn in."""
+    norms = {result.norm for result in record.attacks if is_curve(result) and result.epsilon > 0}
+    return tuple(sorted(norms, key=norm_order))
+
+
+def audit_lines(record: Record) -> tuple[AuditLine, ...]:
+    """Return the audit's lines: failed checks first, then passed ones, then those not run."""
+    return tuple(sorted(record.audit, key=lambda line: ("fail", "pass", "not run").index(line.verdict)))

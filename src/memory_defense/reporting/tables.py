@@ -1,0 +1,229 @@
+"""Records to tables of plain cells; the renderers (terminal, Markdown, HTML) only lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memory_defense.evaluation.record import Accuracy, AttackResult, Record
+from memory_defense.reporting.rows import (
+    audit_lines,
+    ball_key,
+    curve_points,
+    headline,
+    protocol_text,
+    result_table,
+    sorted_balls,
+    table_attacks,
+    table_worst_cases,
+)
+from memory_defense.reporting.section import Section
+from memory_defense.reporting.wording import (
+    MISSING,
+    PAPER_PROTOCOL,
+    PROTOCOL_LABEL,
+    SYMBOLS,
+    attack_label,
+    ball_text,
+    epsilon_text,
+    interval,
+    knowledge_label,
+    knowledge_order,
+    norm_label,
+    number,
+    percent,
+    plain,
+)
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Table",
+    "audit_table",
+    "curve_table",
+    "headline_table",
+    "matrix_table",
+    "result_table",
+    "results_table",
+]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what it says, the interval beside it, and whether it is the number to remember."""
+
+    text: str
+    detail: str = ""
+    strong: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}".rstrip()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's title, a caution under it, and whether its cells are numbers."""
+
+    title: str
+    note: str = ""
+    numeric: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.note})" if self.note else self.title
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, columns, rows of as many cells, and notes; the first cell of a row names it."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def _accuracy(entry: Accuracy | None, *, strong: bool = False) -> Cell:
+    return Cell(MISSING) if entry is None else Cell(percent(entry.accuracy), interval(entry), strong)
+
+
+def headline_table(sections: Sequence[Section]) -> Table:
+    """Return the compact table: one row for each system, the worst case in bold."""
+    balls, rows = headline(sections)
+    protocols = {protocol_text(row.paper) for row in rows if row.paper is not None}
+    notes = ["Accuracy in %, with its 95 % interval."]
+    columns = [Column("system", numeric=False), Column("clean")]
+    if protocols:
+        shared = f"{next(iter(protocols))}; " if len(protocols) == 1 else ""
+        columns.append(Column("paper's protocol: fixed slots", f"{shared}not the headline"))
+    columns += [Column("worst case", ball_text(*ball)) for ball in balls]
+    body: list[tuple[Cell, ...]] = []
+    for row in rows:
+        cells = [Cell(plain(row.title)), _accuracy(row.clean)]
+        if protocols:
+            paper = _accuracy(row.paper)
+            if row.paper is not None and len(protocols) > 1:
+                paper = Cell(paper.text, f"{paper.detail} ({protocol_text(row.paper)})")
+            cells.append(paper)
+        body.append((*cells, *(_accuracy(worst, strong=True) for worst in row.worst)))
+    if any(cell.text == MISSING for cells in body for cell in cells):
+        notes.append(f"{MISSING}: not run.")
+    return Table("Headline", tuple(columns), tuple(body), tuple(notes))
+
+
+def _split(results: list[AttackResult]) -> dict[str, list[AttackResult]]:
+    """Return results of one attack and ball as table lines; different settings get lines of their own."""
+    knowledge = [result.knowledge for result in results]
+    if len(set(knowledge)) == len(knowledge):
+        return {"": results}
+    settings = [{k: str(v) for k, v in result.parameters.items() if k != "purpose"} for result in results]
+    names = sorted({name for setting in settings for name in setting})
+    varying = [name for name in names if len({setting.get(name) for setting in settings}) > 1]
+    lines: dict[str, list[AttackResult]] = {}
+    for result, setting in zip(results, settings, strict=True):
+        text = ", ".join(f"{name}={setting[name]}" for name in varying if name in setting)
+        suffix, repeat = (f" ({text})" if text else ""), 1
+        while any(other.knowledge == result.knowledge for other in lines.get(suffix, [])):
+            repeat += 1
+            suffix = f" ({text}, run {repeat})" if text else f" (run {repeat})"
+        lines.setdefault(suffix, []).append(result)
+    return lines
+
+
+def matrix_table(record: Record) -> Table:
+    """Return attacks by knowledge, ball after ball, each closed by the worst case over all of it."""
+    attacks, worst_cases = table_attacks(record), table_worst_cases(record)
+    known = sorted({result.knowledge for result in attacks}, key=knowledge_order)
+    columns = [Column("attack", numeric=False), Column("ball", numeric=False)]
+    for name in known:
+        columns.append(Column(knowledge_label(name), PROTOCOL_LABEL if name == PAPER_PROTOCOL else ""))
+    columns.append(Column("worst case"))
+    rows: list[tuple[Cell, ...]] = []
+    for ball in sorted_balls((*attacks, *worst_cases)):
+        labels: dict[str, list[AttackResult]] = {}
+        for result in attacks:
+            if ball_key(result) == ball:
+                labels.setdefault(attack_label(result), []).append(result)
+        for label, results in labels.items():
+            for suffix, line in _split(results).items():
+                by_name = {result.knowledge: result for result in line}
+                cells = (_accuracy(by_name.get(name)) for name in known)
+                rows.append((Cell(label + plain(suffix)), Cell(ball_text(*ball)), *cells, Cell("")))
+        for worst in worst_cases:
+            if ball_key(worst) == ball:
+                blank = (Cell("") for _ in known)
+                name, where = Cell("all of it, image by image", strong=True), Cell(ball_text(*ball))
+                rows.append((name, where, *blank, _accuracy(worst, strong=True)))
+    notes = (
+        "Accuracy in %, with its 95 % interval; columns are what the adversary knows.",
+        "Worst case: images that no attack with any knowledge broke inside this ball.",
+        f"{MISSING}: not run.",
+    )
+    return Table(
+        "Attacks by knowledge", tuple(columns), tuple(rows), notes if rows else ("No attack was run.",)
+    )
+
+
+def results_table(record: Record) -> Table:
+    """Return every attack result of the tables, with its cost, one row each."""
+    titles = ("knowledge", "norm", "epsilon", "accuracy", "median distance", "seconds", "forward", "backward")
+    columns = (
+        Column("attack", numeric=False),
+        *(Column(name, numeric=name not in ("knowledge", "norm")) for name in titles),
+    )
+    rows = tuple(
+        (
+            Cell(row.attack),
+            Cell(knowledge_label(row.knowledge)),
+            Cell(norm_label(row.norm)),
+            Cell(row.epsilon),
+            Cell(f"{row.accuracy:.1f}", f"[{row.interval[0]:.1f}, {row.interval[1]:.1f}]"),
+            Cell(number(row.median_distance)),
+            Cell(f"{row.seconds:.1f}"),
+            Cell(f"{row.forward_passes:,}"),
+            Cell(f"{row.backward_passes:,}"),
+        )
+        for row in result_table(record)
+    )
+    notes = (
+        "Accuracy in %, with its 95 % interval. Median distance of the fooled images to their originals, "
+        f"{MISSING} where none is fooled.",
+        "Forward and backward count images sent through the attacked classifier.",
+    )
+    return Table("Every attack and its cost", columns, rows, notes if rows else ("No attack was run.",))
+
+
+def curve_table(record: Record, norm: str) -> Table:
+    """Return the numbers behind one figure: radii by knowledge."""
+    lines = curve_points(record, norm)
+    worst = {ball_key(entry): entry for entry in record.worst_case if entry.norm == norm}
+    balls = sorted_balls([*(result for line in lines.values() for result in line), *worst.values()])
+    columns = [Column("epsilon", numeric=False), *(Column(knowledge_label(name)) for name in lines)]
+    rows: list[tuple[Cell, ...]] = [
+        (Cell("0 (clean)"), *(_accuracy(record.clean) for _ in lines), _accuracy(record.clean, strong=True))
+    ]
+    for ball in balls:
+        if ball[1] > 0:
+            found = ({ball_key(result): result for result in line}.get(ball) for line in lines.values())
+            cells = (_accuracy(result) for result in found)
+            rows.append((Cell(epsilon_text(ball[1])), *cells, _accuracy(worst.get(ball), strong=True)))
+    title = f"The figure's numbers, {norm_label(norm)}"
+    notes = ("Accuracy in %, with its 95 % interval.", f"{MISSING}: not run.")
+    return Table(title, (*columns, Column("worst case")), tuple(rows), notes)
+
+
+def audit_table(record: Record) -> Table:
+    """Return the audit, failed checks first."""
+    columns = tuple(
+        Column(name, numeric=name == "value") for name in ("check", "verdict", "value", "meaning", "remedy")
+    )
+    rows = tuple(
+        (
+            Cell(plain(line.check)),
+            Cell(f"{SYMBOLS[line.verdict]} {line.verdict}", strong=line.verdict == "fail"),
+            Cell(number(line.value)),
+            Cell(plain(line.meaning)),
+            Cell(plain(line.remedy)),
+        )
+        for line in audit_lines(record)
+    )
+    return Table("Audit", columns, rows, () if rows else ("No check was run.",))

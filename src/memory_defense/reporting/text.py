@@ -1,0 +1,101 @@
+"""Tables as text: for the terminal (rich) and for a README (Markdown)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from memory_defense.reporting.rows import answer, caution
+from memory_defense.reporting.section import Section
+from memory_defense.reporting.tables import (
+    Cell,
+    Table,
+    audit_table,
+    headline_table,
+    matrix_table,
+)
+from memory_defense.reporting.wording import plain
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|])")
+
+
+def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
+    """Return the headline, then for each section its attacks by knowledge and its audit.
+
+    Titles and names are never read as console markup.
+    """
+    tables = [_terminal(headline_table(sections), "Headline")]
+    for section in sections:
+        tables.append(_terminal(matrix_table(section.record), section.title))
+        if section.record.audit:
+            tables.append(_terminal(audit_table(section.record), f"{section.title}: audit"))
+    return tuple(tables)
+
+
+def _terminal(table: Table, title: str) -> RichTable:
+    drawn = RichTable(
+        title=Text(plain(title), style="bold"),
+        title_justify="left",
+        caption=Text(" ".join(table.notes)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in table.columns:
+        heading = Text(plain(column.title))
+        if column.note:
+            heading.append(f"\n{column.note}", style="italic")
+        drawn.add_column(heading, justify="right" if column.numeric else "left", vertical="top")
+    for row in table.rows:
+        cells: list[Text] = []
+        for column, cell in zip(table.columns, row, strict=True):
+            text = Text(cell.text, style="bold" if cell.strong else "")
+            if cell.detail:
+                text.append(f"\n{cell.detail}" if column.numeric else f" {cell.detail}", style="dim not bold")
+            cells.append(text)
+        drawn.add_row(*cells)
+    return drawn
+
+
+def headline_markdown(sections: Sequence[Section]) -> str:
+    """Return the headline table alone, in Markdown."""
+    return _markdown(headline_table(sections))
+
+
+def markdown(sections: Sequence[Section]) -> str:
+    """Return the whole result in Markdown: headline, then each section's answer, attacks and audit."""
+    blocks = [headline_markdown(sections)]
+    for section in sections:
+        blocks += [f"## {_escaped(section.title)}", _escaped(answer(section))]
+        if warning := caution(section.record):
+            blocks.append(f"**{_escaped(warning)}**")
+        blocks += [_escaped(paragraph) for paragraph in section.paragraphs()]
+        blocks.append(_markdown(matrix_table(section.record)))
+        if section.record.audit:
+            blocks.append(_markdown(audit_table(section.record)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    shown = _MARKDOWN.sub(r"\\\1", plain(" ".join(text.split())))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _cell(cell: Cell) -> str:
+    text = f"**{_escaped(cell.text)}**" if cell.strong and cell.text else _escaped(cell.text)
+    return f"{text} {cell.detail}".strip()
+
+
+def _markdown(table: Table) -> str:
+    notes = "\n".join(f"<sub>{_escaped(note)}</sub>" for note in table.notes)
+    if not table.rows:
+        return notes
+    heading = [_escaped(str(column)) for column in table.columns]
+    rule = ["---:" if column.numeric else ":---" for column in table.columns]
+    lines = [heading, rule, *([_cell(cell) for cell in row] for row in table.rows)]
+    drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{drawn}\n\n{notes}".strip()

@@ -1,0 +1,160 @@
+"""How numbers and names are written: one place, so that every renderer says the same thing the same way."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memory_defense.evaluation.record import Accuracy, AttackResult, Verdict
+
+PAPER_PROTOCOL = "fixed-slots"
+"""The knowledge with which the paper evaluates: memory slots frozen at the clean prediction."""
+
+PAPER_EPSILON = 25 / 255
+PAPER_STEPS = 40
+
+PROTOCOL_LABEL = "paper's protocol, not the headline"
+MISSING = "–"
+
+_WITHIN = 1e-6
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What one adversary differentiates, in words."""
+
+    name: str
+    label: str
+    meaning: str
+
+
+KNOWLEDGE: dict[str, Knowledge] = {
+    entry.name: entry
+    for entry in (
+        Knowledge(
+            PAPER_PROTOCOL,
+            "fixed slots",
+            "The adversary differentiates encoder, memory, decoder and classifier-B while the memory slot "
+            "stays frozen at the clean prediction. The selector is never attacked: the paper's protocol.",
+        ),
+        Knowledge(
+            "selector",
+            "selector",
+            "The adversary differentiates the selector (classifier-A) alone and steers the defense into a "
+            "wrong slot.",
+        ),
+        Knowledge(
+            "end-to-end",
+            "end-to-end",
+            "The adversary differentiates the whole defense: its true pass forward, a soft slot choice on the "
+            "way back.",
+        ),
+        Knowledge(
+            "target-classifier",
+            "target classifier",
+            "The adversary differentiates classifier-B on the raw image: partial knowledge.",
+        ),
+        Knowledge(
+            "undefended",
+            "undefended",
+            "The adversary differentiates an independently trained plain network and transfers the result.",
+        ),
+    )
+}
+"""The known adversaries in the order of every table; a name that is not here is shown as it is."""
+
+_NORMS = {"linf": "L-inf", "l2": "L2"}
+
+_ATTACKS = {
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "pgd": "PGD",
+    "cw": "CW",
+    "carlini-wagner": "Carlini-Wagner",
+    "apgd": "APGD",
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab": "FAB",
+    "fab-t": "FAB-T",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+}
+
+SYMBOLS: dict[Verdict, str] = {"pass": "✓", "fail": "✗", "not run": "–"}
+
+
+def plain(text: str) -> str:
+    """Return text on one line without control characters: they could steer a terminal or break XML."""
+    line = "".join(" " if letter in "\t\r\n" else letter for letter in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(letter) else letter for letter in line)
+
+
+def _is_control(letter: str) -> bool:
+    category = unicodedata.category(letter)
+    return category.startswith("C") or category in ("Zl", "Zp")
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage with one decimal, without the sign."""
+    return f"{100 * fraction:.1f}"
+
+
+def interval(accuracy: Accuracy) -> str:
+    """Return the 95 % interval in percent, as [a, b]."""
+    low, high = accuracy.ci95
+    return f"[{percent(low)}, {percent(high)}]"
+
+
+def knowledge_label(name: str) -> str:
+    """Return the short label of an adversary's knowledge."""
+    return KNOWLEDGE[name].label if name in KNOWLEDGE else plain(name)
+
+
+def knowledge_order(name: str) -> tuple[int, str]:
+    """Return the sort key that puts known names first, in the order of `KNOWLEDGE`."""
+    return (list(KNOWLEDGE).index(name) if name in KNOWLEDGE else len(KNOWLEDGE), name)
+
+
+def norm_label(norm: str) -> str:
+    """Return the written name of a norm."""
+    return _NORMS.get(norm, plain(norm))
+
+
+def norm_order(norm: str) -> tuple[int, str]:
+    """Return the sort key that puts known norms first."""
+    return (list(_NORMS).index(norm) if norm in _NORMS else len(_NORMS), norm)
+
+
+def epsilon_text(epsilon: float) -> str:
+    """Return a radius as grey levels where it is a whole number of them, else as a decimal.
+
+    25/255 is written ``25/255`` and 0.1 is written ``0.1``; so are the tenths that are both (0.2 = 51/255).
+    """
+    levels, tenths = epsilon * 255, epsilon * 10
+    if abs(tenths - round(tenths)) <= _WITHIN or abs(levels - round(levels)) > 255 * _WITHIN:
+        return f"{epsilon:.4g}"
+    return f"{round(levels)}/255"
+
+
+def ball_text(norm: str, epsilon: float) -> str:
+    """Return a threat model in words, such as ``L-inf 25/255``."""
+    return f"{norm_label(norm)} {epsilon_text(epsilon)}"
+
+
+def attack_label(result: AttackResult) -> str:
+    """Return the attack's name with its number of steps, such as ``PGD-40``."""
+    name = _ATTACKS.get(result.attack, plain(result.attack))
+    steps = result.parameters.get("steps")
+    return f"{name}-{steps}" if isinstance(steps, int) and steps > 1 else name
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Return ``a``, ``a and b`` or ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
+
+
+def number(value: float | None) -> str:
+    """Return a number with at most four significant digits, or the sign for a missing one."""
+    return MISSING if value is None else f"{value:.4g}"

@@ -1,0 +1,56 @@
+"""Tensors in safetensors files: nothing here can execute what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
+
+from memory_defense.files import atomic
+
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors and string metadata atomically, on the CPU and contiguous."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    with atomic(path) as temporary:
+        save_file(plain, temporary, dict(metadata or {}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return every tensor and the metadata of a safetensors file.
+
+    Raises
+    ------
+    ValueError
+        When the file is missing, truncated, a pickle, a web page, or anything but safetensors.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; train first, or give the path of a .safetensors file")
+    with path.open("rb") as source:
+        start = source.read(9)
+    if start.startswith(_PICKLE_STARTS):
+        raise ValueError(
+            f"{path} is a pickle, whatever its name says, and pickles can run code: it is not loaded; "
+            "convert it where you trust it with torch.load(..., weights_only=True) and safetensors.torch.save_file"
+        )
+    if start.lstrip().startswith(b"<"):
+        raise ValueError(f"{path} is a web page, not weights; download the file again")
+    try:
+        return _read(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); write or download it again"
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    archive: Any
+    with safe_open(path, framework="pt") as archive:
+        names: list[str] = list(archive.keys())
+        return {name: archive.get_tensor(name) for name in names}, dict(archive.metadata() or {})

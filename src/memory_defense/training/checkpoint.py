@@ -1,0 +1,87 @@
+"""Weights and training state as safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from memory_defense.tensorfiles import read_tensors, write_tensors
+
+
+def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a module's state dict."""
+    write_tensors(path, module.state_dict(), metadata)
+
+
+def load_weights(path: Path, module: nn.Module) -> dict[str, str]:
+    """Load a state dict into `module`, strictly, and return the file's metadata.
+
+    Raises
+    ------
+    ValueError
+        When names or shapes differ; the first of each kind is named. The module is then unchanged.
+    """
+    tensors, metadata = read_tensors(path)
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - expected.keys())
+    wrong = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
+    if missing or extra or wrong:
+        faults = [
+            f"{len(names)} {kind} (first: {names[0]})" for kind, names in _faults(missing, extra, sorted(wrong))
+        ]
+        shapes = "".join(
+            f"; {name} is {tuple(tensors[name].shape)}, the model's is {tuple(expected[name].shape)}"
+            for name in sorted(wrong)[:1]
+        )
+        raise ValueError(
+            f"{path} does not fit this model: {', '.join(faults)}{shapes}; "
+            "check that dataset, preset and selector are those it was trained with"
+        )
+    module.load_state_dict(tensors)
+    return metadata
+
+
+def _faults(missing: list[str], extra: list[str], wrong: list[str]) -> list[tuple[str, list[str]]]:
+    kinds = [("missing", missing), ("unexpected", extra), ("of another shape", wrong)]
+    return [(kind, names) for kind, names in kinds if names]
+
+
+def pack(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Flatten named groups of tensors into one namespace: ``group/name``."""
+    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def unpack(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    """Return one group of `pack`."""
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's per-parameter state as tensors named ``index.field``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{field}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, fields in state.items()
+        for field, value in fields.items()
+        if value is not None
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what `pack_optimizer` returned; hyper-parameters stay as they are now."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, field = name.split(".", 1)
+        state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def fingerprint(configuration: Mapping[str, object]) -> str:
+    """Return a canonical text of a configuration, to refuse a state made under another one."""
+    return json.dumps(configuration, sort_keys=True, default=str)

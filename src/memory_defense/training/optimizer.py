@@ -1,0 +1,72 @@
+"""Optimisers and learning-rate schedules as plain values; the rate is a pure function of progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from memory_defense.checks import nearest
+
+_OPTIMIZERS = ("adam", "adamw", "sgd")
+_SCHEDULES = ("constant", "one-cycle", "cosine", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Which optimiser, and how its learning rate moves."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-4
+    """At its highest. The paper's: Adam, 1e-4 (section 4)."""
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam and AdamW only."""
+    momentum: float = 0.9
+    """SGD only (Nesterov)."""
+    schedule: Literal["constant", "one-cycle", "cosine", "step"] = "constant"
+    """one-cycle: cosine up over 30 % and down; cosine: down to 0; step: a tenth after each third."""
+
+    def __post_init__(self) -> None:
+        if self.name not in _OPTIMIZERS:
+            raise nearest(self.name, _OPTIMIZERS, "optimizer")
+        if self.schedule not in _SCHEDULES:
+            raise nearest(self.schedule, _SCHEDULES, "schedule")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, but it must be positive")
+
+    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimiser over these parameters."""
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.name == "sgd":
+            return torch.optim.SGD(
+                parameters, rate, momentum=self.momentum, weight_decay=decay, nesterov=self.momentum > 0
+            )
+        kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
+        return kind(parameters, rate, betas=self.betas, weight_decay=decay, eps=1e-8)
+
+    def rate_at(self, progress: float) -> float:
+        """Return the learning rate when a share `progress` in [0, 1) of training is done."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        if self.schedule == "cosine":
+            return self.learning_rate * _half_cosine(progress)
+        if self.schedule == "step":
+            return self.learning_rate * 0.1 ** int(3 * progress)
+        if progress < 0.3:
+            return self.learning_rate * (1 - (1 - 0.04) * _half_cosine(progress / 0.3))
+        return self.learning_rate * _half_cosine((progress - 0.3) / 0.7)
+
+    def schedule_step(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
+        """Set the learning rate for the next step."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate_at(progress)
+
+
+def _half_cosine(progress: float) -> float:
+    """Return 1 at the start and 0 at the end."""
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,96 @@
+"""Records: round trips, the exact schema, and files that are not records."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory_defense.evaluation.metrics import accuracy
+from memory_defense.evaluation.record import AttackResult, AuditLine, Provenance, Record, WorstCase
+
+
+def make(correct: int = 70, epsilon: float = 0.1) -> Record:
+    scored = accuracy(correct, 100).model_dump()
+    return Record(
+        defense="memory-defense/sound",
+        recipe="fashion-mnist/demo",
+        dataset="fashion-mnist",
+        images=100,
+        clean=accuracy(90, 100),
+        attacks=(
+            AttackResult(
+                attack="pgd",
+                knowledge="end-to-end",
+                norm="linf",
+                epsilon=epsilon,
+                median_distance=None,
+                forward_passes=41,
+                backward_passes=40,
+                seconds=1.5,
+                parameters={"steps": 40, "loss": "margin", "step_size": None, "random_start": True},
+                **scored,
+            ),
+        ),
+        worst_case=(WorstCase(norm="linf", epsilon=epsilon, **scored),),
+        audit=(AuditLine(check="c", verdict="not run", value=None, meaning="m", remedy="r"),),
+        provenance=Provenance(version="0", git="g", seed=0, device="cpu", torch="2", recipe_sha256="x"),
+    )
+
+
+@given(st.integers(0, 100), st.floats(0, 30))
+def test_round_trip(tmp_path_factory, correct, epsilon) -> None:
+    path = tmp_path_factory.mktemp("record") / "record.json"
+    make(correct, epsilon).write(path)
+    assert Record.read(path) == make(correct, epsilon)
+
+
+def test_the_schema_is_the_documented_one(tmp_path) -> None:
+    make().write(tmp_path / "r.json")
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert list(written) == [
+        "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case", "audit", "provenance",
+    ]  # fmt: skip
+    assert written["schema"] == 1
+    assert set(written["clean"]) == {"accuracy", "ci95"}
+    assert set(written["attacks"][0]) == {
+        "attack", "knowledge", "norm", "epsilon", "accuracy", "ci95", "median_distance", "forward_passes",
+        "backward_passes", "seconds", "parameters",
+    }  # fmt: skip
+    assert set(written["worst_case"][0]) == {"norm", "epsilon", "accuracy", "ci95"}
+    assert set(written["audit"][0]) == {"check", "verdict", "value", "meaning", "remedy"}
+    assert set(written["provenance"]) == {"version", "git", "seed", "device", "torch", "recipe_sha256"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"schema": 2}, "schema"),
+        ({"images": 0}, "images"),
+        ({"surprise": 1}, "surprise"),
+        ({"clean": {"accuracy": 1.5, "ci95": [0, 1]}}, "clean.accuracy"),
+        (
+            {"audit": [{"check": "c", "verdict": "maybe", "value": 0, "meaning": "", "remedy": ""}]},
+            "audit.0.verdict",
+        ),
+    ],
+)
+def test_damaged_records_name_the_field(tmp_path, change, field) -> None:
+    path = tmp_path / "r.json"
+    make().write(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"r\.json is not a record of schema 1: {field}"):
+        Record.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\x80\x04", b'{"schema": 1}', b"NaN"])
+def test_other_files_are_refused(tmp_path, content) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a record"):
+        Record.read(path)
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        AuditLine(check="c", verdict="pass", value=float("nan"), meaning="", remedy="")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from memory_defense.evaluation.record import WorstCase
+from memory_defense.reporting import rows
+from memory_defense.reporting.section import Section
+
+
+def test_result_rows_are_the_records_numbers(record):
+    kept = [result for result in record.attacks if "purpose" not in result.parameters]
+    table = rows.result_table(record)
+    assert len(table) == len(kept) == 5
+    for row, result in zip(table, kept, strict=True):
+        assert row.accuracy == 100 * result.accuracy
+        assert row.interval == (100 * result.ci95[0], 100 * result.ci95[1])
+        assert (row.knowledge, row.norm, row.seconds) == (result.knowledge, result.norm, result.seconds)
+        assert (row.forward_passes, row.backward_passes) == (result.forward_passes, result.backward_passes)
+        assert row.median_distance == result.median_distance
+    assert [row.attack for row in table] == ["PGD-40", "PGD-40", "PGD-40", "FGSM", "PGD-40"]
+    assert [row.epsilon for row in table] == ["25/255"] * 4 + ["1.5"]
+
+
+def test_worst_cases_of_curve_balls_stay_out_of_tables(record):
+    kept = [(worst.norm, worst.epsilon) for worst in rows.table_worst_cases(record)]
+    assert kept == [("linf", 25 / 255), ("l2", 1.5)]
+
+
+def test_a_worst_case_without_any_attack_is_kept(factory):
+    record = factory(
+        attacks=(), worst_case=(WorstCase(norm="linf", epsilon=0.1, accuracy=0.5, ci95=(0.4, 0.6)),)
+    )
+    assert len(rows.table_worst_cases(record)) == 1
+
+
+def test_paper_result_prefers_the_papers_own_setting(factory, attacked):
+    candidates = (
+        attacked("fixed-slots", 0.1, epsilon=0.3),
+        attacked("fixed-slots", 0.2, steps=10),
+        attacked("fixed-slots", 0.3),
+        attacked("fixed-slots", 0.4, norm="l2"),
+        attacked("fixed-slots", 0.5, name="fgsm", steps=1),
+        attacked("selector", 0.0),
+        attacked("fixed-slots", 0.0, purpose="curve"),
+    )
+    for turn in range(len(candidates)):
+        turned = candidates[turn:] + candidates[:turn]
+        assert rows.paper_result(factory(attacks=turned)) == candidates[2]
+    assert rows.paper_result(factory(attacks=candidates[5:])) is None
+
+
+def test_headline_aligns_balls_over_systems(record, factory):
+    other = factory(worst_case=(WorstCase(norm="linf", epsilon=0.1, accuracy=0.5, ci95=(0.4, 0.6)),))
+    balls, lines = rows.headline([Section("a", record), Section("b", other)])
+    assert [(norm, round(epsilon, 3)) for norm, epsilon in balls] == [
+        ("linf", 0.098),
+        ("linf", 0.1),
+        ("l2", 1.5),
+    ]
+    assert [None if worst is None else worst.accuracy for worst in lines[0].worst] == [0.011, None, 0.206]
+    assert [None if worst is None else worst.accuracy for worst in lines[1].worst] == [None, 0.5, None]
+
+
+def test_answer_names_clean_and_every_worst_case(record, bare):
+    text = rows.answer(Section("a", record)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "93.1 % of 1,000 clean images" in text
+    assert text.endswith("1.1 % at L-inf 25/255 and 20.6 % at L2 1.5.")
+    assert "not attacked" in rows.answer(Section("a", bare))
+
+
+def test_caution_only_when_the_selector_was_spared(record, factory, attacked, bare):
+    assert rows.caution(record) == ""
+    assert rows.caution(bare) == ""
+    assert "never attacked" in rows.caution(factory(attacks=(attacked("fixed-slots", 0.8),)))
+
+
+def test_curve_points_are_sorted_and_unique(factory, attacked):
+    record = factory(
+        attacks=(
+            attacked("selector", 0.4, epsilon=0.1, purpose="curve"),
+            attacked("selector", 0.3, epsilon=0.1, purpose="curve", loss="dlr"),
+            attacked("selector", 0.9, epsilon=0.01, purpose="curve"),
+            attacked("selector", 0.93, epsilon=0.0, purpose="curve"),
+            attacked("fixed-slots", 0.9, epsilon=0.1, purpose="curve"),
+            attacked("selector", 0.1, epsilon=0.2),
+        )
+    )
+    lines = rows.curve_points(record, "linf")
+    assert list(lines) == ["fixed-slots", "selector"]
+    assert [(r.epsilon, r.accuracy) for r in lines["selector"]] == [(0.01, 0.9), (0.1, 0.3)]
+    assert rows.curve_norms(record) == ("linf",)
+
+
+def test_audit_puts_failures_first(record):
+    assert [line.verdict for line in rows.audit_lines(record)] == ["fail", "pass", "not run"]

@@ -1,0 +1,73 @@
+"""Learning rates as functions of progress, averaging, precision."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from memory_defense.training.average import Average
+from memory_defense.training.optimizer import OptimizerConfig
+from memory_defense.training.precision import autocast, resolve
+
+
+def test_schedules_at_known_points() -> None:
+    rates = {
+        name: [OptimizerConfig(learning_rate=1.0, schedule=name).rate_at(p) for p in (0, 0.15, 0.3, 0.65, 0.9)]
+        for name in ("constant", "one-cycle", "cosine", "step")
+    }
+    assert rates["constant"] == [1.0] * 5
+    assert rates["one-cycle"] == pytest.approx([0.04, 0.52, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 6 / 7))])
+    assert rates["cosine"][0] == 1.0
+    assert rates["step"] == pytest.approx([1, 1, 1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_each_optimizer_moves_downhill_at_the_scheduled_rate(name) -> None:
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    config = OptimizerConfig(name=name, learning_rate=0.1, schedule="cosine")
+    optimizer = config.build([parameter])
+    config.schedule_step(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    parameter.square().sum().backward()
+    optimizer.step()
+    assert 0 < parameter.item() < 1
+
+
+def test_unknown_names_suggest() -> None:
+    with pytest.raises(ValueError, match="'adamw'"):
+        OptimizerConfig(name="admw")
+    with pytest.raises(ValueError, match="'one-cycle'"):
+        OptimizerConfig(schedule="onecycle")
+    with pytest.raises(ValueError, match="positive"):
+        OptimizerConfig(learning_rate=0)
+
+
+def test_average_is_the_warmed_up_moving_mean() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average = Average(model, 0.5)
+    expected = model.weight.item()
+    for step in range(4):
+        with torch.no_grad():
+            model.weight += 1
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.item()
+        assert average.model.weight.item() == pytest.approx(expected)
+
+
+def test_no_averaging_is_the_model_itself() -> None:
+    model = nn.Linear(1, 1)
+    assert Average(model, 0.0).model is model
+
+
+def test_precision_follows_the_hardware(monkeypatch) -> None:
+    cpu = torch.device("cpu")
+    for answer in ({"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=answer: found, raising=False)
+        assert resolve("auto", cpu) == ("float32" if "avx2" in answer else "bfloat16")
+    assert resolve("float32", cpu) == "float32"
+    with autocast("bfloat16", cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with autocast("float32", cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
