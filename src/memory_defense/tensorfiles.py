@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
@@ -31,12 +31,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         When the file is missing, truncated, a pickle, a web page, or anything but safetensors.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; train first, or give the path of a .safetensors file")
+        raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
     with path.open("rb") as source:
         start = source.read(9)
     if start.startswith(_PICKLE_STARTS):
         raise ValueError(
-            f"{path} is a pickle, whatever its name says, and pickles can run code: it is not loaded; "
+            f"{path} is a pickle, whatever its name, and pickles can run code: it is not loaded; "
             "convert it where you trust it with torch.load(..., weights_only=True) and safetensors.torch.save_file"
         )
     if start.lstrip().startswith(b"<"):
@@ -50,7 +50,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    archive: Any
-    with safe_open(path, framework="pt") as archive:
-        names: list[str] = list(archive.keys())
-        return {name: archive.get_tensor(name) for name in names}, dict(archive.metadata() or {})
+    with cast(Any, safe_open)(path, framework="pt") as archive:
+        names = cast("list[str]", list(archive.keys()))
+        tensors = {name: cast("Tensor", archive.get_tensor(name)) for name in names}
+        return tensors, cast("dict[str, str]", archive.metadata() or {})

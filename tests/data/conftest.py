@@ -30,7 +30,9 @@ class Tiny:
     arrays: Arrays
 
     def same(self, other: Arrays) -> bool:
-        return all(torch.equal(mine, theirs) for mine, theirs in zip(_parts(self.arrays), _parts(other), strict=True))
+        return all(
+            torch.equal(mine, theirs) for mine, theirs in zip(_parts(self.arrays), _parts(other), strict=True)
+        )
 
     def idx(self, suffix: str = "") -> dict[str, bytes]:
         """Return the files of the IDX layout, written byte by byte."""

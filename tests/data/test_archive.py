@@ -60,7 +60,7 @@ def test_limits(tmp_path, tar, members, said):
 def test_truncated_archive_names_file_and_remedy(tmp_path, tar):
     path = tar(tmp_path / "x.tar.gz", {"a.bin": bytes(range(100)), "b.bin": b"b"})
     content = path.read_bytes()
-    for kept in (5, len(content) // 2, len(content) - 4):
+    for kept in (5, 40, len(content) // 2):
         path.write_bytes(content[:kept])
         with pytest.raises(DamagedDataError, match=r"x\.tar\.gz is damaged.*fetch it again"):
             read_tar(path, WANTED)

@@ -109,8 +109,10 @@ def test_erasing_fills_one_rectangle_within_its_bounds():
     for lines in (rows, columns):
         assert int((lines.diff(dim=1) == 1).sum(1).max()) <= 1, "not contiguous"
     for h, w in zip(tall.tolist(), wide.tolist(), strict=True):  # sides are rounded by at most half a pixel
-        assert (h - 0.5) * (w - 0.5) <= high * 1024 and (h + 0.5) * (w + 0.5) >= low * 1024
-        assert (h - 0.5) / (w + 0.5) <= 1 / aspect and (h + 0.5) / (w - 0.5) >= aspect
+        assert (h - 0.5) * (w - 0.5) <= high * 1024
+        assert (h + 0.5) * (w + 0.5) >= low * 1024
+        assert aspect <= (h + 0.5) / (w - 0.5)
+        assert (h - 0.5) / (w + 0.5) <= 1 / aspect
     share = erased.float().mean((1, 2))
     assert abs(float(share.mean()) - (low + high) / 2) < 0.02
     assert share.max() > 0.25

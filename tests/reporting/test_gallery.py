@@ -108,10 +108,10 @@ class Fatal:
 def test_other_files_in_disguise_are_refused(tmp_path, content):
     path = tmp_path / "gallery.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="not a whole safetensors file|is a pickle|is a web page"):
         Gallery.read(path)
 
 
-def test_a_missing_file_is_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.safetensors does not exist"):
         Gallery.read(tmp_path / "nothing.safetensors")

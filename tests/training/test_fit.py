@@ -110,6 +110,15 @@ def test_a_stopped_run_ends_bit_identical(tmp_path, objective, stop, steps) -> N
     assert_same(weights(whole), weights(resumed))
 
 
+def test_a_run_without_averaging_resumes_too(tmp_path) -> None:
+    plain, state, whole, resumed = replace(CONFIG, averaging=0.0), tmp_path / "s", network(), network()
+    expected = fit(whole, Benign(), two_blobs(), plain, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), Benign(), two_blobs(), plain, seed=1, state=state, progress=StopAt(7))
+    assert fit(resumed, Benign(), two_blobs(), plain, seed=1, state=state) == expected
+    assert_same(weights(whole), weights(resumed))
+
+
 def test_ctrl_c_saves_the_very_step(tmp_path) -> None:
     state = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):

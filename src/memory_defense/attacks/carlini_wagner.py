@@ -14,7 +14,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.engine import Victim, attacked, check_result, check_settings
+from memory_defense.attacks.engine import Victim, attacked, check_settings
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import margin
 
@@ -57,6 +57,9 @@ class CarliniWagner:
     abort_early
         Let an image rest, until the next search step, when a tenth of the steps did not lower its loss. It
         saves passes; the decaying rate of ``projected`` still gains after such a pause, so it costs distance.
+    best_effort
+        Where no image with the full `confidence` is found inside the ball, return the one with the largest
+        lead seen there instead of the clean one.
     targeted
         The labels are the classes to reach, not the ones to leave.
     micro_batch
@@ -75,6 +78,7 @@ class CarliniWagner:
     initial_const: float = 1.0
     variant: Literal["projected", "tanh"] = "projected"
     abort_early: bool = False
+    best_effort: bool = False
     targeted: bool = False
     micro_batch: int | None = None
 
@@ -100,14 +104,14 @@ class CarliniWagner:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            search = _Search(self, victim, clean)
+            search = _Search(self, victim, clean, ball.epsilon)
             for _ in range(self.search_steps):
                 search.run()
-            return check_result(search.result(ball))
+            return search.result()
 
     def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of at least `TRANSFER_CONFIDENCE`."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE))
+        """Return the same attack asking for a lead of at least `TRANSFER_CONFIDENCE`, or the largest it sees."""
+        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
 
 
 PAPER_CW = CarliniWagner(steps=1000, search_steps=5, learning_rate=5e-3, initial_const=1e-2, variant="tanh")
@@ -132,10 +136,12 @@ class _Chunk:
 class _Search:
     """The bisection: what is known about every image between search steps."""
 
-    def __init__(self, settings: CarliniWagner, victim: Victim, clean: Images) -> None:
-        self.settings, self.victim, self.clean = settings, victim, clean
+    def __init__(self, settings: CarliniWagner, victim: Victim, clean: Images, epsilon: float) -> None:
+        self.settings, self.victim, self.clean, self.epsilon = settings, victim, clean, epsilon
         self.best = clean.clone()
         self.best_distance = clean.new_full((len(clean),), math.inf)  # squared
+        self.boldest = clean.clone() if settings.best_effort else None
+        self.boldest_lead = clean.new_zeros(len(clean))
         self.start = clean.clone()
         self.low = clean.new_zeros(len(clean))
         self.high = clean.new_full((len(clean),), math.inf)
@@ -197,11 +203,16 @@ class _Search:
         offset = image - chunk.clean
         distance = offset.square().flatten(1).sum(1)
         chunk.loss = distance + chunk.const * seen.losses
-        fooled = _leads(*self._lead_and_goal(seen.logits, self.victim.labels[chunk.rows]))
+        lead, goal = self._lead_and_goal(seen.logits, self.victim.labels[chunk.rows])
+        fooled = _leads(lead, goal)
         closer = fooled & (distance < self.best_distance[chunk.rows])
         succeeded[chunk.rows] |= fooled
         self.best[chunk.rows[closer]] = image[closer]
         self.best_distance[chunk.rows[closer]] = distance[closer]
+        if self.boldest is not None:
+            bolder = (distance <= self.epsilon**2) & (lead > self.boldest_lead[chunk.rows])
+            self.boldest[chunk.rows[bolder]] = image[bolder]
+            self.boldest_lead[chunk.rows[bolder]] = lead[bolder].to(distance)
 
         gradient = offset.mul_(2).addcmul_(seen.gradient, _column(chunk.const))
         if tanh:
@@ -240,14 +251,15 @@ class _Search:
             for start in range(0, len(packed[0]), size)
         ]
 
-    def result(self, ball: Ball) -> Images:
+    def result(self) -> Images:
         """Return the closest images found that lie inside the ball, judged once more as they are returned."""
-        inside = ball.contains(self.best, self.clean) & (self.best_distance <= ball.epsilon**2)
+        inside = self.best_distance <= self.epsilon**2
         for part in self.victim.parts(self.rows):
             logits = self.victim.answers(self.best[part], part)
             lead, _ = self._lead_and_goal(logits, self.victim.labels[part])
             inside[part] &= lead > self.settings.confidence
-        return torch.where(_column(inside), self.best, self.clean)
+        otherwise = self.clean if self.boldest is None else self.boldest
+        return torch.where(_column(inside), self.best, otherwise)
 
 
 def _leads(lead: PerImage, goal: PerImage) -> PerImage:

@@ -7,6 +7,7 @@ the last survivors of a large set still travel in full batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -112,7 +113,7 @@ class Victim:
         Raises
         ------
         ValueError
-            If the logits do not depend on the images differentiably, or are NaN.
+            If the logits do not depend on the images differentiably, or something is NaN or infinite.
         """
         with torch.enable_grad():
             # `to` before `requires_grad_` makes the laid-out copy the leaf, so the gradient has its layout.
@@ -127,13 +128,13 @@ class Victim:
                 "the model's logits do not depend on the images differentiably, so there is no gradient to "
                 "follow; give the step that cuts it a stand-in with wrappers.Bpda or StraightThrough"
             )
-        losses = losses.detach()
-        if bool(losses.isnan().any()):
+        # A NaN anywhere makes the sum NaN; `sign` would turn it into a step of 0 and hide it.
+        if not math.isfinite(float(gradient.sum() + 0 * losses.detach().sum())):
             raise ValueError(
-                "the model's loss is NaN: its logits overflow, or an earlier gradient was NaN; "
-                "look for log(0), 0/0 or sqrt(0) in the forward pass"
+                "the model's loss or its gradient is NaN or infinite for some images; "
+                "look for sqrt(0), log(0), 0/0 or overflow in its forward pass"
             )
-        return Pass(gradient, losses, logits.detach())
+        return Pass(gradient, losses.detach().to(gradient.dtype), logits.detach())
 
     def _call(self, points: Images, rows: Rows) -> Logits:
         model = rows_of(self.model, rows)
@@ -184,12 +185,3 @@ def input_gradient(
             for rows in victim.parts(victim.all_rows())
         ]
     return torch.cat([one.gradient for one in passes]), torch.cat([one.logits for one in passes])
-
-
-def check_result(points: Images) -> Images:
-    """Return the finished images; raise ValueError if a NaN gradient has spoilt any pixel."""
-    if bool(points.isnan().any()):
-        raise ValueError(
-            "the model's gradient is NaN for some images; look for sqrt(0), 0/0 or log(0) in its forward pass"
-        )
-    return points

@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.engine import Victim, ascent_loss, attacked, check_result, check_settings, reached
+from memory_defense.attacks.engine import Victim, ascent_loss, attacked, check_settings, reached
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Rows
 
 
@@ -81,7 +81,7 @@ class Pgd:
                 rows = climb.judge(images, rows)
             for restart in range(self.restarts):
                 rows = climb.run(rows, draws.child("restart", restart))
-            return check_result(climb.best)
+            return climb.best
 
     def for_transfer(self) -> Self:
         """Return the same attack without early stops: highest loss instead of first success."""
@@ -225,7 +225,7 @@ class _Climb:
         for part in self.victim.parts(rows):
             here = points.index_select(0, part)
             logits = self.victim.answers(here, part)
-            losses = self.loss(logits, self.victim.labels.index_select(0, part))
+            losses = self.loss(logits, self.victim.labels.index_select(0, part)).to(here.dtype)
             keep = self._record(here, part, losses, logits)
             survivors.append(part if keep is None else part[keep])
         return torch.cat(survivors)

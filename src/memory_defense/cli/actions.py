@@ -25,11 +25,11 @@ from memory_defense.recipes.load import load
 from memory_defense.recipes.pipeline import train
 from memory_defense.recipes.recipe import EvaluationPlan
 from memory_defense.recipes.run_directory import RunDirectory
-from memory_defense.reporting.html import write_report
-from memory_defense.reporting.section import Section
-from memory_defense.reporting.tables import markdown as markdown_tables
-from memory_defense.reporting.tables import terminal_tables
+from memory_defense.reporting import Section, terminal_tables, why_protocols_differ, write_report
+from memory_defense.reporting import markdown as markdown_tables
 from memory_defense.threat import Linf
+
+TITLE = "Memory Defense: what survives"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,10 @@ def run_demo(out: Path, data_dir: Path | None, *, offline: bool, seed: int, scal
         _section(sound, out, "Sound Memory Defense, adversarially trained selector"),
     ]
     page = out / "report.html"
-    write_report(page, sections, title="Memory Defense: what survives")
+    why = why_protocols_differ(sections[0].record)
+    write_report(page, sections, title=TITLE, introduction=why)
     _print_tables(sections)
+    Console().print(why, highlight=False)
     Console().print(f"report: {page}\nrecords: {paper.record}, {sound.record}", highlight=False)
 
 
@@ -178,7 +180,7 @@ def run_report(paths: Sequence[Path], out: Path, *, markdown: bool) -> None:
     if markdown:
         Console(soft_wrap=True).print(markdown_tables(sections), highlight=False, markup=False)
         return
-    write_report(out, sections, title="Memory Defense: what survives")
+    write_report(out, sections, title=TITLE)
     _print_tables(sections)
     Console().print(f"report: {out}", highlight=False)
 

@@ -53,6 +53,7 @@ def download(spec: DatasetSpec, progress: Progress | None) -> Arrays:
             name = address.rsplit("/", 1)[1]
             downloader = pooch.HTTPDownloader(
                 progressbar=_Bytes(name, progress) if progress else False,  # pyright: ignore[reportArgumentType]
+                chunk_size=1 << 16,
                 timeout=(_CONNECT_SECONDS, _READ_SECONDS),
             )
             try:
@@ -79,7 +80,7 @@ def _check_reachable(address: str) -> None:
         except HTTPError:
             outcome.append("")
         except OSError as error:
-            outcome.append(str(error))
+            outcome.append(str(getattr(error, "reason", error)))
         else:
             outcome.append("")
 

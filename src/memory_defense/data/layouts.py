@@ -154,6 +154,8 @@ def _from_archive(path: Path, layout: Layout, spec: DatasetSpec) -> Arrays:
 
 def _missing(directory: Path, layouts: tuple[Layout, ...]) -> str:
     """Say what is missing of the first layout that is partly there."""
+    if not directory.is_dir():
+        return f"{directory} does not exist"
     for layout in layouts:
         for folder in ("", *layout.folders):
             place = directory / folder

@@ -6,6 +6,7 @@ from memory_defense.reporting.html import write_report
 from memory_defense.reporting.section import Section
 from memory_defense.reporting.tables import headline_table, matrix_table, result_table
 from memory_defense.reporting.text import headline_markdown, markdown, terminal_tables
+from memory_defense.reporting.why import why_protocols_differ
 
 __all__ = [
     "Gallery",
@@ -17,5 +18,6 @@ __all__ = [
     "matrix_table",
     "result_table",
     "terminal_tables",
+    "why_protocols_differ",
     "write_report",
 ]

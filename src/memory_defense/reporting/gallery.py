@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from memory_defense.checks import check_images, nearest
 from memory_defense.contracts import Images, Labels
+from memory_defense.tensorfiles import read_tensors
 
 REQUIRED = ("images", "adversarial", "labels", "predictions_clean", "predictions_adversarial")
 """The tensors that every gallery holds."""
@@ -141,13 +141,7 @@ class Gallery:
     @classmethod
     def read(cls, path: Path) -> Gallery:
         """Read a gallery; raise ValueError that names the file and what is wrong with it."""
-        try:
-            with cast(Any, safe_open)(path, framework="pt") as source:
-                header = cast(dict[str, str], source.metadata() or {})
-                names = cast(list[str], list(source.keys()))
-                tensors = {name: cast(Tensor, source.get_tensor(name)) for name in names}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        tensors, header = read_tensors(path)
         try:
             return cls._made_of(header, tensors)
         except ValueError as error:

@@ -239,7 +239,7 @@ class _Run:
             return
         groups: dict[str, Mapping[str, Tensor]] = {
             "model": self.model.state_dict(),
-            "average": self.average.model.state_dict(),
+            "average": self.average.model.state_dict() if self.config.averaging else {},
             "best": self.best_weights,
             "optimizer": pack_optimizer(self.optimizer),
             "objective": self.objective.state() if isinstance(self.objective, Stateful) else {},
@@ -257,7 +257,8 @@ class _Run:
                 "resume with the same ones, or delete it to start again"
             )
         self.model.load_state_dict(unpack(tensors, "model"))
-        self.average.model.load_state_dict(unpack(tensors, "average"))
+        if self.config.averaging:
+            self.average.model.load_state_dict(unpack(tensors, "average"))
         self.best_weights = unpack(tensors, "best")
         unpack_optimizer(self.optimizer, unpack(tensors, "optimizer"))
         if isinstance(self.objective, Stateful):

@@ -34,8 +34,8 @@ class AutoencoderPlan:
     decoder: tuple[int, ...]
     """Output channels of the decoder's layers but the last, which makes C."""
     stem: Stem = 3
-    """Kernel of the first layer. With 1, as printed for Fashion-MNIST, it sees every second row and column only,
-    so that three quarters of the pixels have no influence (reading A17)."""
+    """Kernel of the first layer. With 1, as printed for Fashion-MNIST, it sees every second row and column
+    alone, so that three quarters of the pixels have no influence (reading A17)."""
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -114,8 +114,9 @@ class Decoder(nn.Module):
         self.code_shape = plan.code_shape
         layers: list[nn.Module] = []
         inputs, side = plan.code_shape[:2]
-        for outputs, target in zip((*plan.decoder, plan.channels), plan.sides[1:], strict=True):
-            last = target == plan.size and outputs == plan.channels
+        widths = (*plan.decoder, plan.channels)
+        for number, (outputs, target) in enumerate(zip(widths, plan.sides[1:], strict=True)):
+            last = number == len(plan.decoder)
             extra = target - (2 * side - 1)  # 0 or 1: an odd or an even side was halved
             layers.append(
                 nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=extra, bias=last)
@@ -127,4 +128,4 @@ class Decoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Return the reconstruction in normalised space (B, C, H, W)."""
-        return self.layers(codes.unflatten(1, self.code_shape))  # (B, F, h, w) inside
+        return self.layers(codes.reshape(-1, *self.code_shape))  # (B, F, h, w) inside

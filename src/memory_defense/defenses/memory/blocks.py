@@ -10,6 +10,7 @@ Axes: B images, K slots, S items in a slot, D numbers in a code.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,29 +19,31 @@ from memory_defense.contracts import Labels
 
 
 def read_blocks(
-    directions: Tensor,
+    codes: Tensor,
     slots: Labels,
     blocks: Tensor,
-    scale: Tensor,
+    *,
+    code_scale: Tensor,
+    item_scale: Tensor,
     shrink: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
     """Return each image's read of its own slot, (B, D).
 
     Parameters
     ----------
-    directions
-        (B, D) codes divided by their length.
+    codes
+        (B, D).
     slots
         (B,) the slot of each image.
     blocks
         (K, S, D) the memory items, slot by slot.
-    scale
-        (K, S) the items' inverse lengths.
+    code_scale, item_scale
+        (B,) and (K, S): the inverse lengths of the codes and of the items.
     shrink
         Maps the slot's share (B, S) of the softmax over all items to final weights; None where nothing can
         be shrunk: then masking and renormalising that softmax is the softmax over the slot.
     """
-    chosen = slots.tolist()
+    chosen = cast("list[int]", slots.tolist())
     members: list[list[int]] = [[] for _ in range(len(blocks))]
     for image, slot in enumerate(chosen):
         members[slot].append(image)
@@ -51,17 +54,17 @@ def read_blocks(
     items = [views[slot] for slot in used]
 
     if shrink is None:
-        products = _by_group(directions[order], counts, [block.T for block in items])  # (B, S)
-        weights = (products * scale[slots[order]]).softmax(1)
+        products = _by_group(codes[order], counts, [block.T for block in items])  # (B, S)
+        weights = (products * code_scale[order, None] * item_scale[slots[order]]).softmax(1)
     else:
-        logits = (directions @ blocks.flatten(0, 1).T) * scale.flatten()  # (B, M)
-        shares = logits.softmax(1).unflatten(1, scale.shape)[order, slots[order]]  # (B, S)
+        logits = (codes @ blocks.flatten(0, 1).T) * code_scale[:, None] * item_scale.flatten()  # (B, M)
+        shares = logits.softmax(1).reshape(-1, *item_scale.shape)[order, slots[order]]  # (B, S)
         weights = shrink(shares)
     read = _by_group(weights, counts, items)  # (B, D)
-    return torch.empty_like(read).index_copy(0, order, read)
+    return torch.empty_like(read).index_copy_(0, order, read)
 
 
 def _by_group(rows: Tensor, counts: Sequence[int], matrices: Sequence[Tensor]) -> Tensor:
     """Return each group of rows multiplied with its own matrix."""
-    groups = rows.split(list(counts))
+    groups = torch.split(rows, list(counts))
     return torch.cat([group @ matrix for group, matrix in zip(groups, matrices, strict=True)])

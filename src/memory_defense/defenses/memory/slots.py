@@ -24,7 +24,8 @@ SMALLEST_SUM = 1e-12
 
 def inverse_norms(vectors: Tensor) -> Tensor:
     """Return (N,) the inverse Euclidean length of each row of (N, D); a zero row counts as 1e-8 long."""
-    return 1 / torch.linalg.vector_norm(vectors, dim=1).clamp_min(SMALLEST_NORM)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    return lengths.clamp_min(SMALLEST_NORM).reciprocal()
 
 
 def cosine_logits(codes: Tensor, items: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -59,8 +60,8 @@ def hard_shrink(weights: Tensor, threshold: float, *, classes: int, keep_one: bo
     """
     keep = weights > threshold
     if keep_one:
-        slots = weights.unflatten(1, (classes, -1))  # (B, K, S)
-        keep |= (slots == slots.amax(2, keepdim=True)).flatten(1)
+        slots = weights.reshape(len(weights), classes, -1)  # (B, K, S)
+        keep = keep | (slots == slots.amax(2, keepdim=True)).flatten(1)
     return weights * keep
 
 
@@ -80,7 +81,8 @@ def read(weights: Tensor, items: Tensor) -> Tensor:
 
 def removed_share(weights: Tensor, slots: Labels, classes: int) -> float:
     """Return the share of the chosen slots' weights (B, M) that are exactly 0: what hard shrink removed."""
-    chosen = weights.unflatten(1, (classes, -1))[torch.arange(len(slots), device=slots.device), slots]  # (B, S)
+    by_slot = weights.reshape(len(weights), classes, -1)  # (B, K, S)
+    chosen = by_slot[torch.arange(len(slots), device=slots.device), slots]  # (B, S)
     return float((chosen == 0).float().mean())
 
 
@@ -181,11 +183,12 @@ class SlotMemory(nn.Module):
             if codes.device.type != "cpu":  # grouping would wait for the device at every call
                 return self.read(self.address(codes, class_mask(slots, self.classes, codes.dtype)).target)
             return read_blocks(
-                codes * inverse_norms(codes)[:, None],
+                codes,
                 slots,
-                self.items.unflatten(0, (self.classes, -1)),  # (K, S, D)
-                self.scale().unflatten(0, (self.classes, -1)),  # (K, S)
-                self._shrink_blocks if self.shrinks else None,
+                self._blocks(),
+                code_scale=inverse_norms(codes),
+                item_scale=self.scale().reshape(self.classes, -1),  # (K, S)
+                shrink=self._shrink_blocks if self.shrinks else None,
             )
 
     def read_every_slot(self, codes: Tensor) -> Tensor:
@@ -194,9 +197,13 @@ class SlotMemory(nn.Module):
             shrunk = hard_shrink(
                 self.raw_attention(codes), self.shrink_threshold, classes=self.classes, keep_one=self.keep_one
             )
-            slots = shrunk.unflatten(1, (self.classes, -1)).transpose(0, 1)  # (K, B, S)
+            slots = shrunk.reshape(len(codes), self.classes, -1).transpose(0, 1)  # (K, B, S)
             weights = slots / slots.sum(2, keepdim=True).clamp_min(SMALLEST_SUM)
-            return (weights @ self.items.unflatten(0, (self.classes, -1))).transpose(0, 1)  # (B, K, D)
+            return (weights @ self._blocks()).transpose(0, 1)  # (B, K, D)
+
+    def _blocks(self) -> Tensor:
+        """Return the items slot by slot, a view (K, S, D)."""
+        return self.items.view(self.classes, -1, self.items.shape[1])
 
     def _shrink_blocks(self, weights: Tensor) -> Tensor:
         """Return the chosen slots' weights (B, S), shrunk and renormalised."""
@@ -230,13 +237,15 @@ def _check_memory(items: int, classes: int, threshold: float, keep_one: bool) ->
     if items < classes or items % classes:
         below = max(items // classes, 1) * classes
         raise ValueError(
-            f"the memory has {items} items for {classes} classes, but every class needs the same number of them; "
+            f"the memory has {items} items for {classes} classes, but every class needs the same number; "
             f"use {below} or {below + classes}"
         )
     if not 0 <= threshold < 1:
-        raise ValueError(f"shrink_threshold is {threshold}, but attention weights lie in [0, 1); 1/M is {1 / items:g}")
+        raise ValueError(
+            f"shrink_threshold is {threshold}, but attention weights lie in [0, 1); 1/M is {1 / items:g}"
+        )
     if not keep_one and threshold >= math.exp(2) / items:
         raise ValueError(
             f"shrink_threshold is {threshold}, above every weight a memory of {items} items can have "
-            f"({math.exp(2) / items:.3g}): nothing would be read; use keep_one, or a threshold near {1 / items:g}"
+            f"({math.exp(2) / items:.3g}): nothing is ever read; use keep_one or a threshold near {1 / items:g}"
         )

@@ -1,0 +1,135 @@
+"""What an adversary of Memory Defense differentiates, by what it knows.
+
+The defense's choice of a slot is an argmax and has no gradient. ``fixed-slots`` is the paper's protocol: the
+slot is a constant and the selector is never attacked. ``selector`` attacks what chooses. ``end-to-end`` is
+the white box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from memory_defense.contracts import Binding, Classifier, Images, Labels, Logits, Rows
+from memory_defense.defenses.memory.slots import class_mask
+from memory_defense.wrappers import replace_value
+
+if TYPE_CHECKING:
+    from memory_defense.defenses.memory.defense import MemoryDefense
+
+TRANSFER_KNOWLEDGE = frozenset({"fixed-slots", "target-classifier", "undefended"})
+"""Surrogates that decide otherwise than the defense: an error of theirs need not be one of the defense.
+
+``end-to-end`` gives the defense's own logits; ``selector`` chooses the slot, which the answer follows.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedSlots:
+    """The defense with its slots frozen: row-bound, since each image has its own slot.
+
+    Parameters
+    ----------
+    defense
+        Whose encoder, memory, decoder and classifier-B answer.
+    slots
+        (B,) one slot for each row.
+    """
+
+    defense: MemoryDefense
+    slots: Labels
+
+    def __call__(self, images: Images) -> Logits:
+        """Return logits (B, K); raise ValueError when there are more or fewer images than slots."""
+        if len(images) != len(self.slots):
+            raise ValueError(
+                f"there are {len(images)} images but {len(self.slots)} frozen slots; take the rows of a "
+                "sub-batch with rows(index), or bind again"
+            )
+        return self.defense.answer(images, self.slots)
+
+    def rows(self, index: Rows) -> FixedSlots:
+        """Return the classifier for these rows."""
+        return FixedSlots(self.defense, self.slots[index])
+
+
+@dataclass(frozen=True, eq=False)
+class SlotFreezer:
+    """The knowledge ``fixed-slots``: freezes the slots that the selector chooses for the clean images."""
+
+    defense: MemoryDefense
+
+    def bind(self, clean: Images) -> FixedSlots:
+        """Return the defense with these images' slots."""
+        return FixedSlots(self.defense, self.defense.choose_slots(clean))
+
+
+@dataclass(frozen=True, eq=False)
+class EndToEnd:
+    """The knowledge ``end-to-end``: the defense's own logits, differentiated through the choice of the slot.
+
+    Forward the mask is the one-hot of the selector's argmax; backward it is the softmax of its logits
+    (a straight-through estimate, Bengio et al. 2013), so the gradient also reaches the image by way of
+    the selector.
+
+    Parameters
+    ----------
+    defense
+        Whose value is returned, bit for bit.
+    temperature
+        Divides the selector's logits in the backward pass; above 1, a confident selector keeps a gradient.
+
+    Raises
+    ------
+    ValueError
+        For a temperature that is not positive.
+    """
+
+    defense: MemoryDefense
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, but it must be above 0")
+
+    def __call__(self, images: Images) -> Logits:
+        """Return the defense's logits (B, K)."""
+        defense = self.defense
+        if not torch.is_grad_enabled():
+            return defense(images)
+        scores = defense.selector(images)
+        slots = scores.argmax(1)
+        soft = (scores / self.temperature).softmax(1)  # (B, K)
+        mask = replace_value(class_mask(slots, defense.classes, soft.dtype), soft)
+        codes = defense.encoder(defense.normalize(images))
+        with torch.no_grad():
+            value = defense.memory.read_slot(codes, slots)
+        carrier = defense.memory.read(defense.memory.address(codes, mask).target)
+        return defense.classifier_b(defense.decoder(replace_value(value, carrier)))
+
+
+@dataclass(frozen=True, eq=False)
+class TargetClassifierAlone:
+    """The knowledge ``target-classifier``: classifier-B on the image itself, without selector or memory."""
+
+    defense: MemoryDefense
+
+    def __call__(self, images: Images) -> Logits:
+        """Return logits (B, K)."""
+        return self.defense.classifier_b(self.defense.normalize(images))
+
+
+def published_surrogates(defense: MemoryDefense) -> Mapping[str, Classifier | Binding]:
+    """Return every surrogate by its knowledge; ``undefended`` only where a transfer source was given."""
+    surrogates: dict[str, Classifier | Binding] = {
+        "fixed-slots": SlotFreezer(defense),
+        "selector": defense.selector,
+        "end-to-end": EndToEnd(defense),
+        "target-classifier": TargetClassifierAlone(defense),
+    }
+    if defense.transfer_source is not None:
+        surrogates["undefended"] = defense.transfer_source
+    return surrogates
