@@ -219,7 +219,7 @@ class Stateful(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned."""
+        """Take back what `state` returned; an empty mapping forgets everything."""
         ...
 
 

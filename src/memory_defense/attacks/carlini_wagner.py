@@ -110,11 +110,13 @@ class CarliniWagner:
             return search.result()
 
     def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of at least `TRANSFER_CONFIDENCE`, or the largest it sees."""
+        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
         return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
 
 
-PAPER_CW = CarliniWagner(steps=1000, search_steps=5, learning_rate=5e-3, initial_const=1e-2, variant="tanh")
+PAPER_CW = CarliniWagner(
+    steps=1000, search_steps=5, learning_rate=5e-3, initial_const=1e-2, variant="tanh", abort_early=True
+)
 """The attack as the paper runs it: cleverhans' defaults, which barely move saturated pixels."""
 
 

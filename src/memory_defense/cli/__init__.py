@@ -15,10 +15,9 @@ def main() -> None:
     from memory_defense.cli.commands import app
 
     try:
-        app(prog_name="memdef", standalone_mode=False)
+        status = app(prog_name="memdef", standalone_mode=False)
     except KeyboardInterrupt:
-        _say("stopped; what was finished is kept, continue with --resume")
-        sys.exit(INTERRUPTED)
+        status = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -30,6 +29,10 @@ def main() -> None:
         if code is None:
             raise
         sys.exit(code)
+    if status == INTERRUPTED:
+        _say("stopped; what was finished is kept, continue with --resume")
+    if isinstance(status, int):
+        sys.exit(status)
 
 
 def _usage(error: Exception) -> int | None:

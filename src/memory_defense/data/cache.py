@@ -6,16 +6,11 @@ import os
 from pathlib import Path
 
 import pooch
-from safetensors import SafetensorError
-from safetensors.torch import (
-    load_file,  # pyright: ignore[reportUnknownVariableType]
-    save_file,  # pyright: ignore[reportUnknownVariableType]
-)
 
 from memory_defense.data.decode import REMEDY, Arrays, DamagedDataError
 from memory_defense.data.layouts import AbsentDataError
 from memory_defense.data.spec import DatasetSpec
-from memory_defense.files import atomic
+from memory_defense.tensorfiles import read_tensors, write_tensors
 
 CACHE_VARIABLE = "MEMDEF_CACHE"
 _FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -34,15 +29,13 @@ def read_cache(spec: DatasetSpec) -> Arrays:
     if not path.is_file():
         raise AbsentDataError(f"{path} does not exist yet")
     try:
-        tensors = load_file(path)
+        tensors, _ = read_tensors(path)
         arrays = Arrays(*(tensors[name] for name in _FIELDS))
-    except (SafetensorError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
         raise DamagedDataError(f"{path} is damaged ({error}); {REMEDY}") from error
     return arrays.verify(spec, str(path))
 
 
 def write_cache(arrays: Arrays, spec: DatasetSpec) -> None:
     """Write a dataset to the cache, whole or not at all; raise OSError where that is impossible."""
-    tensors = {name: getattr(arrays, name).contiguous() for name in _FIELDS}
-    with atomic(cache_path(spec)) as temporary:
-        save_file(tensors, temporary)
+    write_tensors(cache_path(spec), {name: getattr(arrays, name) for name in _FIELDS})

@@ -75,7 +75,7 @@ def _require(tool: str, remedy: str) -> None:
 
 
 def _run(command: tuple[str, ...], folder: Path, seconds: float) -> None:
-    """Run a client quietly in the folder; raise AbsentDataError with the last line of its complaint."""
+    """Run a client quietly in the folder; raise AbsentDataError with its first complaint."""
     said = " ".join(
         command[:1] + tuple(word for word in command[1:] if word in ("download", "update", "view", "pack"))
     )

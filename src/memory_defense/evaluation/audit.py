@@ -186,18 +186,19 @@ def chance_at_large_epsilon(findings: Findings) -> AuditLine:
 
 def step_within_epsilon(findings: Findings) -> AuditLine:
     """A step larger than the radius jumps between the ball's corners (the paper's BIM does)."""
-    ratios = [
-        float(size) / result.epsilon
+    steps = [
+        (result.parameters["step_size"], result.epsilon)
         for result in findings.results
-        if isinstance(size := result.parameters.get("step_size"), float) and result.epsilon > 0
+        if "step_size" in result.parameters and result.epsilon > 0
     ]
-    worst = max(ratios, default=None)
+    ratios = [float(size) / epsilon for size, epsilon in steps if isinstance(size, float)]
     return line(
         "step no larger than epsilon",
-        None if worst is None else worst > 1,
-        worst,
-        "largest step size in units of epsilon; above 1 an iterative attack flips between corners of its ball",
-        "leave step_size out (2.5 epsilon / steps); a published setting may stay if it is labelled as such",
+        any(ratio > 1 for ratio in ratios) if steps else None,
+        max(ratios, default=None),
+        "largest step size that was set by hand, in units of epsilon; above 1 an iterative attack flips between "
+        "corners of its ball",
+        "leave step_size out, and it follows epsilon; a published setting may stay if it is labelled as such",
     )
 
 

@@ -28,7 +28,8 @@ def write_gallery(
     defense
         Asked again about every chosen image; slots and reconstructions only where it has them.
     evaluation
-        The images come from its largest L-inf ball (or L2, without one): half of them broken, half still standing, if there are.
+        The images come from its largest L-inf ball (or L2, without one): half of them broken, half still standing,
+        if there are, else whatever there is.
     classes
         Names of the classes.
     name
@@ -83,8 +84,8 @@ def _choose(robust: Tensor, correct: Tensor, labels: Labels, count: int) -> Tens
         seen: set[int] = {int(labels[row]) for row in chosen}
         fresh = [row for row in group if int(labels[row]) not in seen and not seen.add(int(labels[row]))]
         chosen += (fresh + [row for row in group if row not in fresh])[:room]
-    spare = [row for row in groups[0] if row not in chosen]
-    return torch.tensor((chosen + spare)[:count], dtype=torch.int64)
+    spare = [row for row in (*groups[0], *range(len(labels))) if row not in chosen]
+    return torch.tensor((chosen + list(dict.fromkeys(spare)))[:count], dtype=torch.int64)
 
 
 def _positions(which: Tensor) -> list[int]:

@@ -56,7 +56,7 @@ DEMO = Recipe(
     selector=(
         Stage(
             name="warm-start",
-            objective=WarmStart(epsilon=0.1),
+            objective=WarmStart(epsilon=0.1, step=0.75),
             score="robust",
             fit=replace(_QUICK_FIT, epochs=18, augmentation=Augmentation(), validate_every=3),
         ),

@@ -211,11 +211,10 @@ def curve_table(record: Record, norm: str) -> Table:
     return Table(title, (*columns, Column("worst case")), tuple(rows), notes)
 
 
-def audit_table(record: Record) -> Table:
-    """Return the audit, failed checks first."""
-    columns = tuple(
-        Column(name, numeric=name == "value") for name in ("check", "verdict", "value", "meaning", "remedy")
-    )
+def audit_table(record: Record, *, explained: bool = True) -> Table:
+    """Return the audit, failed checks first; meanings and remedies only where they are `explained`."""
+    names = ("check", "verdict", "value", "meaning", "remedy")[: 5 if explained else 3]
+    columns = tuple(Column(name, numeric=name == "value") for name in names)
     rows = tuple(
         (
             Cell(plain(line.check)),
@@ -223,7 +222,7 @@ def audit_table(record: Record) -> Table:
             Cell(number(line.value)),
             Cell(plain(line.meaning)),
             Cell(plain(line.remedy)),
-        )
+        )[: len(names)]
         for line in audit_lines(record)
     )
     return Table("Audit", columns, rows, () if rows else ("No check was run.",))

@@ -32,7 +32,8 @@ def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
     for section in sections:
         tables.append(_terminal(matrix_table(section.record), section.title))
         if section.record.audit:
-            tables.append(_terminal(audit_table(section.record), f"{section.title}: audit"))
+            brief = audit_table(section.record, explained=False)
+            tables.append(_terminal(brief, f"{section.title}: audit (explained in the report)"))
     return tuple(tables)
 
 

@@ -8,12 +8,13 @@ from memory_defense.reporting.wording import percent
 
 
 def why_protocols_differ(record: Record) -> str:
-    """Return the explanation; empty where the record lacks the paper's protocol or an attack on the selector.
+    """Return the explanation; empty where there is nothing to explain.
 
     Parameters
     ----------
     record
-        Of a system that answers through a memory slot.
+        Of a system that answers through a memory slot. Without the paper's protocol, an attack on the selector
+        and answers that follow the slot, there is nothing to explain.
     """
     paper = paper_result(record)
     if paper is None:
@@ -24,7 +25,7 @@ def why_protocols_differ(record: Record) -> str:
         if result.knowledge == "selector" and (result.norm, result.epsilon) == (paper.norm, paper.epsilon)
     ]
     following = [line.value for line in record.audit if line.check == "slot-following" and line.value is not None]
-    if not same_ball or not following:
+    if not same_ball or not following or following[0] < 0.5:
         return ""
     return (
         f"The paper's protocol holds the memory slot at the clean prediction while the rest is attacked, and never "

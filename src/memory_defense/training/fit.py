@@ -157,6 +157,8 @@ class _Run:
         self.history: list[EpochLog] = []
         self.best: tuple[int, float] | None = None
         self.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if isinstance(objective, Stateful):
+            objective.restore({})  # a recipe's objective may have been used before
         if state is not None and state.exists():
             self._restore(state)
 

@@ -88,6 +88,7 @@ class Encoder(nn.Module):
 
     def __init__(self, plan: AutoencoderPlan) -> None:
         super().__init__()
+        self.image_shape = (plan.channels, plan.size, plan.size)
         layers: list[nn.Module] = []
         inputs = plan.channels
         for number, outputs in enumerate(plan.encoder):
@@ -102,7 +103,12 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, normalised: Tensor) -> Tensor:
-        """Return codes z (B, D)."""
+        """Return codes z (B, D); raise ValueError for images of another size."""
+        if tuple(normalised.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"images have shape {tuple(normalised.shape)}, the autoencoder takes (B, "
+                f"{', '.join(map(str, self.image_shape))}); resize them, or build the defense for this size"
+            )
         return self.layers(normalised).flatten(1)
 
 

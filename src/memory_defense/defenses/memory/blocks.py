@@ -49,19 +49,19 @@ def read_blocks(
         members[slot].append(image)
     used = [slot for slot, images in enumerate(members) if images]
     counts = [len(members[slot]) for slot in used]
-    order = torch.tensor([image for slot in used for image in members[slot]])
+    order = torch.tensor([image for slot in used for image in members[slot]])  # sorted row -> image
     views = blocks.unbind(0)
     items = [views[slot] for slot in used]
 
     if shrink is None:
-        products = _by_group(codes[order], counts, [block.T for block in items])  # (B, S)
-        weights = (products * code_scale[order, None] * item_scale[slots[order]]).softmax(1)
+        products = _by_group(codes.index_select(0, order), counts, [block.T for block in items])  # (B, S)
+        scale = item_scale.index_select(0, slots.index_select(0, order))  # (B, S)
+        weights = (products * code_scale.index_select(0, order)[:, None] * scale).softmax(1)
     else:
         logits = (codes @ blocks.flatten(0, 1).T) * code_scale[:, None] * item_scale.flatten()  # (B, M)
-        shares = logits.softmax(1).reshape(-1, *item_scale.shape)[order, slots[order]]  # (B, S)
-        weights = shrink(shares)
-    read = _by_group(weights, counts, items)  # (B, D)
-    return torch.empty_like(read).index_copy_(0, order, read)
+        shares = logits.softmax(1).reshape(-1, blocks.shape[1])  # (B K, S)
+        weights = shrink(shares.index_select(0, order * len(blocks) + slots.index_select(0, order)))  # (B, S)
+    return _by_group(weights, counts, items).index_select(0, order.argsort())  # (B, D)
 
 
 def _by_group(rows: Tensor, counts: Sequence[int], matrices: Sequence[Tensor]) -> Tensor:

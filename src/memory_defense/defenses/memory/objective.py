@@ -142,8 +142,8 @@ def nontarget_gradient_share(
             (of_total,) = torch.autograd.grad(losses.total, items)
     finally:
         items.requires_grad_(wanted)
-    lengths = [float(torch.linalg.vector_norm(gradient)) for gradient in (of_term, of_total)]
-    return lengths[0] / lengths[1] if lengths[1] else 0.0
+    term, total = (float(gradient.square().sum().sqrt()) for gradient in (of_term, of_total))
+    return term / total if total else 0.0
 
 
 def _squared_error(goal: Tensor, reconstruction: Tensor) -> Tensor:

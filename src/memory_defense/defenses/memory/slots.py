@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ SMALLEST_SUM = 1e-12
 
 def inverse_norms(vectors: Tensor) -> Tensor:
     """Return (N,) the inverse Euclidean length of each row of (N, D); a zero row counts as 1e-8 long."""
-    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    lengths = cast("Tensor", torch.linalg.vector_norm(vectors, dim=1))  # its stub names no return type
     return lengths.clamp_min(SMALLEST_NORM).reciprocal()
 
 

@@ -1,0 +1,201 @@
+"""The wrappers: exact values, the right gradients, rows passed on, and models left as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import victims
+from memory_defense.contracts import RowBound
+from memory_defense.wrappers import (
+    Bpda,
+    CountingPasses,
+    Eot,
+    StraightThrough,
+    frozen,
+    modules_of,
+    replace_value,
+    rows_of,
+)
+
+
+def gradient_of(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    leaf = images.clone().requires_grad_()
+    return torch.autograd.grad(function(leaf).sum(), leaf)[0]
+
+
+def test_rows_reach_row_bound_models_only() -> None:
+    model, index = victims.row_bound(5), torch.tensor([4, 1])
+    assert torch.equal(rows_of(model, index).offsets, model.offsets[index])
+    network = victims.mlp()
+    assert rows_of(network, index) is network
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: Bpda(model, model),
+        lambda model: Eot(model, 2),
+        CountingPasses,
+        lambda model: CountingPasses(Eot(Bpda(model, model), 1)),
+    ],
+)
+def test_wrappers_pass_rows_on(wrap: Callable[..., Callable[[Tensor], Tensor]]) -> None:
+    model, images, index = victims.row_bound(5), victims.images(5), torch.tensor([3, 0])
+    wrapped = wrap(model)
+    assert isinstance(wrapped, RowBound)
+    torch.testing.assert_close(rows_of(wrapped, index)(images[index]), model(images)[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    network: nn.Module
+
+    def answer(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+def test_modules_are_found_wherever_a_call_can_reach_them() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+    def closure(images: Tensor) -> Tensor:
+        return network(images)
+
+    for model in (
+        network,
+        closure,
+        lambda images: network(2 * images),
+        partial(Held.answer, Held(network)),
+        Held(network).answer,
+        network.forward,
+        [{"network": network}],
+        CountingPasses(Eot(Bpda(torch.round, closure), 3)),
+    ):
+        assert set(modules_of(model)) == set(network.modules())
+        assert len(list(modules_of(model))) == 3
+    assert list(modules_of(torch.round)) == []
+
+
+def test_a_model_that_refers_to_itself_is_walked_once() -> None:
+    network = nn.Linear(2, 2)
+    network.hook = [network, lambda: network]
+    assert list(modules_of(network)) == [network]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_frozen_restores_every_flag(fails: bool) -> None:
+    model = victims.training()
+    flags = [module.training for module in model.modules()]
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    assert len(set(flags)) == len(set(wanted)) == 2, "the test needs a mixture"
+    try:
+        with frozen(CountingPasses(model)):
+            assert not any(module.training for module in model.modules())
+            assert not any(parameter.requires_grad for parameter in model.parameters())
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert [module.training for module in model.modules()] == flags
+    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
+
+
+class Announcing(nn.Module):
+    """Keeps a value that is only good in eval mode, and drops it through ``train``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.cache = nn.Linear(1, 1), "stale"
+
+    def train(self, mode: bool = True) -> Announcing:
+        self.cache = "dropped" if mode else "fresh"
+        return super().train(mode)
+
+
+def test_frozen_switches_modes_through_train() -> None:
+    model = Announcing()
+    with frozen(model):
+        assert model.cache == "fresh"
+    assert model.cache == "dropped"
+
+
+def test_frozen_nests() -> None:
+    model = victims.training()
+    flags = [module.training for module in model.modules()]
+    with frozen(model):
+        with frozen(model):
+            pass
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == flags
+
+
+def test_bpda_has_one_functions_value_and_the_others_gradient() -> None:
+    images = victims.images(4)
+    forward, backward = (lambda x: (7 * x).round() / 7), (lambda x: x**2)
+    wrapped = Bpda(forward, backward)
+    leaf = images.clone().requires_grad_()
+    assert torch.equal(wrapped(leaf), forward(images)), "the value must be exact, not nearly"
+    torch.testing.assert_close(gradient_of(wrapped, images), 2 * images)
+    assert torch.equal(gradient_of(StraightThrough(forward), images), torch.ones_like(images))
+
+
+def test_bpda_spares_the_stand_in_when_no_gradient_is_wanted() -> None:
+    def backward(images: Tensor) -> Tensor:
+        raise AssertionError
+
+    images = victims.images(2)
+    assert torch.equal(Bpda(torch.round, backward)(images), images.round())
+    with torch.no_grad():
+        assert torch.equal(Bpda(torch.round, backward)(images.requires_grad_()), images.round())
+
+
+def test_a_stand_in_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(2, 1\)"):
+        replace_value(torch.zeros(2, 3), torch.zeros(2, 1))
+
+
+class Cycling(nn.Module):
+    """Answers 1, 2, 3, ... times the first two pixels: a classifier that draws at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return self.calls * images.flatten(1)[:, :2]
+
+
+def test_eot_averages_values_and_gradients() -> None:
+    images = victims.images(3)
+    first = images.flatten(1)[:, :2]
+    torch.testing.assert_close(Eot(Cycling(), 3)(images), 2 * first)
+    expected = torch.zeros_like(images)
+    expected.view(3, -1)[:, :2] = 2
+    torch.testing.assert_close(gradient_of(Eot(Cycling(), 3), images), expected)
+    mixture = Eot(Cycling(), 3, average="probabilities")(images).exp()
+    torch.testing.assert_close(mixture, sum((k * first).softmax(1) for k in (1, 2, 3)) / 3)
+
+
+def test_eot_refuses_settings_without_meaning() -> None:
+    with pytest.raises(ValueError, match="samples is 0"):
+        Eot(Cycling(), 0)
+    with pytest.raises(ValueError, match="'median'"):
+        Eot(Cycling(), 2, average="median")
+
+
+def test_passes_are_counted_by_the_image_and_shared_between_rows() -> None:
+    counted, images = CountingPasses(victims.row_bound(6)), victims.images(6)
+    counted(images)
+    assert (counted.passes.forward, counted.passes.backward) == (6, 0)
+    gradient_of(counted, images)
+    assert (counted.passes.forward, counted.passes.backward) == (12, 6)
+    part = torch.tensor([5, 2])
+    gradient_of(counted.rows(part), images[part])
+    assert (counted.passes.forward, counted.passes.backward) == (14, 8)
+    assert torch.equal(counted(images), counted.model(images))
