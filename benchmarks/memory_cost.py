@@ -101,9 +101,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     rows: list[dict[str, object]] = []
-    print(
-        f"{'dataset':14s}{'batch':>6s}  {'job':16s}{'median ms':>10s}{'best ms':>9s}{'median':>8s}{'best':>7s}"
-    )
+    print(f"{'dataset':14s}{'batch':>6s}  {'job':16s}{'median ms':>10s}{'best ms':>9s}{'median':>8s}{'best':>7s}")
     for dataset in options.datasets:
         for batch in options.batches:
             seconds = measure(jobs(dataset, batch), options.rounds)

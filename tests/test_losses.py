@@ -79,8 +79,6 @@ def test_targeted_losses_rise_towards_the_target(name: str) -> None:
 
 def test_two_classes_suffice_for_all_but_the_dlr() -> None:
     logits, labels = problem(3, classes=2)
-    torch.testing.assert_close(
-        cross_entropy(logits, labels), torch.nn.functional.softplus(margin(logits, labels))
-    )
+    torch.testing.assert_close(cross_entropy(logits, labels), torch.nn.functional.softplus(margin(logits, labels)))
     with pytest.raises(ValueError, match="at least 3 classes, the model has 2"):
         difference_of_logits_ratio(logits, labels)

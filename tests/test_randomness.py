@@ -113,6 +113,4 @@ def test_nothing_touches_the_global_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     with seeded(5, "weights"):
         assert torch.equal(torch.rand(3), inside)
-    assert not torch.equal(
-        torch.rand(3, generator=generator(0, "a")), torch.rand(3, generator=generator(0, "b"))
-    )
+    assert not torch.equal(torch.rand(3, generator=generator(0, "a")), torch.rand(3, generator=generator(0, "b")))

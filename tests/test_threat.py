@@ -31,9 +31,7 @@ def centre_of(seed: int) -> Tensor:
 
 @settings(max_examples=60, deadline=None)
 @given(norms, radii, seeds, st.floats(0.01, 100))
-def test_a_projection_is_inside_and_stays_where_it_is(
-    norm: str, radius: float, seed: int, spread: float
-) -> None:
+def test_a_projection_is_inside_and_stays_where_it_is(norm: str, radius: float, seed: int, spread: float) -> None:
     area, centre = ball(norm, radius), centre_of(seed)
     once = area.project(cloud(seed, spread), centre)
     assert bool(area.contains(once, centre).all())
@@ -123,9 +121,7 @@ def test_an_unbounded_ball_is_the_box() -> None:
     assert bool(L2(math.inf).random_point(centre, ImageDraws.of(0, "x", 5)).isfinite().all())
 
 
-@pytest.mark.parametrize(
-    ("kind", "radius"), [(Linf, 8), (Linf, -0.1), (Linf, math.nan), (L2, -1), (L2, math.nan)]
-)
+@pytest.mark.parametrize(("kind", "radius"), [(Linf, 8), (Linf, -0.1), (Linf, math.nan), (L2, -1), (L2, math.nan)])
 def test_radii_without_meaning_are_refused(kind: type[Linf | L2], radius: float) -> None:
     with pytest.raises(ValueError, match=f"epsilon is {radius}"):
         kind(radius)

@@ -31,9 +31,7 @@ def check_images(images: Images, *, channels: int | None = None, size: int | Non
     if images.shape[0] == 0:
         raise ValueError("there are no images: the batch axis has length 0")
     if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"images have shape {tuple(images.shape)}, channels last? use images.permute(0, 3, 1, 2)"
-        )
+        raise ValueError(f"images have shape {tuple(images.shape)}, channels last? use images.permute(0, 3, 1, 2)")
     if channels is not None and images.shape[1] != channels:
         raise ValueError(f"images have {images.shape[1]} channels, the model takes {channels}")
     if size is not None and tuple(images.shape[2:]) != (size, size):
@@ -61,9 +59,7 @@ def _range_remedy(low: float, high: float) -> str:
 def check_labels(labels: Labels, count: int, classes: int | None = None) -> None:
     """Raise ValueError unless labels are (count,) int64 in [0, classes)."""
     if labels.dim() == 2:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}: one-hot? expected (B,); use labels.argmax(1)"
-        )
+        raise ValueError(f"labels have shape {tuple(labels.shape)}: one-hot? expected (B,); use labels.argmax(1)")
     if labels.dim() != 1 or labels.shape[0] != count:
         raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({count},), one for each image")
     if labels.dtype != torch.int64:

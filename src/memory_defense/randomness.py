@@ -70,9 +70,7 @@ class ImageDraws:
     keys: Tensor
 
     @classmethod
-    def of(
-        cls, seed: int, purpose: str, images: int | Tensor, device: torch.device | str = "cpu"
-    ) -> ImageDraws:
+    def of(cls, seed: int, purpose: str, images: int | Tensor, device: torch.device | str = "cpu") -> ImageDraws:
         """Return draws for images numbered 0..n-1, or for the given ids (B,) int64, positions in a dataset."""
         ids = images.to(device) if isinstance(images, Tensor) else torch.arange(images, device=device)
         return cls(_mix(_mix(ids * _GOLDEN + derive(seed, purpose))))

@@ -44,9 +44,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return _read(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); write or download it again"
-        ) from error
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); write or download it again") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 from pathlib import Path
 
@@ -17,15 +18,18 @@ from memory_defense.threat import Linf
 PAGE = Path(__file__).parents[2] / "docs" / "adding-an-attack.md"
 
 
+def run(name: str, source: str) -> types.ModuleType:
+    """Execute source text as a module of this name."""
+    sys.modules[name] = module = types.ModuleType(name)  # where dataclasses look up annotations
+    exec(compile(source, name, "exec", dont_inherit=True), vars(module))
+    return module
+
+
 @pytest.fixture(scope="module")
 def example() -> types.ModuleType:
     """Execute the code block that follows the ``example`` mark."""
-    (source,) = re.findall(
-        r"<!-- example -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
-    )
-    module = types.ModuleType("momentum")
-    exec(compile(source, str(PAGE), "exec", dont_inherit=True), vars(module))
-    return module
+    (source,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return run("worked_example", source)
 
 
 @pytest.fixture
@@ -33,9 +37,7 @@ def matrix(example: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> types.
     """Return the contract matrix with the example registered."""
     monkeypatch.setitem(ATTACKS, "mifgsm", example.Mifgsm)
     source = (Path(__file__).parents[1] / "contract" / "test_attack_matrix.py").read_text(encoding="utf-8")
-    module = types.ModuleType("matrix")
-    exec(compile(source, "test_attack_matrix.py", "exec", dont_inherit=True), vars(module))
-    return module
+    return run("matrix_with_example", source)
 
 
 def test_the_example_passes_the_matrix(matrix: types.ModuleType) -> None:

@@ -60,8 +60,7 @@ def test_tanh_is_the_published_algorithm_image_by_image() -> None:
     settings = CarliniWagner(variant="tanh", steps=25, search_steps=4, learning_rate=0.1, initial_const=0.3)
     result = settings(model, clean[:4], labels[:4], ANY, DRAWS.rows(torch.arange(4)))
     expected = [
-        one_by_one(settings, model, image, int(label))
-        for image, label in zip(clean[:4], labels[:4], strict=True)
+        one_by_one(settings, model, image, int(label)) for image, label in zip(clean[:4], labels[:4], strict=True)
     ]
     torch.testing.assert_close(result, torch.stack(expected), atol=1e-4, rtol=0)
 

@@ -77,9 +77,7 @@ def affine(classes: int = CLASSES, seed: int = 1) -> Affine:
 
 def mlp(channels: int = 1) -> nn.Module:
     torch.manual_seed(2)
-    return Double(
-        nn.Sequential(nn.Flatten(), nn.Linear(channels * SIZE**2, 24), nn.ReLU(), nn.Linear(24, CLASSES))
-    )
+    return Double(nn.Sequential(nn.Flatten(), nn.Linear(channels * SIZE**2, 24), nn.ReLU(), nn.Linear(24, CLASSES)))
 
 
 def conv(channels: int = 3) -> nn.Module:

@@ -42,9 +42,7 @@ def test_published_files_are_fetched_and_counted(serve, grey, heard):
     files = grey.idx(".gz")
     serve("fashion-mnist", files)
     assert grey.same(download.download(grey.spec, heard))
-    assert heard.stages == [
-        [f"downloading {name}", len(content), len(content)] for name, content in files.items()
-    ]
+    assert heard.stages == [[f"downloading {name}", len(content), len(content)] for name, content in files.items()]
 
 
 def test_published_archive_is_fetched_without_progress(serve, colour, tar, tmp_path):
@@ -84,7 +82,5 @@ def test_silent_host_is_given_up_soon(monkeypatch, grey):
         mute.listen()
         address = f"http://127.0.0.1:{mute.getsockname()[1]}/x.gz"
         monkeypatch.setitem(download.OFFICIAL, "fashion-mnist", {address: "md5:0"})
-        with pytest.raises(
-            AbsentDataError, match=r"cannot be reached \((timed out|no answer in 0.2 seconds)\)"
-        ):
+        with pytest.raises(AbsentDataError, match=r"cannot be reached \((timed out|no answer in 0.2 seconds)\)"):
             download.download(grey.spec, None)

@@ -134,9 +134,7 @@ def test_impossible_batches_are_refused_at_the_call(size, options, said):
 
 
 def test_no_images_make_no_batches():
-    empty = ImageSet(
-        torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), torch.arange(0)
-    )
+    empty = ImageSet(torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), torch.arange(0))
     with pytest.raises(ValueError, match="0 images make no batch"):
         batches(empty, 5, seed=0, epoch=0)
 

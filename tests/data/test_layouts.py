@@ -58,9 +58,7 @@ def test_incomplete_directory_names_what_it_lacks(tmp_path, grey, put):
 
 
 def test_empty_directory_says_what_is_expected(tmp_path, colour):
-    with pytest.raises(
-        AbsentDataError, match=r"binary batches, PNG batches, archive cifar-10-binary\*\.tar\.gz"
-    ):
+    with pytest.raises(AbsentDataError, match=r"binary batches, PNG batches, archive cifar-10-binary\*\.tar\.gz"):
         read_directory(tmp_path, colour.spec)
 
 

@@ -57,9 +57,7 @@ def test_offline_asks_nobody_and_says_so(network, grey):
     assert network[0] == []
 
 
-@pytest.mark.parametrize(
-    ("answering", "asked"), [("address", ["address"]), ("package", ["address", "package"])]
-)
+@pytest.mark.parametrize(("answering", "asked"), [("address", ["address"]), ("package", ["address", "package"])])
 def test_first_answer_is_cached(network, grey, answering, asked):
     log, answers = network
     answers[answering] = grey.arrays

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
 from torch import nn
 
+from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
 from memory_defense.attacks import Bim, Fgsm, Pgd
 from memory_defense.evaluation.audit import audit
 from memory_defense.evaluation.record import AuditLine
@@ -23,15 +23,13 @@ def lines(defense, cases) -> dict[str, AuditLine]:
 
 def cases(attacks=SOUND, knowledge="end-to-end", epsilon=0.1) -> list[Case]:
     return [
-        Case(name=name, attack=attack, knowledge=knowledge, ball=Linf(epsilon))
-        for name, attack in attacks.items()
+        Case(name=name, attack=attack, knowledge=knowledge, ball=Linf(epsilon)) for name, attack in attacks.items()
     ]
 
 
 def curve(attack, radii, knowledge="end-to-end") -> list[Case]:
     return [
-        Case(name="pgd", attack=attack, knowledge=knowledge, ball=Linf(radius), purpose="curve")
-        for radius in radii
+        Case(name="pgd", attack=attack, knowledge=knowledge, ball=Linf(radius), purpose="curve") for radius in radii
     ]
 
 
@@ -66,8 +64,7 @@ def test_a_rising_curve_is_noticed() -> None:
 
 def test_a_step_beyond_the_ball_is_noticed() -> None:
     assert (
-        lines(BrightnessDefense(), cases({"bim": Bim(step_size=0.2)}))["step no larger than epsilon"].value
-        == 2.0
+        lines(BrightnessDefense(), cases({"bim": Bim(step_size=0.2)}))["step no larger than epsilon"].value == 2.0
     )
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
 
+from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
 from memory_defense.attacks import Fgsm, Pgd
 from memory_defense.evaluation.metrics import accuracy, predict
 from memory_defense.evaluation.robustness import Case, cross, evaluate
@@ -35,9 +35,7 @@ def test_worst_case_is_per_image_and_nested() -> None:
     cases = [case(0.1), case(0.25, Fgsm()), case(0.17, Shift(size=0.0))]
     worst = {one.ball.epsilon: one.robust.tolist() for one in run(cases).broken}
     assert worst[0.1] == [True, False, False, True, True, False]
-    assert (
-        worst[0.17] == worst[0.1]
-    )  # the weak attack of this ball adds nothing, the smaller ball's images count
+    assert worst[0.17] == worst[0.1]  # the weak attack of this ball adds nothing, the smaller ball's images count
     assert worst[0.25] == [False, False, False, False, True, False]
 
 

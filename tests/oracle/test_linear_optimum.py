@@ -78,9 +78,7 @@ def least_distance(clean: Tensor, d: Tensor, needed: Tensor) -> Tensor:
 @pytest.mark.parametrize("count", [1, 7, 64])
 @pytest.mark.parametrize("attack", EXACT.values(), ids=EXACT)
 @pytest.mark.parametrize("ball", [Linf(0.08), L2(0.2)], ids=["linf", "l2"])
-def test_far_from_the_box_the_gain_is_epsilon_times_the_dual_norm(
-    attack: Attack, ball: Ball, count: int
-) -> None:
+def test_far_from_the_box_the_gain_is_epsilon_times_the_dual_norm(attack: Attack, ball: Ball, count: int) -> None:
     model, clean = victims.affine(classes=2), victims.images(count, low=0.3, high=0.7)
     labels = victims.right_answers(model, clean)
     d = direction(model, labels)

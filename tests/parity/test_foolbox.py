@@ -23,9 +23,7 @@ class Setting(NamedTuple):
     labels: Tensor
 
     def ours(self, attack: Attack, ball: Ball) -> Tensor:
-        return attack(
-            self.network, self.images, self.labels, ball, ImageDraws.of(0, "parity", len(self.images))
-        )
+        return attack(self.network, self.images, self.labels, ball, ImageDraws.of(0, "parity", len(self.images)))
 
     def theirs(self, attack: Any, epsilon: float | None) -> Tensor:
         torch.manual_seed(0)
@@ -70,9 +68,7 @@ def setting() -> Setting:
 def test_fgsm_gives_the_same_images(setting: Setting, epsilon: float) -> None:
     ours = setting.ours(Fgsm(), Linf(epsilon))
     theirs = setting.theirs(foolbox.attacks.FGSM(), epsilon)
-    assert ((ours - theirs).abs() < 1e-6).double().mean() > 0.999, (
-        "signs may differ where the gradient is rounding"
-    )
+    assert ((ours - theirs).abs() < 1e-6).double().mean() > 0.999, "signs may differ where the gradient is rounding"
     assert torch.equal(setting.fooled(ours), setting.fooled(theirs))
 
 
@@ -108,9 +104,7 @@ def test_carlini_wagner_finds_distances_as_small(setting: Setting) -> None:
     median = L2(0).distance(theirs, few.images).median()
 
     def ours(**options: Any) -> Tensor:
-        result = few.ours(
-            CarliniWagner(search_steps=5, learning_rate=0.05, **settings, **options), L2(torch.inf)
-        )
+        result = few.ours(CarliniWagner(search_steps=5, learning_rate=0.05, **settings, **options), L2(torch.inf))
         assert few.fooled(result).all()
         return L2(0).distance(result, few.images).median()
 

@@ -20,7 +20,9 @@ def test_names_lead_somewhere(one) -> None:
     assert one.model.preset in PRESETS
     assert {one.model.selector, one.undefended_network} <= set(CLASSIFIERS)
     plan = one.evaluation
-    assert {type(attack) for attack in (*plan.attacks.values(), *plan.minimum_norm.values())} <= set(ATTACKS.values())
+    assert {type(attack) for attack in (*plan.attacks.values(), *plan.minimum_norm.values())} <= set(
+        ATTACKS.values()
+    )
     assert all(ball.norm == "linf" for ball in plan.linf)
     assert all(ball.norm == "l2" for ball in plan.l2)
     assert len(plan_cases(plan, ("selector",))) == len(plan.linf) * len(plan.attacks) + len(plan.l2) * len(
@@ -37,7 +39,9 @@ def test_hashes_are_stable_and_tell_recipes_apart(one) -> None:
     assert sum(other.sha256 == one.sha256 for other in RECIPES.values()) == 1
 
 
-@pytest.mark.parametrize("one", [r for r in RECIPES.values() if "resnet" not in r.model.selector], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "one", [r for r in RECIPES.values() if "resnet" not in r.model.selector], ids=lambda r: r.name
+)
 def test_models_answer_images_with_logits(one) -> None:
     spec = DATASETS[one.model.dataset]
     images = torch.rand(3, spec.channels, spec.size, spec.size)

@@ -88,9 +88,7 @@ def test_a_screen_reader_hears_the_numbers(record):
 
 
 def test_names_are_text_and_not_markup(factory, attacked):
-    record = factory(
-        attacks=tuple(attacked("<b>$x^2$ & y", 0.5, epsilon=e, purpose="curve") for e in (0.1, 0.2))
-    )
+    record = factory(attacks=tuple(attacked("<b>$x^2$ & y", 0.5, epsilon=e, purpose="curve") for e in (0.1, 0.2)))
     svg = accuracy_figure(record, "linf", prefix="a")
     assert "<b>" not in svg
     assert "<b>$x^2$ & y 50.0" in texts(svg)

@@ -28,9 +28,7 @@ def test_a_defense_without_slots_leaves_them_out(write_gallery):
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_missing_tensor_is_named(write_gallery, name):
-    with pytest.raises(
-        ValueError, match=rf"gallery.safetensors is not a gallery: the tensor '{name}' is missing"
-    ):
+    with pytest.raises(ValueError, match=rf"gallery.safetensors is not a gallery: the tensor '{name}' is missing"):
         Gallery.read(write_gallery({name: None}))
 
 
@@ -93,7 +91,7 @@ def test_a_truncated_file_is_refused(write_gallery, share):
     path = write_gallery()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"not a whole safetensors file"):
         Gallery.read(path)
 
 
@@ -108,7 +106,7 @@ class Fatal:
 def test_other_files_in_disguise_are_refused(tmp_path, content):
     path = tmp_path / "gallery.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="not a whole safetensors file|is a pickle|is a web page"):
+    with pytest.raises(ValueError, match=r"not a whole safetensors file|is a pickle|is a web page"):
         Gallery.read(path)
 
 

@@ -53,9 +53,7 @@ def report(tmp_path: Path, *sections: Section, **options) -> str:
 
 @pytest.fixture
 def full(tmp_path, record, write_gallery) -> str:
-    one = Section(
-        "One", record, "First.\n\nSecond.", write_gallery(), tmp_path / "runs" / "a b" / "record.json"
-    )
+    one = Section("One", record, "First.\n\nSecond.", write_gallery(), tmp_path / "runs" / "a b" / "record.json")
     return report(tmp_path, one, Section("Two", record), introduction="Two faces.")
 
 
@@ -103,9 +101,7 @@ def test_numbers_in_the_tables_are_the_records(full, record):
 
 
 def test_answers_come_before_tables_and_figures(full):
-    places = [
-        full.index(mark) for mark in ('class="answer"', "<table", "Two faces.", "<svg", 'class="examples"')
-    ]
+    places = [full.index(mark) for mark in ('class="answer"', "<table", "Two faces.", "<svg", 'class="examples"')]
     assert places == sorted(places)
     assert full.index('id="reading"') > full.rindex('class="provenance"') > full.index('class="check fail"')
 
@@ -133,12 +129,8 @@ def test_names_are_escaped_everywhere(tmp_path, factory, attacked, write_gallery
         attacks=(attacked(evil, 0.5, name=evil), attacked(evil, 0.4, epsilon=0.1, purpose="curve")),
         audit=(AuditLine(check=evil, verdict="fail", value=None, meaning=evil, remedy=evil),),
     )
-    gallery = write_gallery(
-        header={"attack": evil, "knowledge": evil, "classes": f'["{"<script>"}", "b", "c"]'}
-    )
-    text = report(
-        tmp_path, Section(evil, record, evil, gallery, tmp_path / evil), title=evil, introduction=evil
-    )
+    gallery = write_gallery(header={"attack": evil, "knowledge": evil, "classes": f'["{"<script>"}", "b", "c"]'})
+    text = report(tmp_path, Section(evil, record, evil, gallery, tmp_path / evil), title=evil, introduction=evil)
     assert "<script" not in text.lower()
     page = Page(text)
     assert not {"script", "alert"} & {tag for tag, _ in page.tags}

@@ -25,9 +25,7 @@ def test_worst_cases_of_curve_balls_stay_out_of_tables(record):
 
 
 def test_a_worst_case_without_any_attack_is_kept(factory):
-    record = factory(
-        attacks=(), worst_case=(WorstCase(norm="linf", epsilon=0.1, accuracy=0.5, ci95=(0.4, 0.6)),)
-    )
+    record = factory(attacks=(), worst_case=(WorstCase(norm="linf", epsilon=0.1, accuracy=0.5, ci95=(0.4, 0.6)),))
     assert len(rows.table_worst_cases(record)) == 1
 
 

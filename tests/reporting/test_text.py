@@ -33,9 +33,7 @@ def test_markdown_tables_are_rectangular(record):
 
 def test_headline_markdown(record):
     lines = headline_markdown([Section("mine", record)]).splitlines()
-    assert lines[0].startswith(
-        "| system | clean | paper's protocol: fixed slots (PGD-40, L-inf 25/255; not the "
-    )
+    assert lines[0].startswith("| system | clean | paper's protocol: fixed slots (PGD-40, L-inf 25/255; not the ")
     assert lines[2] == (
         "| mine | 93.1 [91.0, 95.0] | 83.4 [81.3, 85.3] | **1.1** [0.0, 3.0] | **20.6** [18.5, 22.5] |"
     )

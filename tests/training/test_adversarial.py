@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from memory_defense.attacks import Pgd
 from memory_defense.contracts import Batch
 from memory_defense.randomness import ImageDraws
-from memory_defense.training.adversarial import Benign, Online, SingleStep, WarmStart, ascend, classify
 from memory_defense.threat import Linf
+from memory_defense.training.adversarial import Benign, Online, SingleStep, WarmStart, ascend, classify
 
 
 class Spy(nn.Module):

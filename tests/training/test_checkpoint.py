@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.training.checkpoint import (
     load_weights,
     pack,
@@ -14,7 +15,6 @@ from memory_defense.training.checkpoint import (
     unpack,
     unpack_optimizer,
 )
-from memory_defense.tensorfiles import read_tensors, write_tensors
 
 
 def network(width: int = 3) -> nn.Module:

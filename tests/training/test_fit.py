@@ -8,8 +8,8 @@ from torch import nn
 
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import ImageSet
-from memory_defense.training.adversarial import Benign, WarmStart
 from memory_defense.tensorfiles import read_tensors
+from memory_defense.training.adversarial import Benign, WarmStart
 from memory_defense.training.fit import FitConfig, fit
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.training.validate import clean_accuracy
@@ -46,8 +46,8 @@ def weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
 
 
 class StopAt:
@@ -68,7 +68,7 @@ class StopAt:
         pass
 
 
-class Killed(RuntimeError):
+class KilledError(RuntimeError):
     pass
 
 
@@ -78,7 +78,7 @@ class KillAt(StopAt):
     def advance(self, steps: int, text: str = "") -> None:
         self.left -= steps
         if self.left <= 0:
-            raise Killed
+            raise KilledError
 
 
 def test_it_learns() -> None:
@@ -100,7 +100,7 @@ def test_a_stopped_run_ends_bit_identical(tmp_path, objective, stop, steps) -> N
     whole = network()
     expected = fit(whole, fresh(), images, CONFIG, seed=1, validate=validate)
     state = tmp_path / "state.safetensors"
-    with pytest.raises((KeyboardInterrupt, Killed)):
+    with pytest.raises((KeyboardInterrupt, KilledError)):
         fit(network(), fresh(), images, CONFIG, seed=1, validate=validate, state=state, progress=stop(steps))
     torch.manual_seed(99)  # whatever happened in between
     torch.rand(7)

@@ -193,9 +193,7 @@ class _Search:
         else:
             point = torch.where(_column(self.best_distance[rows].isfinite()), self.best[rows], self.start[rows])
         unknown = torch.full_like(const, math.inf)
-        return _Chunk(
-            rows, clean, point, torch.zeros_like(point), torch.zeros_like(point), const, unknown, unknown
-        )
+        return _Chunk(rows, clean, point, torch.zeros_like(point), torch.zeros_like(point), const, unknown, unknown)
 
     def _step(self, chunk: _Chunk, step: int, succeeded: Tensor) -> None:
         """Judge the iterate, remember it if it is the closest, and take one Adam step in place."""
@@ -249,8 +247,7 @@ class _Search:
         ]
         size = self.victim.micro_batch
         return [
-            _Chunk(*(whole[start : start + size] for whole in packed))
-            for start in range(0, len(packed[0]), size)
+            _Chunk(*(whole[start : start + size] for whole in packed)) for start in range(0, len(packed[0]), size)
         ]
 
     def result(self) -> Images:

@@ -181,7 +181,6 @@ def input_gradient(
     """
     with attacked(model, images, labels, micro_batch) as victim:
         passes = [
-            victim.gradient(images.index_select(0, rows), rows, loss)
-            for rows in victim.parts(victim.all_rows())
+            victim.gradient(images.index_select(0, rows), rows, loss) for rows in victim.parts(victim.all_rows())
         ]
     return torch.cat([one.gradient for one in passes]), torch.cat([one.logits for one in passes])

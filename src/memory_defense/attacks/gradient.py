@@ -64,9 +64,7 @@ class Pgd:
     def __post_init__(self) -> None:
         check_settings(self.loss, self.micro_batch, steps=self.steps, restarts=self.restarts)
         if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise ValueError(
-                f"step_size is {self.step_size}, expected a positive number of pixel units or None"
-            )
+            raise ValueError(f"step_size is {self.step_size}, expected a positive number of pixel units or None")
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts is {self.restarts}, but without random_start all of them are the same")
 
@@ -201,9 +199,7 @@ class _Climb:
             survivors = [self._step(points, part, size) for part in self.victim.parts(rows)]
             rows = torch.cat(survivors) if survivors else rows
         if self.settings.steps == 1 and not self.settings.random_start:
-            self.best.index_copy_(
-                0, rows, points.index_select(0, rows)
-            )  # one step has no rival to be judged by
+            self.best.index_copy_(0, rows, points.index_select(0, rows))  # one step has no rival to be judged by
             return rows
         return self.judge(points, rows)
 

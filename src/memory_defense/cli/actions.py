@@ -89,9 +89,7 @@ def radius(text: str) -> float:
     return value
 
 
-def find_data(
-    name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown
-) -> Splits:
+def find_data(name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown) -> Splits:
     """Return a dataset on a device."""
     return load_dataset(name, data_dir=data_dir, offline=offline, device=device, progress=progress)
 
@@ -164,8 +162,7 @@ def run_evaluate(
             replace(chosen, evaluation=plan),
             run,
             defense,
-            splits.test,
-            splits.spec,
+            splits,
             seed=seed,
             knowledge=selection.knowledge,
             out=out,

@@ -89,9 +89,7 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Test images; the recipe's number if left out.")
-    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Test images; the recipe's number if left out.")] = None,
     attack: Annotated[
         list[str] | None, typer.Option(help="Only these attacks of the recipe's plan; may be repeated.")
     ] = None,

@@ -70,9 +70,7 @@ class ImageSet:
     def first(self, count: int) -> ImageSet:
         """Return the first images, without a copy; raise ValueError where there are not that many."""
         if not 0 < count <= len(self):
-            raise ValueError(
-                f"{count} images were asked for, but it must be from 1 to {len(self)}, all there are"
-            )
+            raise ValueError(f"{count} images were asked for, but it must be from 1 to {len(self)}, all there are")
         return ImageSet(self.images[:count], self.labels[:count], self.ids[:count])
 
     def floats(self, index: Rows | None = None) -> Images:
@@ -211,9 +209,7 @@ def _order(count: int, seed: int, epoch: int, shuffle: bool) -> Rows:
     return torch.randperm(count, generator=generator(seed, "order", epoch))
 
 
-def _serve(
-    images: ImageSet, batch_size: int, which: range, order: Rows
-) -> Iterator[tuple[Images, Labels, Rows]]:
+def _serve(images: ImageSet, batch_size: int, which: range, order: Rows) -> Iterator[tuple[Images, Labels, Rows]]:
     order = order.to(images.images.device)
     for batch in which:
         rows = order[batch * batch_size : (batch + 1) * batch_size]

@@ -133,9 +133,7 @@ def _reader(place: Path, layout: Layout) -> Read:
     def read(name: str) -> File:
         path = place / name
         if (size := path.stat().st_size) > layout.files[name]:
-            raise DamagedDataError(
-                f"{path} has {size} bytes, at most {layout.files[name]} are expected; {REMEDY}"
-            )
+            raise DamagedDataError(f"{path} has {size} bytes, at most {layout.files[name]} are expected; {REMEDY}")
         return File(str(path), path.read_bytes())
 
     return read

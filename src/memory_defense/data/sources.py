@@ -77,9 +77,7 @@ def find(
 _CACHE = "the cache"
 
 
-def _sources(
-    spec: DatasetSpec, offline: bool, progress: Progress | None
-) -> list[tuple[str, Callable[[], Arrays]]]:
+def _sources(spec: DatasetSpec, offline: bool, progress: Progress | None) -> list[tuple[str, Callable[[], Arrays]]]:
     """Return the sources after the named directory: what messages call them, and how they are read."""
     sources: list[tuple[str, Callable[[], Arrays]]] = [(_CACHE, lambda: read_cache(spec))]
     if spec.name in SYSTEM:
@@ -124,7 +122,5 @@ def _report(spec: DatasetSpec, tried: list[str], offline: bool) -> str:
     lines += [f"  {number}. {line}" for number, line in enumerate(tried, 1)]
     if offline:
         lines.append("The makers' address and packages were skipped: offline is on; turn it off to allow them.")
-    lines.append(
-        f"Or put these files into a directory and name it with {DATA_VARIABLE}: " + "; or ".join(files)
-    )
+    lines.append(f"Or put these files into a directory and name it with {DATA_VARIABLE}: " + "; or ".join(files))
     return "\n".join(lines)

@@ -121,13 +121,11 @@ def protocol_stronger_than_noise(findings: Findings) -> AuditLine:
     evaluation = findings.evaluation
     check = "every knowledge finds more than the weakest attack does"
     best = {
-        one.ball.epsilon: one.robust.float().mean().item()
-        for one in evaluation.broken
-        if one.ball.norm == "linf"
+        one.ball.epsilon: one.robust.float().mean().item() for one in evaluation.broken if one.ball.norm == "linf"
     }
     meaning = (
-        "largest gap between what one knowledge leaves standing and the worst case in the same ball; a large gap "
-        "means that reporting this knowledge alone would overstate robustness"
+        "largest gap between what one knowledge leaves standing and the worst case in the same ball; where it is "
+        "large, reporting this knowledge alone would overstate robustness"
     )
     remedy = "report the worst case over every knowledge, never one protocol alone"
     strongest: dict[tuple[float, str], float] = {}

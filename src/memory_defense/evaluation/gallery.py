@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ def write_gallery(
     defense
         Asked again about every chosen image; slots and reconstructions only where it has them.
     evaluation
-        The images come from its largest L-inf ball (or L2, without one): half of them broken, half still standing,
-        if there are, else whatever there is.
+        The images come from its largest L-inf ball (or L2, without one): half of them broken, half still
+        standing, if there are, else whatever there is.
     classes
         Names of the classes.
     name
@@ -89,5 +90,4 @@ def _choose(robust: Tensor, correct: Tensor, labels: Labels, count: int) -> Tens
 
 
 def _positions(which: Tensor) -> list[int]:
-    found: list[int] = which.nonzero().squeeze(1).tolist()
-    return found
+    return cast("list[int]", which.nonzero().squeeze(1).tolist())

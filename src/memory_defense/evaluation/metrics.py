@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.stats import binomtest
 
 from memory_defense.contracts import Classifier, Images, Labels, PerImage
 from memory_defense.evaluation.record import Accuracy
@@ -38,6 +37,8 @@ def accuracy(correct: PerImage | int, total: int | None = None) -> Accuracy:
     total
         Number of images, where `correct` is a count.
     """
+    from scipy.stats import binomtest  # a second to import, so only where an interval is wanted
+
     if isinstance(correct, int):
         assert total is not None
         hits = correct

@@ -94,9 +94,7 @@ class Record(_Strict):
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, atomically."""
-        write_text(
-            path, json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, allow_nan=False) + "\n"
-        )
+        write_text(path, json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Record:

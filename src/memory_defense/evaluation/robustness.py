@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-
 from memory_defense.checks import check_images, check_labels, nearest
 from memory_defense.contracts import (
     Attack,

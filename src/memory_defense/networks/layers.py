@@ -44,9 +44,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or not mean:
-            raise ValueError(
-                f"mean has {len(mean)} channels and std {len(std)}; give one number each per channel"
-            )
+            raise ValueError(f"mean has {len(mean)} channels and std {len(std)}; give one number each per channel")
         if min(std) <= 0:
             raise ValueError(f"std is {tuple(std)}, but every channel's must be above 0")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))  # (C, 1, 1)

@@ -46,9 +46,7 @@ class Block(nn.Module):
         ``relu`` or ``silu``.
     """
 
-    def __init__(
-        self, inputs: int, width: int, *, stride: int, bottleneck: bool, activation: Activation
-    ) -> None:
+    def __init__(self, inputs: int, width: int, *, stride: int, bottleneck: bool, activation: Activation) -> None:
         super().__init__()
         self.outputs = width * (4 if bottleneck else 1)
         if bottleneck:

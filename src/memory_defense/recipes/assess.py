@@ -10,8 +10,7 @@ import torch
 
 import memory_defense
 from memory_defense.contracts import Defense, Progress
-from memory_defense.data.images import ImageSet
-from memory_defense.data.spec import DatasetSpec
+from memory_defense.data.images import Splits
 from memory_defense.evaluation.audit import audit
 from memory_defense.evaluation.gallery import write_gallery
 from memory_defense.evaluation.record import Provenance, Record
@@ -33,8 +32,7 @@ def assess(
     recipe: Recipe,
     run: RunDirectory,
     defense: Defense,
-    test: ImageSet,
-    spec: DatasetSpec,
+    splits: Splits,
     *,
     seed: int = 0,
     knowledge: Sequence[str] | None = None,
@@ -48,9 +46,9 @@ def assess(
     recipe, run
         What was trained, and where it lies.
     defense
-        The trained defense, on the device of `test`.
-    test, spec
-        The test images and what they show.
+        The trained defense, on the device of the data.
+    splits
+        Of these only the test images are used.
     seed
         Of the attacks' draws.
     knowledge
@@ -61,7 +59,8 @@ def assess(
         Told after each case.
     """
     plan = recipe.evaluation
-    subset = test.first(min(plan.images, len(test)))
+    spec = splits.spec
+    subset = splits.test.first(min(plan.images, len(splits.test)))
     cases = plan_cases(plan, tuple(knowledge or defense.surrogates()))
     evaluation = evaluate(
         defense, subset.floats(), subset.labels, cases, seed=seed, ids=subset.ids, progress=progress

@@ -24,7 +24,7 @@ _AUTOENCODER = Stage(name="joint", objective=MemoryObjective(), score="objective
 
 PAPER = Recipe(
     name="cifar10/paper",
-    summary="Section 4 as written: ResNet-50 selector on clean images, then on PGD images made once (epsilon 0.03)",
+    summary="Section 4 as written: ResNet-50 selector, clean images, then PGD images made once (epsilon 0.03)",
     model=ModelSpec(dataset=DATASET, preset="paper", selector="resnet50"),
     undefended=Stage(name="benign", objective=Benign(), fit=_REGULARISED),
     undefended_network="resnet50",

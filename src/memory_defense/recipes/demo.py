@@ -48,6 +48,6 @@ def demo(
         defense = load(run.path).to(splits.test.images.device)
         if progress:
             progress.note(f"{recipe.name}: attacks")
-        assess(recipe, run, defense, splits.test, splits.spec, seed=seed, progress=progress)
+        assess(recipe, run, defense, splits, seed=seed, progress=progress)
         runs.append(run)
     return runs[0], runs[1]

@@ -34,9 +34,7 @@ L2_RADIUS = 1.5
 
 _FLIPS = Augmentation(horizontal_flip=True)
 _HELD_OUT = HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(0.1))
-_QUICK_FIT = FitConfig(
-    epochs=6, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2
-)
+_QUICK_FIT = FitConfig(epochs=6, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
 _QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=4))
 _QUICK_AUTOENCODER = Stage(
     name="joint",
@@ -49,7 +47,7 @@ _PAPER_OFFLINE = OfflineSet(attack=PAPER_PGD, ball=Linf(0.03))
 
 DEMO = Recipe(
     name="fashion-mnist/demo",
-    summary="Sound Memory Defense that two processor cores train in five minutes: an adversarially trained selector",
+    summary="Sound Memory Defense that two cores train in minutes: an adversarially trained selector",
     model=ModelSpec(dataset=DATASET, preset="sound", selector="small-cnn"),
     undefended=_QUICK_UNDEFENDED,
     undefended_network="small-cnn",
@@ -82,7 +80,7 @@ DEMO_PAPER = Recipe(
 
 PAPER = Recipe(
     name="fashion-mnist/paper",
-    summary="Section 4 as written: ResNet-50 selector on clean images, then on PGD images made once (epsilon 0.03)",
+    summary="Section 4 as written: ResNet-50 selector, clean images, then PGD images made once (epsilon 0.03)",
     model=ModelSpec(dataset=DATASET, preset="paper", selector="resnet50"),
     undefended=Stage(name="benign", objective=Benign(), fit=PAPER_FIT),
     undefended_network="resnet50",
@@ -99,7 +97,7 @@ PAPER = Recipe(
 REFERENCE = replace(
     PAPER,
     name="fashion-mnist/reference",
-    summary="The released code's constants: 500 memory items, a shrink threshold of 1e-12, MNIST's normalisation",
+    summary="The released code's constants: 500 memory items, shrink threshold 1e-12, MNIST's normalisation",
     model=ModelSpec(dataset=DATASET, preset="reference", selector="resnet50"),
 )
 

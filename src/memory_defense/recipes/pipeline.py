@@ -136,11 +136,9 @@ def with_adversarial(images: ImageSet, model: nn.Module, offline: OfflineSet, se
     draws = ImageDraws.of(seed, "offline", images.ids, images.labels.device)
     parts: list[torch.Tensor] = []
     levels = int(offline.ball.epsilon * 255 + 1e-6)
-    for rows in torch.arange(len(images), device=images.labels.device).split(1000):
+    for rows in torch.split(torch.arange(len(images), device=images.labels.device), 1000):
         clean = images.images[rows]
-        attacked = offline.attack(
-            model, images.floats(rows), images.labels[rows], offline.ball, draws.rows(rows)
-        )
+        attacked = offline.attack(model, images.floats(rows), images.labels[rows], offline.ball, draws.rows(rows))
         change = (attacked * 255).round().to(torch.int16) - clean
         if offline.ball.norm == "linf":
             change = change.clamp(-levels, levels)
@@ -149,7 +147,7 @@ def with_adversarial(images: ImageSet, model: nn.Module, offline: OfflineSet, se
     keep = torch.ones(len(images), dtype=torch.bool, device=adversarial.device)
     if offline.successful_only:
         with torch.no_grad():
-            answers = torch.cat([model(part.float() / 255).argmax(1) for part in adversarial.split(500)])
+            answers = torch.cat([model(part.float() / 255).argmax(1) for part in torch.split(adversarial, 500)])
         keep = answers != images.labels
     return ImageSet(
         torch.cat([images.images, adversarial[keep]]),

@@ -158,9 +158,7 @@ def matrix_table(record: Record) -> Table:
         "Worst case: images that no attack with any knowledge broke inside this ball.",
         f"{MISSING}: not run.",
     )
-    return Table(
-        "Attacks by knowledge", tuple(columns), tuple(rows), notes if rows else ("No attack was run.",)
-    )
+    return Table("Attacks by knowledge", tuple(columns), tuple(rows), notes if rows else ("No attack was run.",))
 
 
 def results_table(record: Record) -> Table:

@@ -66,9 +66,7 @@ class ExampleView:
 def png(image: Tensor) -> bytes:
     """Return an image (C, H, W), C = 1 or 3, as PNG at its own resolution; values are clamped to [0, 1]."""
     levels = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    pixels = (
-        levels[0] if levels.shape[0] == 1 else levels.permute(1, 2, 0)
-    ).contiguous()  # (H, W) or (H, W, 3)
+    pixels = (levels[0] if levels.shape[0] == 1 else levels.permute(1, 2, 0)).contiguous()  # (H, W) or (H, W, 3)
     written = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(written, format="PNG", optimize=True)
     return written.getvalue()
@@ -152,9 +150,7 @@ def _slots(gallery: Gallery, row: int, clean: int | None, adversarial: int | Non
     return tuple(
         SlotView(
             label=plain(name),
-            picture=None
-            if rebuilt is None
-            else picture(rebuilt[row, k], f"rebuilt from the slot {plain(name)}"),
+            picture=None if rebuilt is None else picture(rebuilt[row, k], f"rebuilt from the slot {plain(name)}"),
             share_clean=shares_clean[k] if shares_clean else None,
             share_adversarial=shares_adversarial[k] if shares_adversarial else None,
             chosen_clean=k == clean,

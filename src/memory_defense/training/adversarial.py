@@ -129,9 +129,7 @@ class WarmStart(_Adversarial):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.norm != "linf":
-            raise ValueError(
-                f"norm is {self.norm!r}, but perturbations are remembered pixel by pixel: use 'linf'"
-            )
+            raise ValueError(f"norm is {self.norm!r}, but perturbations are remembered pixel by pixel: use 'linf'")
 
     def __call__(self, model: nn.Module, batch: Batch, /) -> ClassificationLosses:
         """Return the loss of one batch."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -34,10 +34,10 @@ class FitConfig:
     epochs: int
     """Passes over the training images."""
     batch_size: int = 128
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     averaging: float = 0.0
     """Decay of the exponential moving average of the weights for each step; 0 turns it off."""
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     precision: Precision = "auto"
     """float32, bfloat16 (autocast), or auto: bfloat16 where the processor has it in hardware."""
     validate_every: int = 1
@@ -191,11 +191,11 @@ class _Run:
         self.model.train()
         start = self.step % self.steps_in_epoch
         losses = None
-        for images, labels, ids in batches(
+        for stored, labels, ids in batches(
             self.images, self.config.batch_size, seed=self.seed, epoch=epoch, drop_last=True, start=start
         ):
             draws = ImageDraws.of(self.seed, f"epoch {epoch}", ids, self.device)
-            images = self.config.augmentation(images, draws.child("augmentation"))
+            images = self.config.augmentation(stored, draws.child("augmentation"))
             batch = Batch(images, labels, ids, draws.child("objective"), self.step / self.total)
             with seeded(self.seed, "step", self.step):
                 losses = self._update(batch)

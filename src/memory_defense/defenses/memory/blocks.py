@@ -49,7 +49,11 @@ def read_blocks(
         members[slot].append(image)
     used = [slot for slot, images in enumerate(members) if images]
     counts = [len(members[slot]) for slot in used]
-    order = torch.tensor([image for slot in used for image in members[slot]])  # sorted row -> image
+    by_slot = [image for slot in used for image in members[slot]]
+    rows = [0] * len(by_slot)
+    for row, image in enumerate(by_slot):
+        rows[image] = row
+    order, back = torch.tensor([by_slot, rows]).unbind(0)  # (B,) images sorted by slot, and where each went
     views = blocks.unbind(0)
     items = [views[slot] for slot in used]
 
@@ -61,7 +65,7 @@ def read_blocks(
         logits = (codes @ blocks.flatten(0, 1).T) * code_scale[:, None] * item_scale.flatten()  # (B, M)
         shares = logits.softmax(1).reshape(-1, blocks.shape[1])  # (B K, S)
         weights = shrink(shares.index_select(0, order * len(blocks) + slots.index_select(0, order)))  # (B, S)
-    return _by_group(weights, counts, items).index_select(0, order.argsort())  # (B, D)
+    return _by_group(weights, counts, items).index_select(0, back)  # (B, D)
 
 
 def _by_group(rows: Tensor, counts: Sequence[int], matrices: Sequence[Tensor]) -> Tensor:

@@ -201,9 +201,7 @@ class MemoryDefense(nn.Module):
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            name == "transfer_source"
-        ):  # nn.Module would register the network as a part before asking the property
+        if name == "transfer_source":  # nn.Module would register the network as a part before asking the property
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
