@@ -124,6 +124,22 @@ def test_frozen_switches_modes_through_train() -> None:
     assert model.cache == "dropped"
 
 
+class Stubborn(nn.Linear):
+    """Refuses to be put into training mode by ``train``."""
+
+    def train(self, mode: bool = True) -> Stubborn:
+        del mode
+        return super().train(False)
+
+
+def test_flags_set_by_hand_come_back_too() -> None:
+    model = nn.Sequential(Stubborn(1, 1))
+    model[0].training = True
+    with frozen(model):
+        assert not model[0].training
+    assert model[0].training
+
+
 def test_frozen_nests() -> None:
     model = victims.training()
     flags = [module.training for module in model.modules()]

@@ -34,13 +34,13 @@ L2_RADIUS = 1.5
 
 _FLIPS = Augmentation(horizontal_flip=True)
 _HELD_OUT = HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(0.1))
-_QUICK_FIT = FitConfig(epochs=6, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
-_QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=4))
+_QUICK_FIT = FitConfig(epochs=4, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
+_QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=2))
 _QUICK_AUTOENCODER = Stage(
     name="joint",
     objective=MemoryObjective(),
     score="objective",
-    fit=FitConfig(epochs=3, optimizer=replace(QUICK_OPTIMIZER, learning_rate=2e-3), augmentation=_FLIPS),
+    fit=FitConfig(epochs=2, optimizer=replace(QUICK_OPTIMIZER, learning_rate=2e-3), augmentation=_FLIPS),
 )
 _PAPER_AUTOENCODER = Stage(name="joint", objective=MemoryObjective(), score="objective", fit=PAPER_FIT)
 _PAPER_OFFLINE = OfflineSet(attack=PAPER_PGD, ball=Linf(0.03))
@@ -56,7 +56,7 @@ DEMO = Recipe(
             name="warm-start",
             objective=WarmStart(epsilon=0.1, step=0.75),
             score="robust",
-            fit=replace(_QUICK_FIT, epochs=18, augmentation=Augmentation(), validate_every=3),
+            fit=replace(_QUICK_FIT, epochs=14, augmentation=Augmentation(), validate_every=2),
         ),
     ),
     autoencoder=_QUICK_AUTOENCODER,

@@ -271,4 +271,4 @@ class _Run:
 
 
 def _score_text(score: float | None) -> str:
-    return "" if score is None else f", held out {100 * score:.1f} %"
+    return "" if score is None else f", held-out score {score:.4g}"

@@ -180,7 +180,7 @@ class SlotMemory(nn.Module):
         """
         with full_precision(codes):
             codes = codes.to(self.items.dtype)
-            if codes.device.type != "cpu":  # grouping would wait for the device at every call
+            if codes.device.type != "cpu" or not len(codes):  # grouping would wait for an accelerator
                 return self.read(self.address(codes, class_mask(slots, self.classes, codes.dtype)).target)
             return read_blocks(
                 codes,
