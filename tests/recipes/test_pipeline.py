@@ -125,6 +125,32 @@ def test_load_gives_a_plain_classifier(finished, splits) -> None:
     assert torch.equal(logits, memory_defense.load(str(finished.path))(images))
 
 
+def test_another_library_attacks_it_unchanged(finished, splits) -> None:
+    foolbox = pytest.importorskip("foolbox")
+    defense = memory_defense.load(finished.path)
+    images, labels = splits.test.floats()[:40], splits.test.labels[:40]
+    victim = foolbox.PyTorchModel(defense, bounds=(0, 1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, clipped, fooled = foolbox.attacks.LinfPGD(steps=10)(victim, images, labels, epsilons=0.1)
+    assert (clipped - images).abs().max() <= 0.1 + 1e-5
+    with torch.no_grad():
+        assert torch.equal(defense(clipped).argmax(1) != labels, fooled)
+        before = (defense(images).argmax(1) != labels).sum()
+    assert fooled.sum() >= before
+
+
+def test_its_own_gradient_reaches_the_selector(finished, splits) -> None:
+    defense = memory_defense.load(finished.path)
+    images = splits.test.floats()[:5].requires_grad_()
+    through = defense.surrogates()["end-to-end"]
+    gradients = [torch.autograd.grad(model(images)[:, 0].sum(), images)[0] for model in (defense, through)]
+    frozen = defense.surrogates()["fixed-slots"].bind(images.detach())
+    without = torch.autograd.grad(frozen(images)[:, 0].sum(), images)[0]
+    assert torch.equal(*gradients)
+    assert not torch.allclose(gradients[0], without)
+
+
 def test_a_run_is_not_overwritten_or_mixed_up(finished, splits) -> None:
     with pytest.raises(ValueError, match="--resume"):
         train(TINY, finished.path, splits, seed=3)

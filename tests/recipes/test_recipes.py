@@ -20,14 +20,15 @@ def test_names_lead_somewhere(one) -> None:
     assert one.model.preset in PRESETS
     assert {one.model.selector, one.undefended_network} <= set(CLASSIFIERS)
     plan = one.evaluation
-    assert {type(attack) for attack in (*plan.attacks.values(), *plan.minimum_norm.values())} <= set(
+    assert {type(attack) for group in (plan.attacks, plan.white_box, plan.minimum_norm) for attack in group.values()} <= set(
         ATTACKS.values()
     )
     assert all(ball.norm == "linf" for ball in plan.linf)
     assert all(ball.norm == "l2" for ball in plan.l2)
-    assert len(plan_cases(plan, ("selector",))) == len(plan.linf) * len(plan.attacks) + len(plan.l2) * len(
-        plan.minimum_norm
-    ) + len(plan.curve_balls) * (plan.curve is not None)
+    each = len(plan.linf) * len(plan.attacks) + len(plan.l2) * len(plan.minimum_norm)
+    each += len(plan.curve_balls) * (plan.curve is not None)
+    assert len(plan_cases(plan, ("fixed-slots",), {"fixed-slots"})) == each
+    assert len(plan_cases(plan, ("selector",))) == each + len(plan.linf) * len(plan.white_box)
     assert one.selector
     assert one.selector[0].offline is None  # nothing to make adversarial images from yet
 

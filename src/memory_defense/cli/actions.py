@@ -63,16 +63,18 @@ class Selection:
 
     def apply(self, plan: EvaluationPlan) -> EvaluationPlan:
         """Return the narrowed plan; raise ValueError for an attack that it does not have or a bad radius."""
+        known = [*plan.attacks, *plan.white_box, *plan.minimum_norm]
         for name in self.attacks or ():
-            if name not in plan.attacks and name not in plan.minimum_norm:
-                raise nearest(name, [*plan.attacks, *plan.minimum_norm], "attack")
-        chosen = set(self.attacks or [*plan.attacks, *plan.minimum_norm])
+            if name not in known:
+                raise nearest(name, known, "attack")
+        chosen = set(self.attacks or known)
         balls: tuple[Ball, ...] = tuple(Linf(radius(text)) for text in self.epsilons or ()) or plan.linf
         return replace(
             plan,
             images=self.images or plan.images,
             linf=balls,
             attacks={name: attack for name, attack in plan.attacks.items() if name in chosen},
+            white_box={name: attack for name, attack in plan.white_box.items() if name in chosen},
             minimum_norm={name: attack for name, attack in plan.minimum_norm.items() if name in chosen},
             curve=plan.curve if self.attacks is None else None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -19,9 +19,13 @@ from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.recipes.run_directory import RunDirectory
 
 
-def plan_cases(plan: EvaluationPlan, knowledge: Sequence[str]) -> list[Case]:
-    """Return every case of a plan for a defense that publishes this knowledge, small balls first."""
+def plan_cases(plan: EvaluationPlan, knowledge: Sequence[str], transfers: Collection[str] = ()) -> list[Case]:
+    """Return every case of a plan for a defense that publishes this knowledge, small balls first.
+
+    `transfers` names the knowledge whose surrogate decides otherwise than the defense.
+    """
     cases = cross(plan.attacks, knowledge, plan.linf)
+    cases += cross(plan.white_box, [known for known in knowledge if known not in transfers], plan.linf)
     cases += cross(plan.minimum_norm, knowledge, plan.l2)
     if plan.curve is not None:
         cases += cross({"pgd": plan.curve}, knowledge, plan.curve_balls, purpose="curve")
@@ -61,7 +65,9 @@ def assess(
     plan = recipe.evaluation
     spec = splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
-    cases = plan_cases(plan, tuple(knowledge or defense.surrogates()))
+    cases = plan_cases(
+        plan, tuple(knowledge or defense.surrogates()), getattr(defense, "transfer_knowledge", ())
+    )
     evaluation = evaluate(
         defense, subset.floats(), subset.labels, cases, seed=seed, ids=subset.ids, progress=progress
     )

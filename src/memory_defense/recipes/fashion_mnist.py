@@ -40,7 +40,7 @@ _QUICK_AUTOENCODER = Stage(
     name="joint",
     objective=MemoryObjective(),
     score="objective",
-    fit=FitConfig(epochs=2, optimizer=replace(QUICK_OPTIMIZER, learning_rate=2e-3), augmentation=_FLIPS),
+    fit=FitConfig(epochs=1, optimizer=replace(QUICK_OPTIMIZER, learning_rate=4e-3), augmentation=_FLIPS),
 )
 _PAPER_AUTOENCODER = Stage(name="joint", objective=MemoryObjective(), score="objective", fit=PAPER_FIT)
 _PAPER_OFFLINE = OfflineSet(attack=PAPER_PGD, ball=Linf(0.03))
@@ -56,7 +56,7 @@ DEMO = Recipe(
             name="warm-start",
             objective=WarmStart(epsilon=0.1, step=0.75),
             score="robust",
-            fit=replace(_QUICK_FIT, epochs=14, augmentation=Augmentation(), validate_every=2),
+            fit=replace(_QUICK_FIT, epochs=14, augmentation=Augmentation(), validate_every=3),
         ),
     ),
     autoencoder=_QUICK_AUTOENCODER,

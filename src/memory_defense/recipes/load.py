@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.recipes.build import build_classifier, build_defense
 from memory_defense.recipes.recipe import ModelSpec
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.training.checkpoint import load_weights
+from memory_defense.training.precision import lay_out
 
 
 def load(directory: str | Path) -> MemoryDefense:
@@ -39,4 +42,5 @@ def load(directory: str | Path) -> MemoryDefense:
         undefended = build_classifier(manifest["undefended_network"], model.dataset, 0, "undefended")
         load_weights(run.undefended, undefended)
         defense.transfer_source = undefended.eval()
+    lay_out(defense, torch.device("cpu"))
     return defense.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_defense.attacks import PAPER_BIM, PAPER_CW, PAPER_FGSM, PAPER_PGD, CarliniWagner, Fgsm, Pgd
+from memory_defense.attacks import PAPER_BIM, PAPER_CW, PAPER_FGSM, PAPER_PGD, CarliniWagner, Pgd
 from memory_defense.contracts import Attack
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.recipes.recipe import EvaluationPlan
@@ -29,21 +29,14 @@ CURVE_RADII = (4 / 255, 9 / 255, 25 / 255, 51 / 255, 0.5)
 PAPER_ATTACKS: dict[str, Attack] = {"fgsm": PAPER_FGSM, "bim": PAPER_BIM, "pgd": PAPER_PGD}
 """The L-inf attacks of section 4 with the paper's settings."""
 
-SOUND_ATTACKS: dict[str, Attack] = {
-    "fgsm": Fgsm(),
-    "bim": PAPER_BIM,
-    "pgd": PAPER_PGD,
-    "pgd-margin": Pgd(steps=20, loss="margin"),
-}
-"""The paper's attacks, and PGD on the margin with a step that follows epsilon."""
-
 
 def full_plan(radii: tuple[float, ...], l2_radius: float) -> EvaluationPlan:
     """Return the plan of the paper's scale: all 10,000 test images and the paper's attacks, and sound ones."""
     return EvaluationPlan(
         images=10_000,
         linf=tuple(Linf(radius) for radius in radii),
-        attacks=SOUND_ATTACKS,
+        attacks=PAPER_ATTACKS,
+        white_box={"pgd-margin": Pgd(steps=100, loss="margin", restarts=2)},
         l2=(L2(l2_radius),),
         minimum_norm={"cw": CarliniWagner(), "cw-paper": PAPER_CW},
         curve=Pgd(steps=20),
@@ -56,9 +49,10 @@ def quick_plan(radii: tuple[float, ...], l2_radius: float) -> EvaluationPlan:
     return EvaluationPlan(
         images=1000,
         linf=tuple(Linf(radius) for radius in radii),
-        attacks=SOUND_ATTACKS,
+        attacks=PAPER_ATTACKS,
+        white_box={"pgd-margin": Pgd(steps=20, loss="margin")},
         l2=(L2(l2_radius),),
-        minimum_norm={"cw": CarliniWagner(steps=25, search_steps=2)},
-        curve=Pgd(steps=8),
+        minimum_norm={"cw": CarliniWagner(steps=20, search_steps=2)},
+        curve=Pgd(steps=6),
         curve_balls=tuple(Linf(radius) for radius in CURVE_RADII),
     )

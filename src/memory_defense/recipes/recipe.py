@@ -66,6 +66,8 @@ class EvaluationPlan:
     """Every attack runs with every knowledge in each of these."""
     attacks: Mapping[str, Attack]
     """L-inf attacks by their name in tables."""
+    white_box: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
+    """More L-inf attacks, only with knowledge that decides as the defense does."""
     l2: tuple[Ball, ...] = ()
     minimum_norm: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
     """L2 attacks that look for the smallest perturbation."""

@@ -85,6 +85,22 @@ def test_the_other_slots_items_have_no_say_when_nothing_is_shrunk():
     assert torch.equal(store.read_slot(codes, slots), before)
 
 
+def test_the_smallest_threshold_that_can_fire_does():
+    code = torch.ones(1, D, dtype=torch.float64)
+    store = SlotMemory(
+        items=M, code_size=D, classes=K, shrink_threshold=1.2 * math.exp(-2) / M, keep_one=False
+    ).double()
+    with torch.no_grad():  # one item against the code, all others along it
+        store.items.copy_(torch.arange(1, M + 1)[:, None].expand(M, D))
+        store.items[0].neg_()
+    slots = torch.tensor([0])
+
+    weights = store.address(code, class_mask(slots, K)).target
+
+    assert (weights[0, :S] > 0).tolist() == [False] + [True] * (S - 1)
+    assert torch.allclose(store.read_slot(code, slots), dense(store, code, slots), rtol=1e-12)
+
+
 def test_each_image_is_read_with_its_own_slot_in_its_own_place():
     store, codes = memory("leaves one"), torch.randn(K, D, dtype=torch.float64)
     slots = torch.tensor([3, 0, 5, 1, 4, 2])

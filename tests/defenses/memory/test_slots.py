@@ -1,6 +1,5 @@
 """The memory against loops written straight from Eqs. 8 to 11, in float64."""
 
-import copy
 import math
 
 import pytest
@@ -158,7 +157,8 @@ def test_a_real_valued_mask_mixes_slots_and_keeps_a_gradient_where_it_is_zero():
 
     assert (blocks[0, :2] > 0).all()
     assert torch.equal(blocks[:, 2:], torch.zeros(2, 2, dtype=torch.float64))
-    assert (gradient != 0).all()
+    assert (gradient[mask == 0] != 0).all()
+    assert gradient[1, 0].abs() < 1e-12, "scaling the only slot that is read changes nothing"
 
 
 def test_gradients_are_right():
@@ -246,64 +246,3 @@ def test_impossible_memories_are_refused_with_a_remedy(options, message: str):
 
     with pytest.raises(ValueError, match=message):
         SlotMemory(**given)
-
-
-def steps(store: SlotMemory) -> dict[str, object]:
-    """Return ways in which items change, each as a function that changes them."""
-
-    def optimise(kind, **options):
-        def run() -> None:
-            store.items.grad = torch.ones_like(store.items)
-            kind([store.items], lr=0.5, **options).step()
-
-        return run
-
-    other = copy.deepcopy(store.state_dict())
-    other["items"] = other["items"] * 2 + 1
-    return {
-        "sgd": optimise(torch.optim.SGD),
-        "adam": optimise(torch.optim.Adam),
-        "adam fused": optimise(torch.optim.Adam, fused=True),
-        "adam foreach": optimise(torch.optim.Adam, foreach=True),
-        "load": lambda: store.load_state_dict(other),
-        "load assign": lambda: store.load_state_dict(other, assign=True),
-        "in place": lambda: store.items.detach().add_(1),
-        "half": lambda: store.half().double(),
-        "data": lambda: setattr(store.items, "data", store.items.data * 2 + 1),
-    }
-
-
-@pytest.mark.parametrize("change", list(steps(memory(0, False))))
-def test_what_eval_mode_remembers_is_forgotten_when_the_items_change(change: str):
-    store = memory(0, False)
-    with torch.no_grad():
-        before = store.scale().clone()
-        assert store.scale() is store.scale(), "nothing is remembered at all"
-
-    steps(store)[change]()  # type: ignore[operator]
-
-    with torch.no_grad():
-        assert torch.equal(store.scale(), 1 / store.items.norm(dim=1))
-        assert not torch.equal(store.scale(), before)
-
-
-def test_what_is_remembered_never_hides_a_gradient_or_leaks_from_inference_mode():
-    store, codes = memory(0, False), torch.randn(2, D, dtype=torch.float64, requires_grad=True)
-    with torch.inference_mode():
-        store.read_slot(torch.randn(2, D, dtype=torch.float64), torch.tensor([0, 1]))
-
-    assert store.scale().requires_grad
-    store.items.requires_grad_(False)
-    read_by = store.read_slot(codes, torch.tensor([0, 1]))
-
-    assert torch.autograd.grad(read_by.sum(), codes)[0].abs().sum() > 0
-
-
-def test_a_copy_remembers_for_itself():
-    store = memory(0, False)
-    with torch.no_grad():
-        store.scale()
-        twin = copy.deepcopy(store)
-        twin.items.mul_(3)
-
-        assert torch.allclose(twin.scale() * 3, store.scale())

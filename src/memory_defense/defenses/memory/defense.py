@@ -18,7 +18,7 @@ from memory_defense.contracts import Binding, Classifier, Images, Labels, Logits
 from memory_defense.defenses.memory.autoencoder import AutoencoderPlan, Decoder, Encoder
 from memory_defense.defenses.memory.objective import nontarget_gradient_share
 from memory_defense.defenses.memory.slots import SlotMemory, class_mask, removed_share
-from memory_defense.defenses.memory.surrogates import TRANSFER_KNOWLEDGE, published_surrogates
+from memory_defense.defenses.memory.surrogates import TRANSFER_KNOWLEDGE, EndToEnd, published_surrogates
 from memory_defense.networks.layers import Normalize
 
 
@@ -120,7 +120,13 @@ class MemoryDefense(nn.Module):
         object.__setattr__(self, "_transfer_source", network)
 
     def forward(self, images: Images) -> Logits:
-        """Return the defense's answer, logits (B, K)."""
+        """Return the defense's answer, logits (B, K).
+
+        Where a gradient to the images is wanted it is the one of `EndToEnd`: an attack that knows nothing of
+        slots must not be fooled by the argmax that chooses them.
+        """
+        if torch.is_grad_enabled() and images.requires_grad:
+            return EndToEnd(self)(images)
         return self.answer(images, self.choose_slots(images))
 
     @torch.no_grad()

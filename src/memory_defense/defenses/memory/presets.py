@@ -101,7 +101,7 @@ def build_memory_defense(  # noqa: PLR0913 - all keyword-only, half of them the 
     chosen = PRESETS[preset]
     check_network(channels, size, classes, mean, smallest=16)
     plan = plan_for(channels, size, chosen.stem)
-    items = memory_size or classes * chosen.items_per_class[channels > 1]
+    items = classes * chosen.items_per_class[channels > 1] if memory_size is None else memory_size
     threshold = chosen.shrink_threshold if shrink_threshold is None else shrink_threshold
     if chosen.grey_constants and channels == 1:
         mean, std = chosen.grey_constants[:1], chosen.grey_constants[1:]
@@ -113,7 +113,7 @@ def build_memory_defense(  # noqa: PLR0913 - all keyword-only, half of them the 
             items=items,
             code_size=plan.code_size,
             classes=classes,
-            shrink_threshold=1 / items if threshold is None else threshold,
+            shrink_threshold=1 / max(items, 1) if threshold is None else threshold,
             keep_one=chosen.keep_one,
         ),
         classifier_b=TargetClassifier(

@@ -20,6 +20,8 @@ from memory_defense.defenses.memory.blocks import read_blocks
 
 SMALLEST_NORM = 1e-8
 SMALLEST_SUM = 1e-12
+SAMPLED = 64
+"""One in so many numbers of an item tells whether the items have changed."""
 
 
 def inverse_norms(vectors: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ def hard_shrink(weights: Tensor, threshold: float, *, classes: int, keep_one: bo
     """
     keep = weights > threshold
     if keep_one:
-        slots = weights.reshape(len(weights), classes, -1)  # (B, K, S)
+        slots = weights.reshape(-1, classes, weights.shape[1] // classes)  # (B, K, S)
         keep = keep | (slots == slots.amax(2, keepdim=True)).flatten(1)
     return weights * keep
 
@@ -97,6 +99,14 @@ class Addressing(NamedTuple):
     """(B, M) w-hat of Eq. 10: all other slots', renormalised."""
 
 
+class _Known(NamedTuple):
+    """What `SlotMemory.scale` remembers, and of which items."""
+
+    key: tuple[object, ...]
+    sample: Tensor
+    scale: Tensor
+
+
 class SlotMemory(nn.Module):
     """M learned items of length D, the same number for each class.
 
@@ -128,7 +138,7 @@ class SlotMemory(nn.Module):
         self.classes, self.shrink_threshold, self.keep_one = classes, shrink_threshold, keep_one
         self.items = nn.Parameter(torch.empty(items, code_size))
         nn.init.kaiming_uniform_(self.items)
-        self._known_scale: tuple[tuple[object, ...], Tensor] | None = None
+        self._known_scale: _Known | None = None
 
     @property
     def shrinks(self) -> bool:
@@ -136,19 +146,22 @@ class SlotMemory(nn.Module):
         return self.shrink_threshold > math.exp(-2) / len(self.items) * (1 - 1e-5)
 
     def scale(self) -> Tensor:
-        """Return (M,) the items' `inverse_norms`, remembered in eval mode until the items change.
+        """Return (M,) the items' `inverse_norms`, remembered in eval mode on a CPU until the items change.
 
-        A change is seen by the parameter's version and address, so an optimiser step or a loaded checkpoint
-        counts; writing through ``items.data`` in eval mode does not.
+        A change is seen by the parameter's address and version and, since some writes leave both as they are
+        (a fused optimiser's, those through ``items.data``), by a sample of the items themselves.
         """
         items = self.items
-        if self.training or (torch.is_grad_enabled() and items.requires_grad) or items.is_inference():
+        differentiated = torch.is_grad_enabled() and items.requires_grad
+        if self.training or differentiated or items.is_inference() or items.device.type != "cpu":
             return inverse_norms(items)
-        key = (items._version, items.data_ptr(), items.dtype, items.device)  # pyright: ignore[reportPrivateUsage]
-        if self._known_scale is None or self._known_scale[0] != key:
+        key = (items.data_ptr(), items._version, items.dtype)  # pyright: ignore[reportPrivateUsage]
+        sample = items.detach()[:, ::SAMPLED]
+        known = self._known_scale
+        if known is None or known.key != key or not torch.equal(known.sample, sample):
             with torch.inference_mode(False), torch.no_grad():
-                self._known_scale = (key, inverse_norms(items))
-        return self._known_scale[1]
+                known = self._known_scale = _Known(key, sample.clone(), inverse_norms(items))
+        return known.scale
 
     def raw_attention(self, codes: Tensor) -> Tensor:
         """Return Eqs. 8 and 9, (B, D) to (B, M)."""
