@@ -115,7 +115,7 @@ def run_demo(out: Path, data_dir: Path | None, *, offline: bool, seed: int, scal
     why = why_protocols_differ(sections[0].record)
     write_report(page, sections, title=TITLE, introduction=why)
     _print_tables(sections)
-    Console().print(why, highlight=False)
+    _console().print(why, highlight=False)
     Console().print(f"report: {page}\nrecords: {paper.record}, {sound.record}", highlight=False)
 
 
@@ -210,6 +210,12 @@ def list_recipes() -> None:
         Console().print(f"{one.name:<34}{one.summary}", highlight=False, soft_wrap=True)
 
 
+def _console() -> Console:
+    """Return a console that does not squeeze tables into 80 columns where nobody is looking."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 116))
+
+
 def _section(run: RunDirectory, base: Path, title: str) -> Section:
     return Section(
         title=title,
@@ -231,6 +237,6 @@ def _section_of(path: Path, base: Path) -> Section:
 
 
 def _print_tables(sections: Sequence[Section]) -> None:
-    console = Console()
+    console = _console()
     for table in terminal_tables(sections):
         console.print(table)

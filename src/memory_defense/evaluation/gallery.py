@@ -42,7 +42,6 @@ def write_gallery(
     same_norm = [one for one in evaluation.broken if one.ball.norm == first_norm]
     broken = max(same_norm, key=lambda one: one.ball.epsilon)
     rows = _choose(broken.robust, evaluation.correct, evaluation.labels, count)
-    strongest = evaluation.outcomes[_standing_attack(evaluation)]
     images, labels = evaluation.images[rows], evaluation.labels[rows]
     adversarial = broken.images[rows]
     with frozen(defense):
@@ -61,19 +60,13 @@ def write_gallery(
             tensors["slots_clean"], tensors["slots_adversarial"] = clean.slots, attacked.slots
     header = {
         "classes": json.dumps(list(classes)),
-        "attack": strongest.case.name,
-        "knowledge": strongest.case.knowledge,
+        "attack": "the first that worked, of all",
+        "knowledge": "any",
         "epsilon": repr(broken.ball.epsilon),
         "norm": broken.ball.norm,
         "defense": name,
     }
     write_tensors(path, tensors, header)
-
-
-def _standing_attack(evaluation: Evaluation) -> int:
-    """Return the index of the outcome that left the fewest images standing."""
-    counts = [int(outcome.robust.sum()) for outcome in evaluation.outcomes]
-    return counts.index(min(counts))
 
 
 def _choose(robust: Tensor, correct: Tensor, labels: Labels, count: int) -> Tensor:

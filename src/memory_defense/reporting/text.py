@@ -30,18 +30,19 @@ def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
     """
     tables = [_terminal(headline_table(sections), "Headline")]
     for section in sections:
-        tables.append(_terminal(matrix_table(section.record), section.title))
+        tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
         if section.record.audit:
             brief = audit_table(section.record, explained=False)
             tables.append(_terminal(brief, f"{section.title}: audit (explained in the report)"))
     return tuple(tables)
 
 
-def _terminal(table: Table, title: str) -> RichTable:
+def _terminal(table: Table, title: str, *, intervals: bool = True) -> RichTable:
+    notes = [note if intervals else note.replace(", with its 95 % interval", "") for note in table.notes]
     drawn = RichTable(
         title=Text(plain(title), style="bold"),
         title_justify="left",
-        caption=Text(" ".join(table.notes)),
+        caption=Text(" ".join(notes)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -54,7 +55,7 @@ def _terminal(table: Table, title: str) -> RichTable:
         cells: list[Text] = []
         for column, cell in zip(table.columns, row, strict=True):
             text = Text(cell.text, style="bold" if cell.strong else "")
-            if cell.detail:
+            if cell.detail and (intervals or not column.numeric):
                 text.append(f"\n{cell.detail}" if column.numeric else f" {cell.detail}", style="dim not bold")
             cells.append(text)
         drawn.add_row(*cells)
