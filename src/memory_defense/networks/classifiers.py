@@ -101,6 +101,57 @@ class SmallCNN(nn.Module):
         return self.head(self.trunk(self.normalize(images)))
 
 
+class LeNetSmall(nn.Module):
+    """Two convolutions 4x4 of stride 2 and two linear layers (Wong & Kolter 2018): the cheapest robust selector.
+
+    Parameters
+    ----------
+    channels, size, classes
+        C, H = W (4 to 128) and K.
+    mean, std
+        For `Normalize`.
+    widths
+        Channels of the two convolutions.
+    hidden
+        Width of the hidden layer.
+
+    Raises
+    ------
+    ValueError
+        For a size out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: int,
+        classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        widths: tuple[int, int] = (16, 32),
+        hidden: int = 100,
+    ) -> None:
+        super().__init__()
+        check_network(channels, size, classes, mean, smallest=4)
+        first, second = widths
+        self.normalize = Normalize(mean, std)
+        self.trunk = nn.Sequential(
+            nn.Conv2d(channels, first, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(features_of(self.trunk, channels, size), hidden), nn.ReLU(), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits (B, K)."""
+        return self.head(self.trunk(self.normalize(images)))
+
+
 class TargetClassifier(nn.Module):
     """Classifier-B of Table 4: two 5x5 convolutions and three linear layers.
 
@@ -172,6 +223,7 @@ class Builder(Protocol):
 
 CLASSIFIERS: dict[str, Builder] = {
     "linear": Linear,
+    "lenet-small": LeNetSmall,
     "small-cnn": SmallCNN,
     "small-cnn-silu": partial(SmallCNN, activation="silu"),
     "target-classifier": TargetClassifier,

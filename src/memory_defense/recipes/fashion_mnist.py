@@ -34,13 +34,13 @@ L2_RADIUS = 1.5
 
 _FLIPS = Augmentation(horizontal_flip=True)
 _HELD_OUT = HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(0.1))
-_QUICK_FIT = FitConfig(epochs=4, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
-_QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=2))
+_QUICK_FIT = FitConfig(epochs=5, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
+_QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=3))
 _QUICK_AUTOENCODER = Stage(
     name="joint",
     objective=MemoryObjective(),
     score="objective",
-    fit=FitConfig(epochs=1, optimizer=replace(QUICK_OPTIMIZER, learning_rate=4e-3), augmentation=_FLIPS),
+    fit=FitConfig(epochs=2, optimizer=replace(QUICK_OPTIMIZER, learning_rate=4e-3), augmentation=_FLIPS),
 )
 _PAPER_AUTOENCODER = Stage(name="joint", objective=MemoryObjective(), score="objective", fit=PAPER_FIT)
 _PAPER_OFFLINE = OfflineSet(attack=PAPER_PGD, ball=Linf(0.03))
@@ -48,15 +48,15 @@ _PAPER_OFFLINE = OfflineSet(attack=PAPER_PGD, ball=Linf(0.03))
 DEMO = Recipe(
     name="fashion-mnist/demo",
     summary="Sound Memory Defense that two cores train in minutes: an adversarially trained selector",
-    model=ModelSpec(dataset=DATASET, preset="sound", selector="small-cnn"),
+    model=ModelSpec(dataset=DATASET, preset="sound", selector="lenet-small"),
     undefended=_QUICK_UNDEFENDED,
-    undefended_network="small-cnn",
+    undefended_network="lenet-small",
     selector=(
         Stage(
             name="warm-start",
             objective=WarmStart(epsilon=0.1, step=0.75),
             score="robust",
-            fit=replace(_QUICK_FIT, epochs=14, augmentation=Augmentation(), validate_every=3),
+            fit=replace(_QUICK_FIT, epochs=26, augmentation=Augmentation(), validate_every=5),
         ),
     ),
     autoencoder=_QUICK_AUTOENCODER,
@@ -68,9 +68,9 @@ DEMO = Recipe(
 DEMO_PAPER = Recipe(
     name="fashion-mnist/demo-paper",
     summary="The paper's system with a benign selector, small enough for two processor cores",
-    model=ModelSpec(dataset=DATASET, preset="paper", selector="small-cnn"),
+    model=ModelSpec(dataset=DATASET, preset="paper", selector="lenet-small"),
     undefended=_QUICK_UNDEFENDED,
-    undefended_network="small-cnn",
+    undefended_network="lenet-small",
     selector=(Stage(name="benign", objective=Benign(), fit=_QUICK_FIT),),
     autoencoder=_QUICK_AUTOENCODER,
     held_out=_HELD_OUT,
@@ -105,9 +105,9 @@ PAPER_SMALL = replace(
     PAPER,
     name="fashion-mnist/paper-small",
     summary="The paper's recipe, offline adversarial set included, with a selector for two processor cores",
-    model=ModelSpec(dataset=DATASET, preset="paper", selector="small-cnn"),
+    model=ModelSpec(dataset=DATASET, preset="paper", selector="lenet-small"),
     undefended=_QUICK_UNDEFENDED,
-    undefended_network="small-cnn",
+    undefended_network="lenet-small",
     selector=(
         Stage(name="benign", objective=Benign(), fit=_QUICK_FIT),
         Stage(name="offline", objective=Benign(), fit=_QUICK_FIT, offline=_PAPER_OFFLINE),
@@ -145,7 +145,7 @@ SOUND_SINGLE_STEP = replace(
             name="single-step",
             objective=SingleStep(epsilon=0.1),
             score="robust",
-            fit=replace(_QUICK_FIT, epochs=18, validate_every=3),
+            fit=replace(_QUICK_FIT, epochs=26, validate_every=5),
         ),
     ),
 )
