@@ -20,7 +20,7 @@ def test_options_reach_the_attack() -> None:
 
 
 def test_unknown_names_and_options_name_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown attack 'pdg'.*'pgd'.*bim, cw, fgsm, pgd"):
+    with pytest.raises(ValueError, match=r"unknown attack 'pdg'.*'pgd'.*bim, cw, .*fgsm, .*pgd"):
         attack("pdg")
     with pytest.raises(ValueError, match=r"option of the attack pgd 'step'.*steps"):
         attack("pgd", step=3)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attacks import victims
-from memory_defense.attacks import Bim, CarliniWagner, Fgsm, Pgd
+from memory_defense.attacks import Apgd, Bim, CarliniWagner, Fgsm, Pgd
 from memory_defense.attacks.engine import input_gradient, log_odds
 from memory_defense.contracts import Attack, Ball
 from memory_defense.losses import LOSSES, margin
@@ -27,6 +27,8 @@ MANY_STEPS = {
     "pgd, constant steps": Pgd(steps=40, step_size=0.1, stop_when_fooled=False),
     "pgd, margin": Pgd(steps=20, loss="margin", stop_when_fooled=False),
     "pgd, restarts": Pgd(steps=20, restarts=2, stop_when_fooled=False, micro_batch=5),
+    "apgd": Apgd(steps=40, stop_when_fooled=False),
+    "apgd, margin": Apgd(steps=40, loss="margin", stop_when_fooled=False, micro_batch=5),
 }
 EXACT = {**ONE_STEP, **MANY_STEPS}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.attacks import Bim, CarliniWagner, Fgsm, Pgd
+from memory_defense.attacks import Bim, CarliniWagner, Ddn, FabTargeted, Fgsm, Fmn, Pgd
 from memory_defense.contracts import Attack, Ball
 from memory_defense.randomness import ImageDraws, generator
 from memory_defense.threat import L2, Linf
@@ -112,3 +112,37 @@ def test_carlini_wagner_finds_distances_as_small(setting: Setting) -> None:
     assert same <= 1.05 * median
     assert same >= 0.95 * median, "the same algorithm, so not much better either"
     assert ours() <= median
+
+
+def distances(setting: Setting, points: Tensor, ball: Ball) -> Tensor:
+    assert setting.fooled(points).all()
+    return ball.distance(points, setting.images)
+
+
+@pytest.mark.parametrize("steps", [20, 100])
+def test_ddn_finds_the_same_distances(setting: Setting, steps: int) -> None:
+    ball = L2(torch.inf)
+    ours = distances(setting, setting.ours(Ddn(steps=steps), ball), ball)
+    theirs = distances(setting, setting.theirs(foolbox.attacks.DDNAttack(steps=steps), None), ball)
+    assert 0.94 <= ours.median() / theirs.median() <= 1.01, "ours also judges the last iterate"
+    assert (ours <= 1.005 * theirs).double().mean() > 0.95
+
+
+def test_fmn_finds_distances_as_small(setting: Setting) -> None:
+    """In L-inf the same; in L2 far smaller, as foolbox's projection there multiplies by ``norms / norms``."""
+    for ball, peer, least in (
+        (Linf(1.0), foolbox.attacks.LInfFMNAttack(steps=100), 0.95),
+        (L2(torch.inf), foolbox.attacks.L2FMNAttack(steps=100), 0.0),
+    ):
+        ours = distances(setting, setting.ours(Fmn(), ball), ball).median()
+        theirs = distances(setting, setting.theirs(peer, None), ball).median()
+        assert least <= ours / theirs <= 1.05
+
+
+@pytest.mark.parametrize("attack", [Ddn(), Fmn(), FabTargeted(steps=20, targets=3)], ids=["ddn", "fmn", "fab"])
+def test_minimum_norm_attacks_keep_up_with_carlini_wagner(setting: Setting, attack: Attack) -> None:
+    """They take a fifth of its passes."""
+    ball = L2(torch.inf)
+    few = setting._replace(images=setting.images[:64], labels=setting.labels[:64])
+    peer = distances(few, few.ours(CarliniWagner(), ball), ball)
+    assert distances(few, few.ours(attack, ball), ball).median() <= 1.05 * peer.median()

@@ -20,9 +20,8 @@ def test_names_lead_somewhere(one) -> None:
     assert one.model.preset in PRESETS
     assert {one.model.selector, one.undefended_network} <= set(CLASSIFIERS)
     plan = one.evaluation
-    assert {type(attack) for group in (plan.attacks, plan.white_box, plan.minimum_norm) for attack in group.values()} <= set(
-        ATTACKS.values()
-    )
+    groups = (plan.attacks, plan.white_box, plan.minimum_norm)
+    assert {type(attack) for group in groups for attack in group.values()} <= set(ATTACKS.values())
     assert all(ball.norm == "linf" for ball in plan.linf)
     assert all(ball.norm == "l2" for ball in plan.l2)
     each = len(plan.linf) * len(plan.attacks) + len(plan.l2) * len(plan.minimum_norm)

@@ -5,16 +5,29 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from memory_defense.attacks.apgd import Apgd, ApgdTargeted
 from memory_defense.attacks.carlini_wagner import PAPER_CW, CarliniWagner
+from memory_defense.attacks.ddn import Ddn
+from memory_defense.attacks.fab import FabTargeted
+from memory_defense.attacks.fmn import Fmn
 from memory_defense.attacks.gradient import PAPER_BIM, PAPER_FGSM, PAPER_PGD, Bim, Fgsm, Pgd
+from memory_defense.attacks.square import Square
 from memory_defense.checks import nearest
 from memory_defense.contracts import Attack
 
-ATTACKS: dict[str, type[Fgsm | Bim | Pgd | CarliniWagner]] = {
+ATTACKS: dict[
+    str, type[Fgsm | Bim | Pgd | CarliniWagner | Ddn | Fmn | FabTargeted | Apgd | ApgdTargeted | Square]
+] = {
     "fgsm": Fgsm,
     "bim": Bim,
     "pgd": Pgd,
     "cw": CarliniWagner,
+    "ddn": Ddn,
+    "fmn": Fmn,
+    "fab-t": FabTargeted,
+    "apgd": Apgd,
+    "apgd-t": ApgdTargeted,
+    "square": Square,
 }
 """Every attack by the name that records and the command line use."""
 
@@ -24,10 +37,16 @@ __all__ = [
     "PAPER_CW",
     "PAPER_FGSM",
     "PAPER_PGD",
+    "Apgd",
+    "ApgdTargeted",
     "Bim",
     "CarliniWagner",
+    "Ddn",
+    "FabTargeted",
     "Fgsm",
+    "Fmn",
     "Pgd",
+    "Square",
     "attack",
 ]
 

@@ -65,9 +65,7 @@ def assess(
     plan = recipe.evaluation
     spec = splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
-    cases = plan_cases(
-        plan, tuple(knowledge or defense.surrogates()), getattr(defense, "transfer_knowledge", ())
-    )
+    cases = plan_cases(plan, tuple(knowledge or defense.surrogates()), getattr(defense, "transfer_knowledge", ()))
     evaluation = evaluate(
         defense, subset.floats(), subset.labels, cases, seed=seed, ids=subset.ids, progress=progress
     )

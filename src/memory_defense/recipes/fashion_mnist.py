@@ -34,8 +34,8 @@ L2_RADIUS = 1.5
 
 _FLIPS = Augmentation(horizontal_flip=True)
 _HELD_OUT = HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(0.1))
-_QUICK_FIT = FitConfig(epochs=5, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
-_QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=3))
+_QUICK_FIT = FitConfig(epochs=4, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
+_QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=2))
 _QUICK_AUTOENCODER = Stage(
     name="joint",
     objective=MemoryObjective(),
@@ -56,7 +56,7 @@ DEMO = Recipe(
             name="warm-start",
             objective=WarmStart(epsilon=0.1, step=0.75),
             score="robust",
-            fit=replace(_QUICK_FIT, epochs=26, augmentation=Augmentation(), validate_every=5),
+            fit=replace(_QUICK_FIT, epochs=23, augmentation=Augmentation(), validate_every=5),
         ),
     ),
     autoencoder=_QUICK_AUTOENCODER,
@@ -145,7 +145,7 @@ SOUND_SINGLE_STEP = replace(
             name="single-step",
             objective=SingleStep(epsilon=0.1),
             score="robust",
-            fit=replace(_QUICK_FIT, epochs=26, validate_every=5),
+            fit=replace(_QUICK_FIT, epochs=23, validate_every=5),
         ),
     ),
 )

@@ -24,7 +24,7 @@ QUICK_OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=5e-3, weight_decay
 
 STRONG_OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=5e-4, schedule="one-cycle")
 
-CURVE_RADII = (4 / 255, 9 / 255, 25 / 255, 51 / 255, 0.5)
+CURVE_RADII = (4 / 255, 16 / 255, 51 / 255, 0.5)
 
 PAPER_ATTACKS: dict[str, Attack] = {"fgsm": PAPER_FGSM, "bim": PAPER_BIM, "pgd": PAPER_PGD}
 """The L-inf attacks of section 4 with the paper's settings."""
@@ -52,7 +52,7 @@ def quick_plan(radii: tuple[float, ...], l2_radius: float) -> EvaluationPlan:
         attacks=PAPER_ATTACKS,
         white_box={"pgd-margin": Pgd(steps=20, loss="margin")},
         l2=(L2(l2_radius),),
-        minimum_norm={"cw": CarliniWagner(steps=20, search_steps=2)},
-        curve=Pgd(steps=6),
+        minimum_norm={"cw": CarliniWagner(steps=10, search_steps=2)},
+        curve=Pgd(steps=5),
         curve_balls=tuple(Linf(radius) for radius in CURVE_RADII),
     )

@@ -1,0 +1,183 @@
+"""The climb behind Auto-PGD (Croce & Hein 2020, arXiv 2003.01690, Algorithm 1).
+
+    z = P(x_k + eta * ascent(grad f(x_k)));   x_{k+1} = P(x_k + 0.75 * (z - x_k) + 0.25 * (x_k - x_{k-1}))
+
+The first step, from x_0, has no momentum. At checkpoints an image whose loss f rises too rarely halves its own
+eta and goes back to its iterate of highest loss. Details follow the authors' code: a checkpoint replaces the
+iterate it judges, not the next one; "too rarely" includes equality; the loss before a replacement is what the
+next one is compared with. One slip is not followed: the code compares the loss after the first step with 0,
+and this with the loss of the start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from memory_defense.attacks.engine import Victim, reached
+from memory_defense.contracts import Ball, Draws, Images, PerImage, Rows
+from memory_defense.losses import AdversarialLoss
+
+_MOMENTUM = 0.75
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Return the iterates below `steps` at which step sizes are reconsidered.
+
+    The first comes after 22 % of the steps; each gap is 3 % shorter than the last, but never below 6 %. Every
+    share is rounded down to whole steps, at least 1.
+    """
+    gap, shrink, least = (max(share * steps // 100, 1) for share in (22, 3, 6))
+    marks = [gap]
+    while marks[-1] < steps:
+        gap = max(gap - shrink, least)
+        marks.append(marks[-1] + gap)
+    return marks[:-1]
+
+
+@dataclass
+class _Run:
+    """One run from one start, packed: the first axis of every field is the images that are still attacked."""
+
+    rows: Rows
+    clean: Images
+    point: Images
+    previous: Images
+    top: Images
+    """The iterate of highest loss; its gradient and its loss follow."""
+    top_gradient: Tensor
+    top_loss: PerImage
+    loss: PerImage
+    size: PerImage
+    rises: PerImage
+    """How often the loss rose since the last checkpoint."""
+    checked: PerImage
+    """`top_loss` at the last checkpoint."""
+    halved: PerImage
+    """Whether the step was halved there; true before the first, as in the authors' code."""
+
+    def take(self, index: Tensor | slice) -> _Run:
+        """Return these images: as views for a slice, to be changed in place, else as copies."""
+        return _Run(*(getattr(self, part.name)[index] for part in fields(self)))
+
+
+class Climb:
+    """One call of the attack: the images that are still attacked, and the best known for every row.
+
+    Parameters
+    ----------
+    victim, images, ball
+        What is attacked.
+    steps, rho, stop_when_fooled
+        As in `apgd.Apgd`.
+
+    Raises
+    ------
+    ValueError
+        For an unbounded ball.
+    """
+
+    def __init__(
+        self, victim: Victim, images: Images, ball: Ball, *, steps: int, rho: float, stop_when_fooled: bool
+    ) -> None:
+        if math.isinf(ball.epsilon):
+            raise ValueError("the first step is 2 epsilon long, so the ball must be bounded; give a finite epsilon")
+        self.victim, self.images, self.ball = victim, images, ball
+        self.steps, self.rho, self.stop_when_fooled = steps, rho, stop_when_fooled
+        self.best = images.clamp(0, 1)
+        self.best_loss = images.new_full((len(images),), -math.inf)
+        marks = checkpoints(steps)
+        self.gaps = {mark: mark - before for before, mark in zip([0, *marks], marks, strict=False)}
+        self.rows = victim.all_rows()
+        self.clean_logits = torch.cat([victim.answers(images[part], part) for part in victim.parts(self.rows)])
+        if stop_when_fooled:
+            self.rows = self.rows[~reached(self.clean_logits, victim.labels)]
+
+    def run(self, loss_of: Callable[[Rows], AdversarialLoss], draws: Draws) -> None:
+        """Climb once with the images not yet fooled; `loss_of` gives the loss of a micro-batch with these rows."""
+        run = self._begin(draws)
+        size = self.victim.micro_batch
+        for k in range(self.steps + 1):
+            parts = [run.take(slice(at, at + size)) for at in range(0, len(run.rows), size)]
+            if not parts:
+                break
+            keep = [self._visit(part, k, loss_of(part.rows)) for part in parts]
+            if not all(bool(some.all()) for some in keep):
+                run = run.take(torch.cat(keep))
+        self.rows = run.rows
+        higher = run.top_loss > self.best_loss[run.rows]
+        self.best[run.rows[higher]] = run.top[higher]
+        self.best_loss[run.rows[higher]] = run.top_loss[higher]
+
+    def _begin(self, draws: Draws) -> _Run:
+        """Return a run that starts on the surface of the ball, clamped to [0, 1]."""
+        rows, clean, epsilon = self.rows, self.images[self.rows], self.ball.epsilon
+        own, shape = draws.rows(rows.cpu()), clean.shape[1:]
+        noise = (own.normal(*shape) if self.ball.norm == "l2" else 2 * own.uniform(*shape) - 1).to(clean)
+        length = self.ball.distance(noise, torch.zeros_like(noise))
+        start = (clean + noise * _column(epsilon / length.clamp(min=1e-12))).clamp_(0, 1)
+        low, zero = clean.new_full((len(rows),), -math.inf), clean.new_zeros(len(rows))
+        return _Run(
+            rows=rows,
+            clean=clean,
+            point=start,
+            previous=start.clone(),
+            top=start.clone(),
+            top_gradient=torch.zeros_like(start),
+            top_loss=low,
+            loss=low.clone(),
+            size=zero + 2 * epsilon,
+            rises=zero,
+            checked=low.clone(),
+            halved=zero == 0,
+        )
+
+    def _visit(self, run: _Run, k: int, loss: AdversarialLoss) -> PerImage:
+        """Judge iterate k of one micro-batch and step on, in place; return (B,) which images go on."""
+        labels = self.victim.labels[run.rows]
+        gradient = None
+        if k < self.steps:
+            gradient, losses, logits = self.victim.gradient(run.point, run.rows, loss)
+        else:
+            logits = self.victim.answers(run.point, run.rows)
+            losses = loss(logits, labels).to(run.loss)
+        better = losses > run.top_loss
+        run.top[better], run.top_loss[better] = run.point[better], losses[better]
+        if k > 0:
+            run.rises.add_(losses > run.loss)
+        run.loss.copy_(losses)
+        keep = torch.ones_like(better)
+        if self.stop_when_fooled:
+            keep = ~reached(logits, labels)
+            self.best[run.rows[~keep]] = run.point[~keep]
+        if gradient is not None:
+            run.top_gradient[better] = gradient[better]
+            self._advance(run, k, gradient)
+        return keep
+
+    def _advance(self, run: _Run, k: int, gradient: Tensor) -> None:
+        """Take the step from iterate k, after halving it and going back to the top where a checkpoint says so."""
+        here = run.point.clone()
+        if k in self.gaps:
+            stalled = run.rises <= self.rho * self.gaps[k]
+            stalled |= ~run.halved & (run.top_loss == run.checked)
+            run.size[stalled] /= 2
+            here = torch.where(_column(stalled), run.top, here)
+            gradient = torch.where(_column(stalled), run.top_gradient, gradient)
+            run.rises.zero_()
+            run.checked.copy_(run.top_loss)
+            run.halved.copy_(stalled)
+        ahead = self.ball.project(here + _column(run.size) * self.ball.ascent(gradient), run.clean)
+        if k > 0:
+            ahead = here + _MOMENTUM * (ahead - here) + (1 - _MOMENTUM) * (here - run.previous)
+            ahead = self.ball.project(ahead, run.clean)
+        run.previous.copy_(here)
+        run.point.copy_(ahead)
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]  # (B, 1, 1, 1)

@@ -1,0 +1,122 @@
+"""The bookkeeping of an attack that looks for the closest image: what it found, and what it may return.
+
+An iterate is judged by the logits of the pass it was made for anyway; the winner is judged once more as it is
+returned. An image for which nothing is found inside the ball comes back unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from memory_defense.attacks.engine import Victim, check_settings
+from memory_defense.contracts import Ball, Images, Labels, Logits, PerImage, Rows
+from memory_defense.losses import margin
+
+_ROUNDING = 1e-5
+"""Lead over the confidence, relative to the largest logit, that survives judging in another batch."""
+
+
+def check_search(
+    confidence: float, micro_batch: int | None, shares: dict[str, float], lengths: dict[str, float], **counts: int
+) -> None:
+    """Raise ValueError for settings out of range, by name.
+
+    Shares lie strictly between 0 and 1, lengths are positive, counts are whole numbers from 1 on.
+    """
+    check_settings("margin", micro_batch, **counts)
+    if not 0 <= confidence < math.inf:
+        raise ValueError(f"confidence is {confidence}, expected a lead in logits of at least 0")
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise ValueError(f"{name} is {share}, expected a share strictly between 0 and 1")
+    for name, length in lengths.items():
+        if not 0 < length < math.inf:
+            raise ValueError(f"{name} is {length}, expected a positive number")
+
+
+class Closest:
+    """The closest image found for every row of the set, and with `best_effort` the most fooling one.
+
+    Parameters
+    ----------
+    victim
+        What is attacked.
+    clean
+        (N, C, H, W) in [0, 1].
+    ball
+        Its norm measures; its radius says what may be returned.
+    confidence
+        The lead in logits that the wrong (or the target) class must have.
+    targeted
+        The labels are the classes to reach.
+    best_effort
+        Fall back to the largest lead seen inside the ball instead of the clean image.
+    stop_when_fooled
+        A row is done as soon as something inside the ball is found.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        clean: Images,
+        ball: Ball,
+        *,
+        confidence: float,
+        targeted: bool,
+        best_effort: bool,
+        stop_when_fooled: bool,
+    ) -> None:
+        self.victim, self.clean, self.ball = victim, clean, ball
+        self.confidence, self.targeted, self.stop_when_fooled = confidence, targeted, stop_when_fooled
+        self.best = clean.clone()
+        self.distance = clean.new_full((len(clean),), math.inf)
+        self.boldest = clean.clone() if best_effort else None
+        self.boldest_lead = clean.new_full((len(clean),), -math.inf)
+        self._tried = victim.all_rows()
+
+    def start(self) -> tuple[Rows, Logits]:
+        """Settle the images that fool the model as they are; return the other rows and all logits (N, K)."""
+        parts = list(self.victim.parts(self._tried))
+        seen = [self.victim.answers(self.clean[part], part) for part in parts]
+        for part, logits in zip(parts, seen, strict=True):
+            self.record(self.clean[part], part, logits)
+        self._tried = self._tried[self.distance.isinf()]
+        return self._tried, torch.cat(seen)
+
+    def lead(self, logits: Logits, labels: Labels) -> PerImage:
+        """Return the lead of the wrong (or the target) class over what is asked for: 0 is the boundary."""
+        lead = margin(logits, labels)
+        return (-lead if self.targeted else lead) - self.confidence
+
+    def record(self, points: Images, rows: Rows, logits: Logits) -> PerImage:
+        """Remember what is worth it; return (B,) bool, which of these images lead by the confidence."""
+        lead = self.lead(logits, self.victim.labels[rows])
+        fooled = (lead > 0) & (lead >= _ROUNDING * logits.abs().amax(1))
+        distance = self.ball.distance(points, self.clean[rows])
+        closer = fooled & (distance < self.distance[rows])
+        self.best[rows[closer]] = points[closer]
+        self.distance[rows[closer]] = distance[closer]
+        if self.boldest is not None:
+            bolder = (lead > self.boldest_lead[rows]) & self.ball.contains(points, self.clean[rows])
+            self.boldest[rows[bolder]] = points[bolder]
+            self.boldest_lead[rows[bolder]] = lead[bolder].to(distance)
+        return fooled
+
+    def unfinished(self, rows: Rows) -> Rows:
+        """Return the rows that still need work."""
+        return rows[self.distance[rows] > self.ball.epsilon] if self.stop_when_fooled else rows
+
+    def result(self) -> Images:
+        """Return the closest images that lie inside the ball, judged once more as they are returned."""
+        inside = self.distance <= self.ball.epsilon
+        for part in self.victim.parts(self._tried[inside[self._tried]]):
+            inside[part] &= self.lead(self.victim.answers(self.best[part], part), self.victim.labels[part]) > 0
+        return torch.where(column(inside), self.best, self.clean if self.boldest is None else self.boldest)
+
+
+def column(values: Tensor) -> Tensor:
+    """Return (B,) as (B, 1, 1, 1)."""
+    return values[:, None, None, None]  # (B, 1, 1, 1)

@@ -1,0 +1,179 @@
+"""Fast adaptive boundary attack, targeted (Croce & Hein 2020, arXiv 1907.02044), as AutoAttack runs it.
+
+Towards a target class t, with f = z_t - z_y the lead and H its linearised boundary at x_k:
+
+    x_{k+1} = clip((1 - alpha) (x_k + eta d_k) + alpha (clean + eta d_0))            (their Eq. 8 and 9)
+
+where d_k and d_0 are the shortest steps from x_k and from the clean image to H inside the [0, 1] box and
+``alpha = min(||d_k|| / (||d_k|| + ||d_0||), alpha_max)`` pulls towards the clean image. An iterate that fools
+the model is recorded and drawn back: ``clean + beta (x_{k+1} - clean)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
+from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.engine import Victim, attacked
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
+
+_NEWTON_STEPS = 60
+"""More than any projection needs; each step saturates at least one more pixel or is the last."""
+
+_BEYOND = 1e9
+"""A multiplier that saturates every pixel with a weight worth the name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FabTargeted:
+    """FAB-T in the ball's own norm, L-inf or L2; returns the closest image found that fools the model.
+
+    It aims at one class after the other; any wrong answer counts. An image for which nothing is found inside
+    the ball comes back unchanged, as does one already mistaken.
+
+    Parameters
+    ----------
+    steps
+        Gradient steps towards each target, at least 1.
+    targets
+        How many classes to aim at, the most likely wrong ones first, at least 1; every wrong class if there
+        are fewer.
+    alpha_max
+        The largest pull towards the clean image, in (0, 1).
+    eta
+        Overshoot across the linearised boundary, at least 1.
+    beta
+        The share of the change that is kept after a success, in (0, 1).
+    confidence
+        The lead in logits the wrong class must have, non-negative.
+    best_effort
+        Keep the iterates inside the ball, and where the full `confidence` is not reached there, return the
+        image with the largest lead instead of the clean one.
+    stop_when_fooled
+        Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
+        no minimum.
+    micro_batch
+        Images in one pass; None is 64 on a CPU and 512 elsewhere.
+
+    Raises
+    ------
+    ValueError
+        For a value outside these ranges.
+    """
+
+    steps: int = 100
+    targets: int = 9
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    confidence: float = 0.0
+    best_effort: bool = False
+    stop_when_fooled: bool = False
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        shares = {"alpha_max": self.alpha_max, "beta": self.beta}
+        counts = {"steps": self.steps, "targets": self.targets}
+        check_search(self.confidence, self.micro_batch, shares, {"eta": self.eta}, **counts)
+        if self.eta < 1:
+            raise ValueError(f"eta is {self.eta}, but a step that stops short of the boundary needs no eta below 1")
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`. Nothing is drawn."""
+        del draws
+        with attacked(model, images, labels, self.micro_batch) as victim:
+            clean = images.clamp(0, 1)
+            if ball.epsilon == 0:
+                return clean
+            found = Closest(
+                victim,
+                clean,
+                ball,
+                confidence=self.confidence,
+                targeted=False,
+                best_effort=self.best_effort,
+                stop_when_fooled=self.stop_when_fooled,
+            )
+            rows, logits = found.start()
+            others = logits.scatter(1, labels[:, None], -torch.inf)
+            likely = others.sort(dim=1, descending=True, stable=True).indices
+            for rank in range(min(self.targets, logits.shape[1] - 1)):
+                points = clean.clone()
+                for _ in range(self.steps):
+                    for part in victim.parts(rows):
+                        points[part] = self._step(victim, found, points[part], part, likely[part, rank])
+                    rows = found.unfinished(rows)
+            return found.result()
+
+    def _step(self, victim: Victim, found: Closest, points: Images, rows: Rows, targets: Labels) -> Images:
+        """Return one micro-batch moved by one step, recorded and drawn back where it fools the model."""
+
+        def lead(logits: Logits, labels: Labels) -> PerImage:
+            pair = logits.gather(1, torch.stack([targets, labels], 1))
+            return pair[:, 0] - pair[:, 1] - self.confidence
+
+        ball, clean = found.ball, found.clean[rows]
+        seen = victim.gradient(points, rows, lead)
+        back = (seen.gradient * (points - clean)).flatten(1).sum(1)
+        here, origin = shortest_steps(
+            torch.cat([points, clean]),
+            torch.cat([seen.gradient, seen.gradient]),
+            torch.cat([-seen.losses, back - seen.losses]),
+            ball.norm,
+        ).chunk(2)
+        near, far = (ball.distance(step, torch.zeros_like(step)).clamp(min=1e-8) for step in (here, origin))
+        pull = column((near / (near + far)).clamp(max=self.alpha_max))
+        moved = (points + self.eta * here).mul_(1 - pull).add_((clean + self.eta * origin).mul_(pull)).clamp_(0, 1)
+        if self.best_effort:
+            moved = ball.project(moved, clean)
+        fooled = found.record(moved, rows, victim.answers(moved, rows))
+        return torch.where(column(fooled), clean + self.beta * (moved - clean), moved)
+
+    def for_transfer(self) -> Self:
+        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
+        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
+
+
+def shortest_steps(points: Images, normals: Tensor, gaps: PerImage, norm: str) -> Tensor:
+    """Return the shortest steps d with ``<normal, d> = gap`` that keep the points inside [0, 1] (their Eq. 4).
+
+    Every pixel moves by ``min(m * speed, room)``, with speed 1 in L-inf and ``|normal|`` in L2, and one
+    multiplier m for each image. What the steps add up to is concave and piecewise linear in m, so Newton's
+    method from 0 rises to the root without overshooting, and without sorting. Where the box does not reach
+    the plane, every pixel goes as far as it can.
+
+    Parameters
+    ----------
+    points
+        (B, C, H, W) in [0, 1].
+    normals
+        (B, C, H, W) of the planes.
+    gaps
+        (B,) what ``<normal, point>`` lacks.
+    norm
+        ``linf`` or ``l2``.
+    """
+    flat, weight = points.flatten(1), normals.flatten(1).abs()  # (B, D)
+    direction = normals.flatten(1).sign() * gaps.sign()[:, None]
+    room = 0.5 - direction * (flat - 0.5)  # arithmetic on masks: torch.where is far slower on a CPU
+    # A plane is the same at any scale; at this one the multiplier is near the step's own length.
+    scale = weight.amax(1).clamp(min=1e-30)
+    weight, needed = weight / scale[:, None], gaps.abs() / scale
+    speed, gain = (direction.abs(), weight) if norm == "linf" else (weight, weight * weight)
+    reachable = weight * room
+    multiplier = torch.zeros_like(needed)
+    for _ in range(_NEWTON_STEPS):
+        free = (multiplier[:, None] * speed < room).to(weight)
+        slope = (free * gain).sum(1)
+        left = needed - ((1 - free) * reachable).sum(1)
+        better = torch.where(slope > 0, left / slope, _BEYOND).clamp(max=_BEYOND)
+        if not bool((better > multiplier).any()):
+            break
+        multiplier = torch.maximum(multiplier, better)
+    step = torch.minimum(multiplier[:, None] * speed, room) * direction
+    return step.view_as(points)  # (B, C, H, W)
