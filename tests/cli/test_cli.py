@@ -78,6 +78,14 @@ def test_evaluate_narrows_and_report_renders(run, tmp_path) -> None:
     assert "| " in as_text.stdout
 
 
+def test_a_partial_evaluation_leaves_the_record_alone(run) -> None:
+    before = (run / "record.json").read_bytes()
+    done = memdef("evaluate", run, "--knowledge", "fixed-slots", "--attack", "fgsm", "--images", "5")
+    assert done.returncode == 0, done.stderr
+    assert (run / "record.json").read_bytes() == before
+    assert Record.read(run / "partial.json").images == 5
+
+
 def test_train_refuses_to_overwrite_and_resumes(run, tmp_path, data_present) -> None:
     out = tmp_path / "mine"
     quick = ("--out", out, "--train-images", "100", "--seed", "5")
@@ -130,6 +138,7 @@ def test_help_is_useful_and_needs_no_torch() -> None:
         (("train", "fashion-mnist/dmeo", "--out", "x"), "did you mean 'fashion-mnist/demo'"),
         (("train", "fashion-mnist/tiny", "--out", "x", "--device", "cuda"), "--device cpu"),
         (("train", "fashion-mnist/tiny", "--out", "x", "--device", "gpu"), "unknown device"),
+        (("train", "fashion-mnist/tiny", "--out", "x", "--data-dir", "nowhere"), "nowhere"),
         (("evaluate", "nothing-here"), "is not a run directory"),
         (("report", "nothing-here"), "nothing-here"),
         (("data", "fashion-minst"), "did you mean 'fashion-mnist'"),

@@ -81,7 +81,7 @@ def test_a_stopped_run_ends_the_same_file(tmp_path, splits, finished, steps) -> 
 
 def test_the_record_is_the_one_written(finished) -> None:
     record = Record.read(finished.record)
-    assert record.recipe == TINY.name
+    assert record.recipe == f"{TINY.name} on 250 images"  # a try on few images must not pass for the recipe
     assert record.images == 20
     assert {result.knowledge for result in record.attacks} == {
         "fixed-slots",
@@ -156,6 +156,8 @@ def test_a_run_is_not_overwritten_or_mixed_up(finished, splits) -> None:
         train(TINY, finished.path, splits, seed=3)
     with pytest.raises(ValueError, match="another run"):
         train(TINY, finished.path, splits, seed=4, resume=True)
+    with pytest.raises(ValueError, match=r"another run .train_images is 250, not 200"):
+        train(TINY, finished.path, replace(splits, train=splits.train.first(200)), seed=3, resume=True)
     with pytest.raises(ValueError, match="another run"):
         train(replace(TINY, name="fashion-mnist/other"), finished.path, splits, seed=3, resume=True)
 

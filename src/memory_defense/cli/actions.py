@@ -61,6 +61,11 @@ class Selection:
     knowledge: Sequence[str] | None = None
     epsilons: Sequence[str] | None = None
 
+    @property
+    def partial(self) -> bool:
+        """Whether attacks or knowledge are left out, so that the worst case is not the run's."""
+        return self.attacks is not None or self.knowledge is not None
+
     def apply(self, plan: EvaluationPlan) -> EvaluationPlan:
         """Return the narrowed plan; raise ValueError for an attack that it does not have or a bad radius."""
         known = [*plan.attacks, *plan.white_box, *plan.minimum_norm]
@@ -133,12 +138,11 @@ def run_train(
     """Train a recipe."""
     chosen = recipe(name)
     device = machine.ready()
-    RunDirectory(out).begin(chosen, seed, resume=resume)
     with shown() as progress:
         splits = find_data(chosen.model.dataset, data_dir, offline=offline, device=device, progress=progress)
         if limit is not None:
             splits = replace(splits, train=splits.train.first(limit))
-        run = train(chosen, out, splits, seed=seed, resume=True, progress=progress)
+        run = train(chosen, out, splits, seed=seed, resume=resume, progress=progress)
     Console().print(f"trained: {run.weights}\nnext: memdef evaluate {out}", highlight=False)
 
 
@@ -157,6 +161,8 @@ def run_evaluate(
     run = RunDirectory(path)
     chosen = recipe(str(run.read()["recipe"]))
     plan = selection.apply(chosen.evaluation)
+    if selection.partial and out is None:
+        out = path / "partial.json"
     defense = load(path).to(device)
     with shown() as progress:
         splits = find_data(chosen.model.dataset, data_dir, offline=offline, device=device, progress=progress)
@@ -171,6 +177,7 @@ def run_evaluate(
             progress=progress,
         )
     _print_tables([Section(chosen.summary, record)])
+    Console().print(f"record: {out or run.record}", highlight=False)
 
 
 def run_report(paths: Sequence[Path], out: Path, *, markdown: bool) -> None:

@@ -98,7 +98,11 @@ def evaluate(
         list[str] | None, typer.Option(help="L-inf radii, such as 8/255 or 0.1; may be repeated.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the record; the run's record.json if left out.")
+        Path | None,
+        typer.Option(
+            help="Where to write the record; else the run's record.json, or partial.json when attacks or knowledge "
+            "are left out."
+        ),
     ] = None,
 ) -> None:
     """Attack a trained defense with every knowledge and write the record that tables are made from."""

@@ -24,8 +24,6 @@ from memory_defense.wrappers import frozen
 HALF_POINT = 0.005
 """Differences below this are not called differences."""
 
-_STRENGTH = {"fgsm": 1, "bim": 2, "pgd": 2}
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -111,7 +109,7 @@ def stronger_than_noise(findings: Findings) -> AuditLine:
     signs = 2 * draws.integers(2, *evaluation.images.shape[1:]) - 1
     noisy = (evaluation.images + ball.epsilon * signs).clamp(0, 1)
     under_noise = (predict(findings.defense, noisy) == evaluation.labels).float().mean().item()
-    worst = next(one.accuracy for one in evaluation.worst_cases() if one.epsilon == ball.epsilon)
+    worst = next(one.robust for one in evaluation.broken if one.ball == ball).float().mean().item()
     gap = under_noise - worst
     return line(check, gap < HALF_POINT and worst > 1.5 / findings.classes, gap, meaning, remedy)
 

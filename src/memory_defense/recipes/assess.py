@@ -11,6 +11,7 @@ import torch
 import memory_defense
 from memory_defense.contracts import Defense, Progress
 from memory_defense.data.images import Splits
+from memory_defense.data.spec import DatasetSpec
 from memory_defense.evaluation.audit import audit
 from memory_defense.evaluation.gallery import write_gallery
 from memory_defense.evaluation.record import Provenance, Record
@@ -72,7 +73,7 @@ def assess(
     lines = audit(defense, evaluation, classes=len(spec.classes), seed=seed)
     record = Record(
         defense=f"memory-defense/{recipe.model.preset}",
-        recipe=recipe.name,
+        recipe=_trained_as(recipe, run, spec),
         dataset=spec.name,
         images=len(subset),
         clean=evaluation.clean,
@@ -87,6 +88,14 @@ def assess(
         gallery = run.gallery if out is None else out.with_suffix(".gallery.safetensors")
         write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
     return record
+
+
+def _trained_as(recipe: Recipe, run: RunDirectory, spec: DatasetSpec) -> str:
+    """Return the recipe's name, with the number of training images where it was not all of them."""
+    images = int(run.read()["train_images"])
+    return (
+        recipe.name if images == spec.train_images - spec.held_out_images else f"{recipe.name} on {images} images"
+    )
 
 
 def provenance(seed: int, device: torch.device, recipe_sha256: str) -> Provenance:

@@ -103,7 +103,7 @@ def train(
         When the directory holds another run, or holds this one and `resume` is off.
     """
     run = RunDirectory(directory)
-    manifest = run.begin(recipe, seed, resume=resume)
+    manifest = run.begin(recipe, seed, len(splits.train), resume=resume)
     training = _Training(recipe, run, manifest, splits, seed, progress)
     dataset, device = recipe.model.dataset, splits.train.images.device
     undefended = build_classifier(recipe.undefended_network, dataset, derive(seed, "undefended"), "undefended")

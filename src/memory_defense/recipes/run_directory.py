@@ -53,7 +53,7 @@ class RunDirectory:
         """Return where an unfinished stage's training state is."""
         return self.path / "stages" / f"{name}.state.safetensors"
 
-    def begin(self, recipe: Recipe, seed: int, *, resume: bool) -> dict[str, Any]:
+    def begin(self, recipe: Recipe, seed: int, train_images: int, *, resume: bool) -> dict[str, Any]:
         """Return the manifest of this run, new or continued.
 
         Raises
@@ -61,7 +61,12 @@ class RunDirectory:
         ValueError
             When the directory already holds a run and `resume` is off, or holds another run's.
         """
-        made_by = {"recipe": recipe.name, "recipe_sha256": recipe.sha256, "seed": seed}
+        made_by = {
+            "recipe": recipe.name,
+            "recipe_sha256": recipe.sha256,
+            "seed": seed,
+            "train_images": train_images,
+        }
         if not self.manifest_path.exists():
             manifest = {
                 "schema": SCHEMA,
