@@ -16,6 +16,7 @@ from memory_defense.wrappers import (
     Bpda,
     CountingPasses,
     Eot,
+    Resubmission,
     StraightThrough,
     frozen,
     modules_of,
@@ -41,6 +42,7 @@ def test_rows_reach_row_bound_models_only() -> None:
     [
         lambda model: Bpda(model, model),
         lambda model: Eot(model, 2),
+        lambda model: Resubmission(model, torch.zeros(5, dtype=torch.int64), 2),
         CountingPasses,
         lambda model: CountingPasses(Eot(Bpda(model, model), 1)),
     ],
@@ -203,6 +205,68 @@ def test_eot_refuses_settings_without_meaning() -> None:
         Eot(Cycling(), 0)
     with pytest.raises(ValueError, match="'median'"):
         Eot(Cycling(), 2, average="median")
+
+
+class Listed(nn.Module):
+    """Answers from a list of logits (A, B, K), plus the first pixel times the call's number for class 1."""
+
+    def __init__(self, answers: Tensor) -> None:
+        super().__init__()
+        self.answers, self.calls = answers, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        bump = torch.zeros(self.answers.shape[2])
+        bump[1] = self.calls
+        return self.answers[self.calls - 1] + bump * images.flatten(1)[:, :1]
+
+
+def test_resubmission_takes_each_images_worst_answer_for_its_label() -> None:
+    answers = torch.tensor(
+        [
+            [[5.0, 0.0, 1.0], [0.0, 9.0, 0.0]],  # margins against the labels 0 and 1: -4, -9
+            [[2.0, 0.0, 1.0], [7.0, 9.0, 9.5]],  # -1, 0.5
+            [[3.0, 2.5, 0.0], [8.0, 9.0, 0.0]],  # -0.5, -1
+        ]
+    )
+    labels, images = torch.tensor([0, 1]), torch.zeros(2, 1, 2, 2)
+    for attempts, expected in ((1, [0, 0]), (2, [1, 1]), (3, [2, 1])):
+        model = Listed(answers)
+        seen = Resubmission(model, labels, attempts)(images)
+        assert model.calls == attempts
+        assert torch.equal(seen, answers[torch.tensor(expected), torch.arange(2)])
+    expected = torch.zeros_like(images)
+    expected[:, 0, 0, 0] = torch.tensor([3.0, 2.0])  # the numbers of the calls that were taken
+    assert torch.equal(gradient_of(Resubmission(Listed(answers), labels, 3), images), expected)
+
+
+class Wavering(nn.Module):
+    """Answers 0, but 1 with probability 0.2, drawn for every image at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = victims.generator()
+
+    def forward(self, images: Tensor) -> Tensor:
+        wrong = torch.rand(len(images), generator=self.random) < 0.2
+        return torch.stack([~wrong, wrong], 1).float()
+
+
+def test_resubmission_errs_as_often_as_the_best_of_so_many_draws() -> None:
+    images, labels = torch.zeros(20_000, 1, 1, 1), torch.zeros(20_000, dtype=torch.int64)
+    for attempts in (1, 2, 5):
+        wrong = Resubmission(Wavering(), labels, attempts)(images).argmax(1) != labels
+        assert float(wrong.double().mean()) == pytest.approx(1 - 0.8**attempts, abs=0.015)
+
+
+def test_resubmission_restricts_its_labels_with_the_model() -> None:
+    answers = torch.eye(3)[None]
+    whole = Resubmission(Listed(answers), torch.tensor([0, 1, 2]), 1)
+    assert whole.rows(torch.tensor([2, 0])).labels.tolist() == [2, 0]
+    with pytest.raises(ValueError, match=r"2 images, but labels for 3; restrict"):
+        whole(torch.zeros(2, 1, 1, 1))
+    with pytest.raises(ValueError, match="attempts is 0"):
+        Resubmission(Listed(answers), torch.tensor([0, 1, 2]), 0)
 
 
 def test_passes_are_counted_by_the_image_and_shared_between_rows() -> None:

@@ -13,6 +13,10 @@ from memory_defense.contracts import Images, Labels
 _ROUNDING = 1e-6
 
 
+class NoGradientError(ValueError):
+    """A gradient attack met a model whose logits do not depend on the images differentiably."""
+
+
 def check_images(images: Images, *, channels: int | None = None, size: int | None = None) -> None:
     """Raise ValueError unless these are non-empty float images (B, C, H, W) in [0, 1].
 

@@ -65,7 +65,42 @@ class Defense(Protocol):
         ...
 
     def surrogates(self) -> Mapping[str, Classifier | Binding]:
-        """Return the published stand-ins by the name of the adversary's knowledge."""
+        """Return the published stand-ins by the name of the adversary's knowledge.
+
+        ``end-to-end`` is reserved for the one that gives the defense's own logits, with a gradient.
+        """
+        ...
+
+
+class Adaptation(NamedTuple):
+    """A surrogate made for attacking one defense, published by the defense itself."""
+
+    surrogate: Classifier | Binding
+    """Gives the defense's own verdicts; its gradient is another."""
+    towards_each_class: bool = False
+    """Worth attacking once for each wrong class, since the way there differs."""
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """A defense that publishes how it should be attacked, beyond its plain surrogates."""
+
+    def adaptive(self) -> Mapping[str, Adaptation]:
+        """Return the adaptations by name; attacks know none of them by name."""
+        ...
+
+
+@runtime_checkable
+class Flagging(Protocol):
+    """A defense that may also call an image suspicious, whatever it answers."""
+
+    @property
+    def flag_threshold(self) -> float | None:
+        """The score above which an image is suspicious; None while no threshold was chosen."""
+        ...
+
+    def suspicious(self, images: Images) -> PerImage:
+        """Return (B,) bool: flagged. Raises ValueError while there is no threshold."""
         ...
 
 
@@ -178,7 +213,10 @@ class Ball(Protocol):
 
 
 class Attack(Protocol):
-    """A frozen, keyword-only dataclass: the object is its own configuration and repr."""
+    """A frozen, keyword-only dataclass: the object is its own configuration and repr.
+
+    One that never asks for a gradient says so with the class variable ``gradient_free = True``.
+    """
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball` around `images`, chosen so that `model` errs."""

@@ -34,7 +34,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
     with path.open("rb") as source:
         start = source.read(9)
-    if start.startswith(_PICKLE_STARTS):
+    # A header 128 bytes longer than a multiple of 256 also begins with 0x80; its text follows at the ninth byte.
+    if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
         raise ValueError(
             f"{path} is a pickle, whatever its name, and pickles can run code: it is not loaded; "
             "convert it where you trust it with torch.load(..., weights_only=True) and safetensors.torch.save_file"

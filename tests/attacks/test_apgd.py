@@ -193,6 +193,19 @@ def test_all_targets_together_fool_whatever_can_be_fooled() -> None:
     assert fooled[1].sum() < possible.sum()
 
 
+def test_the_margin_aims_at_each_class_from_two_classes_on() -> None:
+    model, clean = victims.affine(classes=2), victims.images(64)
+    labels, draws = victims.right_answers(model, clean), ImageDraws.of(0, "a", 64)
+    possible = best_lead(model, clean, labels, 0.04) > 0
+    assert 10 < possible.sum() < 54
+    attack = ApgdTargeted(steps=20, loss="margin")
+    assert torch.equal(model(attack(model, clean, labels, Linf(0.04), draws)).argmax(1) != labels, possible)
+    model = victims.affine(classes=5)
+    labels = victims.right_answers(model, clean)
+    possible = best_lead(model, clean, labels, 0.06) > 0
+    assert torch.equal(model(attack(model, clean, labels, Linf(0.06), draws)).argmax(1) != labels, possible)
+
+
 def test_targets_are_taken_in_the_order_of_the_clean_logits() -> None:
     """Only the class of rank 6 listens to the image, and no ratio towards ranks 2 to 5 contains it."""
     weight = torch.zeros(6, victims.SIZE**2)
@@ -237,6 +250,10 @@ def test_what_only_one_of_them_takes_is_refused_there() -> None:
         Apgd(loss="dlrr")
     with pytest.raises(ValueError, match="targets is 0"):
         ApgdTargeted(targets=0)
+    with pytest.raises(ValueError, match=r"unknown targeted loss 'cross-entropy'.*dlr, margin"):
+        ApgdTargeted(loss="cross-entropy")  # pyright: ignore
+    with pytest.raises(ValueError, match="samples is 0"):
+        Apgd(samples=0)
 
 
 def test_balls_and_models_that_do_not_fit_are_refused() -> None:
@@ -245,7 +262,7 @@ def test_balls_and_models_that_do_not_fit_are_refused() -> None:
         Apgd()(model, clean, labels, L2(math.inf), draws)
     few = victims.affine(classes=3)
     labels = victims.right_answers(few, clean)
-    with pytest.raises(ValueError, match="at least 4 classes, the model has 3; use Apgd"):
+    with pytest.raises(ValueError, match="at least 4 classes, the model has 3; use loss='margin'"):
         ApgdTargeted()(few, clean, labels, Linf(0.1), draws)
     with pytest.raises(ValueError, match="at least 4 classes, the model has 3"):
         targeted_difference_of_logits_ratio(torch.zeros(2, 3), labels[:2], labels[:2])

@@ -13,6 +13,8 @@ from torch import Tensor
 from attacks import victims
 from memory_defense.attacks import PAPER_CW, CarliniWagner
 from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
+from memory_defense.attacks.carlini_wagner_search import Plan, Search, first_const
+from memory_defense.attacks.engine import attacked
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import L2, Linf
@@ -31,6 +33,7 @@ def problem() -> tuple[CountingPasses, Tensor, Tensor]:
 
 def one_by_one(settings: CarliniWagner, model: CountingPasses, clean: Tensor, label: int) -> Tensor:
     """The published algorithm for one image, with autograd through tanh and torch's own Adam."""
+    assert settings.initial_const is not None
     low, high, const = 0.0, math.inf, settings.initial_const
     best, best_distance = clean, math.inf
     for _ in range(settings.search_steps):
@@ -69,6 +72,44 @@ def test_every_pass_is_a_step_and_two_more_judge() -> None:
     model, clean, labels = problem()
     QUICK(model, clean, labels, ANY, DRAWS)
     assert (model.passes.forward, model.passes.backward) == (122 * COUNT, 120 * COUNT)
+
+
+def test_an_automatic_first_constant_is_one_and_a_half_times_what_a_plane_needs() -> None:
+    """With f linear of slope g the minimum lies at c g / 2, so c = 2 f / |g|^2 just reaches the boundary."""
+    model, clean = victims.affine(classes=2), victims.images(COUNT)
+    labels = victims.right_answers(model, clean)
+    needed = -2 * margin(model(clean), labels) / (model.weight[1] - model.weight[0]).square().sum()
+    plan = Plan(
+        confidence=0.0,
+        targeted=False,
+        best_effort=False,
+        initial_const=None,
+        steps=1,
+        learning_rate=0.1,
+        tanh=False,
+        abort_early=False,
+    )
+    with attacked(model, clean, labels) as victim:
+        const = Search(plan, victim, clean, math.inf).const
+    torch.testing.assert_close(const.double(), 1.5 * needed, rtol=1e-2, atol=0)
+
+
+def test_an_automatic_first_constant_has_limits_and_a_fallback() -> None:
+    losses = torch.tensor([1.0, 1.0, 1.0, 2.0])
+    gradient = torch.tensor([0.0, 1e-9, 1e9, 1.0])[:, None, None, None].expand(4, 1, 2, 2)
+    assert first_const(losses, gradient).tolist() == [1.0, 1e4, pytest.approx(1e-4), 1.5]
+
+
+def test_an_automatic_first_constant_costs_one_gradient_and_needs_no_tuning() -> None:
+    """The same network at logits 1000 times as large or small asks for the same search."""
+    model, clean, labels = problem()
+    automatic = dataclasses.replace(QUICK, initial_const=None)
+    plain = automatic(model, clean, labels, ANY, DRAWS)
+    assert (model.passes.forward, model.passes.backward) == (122 * COUNT, 121 * COUNT)
+    assert bool((model(plain).argmax(1) != labels).all())
+    for scale in (1 / 1024, 1024.0):
+        result = automatic(lambda images, scale=scale: scale * model(images), clean, labels, ANY, DRAWS)
+        torch.testing.assert_close(ANY.distance(result, clean), ANY.distance(plain, clean), rtol=0.05, atol=0)
 
 
 def test_images_that_stall_cost_nothing_until_the_next_search_step() -> None:

@@ -158,6 +158,14 @@ def test_stopping_at_the_first_success_saves_passes_and_fools_the_same_images(at
 
 
 @pytest.mark.parametrize("attack", ONE_EACH)
+def test_stopping_at_the_first_success_waits_for_one_in_an_unbounded_ball(attack: Minimum) -> None:
+    model, clean = victims.mlp(), victims.images(12)
+    labels = victims.right_answers(model, clean)
+    result = call(dataclasses.replace(attack, stop_when_fooled=True), model, clean, labels, L2(math.inf))
+    assert bool((lead(model, result, labels) > 0).all())
+
+
+@pytest.mark.parametrize("attack", ONE_EACH)
 def test_mistaken_images_are_not_searched(attack: Minimum) -> None:
     clean = victims.images(6)
     model = CountingPasses(victims.mlp())

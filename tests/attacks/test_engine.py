@@ -11,9 +11,7 @@ from torch.nn import functional as F
 
 from attacks import victims
 from memory_defense.attacks.engine import (
-    ACCELERATOR_MICRO_BATCH,
     ASCENT_LOSSES,
-    CPU_MICRO_BATCH,
     Victim,
     ascent_loss,
     attacked,
@@ -23,6 +21,7 @@ from memory_defense.attacks.engine import (
     reached,
 )
 from memory_defense.losses import LOSSES, cross_entropy
+from memory_defense.passes import ACCELERATOR_MICRO_BATCH, CPU_MICRO_BATCH
 from memory_defense.wrappers import CountingPasses
 
 

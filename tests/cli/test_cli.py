@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from memory_defense.cli.actions import Machine, Selection, radius
+from memory_defense.cli.evaluating import Selection, radius
+from memory_defense.cli.machine import Machine
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.evaluation.record import Record
@@ -64,7 +65,7 @@ def test_the_demo_leaves_everything_it_promises(run) -> None:
 
 def test_evaluate_narrows_and_report_renders(run, tmp_path) -> None:
     out = tmp_path / "narrow.json"
-    narrowed = ("--attack", "pgd", "--knowledge", "selector", "--epsilon", "8/255", "--images", "10")
+    narrowed = ("--attacks", "pgd", "--knowledge", "selector", "--epsilon", "8/255", "--images", "10")
     done = memdef("evaluate", run, *narrowed, "--out", out)
     assert done.returncode == 0, done.stderr
     record = Record.read(out)
@@ -80,7 +81,7 @@ def test_evaluate_narrows_and_report_renders(run, tmp_path) -> None:
 
 def test_a_partial_evaluation_leaves_the_record_alone(run) -> None:
     before = (run / "record.json").read_bytes()
-    done = memdef("evaluate", run, "--knowledge", "fixed-slots", "--attack", "fgsm", "--images", "5")
+    done = memdef("evaluate", run, "--knowledge", "fixed-slots", "--attacks", "fgsm", "--images", "5")
     assert done.returncode == 0, done.stderr
     assert (run / "record.json").read_bytes() == before
     assert Record.read(run / "partial.json").images == 5
@@ -176,12 +177,12 @@ def test_radius_is_written_as_people_write_it() -> None:
 
 def test_selection_checks_its_names() -> None:
     plan = recipe("fashion-mnist/demo").evaluation
-    chosen = Selection(attacks=["pgd"], epsilons=["8/255"], images=3).apply(plan)
+    chosen = Selection(attacks="pgd", epsilons=["8/255"], images=3).apply(plan)
     assert (list(chosen.attacks), chosen.images, chosen.linf[0].epsilon) == (["pgd"], 3, 8 / 255)
     assert chosen.curve is None
     assert Selection().apply(plan) == plan
     with pytest.raises(ValueError, match="did you mean 'pgd"):
-        Selection(attacks=["pdg"]).apply(plan)
+        Selection(attacks="pdg").apply(plan)
 
 
 def test_machine_refuses_what_is_not_there(monkeypatch) -> None:

@@ -26,6 +26,8 @@ COUNT = 13
 QUICK: dict[str, dict[str, int]] = {
     "bim": {"steps": 5},
     "pgd": {"steps": 5, "restarts": 2},
+    "pgd-t": {"steps": 5, "targets": 3},
+    "gama": {"steps": 8},
     "cw": {"steps": 25, "search_steps": 3},
     "ddn": {"steps": 25},
     "fmn": {"steps": 25},
@@ -33,12 +35,14 @@ QUICK: dict[str, dict[str, int]] = {
     "apgd": {"steps": 5, "restarts": 2},
     "apgd-t": {"steps": 5, "targets": 3},
     "square": {"queries": 50},
+    "hop-skip-jump": {"queries": 250, "evaluations": 20, "starts": 10},
+    "autoattack": {"steps": 5, "targets": 3, "queries": 30},
 }
 
 ONE_NORM = {"cw": "l2", "ddn": "l2"}
 """Attacks made for one norm only; they must refuse every other."""
 
-BLACK_BOX = {"square"}
+BLACK_BOX = {"square", "hop-skip-jump"}
 """Attacks that never ask for a gradient: none can be useless to them, and a few queries are worth less than one."""
 
 VICTIMS: dict[str, tuple[Callable[[], Classifier], int]] = {

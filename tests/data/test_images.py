@@ -26,6 +26,17 @@ def test_floats_are_grey_levels_over_255():
     assert torch.equal(images.floats(torch.tensor([7, 3])), floats[[7, 3]])
 
 
+def test_float_images_are_served_as_they_are_and_never_lent_out():
+    pixels = torch.rand(9, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    images = ImageSet(pixels.clone(), torch.zeros(9, dtype=torch.int64), torch.arange(9))
+    images.floats().zero_()
+    images.floats(torch.arange(9)).zero_()
+    assert torch.equal(images.floats(), pixels)
+    assert torch.equal(images.floats(torch.tensor([7, 3])), pixels[[7, 3]])
+    served = [batch for batch, _, _ in batches(images, 4, seed=0, epoch=0, shuffle=False)]
+    assert torch.equal(torch.cat(served), pixels)
+
+
 def test_take_and_first_keep_images_labels_and_ids_together():
     images = _set()
     taken = images.take(torch.tensor([5, 2, 5]))
@@ -46,7 +57,13 @@ def test_first_refuses_what_is_not_there(count):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"images": torch.rand(4, 1, 2, 2)}, r"float32.*expected torch.uint8"),
+        (
+            {"images": torch.rand(4, 1, 2, 2).double()},
+            r"float64.*expected torch.uint8 grey levels or torch.float32",
+        ),
+        ({"images": torch.full((4, 1, 2, 2), 1.01)}, r"images span \[1.01, 1.01\], expected \[0, 1\]"),
+        ({"images": torch.full((4, 1, 2, 2), 77.0)}, r"grey levels: use x / 255"),
+        ({"images": torch.full((4, 1, 2, 2), torch.nan)}, "16 pixels are NaN"),
         ({"images": torch.zeros(4, 2, 2, dtype=torch.uint8)}, r"\(N, C, H, W\)"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "one for each image"),
         ({"labels": torch.tensor([0, 1, -1, 0])}, "at least 0"),

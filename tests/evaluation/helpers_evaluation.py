@@ -1,6 +1,6 @@
 """Tiny defenses whose robustness is known by construction, and attacks that misbehave."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,3 +106,38 @@ class _Rows:
 
     def rows(self, index: torch.Tensor) -> "_Rows":
         return _Rows(self.defense, self.slots[index])
+
+
+class Front(nn.Module):
+    """A network of five classes; `front` changes the images before it, `back` the logits behind it."""
+
+    def __init__(
+        self,
+        front: Callable[[torch.Tensor], torch.Tensor] = lambda images: images,
+        back: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
+    ) -> None:
+        super().__init__()
+        self.network, self.front, self.back = five_classes(), front, back
+
+    def forward(self, images: Images) -> torch.Tensor:
+        return self.back(self.network(self.front(images)))
+
+
+def five_classes() -> nn.Sequential:
+    """A fixed random network, images (B, 1, 8, 8) to logits (B, 5), that spreads `some_images` over its classes."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 5)).requires_grad_(False)
+    torch.random.set_rng_state(state)
+    network[3].bias -= network(some_images()).mean(0)
+    return network
+
+
+def some_images() -> Images:
+    """64 random images (64, 1, 8, 8)."""
+    return torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def some_labels() -> Labels:
+    """What `five_classes` says about them, so that its clean accuracy is 1."""
+    return five_classes()(some_images()).argmax(1)

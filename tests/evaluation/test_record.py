@@ -3,11 +3,19 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_defense.evaluation.metrics import accuracy
-from memory_defense.evaluation.record import AttackResult, AuditLine, Provenance, Record, WorstCase
+from memory_defense.evaluation.record import (
+    AttackResult,
+    AuditLine,
+    CascadeRecord,
+    CascadeStage,
+    Provenance,
+    Record,
+    WorstCase,
+)
 
 
 def make(correct: int = 70, epsilon: float = 0.1) -> Record:
@@ -32,12 +40,35 @@ def make(correct: int = 70, epsilon: float = 0.1) -> Record:
                 **scored,
             ),
         ),
-        worst_case=(WorstCase(norm="linf", epsilon=epsilon, **scored),),
+        worst_case=(WorstCase(norm="linf", epsilon=epsilon, undetected=accuracy(correct, 100), **scored),),
+        cascades=(
+            CascadeRecord(
+                norm="linf",
+                epsilon=epsilon,
+                stages=(
+                    CascadeStage(
+                        attack="apgd-t",
+                        knowledge="steering",
+                        role="main",
+                        tried=90,
+                        fooled=20,
+                        first=19,
+                        disagreements=0,
+                        forward_passes=1000,
+                        backward_passes=900,
+                        seconds=0.5,
+                        parameters={"steps": 40},
+                    ),
+                ),
+            ),
+        ),
+        per_image="record.images.safetensors",
         audit=(AuditLine(check="c", verdict="not run", value=None, meaning="m", remedy="r"),),
         provenance=Provenance(version="0", git="g", seed=0, device="cpu", torch="2", recipe_sha256="x"),
     )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.floats(0, 30))
 def test_round_trip(tmp_path_factory, correct, epsilon) -> None:
     path = tmp_path_factory.mktemp("record") / "record.json"
@@ -49,15 +80,16 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     make().write(tmp_path / "r.json")
     written = json.loads((tmp_path / "r.json").read_text())
     assert list(written) == [
-        "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case", "audit", "provenance",
+        "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
+            "cascades", "submissions", "per_image", "audit", "provenance",
     ]  # fmt: skip
     assert written["schema"] == 1
     assert set(written["clean"]) == {"accuracy", "ci95"}
     assert set(written["attacks"][0]) == {
         "attack", "knowledge", "norm", "epsilon", "accuracy", "ci95", "median_distance", "forward_passes",
-        "backward_passes", "seconds", "parameters",
+        "backward_passes", "seconds", "parameters", "disagreements", "note",
     }  # fmt: skip
-    assert set(written["worst_case"][0]) == {"norm", "epsilon", "accuracy", "ci95"}
+    assert set(written["worst_case"][0]) == {"norm", "epsilon", "accuracy", "ci95", "undetected"}
     assert set(written["audit"][0]) == {"check", "verdict", "value", "meaning", "remedy"}
     assert set(written["provenance"]) == {"version", "git", "seed", "device", "torch", "recipe_sha256"}
 

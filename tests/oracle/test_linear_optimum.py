@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from attacks import victims
-from memory_defense.attacks import Apgd, Bim, CarliniWagner, Fgsm, Pgd
+from memory_defense.attacks import (
+    Apgd,
+    ApgdTargeted,
+    AutoAttack,
+    Bim,
+    CarliniWagner,
+    Fgsm,
+    Gama,
+    HopSkipJump,
+    Pgd,
+    PgdTargeted,
+)
 from memory_defense.attacks.engine import input_gradient, log_odds
 from memory_defense.contracts import Attack, Ball
 from memory_defense.losses import LOSSES, margin
@@ -29,6 +40,9 @@ MANY_STEPS = {
     "pgd, restarts": Pgd(steps=20, restarts=2, stop_when_fooled=False, micro_batch=5),
     "apgd": Apgd(steps=40, stop_when_fooled=False),
     "apgd, margin": Apgd(steps=40, loss="margin", stop_when_fooled=False, micro_batch=5),
+    "apgd-t, margin": ApgdTargeted(steps=40, loss="margin", stop_when_fooled=False),
+    "pgd-t": PgdTargeted(steps=20, stop_when_fooled=False, micro_batch=5),
+    "gama": Gama(steps=40, stop_when_fooled=False),
 }
 EXACT = {**ONE_STEP, **MANY_STEPS}
 
@@ -122,18 +136,60 @@ def test_an_image_is_fooled_exactly_when_it_can_be(norm: type[Linf | L2], target
     assert torch.equal(lead(model, result, labels) > 0, possible)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_more_classes_reach_the_best_of_all_targets(loss: str) -> None:
-    model, clean, ball = victims.affine(classes=4), victims.images(64), Linf(0.1)
-    labels = victims.right_answers(model, clean)
+def best_lead(model: victims.Affine, clean: Tensor, labels: Tensor, ball: Ball) -> Tensor:
+    """Return (B,) the largest lead that any wrong class can have in the ball and the box."""
     scores = model(clean).detach()
     offers = [
         scores[:, k]
         - scores.gather(1, labels[:, None])[:, 0]
         + best_gain(clean, model.weight[k] - model.weight[labels], ball)
-        for k in range(4)
+        for k in range(scores.shape[1])
     ]
-    best = torch.stack(offers, 1).scatter(1, labels[:, None], -torch.inf).amax(1)
+    return torch.stack(offers, 1).scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
+ALL_CLASSES = {
+    "pgd-t": PgdTargeted(steps=20),
+    "apgd-t": ApgdTargeted(steps=20),
+    "apgd-t, margin": ApgdTargeted(steps=20, loss="margin"),
+    "autoattack": AutoAttack(steps=20, queries=20),
+}
+
+
+@pytest.mark.parametrize("attack", ALL_CLASSES.values(), ids=ALL_CLASSES)
+@pytest.mark.parametrize("ball", [Linf(0.06), L2(0.25)], ids=["linf", "l2"])
+def test_attacks_on_every_class_fool_exactly_what_any_class_can_reach(attack: Attack, ball: Ball) -> None:
+    model, clean = victims.affine(classes=5), victims.images(64)
+    labels = victims.right_answers(model, clean)
+    best = best_lead(model, clean, labels, ball)
+    clear = best.abs() > 0.01 * best.abs().median()  # closer than that, 20 steps need not be enough
+    assert 15 < (best > 0)[clear].sum() < 55
+    assert torch.equal(
+        (lead(model, call(attack, model, clean, labels, ball), labels) > 0)[clear], (best > 0)[clear]
+    )
+
+
+@pytest.mark.parametrize("norm", [Linf, L2])
+def test_labels_alone_fool_what_can_be_fooled_with_something_to_spare(norm: type[Linf | L2]) -> None:
+    model, clean = victims.affine(classes=2), victims.images(32)
+    labels = victims.right_answers(model, clean)
+    ball = norm(0.05 if norm is Linf else 0.35)
+    attack = HopSkipJump(queries=1500)
+    fooled = lead(model, call(attack, model, clean, labels, ball), labels) > 0
+    smaller = norm(0.8 * ball.epsilon)
+    d, before = direction(model, labels), lead(model, clean, labels)
+    surely = before + best_gain(clean, d, smaller) > 0
+    possible = before + best_gain(clean, d, ball) > 0
+    assert 5 < surely.sum() <= possible.sum() < 30
+    assert bool(fooled[surely].all())
+    assert not bool(fooled[~possible].any())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_more_classes_reach_the_best_of_all_targets(loss: str) -> None:
+    model, clean, ball = victims.affine(classes=4), victims.images(64), Linf(0.1)
+    labels = victims.right_answers(model, clean)
+    best = best_lead(model, clean, labels, ball)
     result = call(Pgd(steps=20, restarts=3, loss=loss, stop_when_fooled=False), model, clean, labels, ball)
     reached = lead(model, result, labels)
     assert bool((reached <= best + 1e-4).all())
@@ -149,10 +205,11 @@ def test_more_classes_reach_the_best_of_all_targets(loss: str) -> None:
     [
         (CarliniWagner(), 0.01),
         (CarliniWagner(micro_batch=20), 0.01),
+        (CarliniWagner(initial_const=None), 0.01),
         (CarliniWagner(variant="tanh", learning_rate=0.02, search_steps=8), 0.03),
         (CarliniWagner(variant="tanh", learning_rate=0.02, search_steps=8, abort_early=True), 0.05),
     ],
-    ids=["projected", "projected, small batches", "tanh", "tanh, early stop"],
+    ids=["projected", "projected, small batches", "projected, automatic constant", "tanh", "tanh, early stop"],
 )
 def test_carlini_wagner_finds_the_shortest_step(attack: CarliniWagner, slack: float, count: int) -> None:
     model, clean = victims.affine(classes=2), victims.images(count, low=0.3, high=0.7)

@@ -6,21 +6,30 @@ from dataclasses import fields
 from typing import Any
 
 from memory_defense.attacks.apgd import Apgd, ApgdTargeted
+from memory_defense.attacks.autoattack import AutoAttack
 from memory_defense.attacks.carlini_wagner import PAPER_CW, CarliniWagner
 from memory_defense.attacks.ddn import Ddn
 from memory_defense.attacks.fab import FabTargeted
 from memory_defense.attacks.fmn import Fmn
+from memory_defense.attacks.gama import Gama
 from memory_defense.attacks.gradient import PAPER_BIM, PAPER_FGSM, PAPER_PGD, Bim, Fgsm, Pgd
+from memory_defense.attacks.hop_skip_jump import HopSkipJump
+from memory_defense.attacks.pgd_targeted import PgdTargeted
 from memory_defense.attacks.square import Square
 from memory_defense.checks import nearest
 from memory_defense.contracts import Attack
 
 ATTACKS: dict[
-    str, type[Fgsm | Bim | Pgd | CarliniWagner | Ddn | Fmn | FabTargeted | Apgd | ApgdTargeted | Square]
+    str,
+    type[Fgsm | Bim | Pgd | PgdTargeted | Gama]
+    | type[CarliniWagner | Ddn | Fmn | FabTargeted]
+    | type[Apgd | ApgdTargeted | Square | HopSkipJump | AutoAttack],
 ] = {
     "fgsm": Fgsm,
     "bim": Bim,
     "pgd": Pgd,
+    "pgd-t": PgdTargeted,
+    "gama": Gama,
     "cw": CarliniWagner,
     "ddn": Ddn,
     "fmn": Fmn,
@@ -28,6 +37,8 @@ ATTACKS: dict[
     "apgd": Apgd,
     "apgd-t": ApgdTargeted,
     "square": Square,
+    "hop-skip-jump": HopSkipJump,
+    "autoattack": AutoAttack,
 }
 """Every attack by the name that records and the command line use."""
 
@@ -39,13 +50,17 @@ __all__ = [
     "PAPER_PGD",
     "Apgd",
     "ApgdTargeted",
+    "AutoAttack",
     "Bim",
     "CarliniWagner",
     "Ddn",
     "FabTargeted",
     "Fgsm",
     "Fmn",
+    "Gama",
+    "HopSkipJump",
     "Pgd",
+    "PgdTargeted",
     "Square",
     "attack",
 ]

@@ -8,31 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
-
-import torch
+from typing import Literal, Self
 
 from memory_defense.attacks.apgd_climb import Climb
+from memory_defense.attacks.averaged import Averaged
 from memory_defense.attacks.engine import Victim, attacked, check_settings
-from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
+from memory_defense.attacks.targets import lead_of, likeliest_others, targeted_difference_of_logits_ratio
+from memory_defense.checks import nearest
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss
 
-
-def targeted_difference_of_logits_ratio(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
-    """Return (B,) the targeted DLR loss, ``(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)`` (Croce & Hein, Eq. 7).
-
-    z_(i) is the i-th largest logit. It grows as the target class t, (B,) like the labels, overtakes the label y.
-
-    Raises
-    ------
-    ValueError
-        For fewer than 4 classes.
-    """
-    if logits.shape[1] < 4:
-        raise ValueError(f"the targeted DLR loss needs at least 4 classes, the model has {logits.shape[1]}")
-    ordered = logits.topk(4, dim=1).values
-    ahead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])  # (B, 1)
-    return ahead.squeeze(1) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+_TARGETED_LOSSES = {"dlr": targeted_difference_of_logits_ratio, "margin": lead_of}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +37,9 @@ class Apgd:
     rho
         An image halves its step when its loss rose in no more than this share of the steps since the last
         checkpoint, in [0, 1].
+    samples
+        Passes that one gradient averages, at least 1; more than 1 is for models that draw at every call, and
+        what one iterate's last pass answers is then believed (`averaged.Averaged`).
     stop_when_fooled
         Leave an image alone from the first iterate that fools the model, the clean one included. Otherwise
         every image takes every step. What was never left alone is returned at its highest loss.
@@ -67,17 +56,20 @@ class Apgd:
     restarts: int = 1
     loss: str = "cross-entropy"
     rho: float = 0.75
+    samples: int = 1
     stop_when_fooled: bool = True
     micro_batch: int | None = None
 
     def __post_init__(self) -> None:
-        check_settings(self.loss, self.micro_batch, steps=self.steps, restarts=self.restarts)
+        counts = {"steps": self.steps, "restarts": self.restarts, "samples": self.samples}
+        check_settings(self.loss, self.micro_batch, **counts)
         _check_rho(self.rho)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         with attacked(model, images, labels, self.micro_batch) as victim:
-            climb = _climb(self, victim, images, ball)
+            averaged = Averaged(victim, self.samples) if self.samples > 1 else victim
+            climb = _climb(self, averaged, images, ball)
             for restart in range(self.restarts if ball.epsilon > 0 else 0):
                 climb.run(lambda _: LOSSES[self.loss], draws.child("restart", restart))
             return climb.best
@@ -89,7 +81,7 @@ class Apgd:
 
 @dataclass(frozen=True, kw_only=True)
 class ApgdTargeted:
-    """Auto-PGD with the targeted DLR loss, one run for each of the likeliest wrong classes (AutoAttack's APGD-T).
+    """Auto-PGD towards each of the likeliest wrong classes, one run for each; by default AutoAttack's APGD-T.
 
     A target is where the loss leads, not what counts: an image is done once the model errs in any way. Each
     run works on what the earlier ones did not fool. Other parameters and errors are `Apgd`'s; there is one
@@ -100,21 +92,26 @@ class ApgdTargeted:
     targets
         How many of the highest classes other than the label, by the logits of the clean image; at least 1,
         and all of them where the model has fewer.
+    loss
+        ``dlr``: the targeted DLR loss, which needs 4 classes. ``margin``: ``z_t - z_y``, from 2 classes on.
 
     Raises
     ------
     ValueError
-        When called, for a model with fewer than 4 classes.
+        When called, for the DLR loss and a model with fewer than 4 classes.
     """
 
     steps: int = 100
     targets: int = 9
+    loss: Literal["dlr", "margin"] = "dlr"
     rho: float = 0.75
     stop_when_fooled: bool = True
     micro_batch: int | None = None
 
     def __post_init__(self) -> None:
-        check_settings("dlr", self.micro_batch, steps=self.steps, targets=self.targets)
+        check_settings("margin", self.micro_batch, steps=self.steps, targets=self.targets)
+        if self.loss not in _TARGETED_LOSSES:
+            raise nearest(self.loss, _TARGETED_LOSSES, "targeted loss")
         _check_rho(self.rho)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
@@ -122,15 +119,19 @@ class ApgdTargeted:
         with attacked(model, images, labels, self.micro_batch) as victim:
             climb = _climb(self, victim, images, ball)
             classes = climb.clean_logits.shape[1]
-            if classes < 4:
+            if self.loss == "dlr" and classes < 4:
                 raise ValueError(
-                    f"the targeted DLR loss needs at least 4 classes, the model has {classes}; use Apgd"
+                    f"the targeted DLR loss needs at least 4 classes, the model has {classes}; use loss='margin'"
                 )
-            others = climb.clean_logits.scatter(1, labels[:, None], -torch.inf)
-            ranked = others.topk(min(self.targets, classes - 1), dim=1).indices  # (B, T)
+            ranked = likeliest_others(climb.clean_logits, labels, self.targets)
             for rank, goals in enumerate(ranked.unbind(1) if ball.epsilon > 0 else ()):
-                climb.run(_towards(goals), draws.child("target", rank))
+                climb.run(self._towards(goals), draws.child("target", rank))
             return climb.best
+
+    def _towards(self, targets: Labels) -> Callable[[Rows], AdversarialLoss]:
+        """Return the loss of each micro-batch that leads to these targets (N,)."""
+        loss = _TARGETED_LOSSES[self.loss]
+        return lambda rows: lambda logits, labels: loss(logits, labels, targets[rows])
 
     def for_transfer(self) -> Self:
         """Return the same attack without early stops: the highest loss over all targets."""
@@ -151,10 +152,3 @@ def _climb(settings: Apgd | ApgdTargeted, victim: Victim, images: Images, ball: 
 def _check_rho(rho: float) -> None:
     if not 0 <= rho <= 1:
         raise ValueError(f"rho is {rho}, expected a share of steps in [0, 1]")
-
-
-def _towards(targets: Labels) -> Callable[[Rows], AdversarialLoss]:
-    def loss_of(rows: Rows) -> AdversarialLoss:
-        return lambda logits, labels: targeted_difference_of_logits_ratio(logits, labels, targets[rows])
-
-    return loss_of

@@ -1,34 +1,22 @@
 """The L2 attack of Carlini & Wagner 2017 (arXiv 1608.04644): the smallest change that fools the model.
 
 For each image and a constant c it minimises ``||x - clean||^2 + c * f(x)``, where the hinge
-``f = max(confidence - margin, 0)`` is 0 once another class leads by `confidence`; c is found by bisection.
-Every image has its own c, its own optimiser state, its own early stop, and nothing is shared in a batch.
+``f = max(confidence - margin, 0)`` is 0 once another class leads by `confidence`; c is found by bisection
+(`carlini_wagner_search`). Nothing is shared in a batch.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-import torch
-from torch import Tensor
-
-from memory_defense.attacks.engine import Victim, attacked, check_settings
-from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
-from memory_defense.losses import margin
+from memory_defense.attacks.carlini_wagner_search import Plan, Search
+from memory_defense.attacks.engine import attacked, check_settings
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 
 TRANSFER_CONFIDENCE = 5.0
 """The lead in logits that `CarliniWagner.for_transfer` asks for at least."""
-
-_SATURATION = 0.999999
-"""Keeps arctanh finite for pixels at 0 and 1, as in the authors' code."""
-
-_ROUNDING = 1e-5
-"""Lead over `confidence`, relative to the largest logit, that survives judging in another batch."""
-
-_BETAS = (0.9, 0.999)
-_CONST_GROWTH = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +37,8 @@ class CarliniWagner:
         Of Adam, which is reset at every search step. In pixels for ``projected``; in the tanh variable for
         ``tanh``, where 0.005 hardly moves a pixel that is exactly 0 or 1 in 1000 steps and 0.1 does.
     initial_const
-        The first c.
+        The first c, positive. None takes ``3 f / ||grad f||^2`` of each clean image, for one gradient more: were
+        f linear, two thirds of it would lead just to the boundary.
     variant
         ``projected``: optimises the pixels themselves, clamped to [0, 1], at a learning rate that falls to
         zero along a cosine, each search step from the closest image so far; it reaches smaller distances in
@@ -75,7 +64,7 @@ class CarliniWagner:
     steps: int = 100
     search_steps: int = 5
     learning_rate: float = 0.05
-    initial_const: float = 1.0
+    initial_const: float | None = 1.0
     variant: Literal["projected", "tanh"] = "projected"
     abort_early: bool = False
     best_effort: bool = False
@@ -87,8 +76,9 @@ class CarliniWagner:
         if not 0 <= self.confidence < math.inf:
             raise ValueError(f"confidence is {self.confidence}, expected a lead in logits of at least 0")
         for name in ("learning_rate", "initial_const"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number")
+            value: float | None = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}, expected a positive number")
         if self.variant not in ("projected", "tanh"):
             raise ValueError(f"variant is {self.variant!r}, expected 'projected' or 'tanh'")
 
@@ -104,7 +94,17 @@ class CarliniWagner:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            search = _Search(self, victim, clean, ball.epsilon)
+            plan = Plan(
+                confidence=self.confidence,
+                targeted=self.targeted,
+                best_effort=self.best_effort,
+                initial_const=self.initial_const,
+                steps=self.steps,
+                learning_rate=self.learning_rate,
+                tanh=self.variant == "tanh",
+                abort_early=self.abort_early,
+            )
+            search = Search(plan, victim, clean, ball.epsilon)
             for _ in range(self.search_steps):
                 search.run()
             return search.result()
@@ -118,152 +118,3 @@ PAPER_CW = CarliniWagner(
     steps=1000, search_steps=5, learning_rate=5e-3, initial_const=1e-2, variant="tanh", abort_early=True
 )
 """The attack as the paper runs it: cleverhans' defaults, which barely move saturated pixels."""
-
-
-@dataclass
-class _Chunk:
-    """One micro-batch in the middle of a search step; every field has the images as its first axis."""
-
-    rows: Rows
-    clean: Images
-    point: Tensor
-    first: Tensor
-    second: Tensor
-    const: PerImage
-    loss: PerImage
-    checked: PerImage
-    """The loss at the last check for progress."""
-
-
-class _Search:
-    """The bisection: what is known about every image between search steps."""
-
-    def __init__(self, settings: CarliniWagner, victim: Victim, clean: Images, epsilon: float) -> None:
-        self.settings, self.victim, self.clean, self.epsilon = settings, victim, clean, epsilon
-        self.best = clean.clone()
-        self.best_distance = clean.new_full((len(clean),), math.inf)  # squared
-        self.boldest = clean.clone() if settings.best_effort else None
-        self.boldest_lead = clean.new_zeros(len(clean))
-        self.start = clean.clone()
-        self.low = clean.new_zeros(len(clean))
-        self.high = clean.new_full((len(clean),), math.inf)
-        self.const = clean.new_full((len(clean),), settings.initial_const)
-        self.rows = self._still_right(victim.all_rows())
-
-    def _still_right(self, rows: Rows) -> Rows:
-        """Settle the images that fool the model as they are; return the others."""
-        for part in self.victim.parts(rows):
-            logits = self.victim.answers(self.clean[part], part)
-            fooled = _leads(*self._lead_and_goal(logits, self.victim.labels[part]))
-            self.best_distance[part] = torch.where(fooled, 0.0, math.inf)
-        return rows[self.best_distance.isinf()]
-
-    def _lead_and_goal(self, logits: Logits, labels: Labels) -> tuple[PerImage, PerImage]:
-        """Return the lead of the wrong (or the target) class, and the lead that counts as success."""
-        lead = margin(logits, labels)
-        goal = self.settings.confidence + _ROUNDING * logits.detach().abs().amax(1)
-        return (-lead if self.settings.targeted else lead), goal
-
-    def _hinge(self, logits: Logits, labels: Labels) -> PerImage:
-        lead, goal = self._lead_and_goal(logits, labels)
-        return (goal - lead).clamp(min=0)
-
-    def run(self) -> None:
-        """Do one search step and choose the next constants."""
-        settings = self.settings
-        succeeded = torch.zeros_like(self.low, dtype=torch.bool)
-        chunks = [self._chunk(part) for part in self.victim.parts(self.rows)]
-        interval = max(1, settings.steps // 10)
-        for step in range(settings.steps):
-            for chunk in chunks:
-                self._step(chunk, step, succeeded)
-            if settings.abort_early and (step + 1) % interval == 0:
-                chunks = self._drop_stalled(chunks)
-        for chunk in chunks:
-            self.start[chunk.rows] = chunk.point
-        self.high = torch.where(succeeded, torch.minimum(self.high, self.const), self.high)
-        self.low = torch.where(succeeded, self.low, torch.maximum(self.low, self.const))
-        middle = (self.low + self.high) / 2
-        self.const = torch.where(middle.isinf(), self.const * _CONST_GROWTH, middle)
-
-    def _chunk(self, rows: Rows) -> _Chunk:
-        clean, const = self.clean[rows], self.const[rows]
-        if self.settings.variant == "tanh":
-            point = ((2 * clean - 1) * _SATURATION).atanh()
-        else:
-            point = torch.where(_column(self.best_distance[rows].isfinite()), self.best[rows], self.start[rows])
-        unknown = torch.full_like(const, math.inf)
-        return _Chunk(rows, clean, point, torch.zeros_like(point), torch.zeros_like(point), const, unknown, unknown)
-
-    def _step(self, chunk: _Chunk, step: int, succeeded: Tensor) -> None:
-        """Judge the iterate, remember it if it is the closest, and take one Adam step in place."""
-        tanh = self.settings.variant == "tanh"
-        image = (chunk.point.tanh() + 1) / 2 if tanh else chunk.point
-        seen = self.victim.gradient(image, chunk.rows, self._hinge)
-        offset = image - chunk.clean
-        distance = offset.square().flatten(1).sum(1)
-        chunk.loss = distance + chunk.const * seen.losses
-        lead, goal = self._lead_and_goal(seen.logits, self.victim.labels[chunk.rows])
-        fooled = _leads(lead, goal)
-        closer = fooled & (distance < self.best_distance[chunk.rows])
-        succeeded[chunk.rows] |= fooled
-        self.best[chunk.rows[closer]] = image[closer]
-        self.best_distance[chunk.rows[closer]] = distance[closer]
-        if self.boldest is not None:
-            bolder = (distance <= self.epsilon**2) & (lead > self.boldest_lead[chunk.rows])
-            self.boldest[chunk.rows[bolder]] = image[bolder]
-            self.boldest_lead[chunk.rows[bolder]] = lead[bolder].to(distance)
-
-        gradient = offset.mul_(2).addcmul_(seen.gradient, _column(chunk.const))
-        if tanh:
-            gradient.mul_(image * (1 - image) * 2)
-        self._adam(chunk, gradient, step)
-
-    def _adam(self, chunk: _Chunk, gradient: Tensor, step: int) -> None:
-        """Move the point as Adam does (Kingma & Ba 2015), bias correction included."""
-        rate = self.settings.learning_rate
-        if self.settings.variant == "projected":
-            rate *= (1 + math.cos(math.pi * step / self.settings.steps)) / 2
-        forget_first, forget_second = (1 - beta for beta in _BETAS)
-        unbias_first, unbias_second = (1 - beta ** (step + 1) for beta in _BETAS)
-        chunk.first.lerp_(gradient, forget_first)
-        chunk.second.lerp_(gradient.square_(), forget_second)
-        scale = (chunk.second / unbias_second).sqrt_().add_(1e-8)
-        chunk.point.addcdiv_(chunk.first, scale, value=-rate / unbias_first)
-        if self.settings.variant == "projected":
-            chunk.point.clamp_(0, 1)
-
-    def _drop_stalled(self, chunks: list[_Chunk]) -> list[_Chunk]:
-        """Take out the images whose loss no longer falls, and pack the others into full micro-batches."""
-        moving = [chunk.loss <= 0.9999 * chunk.checked for chunk in chunks]
-        for chunk, keep in zip(chunks, moving, strict=True):
-            chunk.checked = chunk.loss
-            self.start[chunk.rows[~keep]] = chunk.point[~keep]
-        if all(bool(keep.all()) for keep in moving):
-            return chunks
-        packed = [
-            torch.cat([getattr(chunk, part.name)[keep] for chunk, keep in zip(chunks, moving, strict=True)])
-            for part in fields(_Chunk)
-        ]
-        size = self.victim.micro_batch
-        return [
-            _Chunk(*(whole[start : start + size] for whole in packed)) for start in range(0, len(packed[0]), size)
-        ]
-
-    def result(self) -> Images:
-        """Return the closest images found that lie inside the ball, judged once more as they are returned."""
-        inside = self.best_distance <= self.epsilon**2
-        for part in self.victim.parts(self.rows):
-            logits = self.victim.answers(self.best[part], part)
-            lead, _ = self._lead_and_goal(logits, self.victim.labels[part])
-            inside[part] &= lead > self.settings.confidence
-        otherwise = self.clean if self.boldest is None else self.boldest
-        return torch.where(_column(inside), self.best, otherwise)
-
-
-def _leads(lead: PerImage, goal: PerImage) -> PerImage:
-    return (lead >= goal) & (lead > 0)
-
-
-def _column(values: Tensor) -> Tensor:
-    return values[:, None, None, None]  # (B, 1, 1, 1)

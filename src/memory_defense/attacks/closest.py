@@ -107,7 +107,10 @@ class Closest:
 
     def unfinished(self, rows: Rows) -> Rows:
         """Return the rows that still need work."""
-        return rows[self.distance[rows] > self.ball.epsilon] if self.stop_when_fooled else rows
+        if not self.stop_when_fooled:
+            return rows
+        distance = self.distance[rows]
+        return rows[distance.isinf() | (distance > self.ball.epsilon)]  # in an unbounded ball inf is not outside
 
     def result(self) -> Images:
         """Return the closest images that lie inside the ball, judged once more as they are returned."""

@@ -1,11 +1,4 @@
-"""Gradient steps inside a ball: FGSM, BIM and PGD are settings of one loop.
-
-    x_0 = clean, or a random point of the ball;   x_{k+1} = P(x_k + size_k * ascent(grad loss(x_k)))
-
-The logits that come with a gradient also judge the iterate it was taken at, so no pass is spent on judging
-but one at the very end. An image leaves the loop at the first iterate that fools the model; one that never
-does is returned at its iterate of highest loss, which is what a different model is most likely to mistake.
-"""
+"""Gradient steps inside a ball: FGSM, BIM and PGD are settings of one loop, which is in `climb`."""
 
 from __future__ import annotations
 
@@ -13,11 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
-from torch import Tensor
-
-from memory_defense.attacks.engine import Victim, ascent_loss, attacked, check_settings, reached
-from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Rows
+from memory_defense.attacks.climb import Climb, always, check_step_size, step_sizes
+from memory_defense.attacks.engine import ascent_loss, attacked, check_settings
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +21,7 @@ class Pgd:
         Gradient steps of one restart, at least 1.
     step_size
         Length of every step in pixel units. None starts at the ball's diameter and shrinks to nothing along a
-        cosine (`cosine_steps`), which fools more images in 10 steps than a constant size does in 40.
+        cosine (`climb.cosine_steps`), which fools more images in 10 steps than a constant size does in 40.
     random_start
         Start at a random point of the ball. The clean image counts as an iterate either way.
     restarts
@@ -63,8 +54,7 @@ class Pgd:
 
     def __post_init__(self) -> None:
         check_settings(self.loss, self.micro_batch, steps=self.steps, restarts=self.restarts)
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size is {self.step_size}, expected a positive number of pixel units or None")
+        check_step_size(self.step_size)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts is {self.restarts}, but without random_start all of them are the same")
 
@@ -73,12 +63,17 @@ class Pgd:
         with attacked(model, images, labels, self.micro_batch) as victim:
             if ball.epsilon == 0:
                 return images.clamp(0, 1)
-            climb = _Climb(self, victim, images, ball)
-            rows = victim.all_rows()
-            if self.random_start and self.stop_when_fooled:
-                rows = climb.judge(images, rows)
+            sizes = step_sizes(self.step_size, ball.epsilon, self.steps)
+            loss = ascent_loss(self.loss, self.targeted)
+            climb = Climb(
+                victim, images, ball, score=loss, targeted=self.targeted, stop_when_fooled=self.stop_when_fooled
+            )
+            rows = climb.begin()[0] if self.random_start and self.stop_when_fooled else victim.all_rows()
+            rivals = self.steps > 1 or self.random_start  # one step from clean has none to be judged by
             for restart in range(self.restarts):
-                rows = climb.run(rows, draws.child("restart", restart))
+                own = draws.child("restart", restart)
+                points = climb.random_points(rows, own) if self.random_start else images.clone()
+                rows = climb.run(points, rows, sizes, always(loss), judge=rivals)
             return climb.best
 
     def for_transfer(self) -> Self:
@@ -168,75 +163,3 @@ PAPER_BIM = Bim(steps=10, step_size=0.05)
 
 PAPER_PGD = Pgd(steps=40, step_size=0.0075)
 """PGD as the paper runs it."""
-
-
-def cosine_steps(epsilon: float, steps: int) -> list[float]:
-    """Return the step sizes ``epsilon * (1 + cos(pi * k / steps))``: first across the ball, then ever finer."""
-    return [epsilon * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
-
-
-class _Climb:
-    """The state of one call: where every image stands and the best iterate it has seen."""
-
-    def __init__(self, settings: Pgd, victim: Victim, images: Images, ball: Ball) -> None:
-        if settings.step_size is None and math.isinf(ball.epsilon):
-            raise ValueError("the ball is unbounded, so step_size=None has no meaning; give a step_size")
-        self.settings, self.victim, self.images, self.ball = settings, victim, images, ball
-        constant = settings.step_size
-        self.sizes = [constant] * settings.steps if constant else cosine_steps(ball.epsilon, settings.steps)
-        self.loss = ascent_loss(settings.loss, settings.targeted)
-        self.best = images.clamp(0, 1)
-        self.best_loss = images.new_full((len(images),), -math.inf)
-
-    def run(self, rows: Rows, draws: Draws) -> Rows:
-        """Climb once with these rows; return those that were never seen fooled."""
-        points = self.images.clone()
-        if self.settings.random_start:
-            for part in self.victim.parts(rows):
-                start = self.ball.random_point(self.images[part], draws.rows(part.cpu()))
-                points.index_copy_(0, part, start)
-        for size in self.sizes:
-            survivors = [self._step(points, part, size) for part in self.victim.parts(rows)]
-            rows = torch.cat(survivors) if survivors else rows
-        if self.settings.steps == 1 and not self.settings.random_start:
-            self.best.index_copy_(0, rows, points.index_select(0, rows))  # one step has no rival to be judged by
-            return rows
-        return self.judge(points, rows)
-
-    def _step(self, points: Images, rows: Rows, size: float) -> Rows:
-        """Judge one micro-batch and move its survivors one step, in place; return their rows."""
-        here = points.index_select(0, rows)
-        seen = self.victim.gradient(here, rows, self.loss)
-        keep = self._record(here, rows, seen.losses, seen.logits)
-        gradient = seen.gradient
-        if keep is not None:
-            here, rows, gradient = here[keep], rows[keep], gradient[keep]
-        moved = here.add_(self.ball.ascent(gradient), alpha=size)
-        points.index_copy_(0, rows, self.ball.project(moved, self.images.index_select(0, rows)))
-        return rows
-
-    def judge(self, points: Images, rows: Rows) -> Rows:
-        """Judge these rows of `points` without moving them; return the survivors."""
-        survivors = [rows[:0]]
-        for part in self.victim.parts(rows):
-            here = points.index_select(0, part)
-            logits = self.victim.answers(here, part)
-            losses = self.loss(logits, self.victim.labels.index_select(0, part)).to(here.dtype)
-            keep = self._record(here, part, losses, logits)
-            survivors.append(part if keep is None else part[keep])
-        return torch.cat(survivors)
-
-    def _record(self, here: Images, rows: Rows, losses: Tensor, logits: Tensor) -> Tensor | None:
-        """Store what is worth keeping; return which rows go on, None for all of them."""
-        better = losses > self.best_loss.index_select(0, rows)
-        keep = None
-        if self.settings.stop_when_fooled:
-            fooled = reached(logits, self.victim.labels.index_select(0, rows), self.settings.targeted)
-            if bool(fooled.any()):
-                keep, better = ~fooled, better | fooled
-        chosen = better.nonzero().squeeze(1)
-        if len(chosen) < len(rows):
-            here, rows, losses = here.index_select(0, chosen), rows.index_select(0, chosen), losses[chosen]
-        self.best.index_copy_(0, rows, here)
-        self.best_loss.index_copy_(0, rows, losses)
-        return keep

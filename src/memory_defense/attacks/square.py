@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ class Square:
     p_init: float = 0.8
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    gradient_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings("margin", self.micro_batch, queries=self.queries)

@@ -4,101 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from memory_defense.checks import nearest
-from memory_defense.cli.progress import Shown, shown
-from memory_defense.contracts import Ball
-from memory_defense.data.images import Splits, load_dataset
+from memory_defense.cli.machine import Machine
+from memory_defense.cli.progress import shown
+from memory_defense.cli.shared import find_data, print_tables, wide_console
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation.record import Record
 from memory_defense.recipes import RECIPES, recipe
-from memory_defense.recipes.assess import assess
 from memory_defense.recipes.build import dataset_spec
 from memory_defense.recipes.demo import SCALES, demo
-from memory_defense.recipes.load import load
 from memory_defense.recipes.pipeline import train
-from memory_defense.recipes.recipe import EvaluationPlan
 from memory_defense.recipes.run_directory import RunDirectory
-from memory_defense.reporting import Section, terminal_tables, why_protocols_differ, write_report
+from memory_defense.reporting import Section, why_protocols_differ, write_report
 from memory_defense.reporting import markdown as markdown_tables
-from memory_defense.threat import Linf
 
 TITLE = "Memory Defense: what survives"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where to compute."""
-
-    device: str = "cpu"
-    threads: int | None = None
-
-    def ready(self) -> torch.device:
-        """Return the device; raise ValueError when it is not there."""
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"unknown device {self.device!r}; use cpu, cuda or cuda:N") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError("there is no CUDA device here (or torch has no CUDA); use --device cpu")
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which part of a recipe's evaluation to run; None leaves the recipe's."""
-
-    images: int | None = None
-    attacks: Sequence[str] | None = None
-    knowledge: Sequence[str] | None = None
-    epsilons: Sequence[str] | None = None
-
-    @property
-    def partial(self) -> bool:
-        """Whether attacks or knowledge are left out, so that the worst case is not the run's."""
-        return self.attacks is not None or self.knowledge is not None
-
-    def apply(self, plan: EvaluationPlan) -> EvaluationPlan:
-        """Return the narrowed plan; raise ValueError for an attack that it does not have or a bad radius."""
-        known = [*plan.attacks, *plan.white_box, *plan.minimum_norm]
-        for name in self.attacks or ():
-            if name not in known:
-                raise nearest(name, known, "attack")
-        chosen = set(self.attacks or known)
-        balls: tuple[Ball, ...] = tuple(Linf(radius(text)) for text in self.epsilons or ()) or plan.linf
-        return replace(
-            plan,
-            images=self.images or plan.images,
-            linf=balls,
-            attacks={name: attack for name, attack in plan.attacks.items() if name in chosen},
-            white_box={name: attack for name, attack in plan.white_box.items() if name in chosen},
-            minimum_norm={name: attack for name, attack in plan.minimum_norm.items() if name in chosen},
-            curve=plan.curve if self.attacks is None else None,
-        )
-
-
-def radius(text: str) -> float:
-    """Return a radius written as 8/255 or 0.03; raise ValueError for anything else or above 1."""
-    try:
-        value = float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"epsilon {text!r} is not a number; write it as 8/255 or 0.03") from error
-    if not 0 <= value <= 1:
-        raise ValueError(f"epsilon is {text}, but pixels live in [0, 1]; for grey levels write {text}/255")
-    return value
-
-
-def find_data(name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown) -> Splits:
-    """Return a dataset on a device."""
-    return load_dataset(name, data_dir=data_dir, offline=offline, device=device, progress=progress)
 
 
 def run_demo(out: Path, data_dir: Path | None, *, offline: bool, seed: int, scale: str) -> None:
@@ -119,8 +45,8 @@ def run_demo(out: Path, data_dir: Path | None, *, offline: bool, seed: int, scal
     page = out / "report.html"
     why = why_protocols_differ(sections[0].record)
     write_report(page, sections, title=TITLE, introduction=why)
-    _print_tables(sections)
-    _console().print(why, highlight=False)
+    print_tables(sections)
+    wide_console().print(why, highlight=False)
     Console().print(f"report: {page}\nrecords: {paper.record}, {sound.record}", highlight=False)
 
 
@@ -146,40 +72,6 @@ def run_train(
     Console().print(f"trained: {run.weights}\nnext: memdef evaluate {out}", highlight=False)
 
 
-def run_evaluate(
-    path: Path,
-    data_dir: Path | None,
-    machine: Machine,
-    selection: Selection,
-    *,
-    offline: bool,
-    seed: int,
-    out: Path | None,
-) -> None:
-    """Evaluate a trained run by its recipe's plan, or a part of it."""
-    device = machine.ready()
-    run = RunDirectory(path)
-    chosen = recipe(str(run.read()["recipe"]))
-    plan = selection.apply(chosen.evaluation)
-    if selection.partial and out is None:
-        out = path / "partial.json"
-    defense = load(path).to(device)
-    with shown() as progress:
-        splits = find_data(chosen.model.dataset, data_dir, offline=offline, device=device, progress=progress)
-        record = assess(
-            replace(chosen, evaluation=plan),
-            run,
-            defense,
-            splits,
-            seed=seed,
-            knowledge=selection.knowledge,
-            out=out,
-            progress=progress,
-        )
-    _print_tables([Section(chosen.summary, record)])
-    Console().print(f"record: {out or run.record}", highlight=False)
-
-
 def run_report(paths: Sequence[Path], out: Path, *, markdown: bool) -> None:
     """Render records."""
     sections = [_section_of(path, out.parent) for path in paths]
@@ -187,7 +79,7 @@ def run_report(paths: Sequence[Path], out: Path, *, markdown: bool) -> None:
         Console(soft_wrap=True).print(markdown_tables(sections), highlight=False, markup=False)
         return
     write_report(out, sections, title=TITLE)
-    _print_tables(sections)
+    print_tables(sections)
     Console().print(f"report: {out}", highlight=False)
 
 
@@ -217,12 +109,6 @@ def list_recipes() -> None:
         Console().print(f"{one.name:<34}{one.summary}", highlight=False, soft_wrap=True)
 
 
-def _console() -> Console:
-    """Return a console that does not squeeze tables into 80 columns where nobody is looking."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 116))
-
-
 def _section(run: RunDirectory, base: Path, title: str) -> Section:
     return Section(
         title=title,
@@ -241,9 +127,3 @@ def _section_of(path: Path, base: Path) -> Section:
         return _section(run, base, str(name))
     record = Record.read(path)
     return Section(title=record.recipe, record=record, record_path=path)
-
-
-def _print_tables(sections: Sequence[Section]) -> None:
-    console = _console()
-    for table in terminal_tables(sections):
-        console.print(table)

@@ -75,7 +75,8 @@ def train(
     ] = None,
 ) -> None:
     """Train every part of a recipe into a run directory."""
-    from memory_defense.cli.actions import Machine, run_train
+    from memory_defense.cli.actions import run_train
+    from memory_defense.cli.machine import Machine
 
     machine = Machine(device=device, threads=threads)
     run_train(recipe, out, data_dir, machine, offline=offline, seed=seed, resume=resume, limit=train_images)
@@ -83,34 +84,77 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run directory of a trained defense.")],
+    target: Annotated[
+        str, typer.Argument(help="Run directory of a trained defense, or package.module:build for your classifier.")
+    ],
     data_dir: DataDir = None,
     offline: Offline = False,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Test images; the recipe's number if left out.")] = None,
-    attack: Annotated[
-        list[str] | None, typer.Option(help="Only these attacks of the recipe's plan; may be repeated.")
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share the images; for several machines use torchrun."),
+    ] = 1,
+    images: Annotated[int | None, typer.Option(min=1, help="Test images; all, or the recipe's number.")] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="fast, standard (autoattack), rand, or attacks joined by commas; of a run also those of its plan."
+        ),
     ] = None,
     knowledge: Annotated[list[str] | None, typer.Option(help="Only these surrogates; may be repeated.")] = None,
     epsilon: Annotated[
-        list[str] | None, typer.Option(help="L-inf radii, such as 8/255 or 0.1; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Radii, such as 8/255 or 0.1; may be repeated. Of a run, L-inf."),
     ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2, for a classifier of your own.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Resize your images to this many pixels a side.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
+    ] = None,
+    submissions: Annotated[
+        int, typer.Option(min=1, help="How often an image is handed in; one wrong answer breaks it.")
+    ] = 1,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in one pass; else the fastest is found.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write the record; else the run's record.json, or partial.json when attacks or knowledge "
-            "are left out."
+            help="Where to write the record; else the run's record.json (partial.json when something is left out), "
+            "or record.json here."
         ),
     ] = None,
 ) -> None:
-    """Attack a trained defense with every knowledge and write the record that tables are made from."""
-    from memory_defense.cli.actions import Machine, Selection, run_evaluate
+    """Attack a defense, or any classifier, until nothing is left to try, and write the record.
 
-    machine = Machine(device=device, threads=threads)
-    chosen = Selection(images=images, attacks=attack, knowledge=knowledge, epsilons=epsilon)
-    run_evaluate(run, data_dir, machine, chosen, offline=offline, seed=seed, out=out)
+    What was stopped goes on where it was, when the same command is given again.
+    """
+    from memory_defense.cli.evaluating import Manner, Own, Selection, run_evaluate
+    from memory_defense.cli.machine import Machine
+
+    status = run_evaluate(
+        target,
+        Selection(images=images, attacks=attacks, knowledge=knowledge, epsilons=epsilon),
+        Own(data=data, weights=weights, size=size, norm=norm, start_from=start_from),
+        Manner(
+            machine=Machine(device=device, threads=threads, processes=processes),
+            seed=seed,
+            submissions=submissions,
+            batch=batch,
+            data_dir=data_dir,
+            offline=offline,
+        ),
+        out,
+    )
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command()

@@ -98,13 +98,33 @@ class _Rich:
         self._bars.console.print(text, highlight=False, markup=False)
 
 
+class _Silent:
+    """Shows nothing; another process of the same work does."""
+
+    def __init__(self, interrupts: _Interrupts) -> None:
+        self._interrupts = interrupts
+
+    def begin(self, what: str, total: int) -> None:
+        del what, total
+
+    def advance(self, steps: int, text: str = "") -> None:
+        del steps, text
+        self._interrupts.check()
+
+    def note(self, text: str) -> None:
+        del text
+
+
 @contextmanager
-def shown() -> Generator[Shown]:
+def shown(*, silent: bool = False) -> Generator[Shown]:
     """Yield a progress display on standard error, with Ctrl-C made safe for the time it is up."""
     interrupts = _Interrupts()
     before = signal.signal(signal.SIGINT, interrupts.handle)
     console = Console(stderr=True)
     try:
+        if silent:
+            yield _Silent(interrupts)
+            return
         if not console.is_terminal:
             yield _Plain(interrupts)
             return

@@ -1,4 +1,4 @@
-"""Images that stay on their device as 8-bit numbers, and the batches made of them."""
+"""Images that stay on their device as their source has them, and the batches made of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from memory_defense.checks import check_labels, nearest
+from memory_defense.checks import check_images, check_labels, nearest
 from memory_defense.contracts import Images, Labels, Progress, Rows
 from memory_defense.data.decode import Arrays
 from memory_defense.data.sources import find
@@ -24,7 +24,7 @@ class ImageSet:
     Parameters
     ----------
     images
-        (N, C, H, W) uint8.
+        (N, C, H, W), uint8 grey levels or float32 in [0, 1].
     labels
         (N,) int64.
     ids
@@ -33,7 +33,7 @@ class ImageSet:
     Raises
     ------
     ValueError
-        For other shapes or types.
+        For other shapes, types or ranges.
     """
 
     images: Tensor
@@ -41,12 +41,14 @@ class ImageSet:
     ids: Rows
 
     def __post_init__(self) -> None:
-        if self.images.dim() != 4 or self.images.dtype != torch.uint8:
+        if self.images.dim() != 4 or self.images.dtype not in (torch.uint8, torch.float32):
             raise ValueError(
-                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}, expected torch.uint8 "
-                "(N, C, H, W); make grey levels of pixels in [0, 1] with (x * 255).round().to(torch.uint8)"
+                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}, expected torch.uint8 grey "
+                "levels or torch.float32 pixels in [0, 1], (N, C, H, W)"
             )
         if len(self.images):
+            if self.images.dtype == torch.float32:
+                check_images(self.images)
             check_labels(self.labels, len(self.images))
         if self.ids.shape != (len(self.images),) or self.ids.dtype != torch.int64:
             raise ValueError(
@@ -74,9 +76,14 @@ class ImageSet:
         return ImageSet(self.images[:count], self.labels[:count], self.ids[:count])
 
     def floats(self, index: Rows | None = None) -> Images:
-        """Return all images, or those at these positions, as float32 in [0, 1]: the grey level over 255."""
+        """Return a copy of all images, or of those at these positions, as float32 in [0, 1].
+
+        A grey level is divided by 255; float pixels are what they are.
+        """
         chosen = self.images if index is None else self.images[index.to(self.images.device)]
-        return chosen.float().div_(255)
+        if chosen.dtype == torch.uint8:
+            return chosen.float().div_(255)
+        return chosen.clone() if index is None else chosen
 
 
 @dataclass(frozen=True)
@@ -132,17 +139,19 @@ def split(arrays: Arrays, spec: DatasetSpec, device: torch.device | str = "cpu")
 
     Every split keeps the order of its source, which the datasets' makers shuffled.
     """
-    train = _image_set(arrays.train_images, arrays.train_labels)
-    held_out = _held_out(train.labels, spec)
-    return Splits(
-        train.take(torch.nonzero(~held_out).flatten()).to(device),
-        train.take(torch.nonzero(held_out).flatten()).to(device),
-        _image_set(arrays.test_images, arrays.test_labels).to(device),
-        spec,
-    )
+    train = image_set(arrays.train_images, arrays.train_labels)
+    held_out, rest = cut(train, _held_out(train.labels, spec))
+    test = image_set(arrays.test_images, arrays.test_labels)
+    return Splits(rest.to(device), held_out.to(device), test.to(device), spec)
 
 
-def _image_set(images: Tensor, labels: Tensor) -> ImageSet:
+def cut(images: ImageSet, chosen: Tensor) -> tuple[ImageSet, ImageSet]:
+    """Return the images that `chosen` (N,) bool marks, and the others, both in their order."""
+    return images.take(torch.nonzero(chosen).flatten()), images.take(torch.nonzero(~chosen).flatten())
+
+
+def image_set(images: Tensor, labels: Tensor) -> ImageSet:
+    """Return a whole split, numbered from 0; labels (N,) may be of any integer type."""
     return ImageSet(images, labels.long(), torch.arange(len(images)))
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """A dataset of square 8-bit images with a train and a test split."""
+    """A dataset of square images with a train and a test split."""
 
     name: str
-    """How users call it, and the key of `DATASETS`."""
+    """How users call it, and the key of `DATASETS`; or the name of one's own folder or file."""
     channels: int
     """C: 1 is grey, 3 is red, green, blue."""
     size: int
@@ -26,9 +26,12 @@ class DatasetSpec:
     test_images: int
     """Images in the source's test split."""
     held_out_images: int = 5000
-    """Training images set aside to choose weights by; a multiple of the number of classes."""
+    """Training images set aside to choose weights by; in `DATASETS` a multiple of the number of classes."""
     sha256: str
-    """Of the decoded bytes: train images (N, C, H, W), train labels, test images, test labels."""
+    """Of the decoded bytes: train images (N, C, H, W), train labels, test images, test labels.
+
+    A label is one byte; in data of one's own, a little-endian int64.
+    """
 
 
 DATASETS: dict[str, DatasetSpec] = {

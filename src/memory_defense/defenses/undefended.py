@@ -21,7 +21,7 @@ class Undefended(nn.Module):
     transfer_knowledge: frozenset[str] = frozenset()
     """Knowledge whose surrogate decides otherwise than the defense; there is none."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Classifier) -> None:
         super().__init__()
         self.network = network
 

@@ -2,29 +2,93 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 
-from memory_defense.contracts import Classifier, Images, Labels, PerImage
+from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage
 from memory_defense.evaluation.record import Accuracy
+from memory_defense.losses import margin
+from memory_defense.passes import regular
 
 JUDGE_BATCH = 128
 """Images judged at a time; one fixed size, so that every verdict is taken the same way."""
 
 
 @torch.no_grad()
-def predict(model: Classifier, images: Images) -> Labels:
-    """Return (B,) the predicted classes; raise ValueError when the model's answer is not logits (B, K)."""
-    answers: list[Labels] = []
+def answers(model: Classifier, images: Images) -> Logits:
+    """Return logits (B, K), no image's depending on its batch.
+
+    Raises ValueError when the model returns anything else, or NaN or infinity.
+    """
+    parts: list[Logits] = []
+    judge = regular(model)
     for part in torch.split(images, JUDGE_BATCH):
-        logits = model(part)
+        logits = judge(part)
         if logits.dim() != 2 or logits.shape[0] != part.shape[0]:
             raise ValueError(
                 f"the model returned shape {tuple(logits.shape)} for {part.shape[0]} images, expected logits (B, K)"
             )
         if not torch.isfinite(logits).all():
             raise ValueError("the model returned NaN or infinite logits; no accuracy can be claimed for it")
-        answers.append(logits.argmax(1))
-    return torch.cat(answers)
+        parts.append(logits)
+    return torch.cat(parts)
+
+
+def predict(model: Classifier, images: Images) -> Labels:
+    """Return (B,) the predicted classes; raise ValueError when the model's answer is not logits (B, K)."""
+    return answers(model, images).argmax(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submissions:
+    """How often an image is handed to the defense before it is judged; matters where the defense draws at random.
+
+    Parameters
+    ----------
+    count
+        At least 1.
+    rule
+        ``any``: one wrong answer breaks the image, as it does for an adversary who may hand it in again.
+        ``majority``: more than half of the answers must be wrong.
+
+    Raises
+    ------
+    ValueError
+        For a count below 1 or an unknown rule.
+    """
+
+    count: int = 1
+    rule: Literal["any", "majority"] = "any"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"submissions is {self.count}, but an image must be handed in at least once")
+        if self.rule not in ("any", "majority"):
+            raise ValueError(f"the rule is {self.rule!r}, expected 'any' or 'majority'")
+
+
+def judged(
+    model: Classifier, images: Images, labels: Labels, submissions: Submissions
+) -> tuple[PerImage, PerImage]:
+    """Return (B,) bool, whether the model errs on the image by these submissions, and (B,) the largest lead.
+
+    The lead is that of the best wrong class over the right one, in logits: above 0 the answer was wrong. Raises
+    what `answers` raises.
+    """
+    if len(images) == 0:
+        return labels.bool(), labels.float()
+    given = [answers(model, images) for _ in range(submissions.count)]
+    errors = torch.stack([logits.argmax(1) != labels for logits in given])  # (S, B)
+    leads = torch.stack([margin(logits, labels).float() for logits in given])  # (S, B)
+    wrong = errors.any(0) if submissions.rule == "any" else 2 * errors.sum(0) > submissions.count
+    return wrong, leads.amax(0)
+
+
+def wrong_answers(model: Classifier, images: Images, labels: Labels, submissions: Submissions) -> PerImage:
+    """Return (B,) bool: by these submissions the model errs on the image; raises what `answers` raises."""
+    return judged(model, images, labels, submissions)[0]
 
 
 def accuracy(correct: PerImage | int, total: int | None = None) -> Accuracy:

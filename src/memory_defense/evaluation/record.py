@@ -48,6 +48,40 @@ class AttackResult(Accuracy):
     seconds: float
     parameters: dict[str, Parameter]
     """The attack's own configuration."""
+    disagreements: int = 0
+    """Images whose verdict under the attack was another than the judge's; above 0 the defense's answers depend
+    on the batch or on chance."""
+    note: str = ""
+    """Why the attack could not run, where it could not."""
+
+
+class CascadeStage(_Strict):
+    """One attack of a cascade: it saw only the images that were still standing."""
+
+    attack: str
+    knowledge: str
+    role: Literal["scout", "main", "outward"]
+    tried: int
+    """Images it attacked."""
+    fooled: int
+    """Images among them that it broke; a scout's pilot also counts what another scout broke."""
+    first: int
+    """Images that it broke before any other did."""
+    disagreements: int
+    forward_passes: int
+    backward_passes: int
+    seconds: float
+    parameters: dict[str, Parameter]
+    note: str = ""
+    """Why it could not run or was not carried on."""
+
+
+class CascadeRecord(_Strict):
+    """The course of one ball's cascade, in the order taken."""
+
+    norm: str
+    epsilon: Annotated[float, Field(ge=0)]
+    stages: tuple[CascadeStage, ...]
 
 
 class WorstCase(Accuracy):
@@ -55,6 +89,8 @@ class WorstCase(Accuracy):
 
     norm: str
     epsilon: Annotated[float, Field(ge=0)]
+    undetected: Accuracy | None = None
+    """The share of images that are right or flagged under every attack; only for a defense that flags."""
 
 
 class AuditLine(_Strict):
@@ -89,6 +125,11 @@ class Record(_Strict):
     clean: Accuracy
     attacks: tuple[AttackResult, ...]
     worst_case: tuple[WorstCase, ...]
+    cascades: tuple[CascadeRecord, ...] = ()
+    submissions: Annotated[int, Field(gt=0)] = 1
+    """How often each image was handed in before it was judged."""
+    per_image: str | None = None
+    """Name of the file beside the record with every image's verdict, first breaker and adversarial image."""
     audit: tuple[AuditLine, ...]
     provenance: Provenance
 

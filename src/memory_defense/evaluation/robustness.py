@@ -1,82 +1,114 @@
-"""Robust accuracy: every attack with every knowledge, judged by the true defense, worst case image by image."""
+"""Robust accuracy: every attack with every knowledge, judged by the true defense, worst case image by image.
+
+Table and curve cases attack every image that is classified correctly; then, ball by ball, a cascade attacks what
+they left standing. Every number is the same whatever the order of the images, the chunks, the micro-batches, the
+number of processes, and however often the evaluation was stopped and continued.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from memory_defense.checks import check_images, check_labels, nearest
 from memory_defense.contracts import (
-    Attack,
-    Ball,
+    Adaptive,
     Binding,
     Classifier,
     Defense,
+    Flagging,
     Images,
     Labels,
     PerImage,
     Progress,
     Rows,
 )
-from memory_defense.evaluation.metrics import accuracy, predict
-from memory_defense.evaluation.record import Accuracy, AttackResult, Parameter, WorstCase
-from memory_defense.randomness import ImageDraws
-from memory_defense.wrappers import CountingPasses, frozen
+from memory_defense.evaluation.attempt import Prosecutor
+from memory_defense.evaluation.cascade import Cascade
+from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
+from memory_defense.evaluation.record import Accuracy, CascadeRecord, WorstCase
+from memory_defense.evaluation.replay import EARLIER
+from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
+from memory_defense.evaluation.shards import Shard, current_shard
+from memory_defense.evaluation.state import Broken, State
+from memory_defense.evaluation.store import Store, fingerprint, take_over, to_tensors
+from memory_defense.passes import fastest_micro_batch, micro_batches_of
+from memory_defense.randomness import seeded
+from memory_defense.wrappers import frozen
+
+__all__ = ["Broken", "Case", "Conduct", "Evaluation", "Outcome", "cross", "evaluate"]
+
+_ONCE = Submissions()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One attack, what its maker knows, and the ball it must stay in."""
+class Conduct:
+    """How an evaluation is carried out; but for `submissions`, nothing here changes a result.
 
-    name: str
-    """The attack's name in tables."""
-    attack: Attack
-    knowledge: str
-    """Name of one of the defense's surrogates."""
-    ball: Ball
-    purpose: Literal["table", "curve"] = "table"
-    """A curve case is a point of accuracy against epsilon, and stays out of the tables."""
+    Parameters
+    ----------
+    submissions
+        How often an image is handed in before it is judged.
+    chunk
+        Images that an attack holds at once, at least 1; the state is saved between chunks.
+    micro_batch
+        Images in one pass, at least 1; None finds the fastest by a short probe.
+    resume_at
+        A file to save to and to go on from; it is removed once the evaluation is whole. None keeps nothing.
 
+    Raises
+    ------
+    ValueError
+        For a count below 1.
+    """
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one case did to every image."""
+    submissions: Submissions = _ONCE
+    chunk: int = 1024
+    micro_batch: int | None = None
+    resume_at: Path | None = None
 
-    case: Case
-    robust: PerImage
-    """(B,) bool: still classified correctly (images misclassified when clean are not robust)."""
-    distance: PerImage
-    """(B,) distance of the returned images to the clean ones, in the ball's norm."""
-    result: AttackResult
-
-
-@dataclass(frozen=True)
-class Broken:
-    """The images that some case broke inside one ball, as first found."""
-
-    ball: Ball
-    robust: PerImage
-    """(B,) bool: no case broke it."""
-    images: Images
-    """The breaking image, or the clean one where there is none."""
-    breaker: Labels
-    """(B,) index of the first outcome that broke it, -1 where none did."""
+    def __post_init__(self) -> None:
+        for name, count in {"chunk": self.chunk, "micro_batch": self.micro_batch or 1}.items():
+            if count < 1:
+                raise ValueError(f"{name} is {count}, but an attack needs at least 1 image")
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """All outcomes on one set of images."""
 
-    images: Images
-    labels: Labels
-    correct: PerImage
-    """(B,) bool: the clean verdicts."""
+    state: State
+    cases: tuple[Case, ...]
     outcomes: tuple[Outcome, ...]
-    broken: tuple[Broken, ...]
+    """Of the table and curve cases, in order."""
+    cascades: tuple[CascadeRecord, ...]
+    submissions: Submissions
+    flags: bool
+    """Whether the defense flags images."""
+
+    @property
+    def images(self) -> Images:
+        """(N, C, H, W) clean."""
+        return self.state.images
+
+    @property
+    def labels(self) -> Labels:
+        """(N,) true classes."""
+        return self.state.labels
+
+    @property
+    def correct(self) -> PerImage:
+        """(N,) bool: the clean verdicts."""
+        return self.state.correct
+
+    @property
+    def broken(self) -> list[Broken]:
+        """What was broken in each ball, L-inf before L2, small before large."""
+        return self.state.broken
 
     @property
     def clean(self) -> Accuracy:
@@ -85,10 +117,7 @@ class Evaluation:
 
     def worst_cases(self) -> tuple[WorstCase, ...]:
         """Return the worst case of every ball."""
-        return tuple(
-            WorstCase(norm=one.ball.norm, epsilon=one.ball.epsilon, **accuracy(one.robust).model_dump())
-            for one in self.broken
-        )
+        return tuple(worst_case(self.state, self.cases, one, flags=self.flags) for one in self.broken)
 
 
 def evaluate(
@@ -99,143 +128,175 @@ def evaluate(
     *,
     seed: int,
     ids: Rows | None = None,
+    conduct: Conduct | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Attack the correctly classified images with every case and let the true defense judge what comes back.
+
+    Under ``torchrun`` every rank attacks its share, and every rank returns the whole.
 
     Parameters
     ----------
     defense
         Judged in eval mode; its mode and gradients are as before afterwards.
     images, labels
-        (B, C, H, W) in [0, 1] and (B,).
+        (N, C, H, W) in [0, 1] and (N,), the same on every rank.
     cases
-        An image broken inside a smaller ball of the same norm counts as broken in every larger one.
+        An image broken inside a smaller ball of the same norm counts as broken in every larger one. The
+        knowledge `replay.EARLIER` is for `replay.Replay`.
     seed, ids
-        Of the attacks' draws; `ids` (B,) are positions in the dataset, 0..B-1 by default.
+        Of the attacks' draws; `ids` (N,) are positions in the dataset, 0..N-1 by default.
+    conduct
+        How it is carried out; what can be believed does not depend on it.
     progress
         Told after each case.
 
     Raises
     ------
     ValueError
-        For bad images or labels, a knowledge the defense does not publish, or an attack that returns NaN or
-        leaves its ball.
+        For bad images or labels, a knowledge the defense does not publish, an attack that returns NaN or
+        leaves its ball, or a file to go on from that belongs to another evaluation.
     """
     check_images(images)
     check_labels(labels, len(images))
-    surrogates = defense.surrogates()
+    surrogates = published(defense)
     for case in cases:
         if case.knowledge not in surrogates:
             raise nearest(case.knowledge, surrogates, "knowledge")
-    numbers = torch.arange(len(images)) if ids is None else ids
+    how, shard = conduct or Conduct(), current_shard()
+    numbers = torch.arange(len(images)) if ids is None else ids.cpu()
+    mine = shard.rows(len(images))
     with frozen(defense):
-        correct = predict(defense, images) == labels
-        judge = _Judge(defense, images, labels, correct, seed, numbers)
-        if progress:
-            progress.begin("attacking", len(cases))
-        outcomes: list[Outcome] = []
-        for case in cases:
-            outcomes.append(judge.run(case, surrogates[case.knowledge]))
-            if progress:
-                result = outcomes[-1].result
-                progress.advance(1, f"{case.name}, {case.knowledge}: {100 * result.accuracy:.1f} %")
-    return Evaluation(images, labels, correct, tuple(outcomes), judge.worst(cases))
+        trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress)
+        state = trial.begin(images[mine], labels[mine], numbers[mine])
+        with micro_batches_of(how.micro_batch or fastest_micro_batch(defense, state.images[:128])):
+            orders = trial.run(state)
+        if shard.world > 1:
+            state = trial.merge(state, State.blank(images, labels, numbers, cases))
+    return trial.finish(state, orders)
 
 
-class _Judge:
-    """Runs cases against one defense and remembers what broke each image in each ball."""
-
-    def __init__(
-        self, defense: Defense, images: Images, labels: Labels, correct: PerImage, seed: int, ids: Rows
-    ) -> None:
-        self.defense, self.images, self.labels, self.correct = defense, images, labels, correct
-        self.seed, self.ids = seed, ids
-        self.rows = correct.nonzero().squeeze(1)
-        self.found: list[tuple[Ball, Rows, Images, PerImage]] = []
-
-    def run(self, case: Case, surrogate: Classifier | Binding) -> Outcome:
-        clean, labels = self.images[self.rows], self.labels[self.rows]
-        transfers = case.knowledge in getattr(self.defense, "transfer_knowledge", ())
-        attack = case.attack.for_transfer() if transfers else case.attack
-        draws = ImageDraws.of(self.seed, f"{case.name} {case.knowledge}", self.ids[self.rows], clean.device)
-        started = time.perf_counter()
-        bound = surrogate.bind(clean) if isinstance(surrogate, Binding) else surrogate
-        counted = CountingPasses(bound)
-        attacked = attack(counted, clean, labels, case.ball, draws) if len(clean) else clean
-        seconds = time.perf_counter() - started
-        _verify(case, attacked, clean)
-        fooled = predict(self.defense, attacked) != labels if len(clean) else labels.bool()
-        self.found.append(
-            (case.ball, self.rows[fooled], attacked[fooled], case.ball.distance(attacked, clean)[fooled])
-        )
-        robust = self.correct.clone()
-        robust[self.rows[fooled]] = False
-        distance = torch.zeros(len(self.images), device=clean.device)
-        distance[self.rows] = case.ball.distance(attacked, clean)
-        result = AttackResult(
-            attack=case.name,
-            knowledge=case.knowledge,
-            norm=case.ball.norm,
-            epsilon=case.ball.epsilon,
-            median_distance=float(distance[self.rows[fooled]].median()) if fooled.any() else None,
-            forward_passes=counted.passes.forward,
-            backward_passes=counted.passes.backward,
-            seconds=round(seconds, 3),
-            parameters=_parameters(attack, case.purpose),
-            **accuracy(robust).model_dump(),
-        )
-        return Outcome(case, robust, distance, result)
-
-    def worst(self, cases: Sequence[Case]) -> tuple[Broken, ...]:
-        table = {(case.ball.norm, case.ball.epsilon): case.ball for case in cases if case.purpose == "table"}
-        return tuple(self._broken(table[key]) for key in sorted(table))
-
-    def _broken(self, ball: Ball) -> Broken:
-        robust, images = self.correct.clone(), self.images.clone()
-        breaker = torch.full_like(self.labels, -1)
-        for number, (other, rows, attacked, distance) in enumerate(self.found):
-            if other.norm != ball.norm:
-                continue
-            inside = (distance <= ball.epsilon) | (other.epsilon <= ball.epsilon)
-            fresh = inside & robust[rows]
-            robust[rows[fresh]] = False
-            images[rows[fresh]] = attacked[fresh]
-            breaker[rows[fresh]] = number
-        return Broken(ball, robust, images, breaker)
+def published(defense: Defense) -> dict[str, Classifier | Binding]:
+    """Return everything that a case's knowledge may name: surrogates, adaptations, and `replay.EARLIER`."""
+    found: dict[str, Classifier | Binding] = {**defense.surrogates(), EARLIER: defense}
+    if isinstance(defense, Adaptive):
+        found |= {name: one.surrogate for name, one in defense.adaptive().items()}
+    return found
 
 
-def _verify(case: Case, attacked: Images, clean: Images) -> None:
-    """Raise ValueError unless every image is finite, inside the ball and inside [0, 1]."""
-    if attacked.shape != clean.shape:
-        raise ValueError(f"{case.name} returned shape {tuple(attacked.shape)} for images {tuple(clean.shape)}")
-    outside = ~case.ball.contains(attacked, clean)
-    if len(clean) and outside.any():
-        worst = float(case.ball.distance(attacked, clean)[outside].nan_to_num(torch.inf).max())
-        raise ValueError(
-            f"{case.name} returned {int(outside.sum())} of {len(clean)} images outside its "
-            f"{case.ball.norm} ball of radius {case.ball.epsilon:.4g} or outside [0, 1] "
-            f"(largest distance {worst:.4g}); its result is refused: mend the attack's projection"
+@dataclass
+class _Trial:
+    """One evaluation by one process."""
+
+    defense: Defense
+    surrogates: dict[str, Classifier | Binding]
+    cases: tuple[Case, ...]
+    conduct: Conduct
+    shard: Shard
+    seed: int
+    progress: Progress | None
+    store: Store | None = None
+
+    def begin(self, images: Images, labels: Labels, ids: Rows) -> State:
+        """Judge the clean images, and take over the state of a stopped evaluation if there is one."""
+        state = State.blank(images, labels, ids, self.cases)
+        if len(images):
+            with seeded(self.seed, "clean judge"):
+                state.predictions = predict(self.defense, images)
+                wrong, lead = judged(self.defense, images, labels, self.conduct.submissions)
+            state.start(~wrong, lead)
+        path = self.conduct.resume_at
+        if path is not None and self.shard.world > 1:
+            path = path.with_name(f"{path.name}.rank-{self.shard.rank}")
+        self.store = Store(path, "" if path is None else self._fingerprint(state))
+        if self.store.resume(state) and self.progress:
+            self.progress.note("going on where the evaluation stopped")
+        return state
+
+    def merge(self, mine: State, whole: State) -> State:
+        """Return `whole` with what every rank found."""
+        for rank, tensors in enumerate(self.shard.gather(to_tensors(mine))):
+            take_over(whole, tensors, Shard(rank, self.shard.world).rows(len(whole.labels)))
+        return whole
+
+    def _fingerprint(self, state: State) -> str:
+        return fingerprint(
+            self.defense,
+            state.images,
+            state.labels,
+            state.ids,
+            self.cases,
+            seed=self.seed,
+            submissions=self.conduct.submissions,
+            world=self.shard.world,
         )
 
+    def run(self, state: State) -> list[tuple[int, ...]]:
+        """Run every case; return the order that each cascade took."""
+        if self.progress:
+            self.progress.begin("attacking", len(self.cases))
+        single = [number for number, case in enumerate(self.cases) if case.purpose != "cascade"]
+        for position in single:
+            rows = (state.correct & ~state.cases[position].done).nonzero().squeeze(1)
+            self._attack(state, position, rows)
+            if self.progress:
+                robust = (state.correct & ~state.cases[position].fooled).float().mean()
+                self._tell(1, position, f"{100 * float(robust):.1f} %")
+        orders: list[tuple[int, ...]] = []
+        balls = {(case.ball.norm, case.ball.epsilon) for case in self.cases if case.purpose == "cascade"}
+        for ball in sorted(balls):
+            positions = [
+                number
+                for number, case in enumerate(self.cases)
+                if case.purpose == "cascade" and (case.ball.norm, case.ball.epsilon) == ball
+            ]
+            cascade = Cascade(
+                state,
+                self.cases,
+                positions,
+                lambda position, rows: self._attack(state, position, rows),
+                self.shard,
+                self.seed,
+            )
+            orders.append(cascade.run())
+            if self.progress:
+                robust = state.inside(self.cases[positions[0]].ball).robust.float().mean()
+                self._tell(len(positions), positions[-1], f"cascade, {100 * float(robust):.1f} %")
+        return orders
 
-def _parameters(attack: Attack, purpose: str) -> dict[str, Parameter]:
-    """Return the attack's own configuration, as its dataclass fields."""
-    values: dict[str, Any] = {}
-    if is_dataclass(attack):
-        values = {one.name: getattr(attack, one.name) for one in fields(attack)}
-    if purpose != "table":
-        values["purpose"] = purpose
-    return {name: value if isinstance(value, Parameter) else repr(value) for name, value in values.items()}
+    def _tell(self, steps: int, position: int, text: str) -> None:
+        case = self.cases[position]
+        if self.progress:
+            self.progress.advance(steps, f"{case.name}, {case.knowledge}: {text}")
 
+    def _attack(self, state: State, position: int, rows: Rows) -> None:
+        """Try a case on these rows, chunk by chunk, saving between chunks."""
+        case = self.cases[position]
+        prosecutor = Prosecutor(
+            defense=self.defense,
+            seed=self.seed,
+            submissions=self.conduct.submissions,
+            progress=self.progress,
+        )
+        for part in torch.split(rows, self.conduct.chunk):
+            if len(part):
+                attempt = prosecutor.try_case(
+                    case, self.surrogates[case.knowledge], state.images[part], state.labels[part], state.ids[part]
+                )
+                state.add(case, position, part, attempt)
+            if self.store is not None:
+                self.store.save(state)
 
-def cross(
-    attacks: Mapping[str, Attack], knowledge: Sequence[str], balls: Sequence[Ball], **options: Any
-) -> list[Case]:
-    """Return every attack with every knowledge in every ball."""
-    return [
-        Case(name=name, attack=attack, knowledge=known, ball=ball, **options)
-        for ball in balls
-        for name, attack in attacks.items()
-        for known in knowledge
-    ]
+    def finish(self, state: State, orders: Sequence[tuple[int, ...]]) -> Evaluation:
+        """Return the evaluation, and remove the file to go on from."""
+        transfers = getattr(self.defense, "transfer_knowledge", ())
+        outcomes = [
+            outcome(state, case, one, case.attack.for_transfer() if case.knowledge in transfers else case.attack)
+            for case, one in zip(self.cases, state.cases, strict=True)
+            if case.purpose != "cascade"
+        ]
+        cascades = tuple(cascade_record(state, self.cases, order) for order in orders)
+        flags = isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None
+        if self.store is not None:
+            self.store.clear()
+        return Evaluation(state, self.cases, tuple(outcomes), cascades, self.conduct.submissions, flags)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-import memory_defense
+from memory_defense.attacks.suites import parts_of
 from memory_defense.contracts import Defense, Progress
 from memory_defense.data.images import Splits
 from memory_defense.data.spec import DatasetSpec
 from memory_defense.evaluation.audit import audit
 from memory_defense.evaluation.gallery import write_gallery
-from memory_defense.evaluation.record import Provenance, Record
-from memory_defense.evaluation.robustness import Case, cross, evaluate
+from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.results import write_per_image
+from memory_defense.evaluation.robustness import Case, Conduct, cross, evaluate
+from memory_defense.evaluation.shards import current_shard
+from memory_defense.recipes.any_model import per_image_path
+from memory_defense.recipes.campaign import cascade_cases
+from memory_defense.recipes.provenance import provenance
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.recipes.run_directory import RunDirectory
 
@@ -40,8 +43,8 @@ def assess(
     splits: Splits,
     *,
     seed: int = 0,
-    knowledge: Sequence[str] | None = None,
     out: Path | None = None,
+    conduct: Conduct | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Evaluate a trained defense by its recipe's plan and write its record, and a gallery beside it.
@@ -56,19 +59,31 @@ def assess(
         Of these only the test images are used.
     seed
         Of the attacks' draws.
-    knowledge
-        Only these surrogates; all that the defense publishes by default.
     out
         Where the record goes; the run's own place by default.
+    conduct
+        How it is carried out; a stopped evaluation is continued from a file beside the record.
     progress
         Told after each case.
     """
     plan = recipe.evaluation
     spec = splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
-    cases = plan_cases(plan, tuple(knowledge or defense.surrogates()), getattr(defense, "transfer_knowledge", ()))
+    cases = plan_cases(
+        plan, plan.knowledge or tuple(defense.surrogates()), getattr(defense, "transfer_knowledge", ())
+    )
+    if plan.suite is not None:
+        cases += cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
+    place = out or run.record
     evaluation = evaluate(
-        defense, subset.floats(), subset.labels, cases, seed=seed, ids=subset.ids, progress=progress
+        defense,
+        subset.floats(),
+        subset.labels,
+        cases,
+        seed=seed,
+        ids=subset.ids,
+        conduct=replace(conduct or Conduct(), resume_at=place.with_suffix(".progress.safetensors")),
+        progress=progress,
     )
     lines = audit(defense, evaluation, classes=len(spec.classes), seed=seed)
     record = Record(
@@ -79,10 +94,15 @@ def assess(
         clean=evaluation.clean,
         attacks=tuple(outcome.result for outcome in evaluation.outcomes),
         worst_case=evaluation.worst_cases(),
+        cascades=evaluation.cascades,
+        submissions=evaluation.submissions.count,
+        per_image=per_image_path(place).name,
         audit=lines,
         provenance=provenance(seed, subset.images.device, recipe.sha256),
     )
-    place = out or run.record
+    if current_shard().rank > 0:
+        return record  # the first rank writes
+    write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
     record.write(place)
     if evaluation.broken:
         gallery = run.gallery if out is None else out.with_suffix(".gallery.safetensors")
@@ -96,33 +116,3 @@ def _trained_as(recipe: Recipe, run: RunDirectory, spec: DatasetSpec) -> str:
     return (
         recipe.name if images == spec.train_images - spec.held_out_images else f"{recipe.name} on {images} images"
     )
-
-
-def provenance(seed: int, device: torch.device, recipe_sha256: str) -> Provenance:
-    """Return where a number made now, here, comes from."""
-    return Provenance(
-        version=memory_defense.__version__,
-        git=_revision(),
-        seed=seed,
-        device=_device_name(device),
-        torch=torch.__version__,
-        recipe_sha256=recipe_sha256,
-    )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
-
-
-def _revision() -> str:
-    """Return the git revision of this source tree, or 'unknown' for an installed package."""
-    root = Path(memory_defense.__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return "unknown"
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

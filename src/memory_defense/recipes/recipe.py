@@ -71,6 +71,10 @@ class EvaluationPlan:
     l2: tuple[Ball, ...] = ()
     minimum_norm: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
     """L2 attacks that look for the smallest perturbation."""
+    knowledge: tuple[str, ...] | None = None
+    """Only these surrogates; all that the defense publishes by default."""
+    suite: str | None = None
+    """Name in `attacks.suites` of the attacks that go on, in every ball above, against what is left standing."""
     curve: Attack | None = None
     curve_balls: tuple[Ball, ...] = ()
     """Radii of the figure of accuracy against epsilon."""

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from memory_defense.evaluation.record import Accuracy, AuditLine
 from memory_defense.files import write_text
+from memory_defense.reporting.cascades import cascade_tables
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
 from memory_defense.reporting.gallery import Gallery
 from memory_defense.reporting.rows import (
@@ -35,6 +36,7 @@ from memory_defense.reporting.tables import (
 )
 from memory_defense.reporting.thumbnails import ExampleView, examples
 from memory_defense.reporting.wording import (
+    ADAPTIVE,
     KNOWLEDGE,
     SYMBOLS,
     attack_label,
@@ -128,6 +130,8 @@ def write_report(
     ]
     page = _environment().get_template("report.html.j2")
     knowledge = {result.knowledge for section in sections for result in section.record.attacks}
+    stages = [stage for section in sections for cascade in section.record.cascades for stage in cascade.stages]
+    knowledge |= {stage.knowledge for stage in stages}
     write_text(
         path,
         page.render(
@@ -135,7 +139,7 @@ def write_report(
             introduction=paragraphs(introduction),
             headline=headline_table(sections),
             views=views,
-            knowledge=[entry for name, entry in KNOWLEDGE.items() if name in knowledge],
+            knowledge=[entry for name, entry in (KNOWLEDGE | ADAPTIVE).items() if name in knowledge],
         ),
     )
 
@@ -168,7 +172,12 @@ def _view(anchor: str, section: Section, row: HeadlineRow, page: Path, limit: in
         gallery=None if section.gallery_path is None else _gallery(section.gallery_path, limit),
         audit=audit,
         verdicts=", ".join(f"{count} {word}" for count, word in counts if count),
-        tables=(matrix_table(record), results_table(record), *(curve_table(record, norm) for norm in norms)),
+        tables=(
+            matrix_table(record),
+            *cascade_tables(record),
+            results_table(record),
+            *(curve_table(record, norm) for norm in norms),
+        ),
         record_link="" if section.record_path is None else _relative(section.record_path, page.parent),
     )
 

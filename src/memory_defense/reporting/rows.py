@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from memory_defense.evaluation.record import Accuracy, AttackResult, AuditLine, Record, WorstCase
+from memory_defense.evaluation.record import Accuracy, AttackResult, AuditLine, CascadeRecord, Record, WorstCase
 from memory_defense.reporting.section import Section
 from memory_defense.reporting.wording import (
     PAPER_EPSILON,
@@ -59,7 +59,7 @@ def is_curve(result: AttackResult) -> bool:
     return result.parameters.get("purpose") == "curve"
 
 
-def ball_key(entry: AttackResult | WorstCase) -> BallKey:
+def ball_key(entry: AttackResult | WorstCase | CascadeRecord) -> BallKey:
     """Return the entry's norm and rounded radius."""
     return entry.norm, round(entry.epsilon, 7)
 
@@ -71,7 +71,7 @@ def table_attacks(record: Record) -> tuple[AttackResult, ...]:
 
 def table_worst_cases(record: Record) -> tuple[WorstCase, ...]:
     """Return the worst cases that belong into tables: all but those of balls only the curve visits."""
-    kept = {ball_key(result) for result in table_attacks(record)}
+    kept = {ball_key(result) for result in (*table_attacks(record), *record.cascades)}
     curve = {ball_key(result) for result in record.attacks} - kept
     return tuple(worst for worst in record.worst_case if ball_key(worst) not in curve)
 
@@ -159,7 +159,7 @@ def answer(section: Section) -> str:
 def caution(record: Record) -> str:
     """Return what the worst case does not cover, or nothing: an evaluation that never attacked the selector."""
     known = {result.knowledge for result in table_attacks(record)}
-    if known != {PAPER_PROTOCOL}:
+    if known != {PAPER_PROTOCOL} or record.cascades:
         return ""
     return "Only the paper's protocol was run: the selector was never attacked, so this is no worst case."
 

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from memory_defense.reporting.cascades import cascade_tables
 from memory_defense.reporting.rows import answer, caution
 from memory_defense.reporting.section import Section
 from memory_defense.reporting.tables import (
@@ -24,13 +25,15 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|])")
 
 
 def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
-    """Return the headline, then for each section its attacks by knowledge and its audit.
+    """Return the headline, then for each section its attacks by knowledge, its cascades and its audit.
 
     Titles and names are never read as console markup.
     """
     tables = [_terminal(headline_table(sections), "Headline")]
     for section in sections:
-        tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
+        if section.record.attacks:
+            tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
+        tables += [_terminal(table, f"{section.title}: {table.title}") for table in cascade_tables(section.record)]
         if section.record.audit:
             brief = audit_table(section.record, explained=False)
             tables.append(_terminal(brief, f"{section.title}: audit (explained in the report)"))
@@ -76,6 +79,7 @@ def markdown(sections: Sequence[Section]) -> str:
             blocks.append(f"**{_escaped(warning)}**")
         blocks += [_escaped(paragraph) for paragraph in section.paragraphs()]
         blocks.append(_markdown(matrix_table(section.record)))
+        blocks += [f"{_escaped(one.title)}\n\n{_markdown(one)}" for one in cascade_tables(section.record)]
         if section.record.audit:
             blocks.append(_markdown(audit_table(section.record)))
     return "\n\n".join(blocks) + "\n"

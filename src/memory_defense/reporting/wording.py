@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memory_defense.evaluation.record import Accuracy, AttackResult, Verdict
+from memory_defense.evaluation.record import Accuracy, AttackResult, CascadeStage, Verdict
 
 PAPER_PROTOCOL = "fixed-slots"
 """The knowledge with which the paper evaluates: memory slots frozen at the clean prediction."""
@@ -64,6 +64,34 @@ KNOWLEDGE: dict[str, Knowledge] = {
 }
 """The known adversaries in the order of every table; a name that is not here is shown as it is."""
 
+ADAPTIVE: dict[str, Knowledge] = {
+    entry.name: entry
+    for entry in (
+        Knowledge(
+            "steering",
+            "steering",
+            "The defense's own answers, with the gradient of the selector alone: steers into another slot, and "
+            "stops exactly when the answer is wrong.",
+        ),
+        Knowledge(
+            "joint",
+            "joint",
+            "The defense's own answers, with the gradient of selector and classifier-B together.",
+        ),
+        Knowledge(
+            "silent",
+            "flag kept silent",
+            "The defense's own answers, where an image that would be flagged does not count as fooled.",
+        ),
+        Knowledge(
+            "earlier",
+            "earlier images",
+            "Images that an earlier evaluation found, of this defense or of another, handed in as they are.",
+        ),
+    )
+}
+"""Adversaries that only cascades know."""
+
 _NORMS = {"linf": "L-inf", "l2": "L2"}
 
 _ATTACKS = {
@@ -83,6 +111,12 @@ _ATTACKS = {
     "fab": "FAB",
     "fab-t": "FAB-T",
     "square": "Square",
+    "square-100": "Square, 100 queries",
+    "pgd-restarts": "PGD margin, restarts",
+    "pgd-t": "PGD-T",
+    "gama": "GAMA-PGD",
+    "hop-skip-jump": "HopSkipJump",
+    "replay": "earlier images",
     "autoattack": "AutoAttack",
 }
 
@@ -113,7 +147,8 @@ def interval(accuracy: Accuracy) -> str:
 
 def knowledge_label(name: str) -> str:
     """Return the short label of an adversary's knowledge."""
-    return KNOWLEDGE[name].label if name in KNOWLEDGE else plain(name)
+    known = KNOWLEDGE | ADAPTIVE
+    return known[name].label if name in known else plain(name)
 
 
 def knowledge_order(name: str) -> tuple[int, str]:
@@ -147,7 +182,7 @@ def ball_text(norm: str, epsilon: float) -> str:
     return f"{norm_label(norm)} {epsilon_text(epsilon)}"
 
 
-def attack_label(result: AttackResult) -> str:
+def attack_label(result: AttackResult | CascadeStage) -> str:
     """Return the attack's name with its number of steps, such as ``PGD-40``."""
     name = _ATTACKS.get(result.attack, plain(result.attack))
     steps = result.parameters.get("steps")

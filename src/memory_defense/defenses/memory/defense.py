@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from memory_defense.checks import check_labels
-from memory_defense.contracts import Binding, Classifier, Images, Labels, Logits, PerImage
+from memory_defense.contracts import Adaptation, Binding, Classifier, Images, Labels, Logits, PerImage
+from memory_defense.defenses.memory.adaptive import adaptive_set
 from memory_defense.defenses.memory.autoencoder import AutoencoderPlan, Decoder, Encoder
 from memory_defense.defenses.memory.objective import nontarget_gradient_share
 from memory_defense.defenses.memory.slots import SlotMemory, class_mask, removed_share
@@ -100,6 +101,7 @@ class MemoryDefense(nn.Module):
         self.decoder = Decoder(plan)
         self.classifier_b = classifier_b
         self.transfer_source = None
+        self.flag_threshold: float | None = None
 
     @property
     def classes(self) -> int:
@@ -188,6 +190,22 @@ class MemoryDefense(nn.Module):
     def surrogates(self) -> Mapping[str, Classifier | Binding]:
         """Return what an adversary with each knowledge differentiates; see `surrogates`."""
         return published_surrogates(self)
+
+    def adaptive(self) -> Mapping[str, Adaptation]:
+        """Return the attacks' surrogates that were made for this defense; see `adaptive`."""
+        return adaptive_set(self)
+
+    @torch.no_grad()
+    def suspicious(self, images: Images) -> PerImage:
+        """Return (B,) bool: the reconstruction error exceeds `flag_threshold`.
+
+        Raises ValueError while there is no threshold.
+        """
+        if self.flag_threshold is None:
+            raise ValueError(
+                "no image can be flagged before flag_threshold is set; fit it on held-out clean images"
+            )
+        return self.trace(images).reconstruction_error > self.flag_threshold
 
     def diagnostics(self, images: Images, labels: Labels) -> Mapping[str, float]:
         """Return what hard shrink removes from the chosen slots, and what the non-target loss weighs."""

@@ -1,0 +1,72 @@
+"""Where to compute: device, threads, and several processes that share one evaluation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+LAUNCHED = "WORLD_SIZE"
+"""The variable that torchrun sets in every process it starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where to compute."""
+
+    device: str = "cpu"
+    threads: int | None = None
+    processes: int = 1
+
+    def ready(self) -> torch.device:
+        """Return the device; under torchrun each process gets its own GPU for a plain ``cuda``.
+
+        Raises ValueError when the device is not there.
+        """
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"unknown device {self.device!r}; use cpu, cuda or cuda:N") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here (or torch has no CUDA); use --device cpu")
+        if self.device == "cuda" and LAUNCHED in os.environ:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return device
+
+    def launch(self, arguments: Sequence[str]) -> int | None:
+        """Run this command line in several processes and return the exit status; None where one is enough.
+
+        Each gets its share of the processor's threads, unless their number was given.
+        """
+        if self.processes == 1 or LAUNCHED in os.environ:
+            return None
+        import subprocess
+
+        share = self.threads or max(1, (os.cpu_count() or 1) // self.processes)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={self.processes}", "-m", "memory_defense", *arguments]
+        return subprocess.call(command, env=os.environ | {"OMP_NUM_THREADS": str(share)})
+
+
+@contextmanager
+def joined(device: torch.device) -> Generator[bool]:
+    """Join the processes that torchrun started, if it did; yield whether this one speaks for all.
+
+    Processors talk through gloo, GPUs through nccl.
+    """
+    if int(os.environ.get(LAUNCHED, "1")) == 1:
+        yield True
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,31 @@
+"""What several commands need: data with progress, and tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from memory_defense.cli.progress import Shown
+from memory_defense.data.images import Splits, load_dataset
+from memory_defense.reporting import Section, terminal_tables
+
+
+def find_data(name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown) -> Splits:
+    """Return a dataset on a device."""
+    return load_dataset(name, data_dir=data_dir, offline=offline, device=device, progress=progress)
+
+
+def wide_console() -> Console:
+    """Return a console that does not squeeze tables into 80 columns where nobody is looking."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 116))
+
+
+def print_tables(sections: Sequence[Section]) -> None:
+    """Print the tables of these records."""
+    console = wide_console()
+    for table in terminal_tables(sections):
+        console.print(table)

@@ -1,0 +1,255 @@
+"""Images that people bring: a folder, a file of arrays or a known name, by one call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from memory_defense.checks import nearest
+from memory_defense.contracts import Labels, Progress
+from memory_defense.data.array_files import SUFFIXES, ArrayFile
+from memory_defense.data.folders import ImageFolder
+from memory_defense.data.images import ImageSet, Splits, cut, image_set, load_dataset
+from memory_defense.data.limits import Limits, check_size, fit_all
+from memory_defense.data.sources import DataNotFoundError
+from memory_defense.data.spec import DATASETS, DatasetSpec
+from memory_defense.randomness import generator
+
+SplitName = Literal["train", "held-out", "test"]
+_SPLITS: tuple[SplitName, ...] = ("train", "held-out", "test")
+_HELD_OUT_SHARE = 0.1
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """One split of a dataset, and what a record says about it."""
+
+    name: str
+    """Of the dataset, the folder or the file."""
+    split: SplitName
+    images: ImageSet
+    classes: tuple[str, ...]
+    """Names by label; the split need not have an image of each."""
+    sha256: str
+    """Of this split's images (N, C, H, W) as they are used, then its labels (N,) as little-endian int64, by id."""
+
+    @property
+    def channels(self) -> int:
+        """C: 1 is grey, 3 is red, green, blue."""
+        return self.images.images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """H = W, in pixels."""
+        return self.images.images.shape[2]
+
+
+def load_images(
+    source: str | Path,
+    *,
+    split: SplitName = "test",
+    size: int | None = None,
+    device: torch.device | str = "cpu",
+    limits: Limits | None = None,
+    data_dir: Path | str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> DataSplit:
+    """Return one split of a folder of images, of a file of arrays, or of a dataset known by name.
+
+    Only the split that is asked for is decoded, whatever else the folder or the file holds. One's own images come
+    in a fixed order that mixes the classes, so that the first n are a fair sample; `ids` are their positions in the
+    folder, sorted by class and then by file name, or in the file.
+
+    Parameters
+    ----------
+    source
+        A folder ``DIR/{train,test}/CLASS/FILE`` (see `ImageFolder`), a ``.npz`` or ``.safetensors`` file (see
+        `ArrayFile`), or a key of `DATASETS`. A `Path` is never taken for a key, nor is ``./cifar10``.
+    split
+        Which images. Of one's own training images a tenth is held out; see `load_splits`.
+    size
+        Resize every image to this many pixels a side, from 4 to 128 (see `limits.fit`); None leaves them as they
+        are, and then they must be squares of one such size.
+    device
+        Where the images are to stay.
+    limits
+        What is still read of one's own data; the defaults of `Limits` by default.
+    data_dir, offline
+        Where a known dataset is looked for (see `load_dataset`); a path of one's own never needs the network.
+    progress
+        Told how many files are read.
+
+    Raises
+    ------
+    ValueError
+        For data that break a rule above; the text names the file, the limit and the remedy. `DataNotFoundError`,
+        a ValueError, when the source or its split does not exist.
+    """
+    if split not in _SPLITS:
+        raise nearest(split, _SPLITS, "split")
+    check_size(size)
+    if isinstance(source, str) and source in DATASETS:
+        splits = load_dataset(source, data_dir=data_dir, offline=offline, progress=progress)
+        images = {"train": splits.train, "held-out": splits.held_out, "test": splits.test}[split]
+        images = _resized(images, size).to(device)
+        return DataSplit(source, split, images, splits.spec.classes, _sha256(images))
+    with _readable(source):
+        opened = _open(source, limits or Limits(), data_dir, progress)
+        pixels, labels = _read(opened, source, "test" if split == "test" else "train", size)
+    images = image_set(pixels, labels)
+    if split != "test":
+        tenth, rest = cut(images, held_out(labels, len(opened.classes)))
+        images = tenth if split == "held-out" else rest
+        if not len(images):
+            raise DataNotFoundError(f"{source} has no {split} images: no class has two in train; add some")
+    return DataSplit(_name(source), split, _mixed(images).to(device), opened.classes, _sha256(images))
+
+
+def load_splits(
+    source: str | Path,
+    *,
+    size: int | None = None,
+    device: torch.device | str = "cpu",
+    limits: Limits | None = None,
+    data_dir: Path | str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Splits:
+    """Return all splits of a source, to train on; the parameters and errors are those of `load_images`.
+
+    Of one's own training images a tenth of each class, but at least one, is held out: the first of a fixed
+    permutation, the same in every run. Mean and standard deviation are those of all training pixels. Every class
+    must have two training images, and train and test must be of one shape and type. A known dataset keeps its size.
+    """
+    check_size(size)
+    if isinstance(source, str) and source in DATASETS:
+        if size not in (None, DATASETS[source].size):
+            raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")
+        return load_dataset(source, data_dir=data_dir, offline=offline, device=device, progress=progress)
+    with _readable(source):
+        opened = _open(source, limits or Limits(), data_dir, progress)
+        train = image_set(*_read(opened, source, "train", size))
+        test = image_set(*_read(opened, source, "test", size))
+    if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
+        raise ValueError(
+            f"{source}: training images are {_kind(train)}, test images {_kind(test)}; "
+            "they must be alike, so convert one of them"
+        )
+    counts = train.labels.bincount(minlength=len(opened.classes))
+    if int(counts.min()) < 2:
+        few = opened.classes[int(counts.argmin())]
+        raise ValueError(f"{source}: class {few} has {int(counts.min())} training images, but it needs at least 2")
+    tenth, rest = cut(train, held_out(train.labels, len(opened.classes)))
+    mean, std = _moments(train.images)
+    spec = DatasetSpec(
+        name=_name(source),
+        channels=train.images.shape[1],
+        size=train.images.shape[2],
+        classes=opened.classes,
+        mean=mean,
+        std=std,
+        train_images=len(train),
+        test_images=len(test),
+        held_out_images=len(tenth),
+        sha256=_sha256(train, test),
+    )
+    return Splits(_mixed(rest).to(device), _mixed(tenth).to(device), _mixed(test).to(device), spec)
+
+
+def held_out(labels: Labels, classes: int) -> Tensor:
+    """Return (N,) bool: a tenth of each class by a fixed permutation, at least one image but never the only one."""
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(classes):
+        members = torch.nonzero(labels == label).flatten()
+        if len(members) > 1:
+            order = torch.randperm(len(members), generator=generator(0, "held out", "own", label))
+            chosen[members[order[: max(1, round(_HELD_OUT_SHARE * len(members)))]]] = True
+    return chosen
+
+
+@contextmanager
+def _readable(source: str | Path) -> Generator[None]:
+    """Turn what the operating system refuses into an error for users."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{error.filename or source} cannot be read ({error.strerror or error})") from error
+
+
+def _open(
+    source: str | Path, limits: Limits, data_dir: Path | str | None, progress: Progress | None
+) -> ImageFolder | ArrayFile:
+    path = Path(source).expanduser()
+    if not path.exists():
+        known = f"; {nearest(source, DATASETS, 'dataset')}" if isinstance(source, str) else ""
+        raise DataNotFoundError(f"there is no folder or file {path}{known}")
+    if data_dir is not None:
+        raise ValueError(
+            f"data_dir is for {', '.join(sorted(DATASETS))}, but {path} is a path of its own; leave it out"
+        )
+    if path.is_dir():
+        return ImageFolder(path, limits, progress)
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        raise ValueError(
+            f"{path} is neither a folder nor a {' or '.join(SUFFIXES)} file; convert it to one of them"
+        )
+    return ArrayFile(path, limits)
+
+
+def _read(
+    opened: ImageFolder | ArrayFile, source: str | Path, split: str, size: int | None
+) -> tuple[Tensor, Tensor]:
+    if split not in opened.splits:
+        raise DataNotFoundError(
+            f"{source} has no {split} images, only {opened.splits[0]}; add them, or ask for those"
+        )
+    return opened.read(split, size)
+
+
+def _name(source: str | Path) -> str:
+    return Path(source).expanduser().resolve().name
+
+
+def _mixed(images: ImageSet) -> ImageSet:
+    return images.take(torch.randperm(len(images), generator=generator(0, "order", "own")))
+
+
+def _kind(images: ImageSet) -> str:
+    return f"{images.images.dtype} {tuple(images.images.shape[1:])}"
+
+
+def _sha256(*parts: ImageSet) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.images.cpu().contiguous().numpy().data)
+        digest.update(part.labels.cpu().numpy().astype("<i8").data)
+    return digest.hexdigest()
+
+
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel in [0, 1]; 1 instead of a deviation of 0."""
+    scale = 255 if images.dtype == torch.uint8 else 1
+    count = images.numel() // images.shape[1]
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for start in range(0, len(images), _CHUNK):
+        pixels = images[start : start + _CHUNK].double() / scale  # (N, C, H, W)
+        total += pixels.sum((0, 2, 3))
+        squares += pixels.square().sum((0, 2, 3))
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def _resized(images: ImageSet, size: int | None) -> ImageSet:
+    return images if size is None else replace(images, images=fit_all(images.images, size))

@@ -1,0 +1,167 @@
+"""What the audit's checks read, and how a check says what it found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from memory_defense.contracts import Attack, Ball, Binding, Classifier, Defense, Images, Labels, PerImage, Rows
+from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
+from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.record import AttackResult, AuditLine, Verdict
+from memory_defense.evaluation.replay import EARLIER, Replay
+from memory_defense.evaluation.robustness import Evaluation, published
+from memory_defense.evaluation.state import CaseState
+from memory_defense.passes import GRANULE, regular
+from memory_defense.randomness import ImageDraws
+
+HALF_POINT = 0.005
+"""Differences below this are not called differences."""
+
+TWO_TENTHS = 0.002
+"""A share of all images above which one kind of attack beats another (AutoAttack's threshold, 0.2 points)."""
+
+PROBED = 128
+"""The most images that a probe of the defense looks at; one batch of the judge."""
+
+ASKED_AGAIN = 5
+"""Forward passes that are compared to find out whether the defense draws at random."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the checks read.
+
+    Parameters
+    ----------
+    defense
+        In eval mode, no parameter asking for a gradient.
+    evaluation
+        What was done to it.
+    classes
+        K, in the data.
+    seed
+        Of the checks' own draws.
+    binarisation
+        Whether to run the binarisation test; None leaves it to the size of the set.
+    """
+
+    defense: Defense
+    evaluation: Evaluation
+    classes: int
+    seed: int
+    binarisation: bool | None = field(default=None, kw_only=True)
+
+    @property
+    def results(self) -> list[AttackResult]:
+        """Every attack's result, of the table and curve cases."""
+        return [outcome.result for outcome in self.evaluation.outcomes]
+
+    @property
+    def tried(self) -> list[tuple[Case, CaseState]]:
+        """Every case that was tried on some image, with what it did there."""
+        both = zip(self.evaluation.cases, self.evaluation.state.cases, strict=True)
+        return [(case, one) for case, one in both if bool(one.done.any())]
+
+    def transfers(self, case: Case) -> bool:
+        """Whether the case's images were made for something else than this defense."""
+        elsewhere = getattr(self.defense, "transfer_knowledge", ())
+        return case.knowledge == EARLIER or case.knowledge in elsewhere or isinstance(case.attack, Replay)
+
+    @cached_property
+    def published(self) -> dict[str, Classifier | Binding]:
+        """Everything that a case's knowledge may name."""
+        return published(self.defense)
+
+    @property
+    def white_box(self) -> list[str]:
+        """Every knowledge that the defense publishes whose surrogate decides as the defense does."""
+        elsewhere = {EARLIER, *getattr(self.defense, "transfer_knowledge", ())}
+        return [name for name in self.published if name not in elsewhere]
+
+    @property
+    def exact(self) -> str:
+        """The knowledge that stands for the defense itself; empty where none decides as it does."""
+        known = self.white_box
+        return EXACT_KNOWLEDGE if EXACT_KNOWLEDGE in known else known[0] if known else ""
+
+    def surrogate(self, knowledge: str, clean: Images) -> Classifier:
+        """Return what this knowledge differentiates for these images; the defense itself for an empty name."""
+        found = self.published.get(knowledge, self.defense)
+        return regular(found.bind(clean) if isinstance(found, Binding) else found)
+
+    @property
+    def sample(self) -> Rows:
+        """(n,) the first rows, at most `PROBED`: whole granules where there are that many, so none is padded."""
+        count = min(PROBED, len(self.evaluation.images))
+        return torch.arange(count - count % GRANULE if count > GRANULE else count)
+
+    @property
+    def probe(self) -> tuple[Images, Labels]:
+        """The images of `sample` and their labels."""
+        return self.evaluation.images[: len(self.sample)], self.evaluation.labels[: len(self.sample)]
+
+    def draws(self, purpose: str, count: int) -> ImageDraws:
+        """Return the checks' own draws for the first `count` images."""
+        return ImageDraws.of(self.seed, f"audit {purpose}", count, self.evaluation.images.device)
+
+    @property
+    def balls(self) -> list[Ball]:
+        """The largest bounded ball of each norm whose worst case is reported."""
+        largest = {one.ball.norm: one.ball for one in self.evaluation.broken if math.isfinite(one.ball.epsilon)}
+        return list(largest.values())
+
+    @cached_property
+    def spread(self) -> tuple[float, PerImage]:
+        """How far passes over the same images differ: of the logits, relative to their size, and (n,) bool answers.
+
+        The largest difference between the first of `ASKED_AGAIN` passes and the others.
+        """
+        images, _ = self.probe
+        passes = [self.logits(images) for _ in range(ASKED_AGAIN)]
+        furthest = max((relative(passes[0], other).max().item() for other in passes[1:]), default=0.0)
+        answers = torch.stack([one.argmax(1) for one in passes])
+        return furthest, (answers != answers[0]).any(0)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the defense draws at random: passes differ by more than rounding."""
+        furthest, changed = self.spread
+        return furthest > 1e-4 or bool(changed.any())
+
+    @torch.no_grad()
+    def logits(self, images: Images) -> Tensor:
+        """Return the defense's logits (B, K) for one batch."""
+        return regular(self.defense)(images)
+
+
+def relative(logits: Tensor, others: Tensor) -> PerImage:
+    """Return (B,) the Euclidean distance between two answers, in lengths of the first."""
+    length = logits.square().sum(1).sqrt()
+    return (logits - others).square().sum(1).sqrt() / length.clamp(min=1e-30)
+
+
+def pieces(case: Case) -> Iterator[Attack]:
+    """Yield the attacks that a case consists of: those of an attack made of parts, else itself."""
+    parts: Callable[[str], dict[str, Attack]] | None = getattr(case.attack, "parts", None)
+    yield from [case.attack] if parts is None else parts(case.ball.norm).values()
+
+
+def gradient_free(case: Case) -> bool:
+    """Whether the case's attack never asks for a gradient."""
+    return all(bool(getattr(one, "gradient_free", False)) for one in pieces(case))
+
+
+def line(check: str, failed: bool | None, value: float | None, meaning: str, remedy: str) -> AuditLine:
+    """Return an audit line; `failed` None means that the check could not run."""
+    verdict: Verdict = "not run" if failed is None else "fail" if failed else "pass"
+    return AuditLine(check=check, verdict=verdict, value=value, meaning=meaning, remedy=remedy)
+
+
+Check = Callable[[Findings], AuditLine]
+"""One check; it leaves the defense as it found it."""

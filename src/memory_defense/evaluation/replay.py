@@ -1,0 +1,77 @@
+"""An attack that invents nothing: it hands in what an earlier evaluation found, moved into the ball."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Rows
+from memory_defense.evaluation.results import PerImageResults, images_of
+
+EARLIER = "earlier"
+"""The knowledge of whoever starts from an earlier evaluation's images: none of this defense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Adversarial images of an earlier evaluation, of this defense or of another (transfer).
+
+    Parameters
+    ----------
+    source
+        Name of the file, for the record.
+    results
+        What it held.
+    """
+
+    source: str
+    results: PerImageResults = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Return a hash of all adversarial images."""
+        digest = hashlib.sha256()
+        for broken in self.results.broken:
+            digest.update(broken.images.numpy().tobytes())
+        return digest.hexdigest()
+
+    def for_ids(self, ids: Rows) -> _Images:
+        """Return the attack for images with these ids (B,)."""
+        return _Images(source=self.source, replay=self, ids=ids)
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
+        """Return the images unchanged: without ids nothing is known about them."""
+        del model, labels, ball, draws
+        return images.clone()
+
+    def for_transfer(self) -> Self:
+        """Return the same attack: it only ever transfers."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """`Replay` for a known batch."""
+
+    source: str
+    replay: Replay = field(repr=False)
+    ids: Rows = field(repr=False)
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
+        """Return each image's closest earlier finding in this norm, projected into `ball`, else the image."""
+        del model, labels, draws
+        best, distance = images.clamp(0, 1), torch.full((len(images),), torch.inf, device=images.device)
+        for places, kept in images_of(self.replay.results, self.ids.cpu(), ball.norm):
+            rows, found = places.to(images.device), kept.to(images)
+            length = ball.distance(found, images[rows])
+            closer = length < distance[rows]
+            distance[rows[closer]] = length[closer]
+            best[rows[closer]] = ball.project(found[closer], images[rows[closer]])
+        return best
+
+    def for_transfer(self) -> Self:
+        """Return the same attack."""
+        return self

@@ -1,0 +1,157 @@
+"""States to results: the entries of a record, and the file of every image beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from memory_defense.contracts import Attack, Images, Labels, PerImage, Rows
+from memory_defense.evaluation.cases import Case, parameters_of
+from memory_defense.evaluation.metrics import accuracy
+from memory_defense.evaluation.record import AttackResult, CascadeRecord, CascadeStage, WorstCase
+from memory_defense.evaluation.state import Broken, CaseState, State
+from memory_defense.tensorfiles import read_tensors, write_tensors
+from memory_defense.threat import ball
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one case did to every image."""
+
+    case: Case
+    robust: PerImage
+    """(B,) bool: still classified correctly (images misclassified when clean are not robust)."""
+    distance: PerImage
+    """(B,) distance of the returned images to the clean ones, in the ball's norm."""
+    result: AttackResult
+
+
+def outcome(state: State, case: Case, one: CaseState, attack: Attack) -> Outcome:
+    """Return what a table or curve case did, `attack` being the object that ran."""
+    robust = state.correct & ~one.fooled
+    parameters = parameters_of(attack) | ({} if case.purpose == "table" else {"purpose": case.purpose})
+    result = AttackResult(
+        attack=case.name,
+        knowledge=case.knowledge,
+        norm=case.ball.norm,
+        epsilon=case.ball.epsilon,
+        median_distance=float(one.distance[one.fooled].median()) if one.fooled.any() else None,
+        forward_passes=one.forward,
+        backward_passes=one.backward,
+        seconds=round(one.seconds, 3),
+        parameters=parameters,
+        disagreements=one.disagreements,
+        note=one.note,
+        **accuracy(robust).model_dump(),
+    )
+    return Outcome(case, robust, one.distance, result)
+
+
+def cascade_record(state: State, cases: Sequence[Case], order: Sequence[int]) -> CascadeRecord:
+    """Return the course of a cascade: what each case tried, broke and cost, in the order taken."""
+    inside = state.inside(cases[order[0]].ball)
+    stages = [
+        CascadeStage(
+            attack=cases[position].name,
+            knowledge=cases[position].knowledge,
+            role=cases[position].role,
+            tried=int(one.done.sum()),
+            fooled=int(one.fooled.sum()),
+            first=int((inside.breaker == position).sum()),
+            disagreements=one.disagreements,
+            forward_passes=one.forward,
+            backward_passes=one.backward,
+            seconds=round(one.seconds, 3),
+            parameters=parameters_of(cases[position].attack),
+            note=one.note,
+        )
+        for position in order
+        for one in [state.cases[position]]
+    ]
+    return CascadeRecord(norm=inside.ball.norm, epsilon=inside.ball.epsilon, stages=tuple(stages))
+
+
+def worst_case(state: State, cases: Sequence[Case], broken: Broken, *, flags: bool) -> WorstCase:
+    """Return the worst case in one ball; with `flags` also the share that is right or flagged throughout."""
+    undetected = None
+    if flags:
+        evaded = torch.zeros_like(state.correct)
+        for case, one in zip(cases, state.cases, strict=True):
+            inside = (one.distance <= broken.ball.epsilon) | (case.ball.epsilon <= broken.ball.epsilon)
+            if case.ball.norm == broken.ball.norm:
+                evaded |= one.silent & inside
+        undetected = accuracy(state.correct & ~evaded)
+    return WorstCase(
+        norm=broken.ball.norm,
+        epsilon=broken.ball.epsilon,
+        undetected=undetected,
+        **accuracy(broken.robust).model_dump(),
+    )
+
+
+@dataclass(frozen=True)
+class PerImageResults:
+    """What an earlier evaluation found for each image, read from the file beside its record."""
+
+    ids: Rows
+    """(N,) positions in the dataset."""
+    labels: Labels
+    predictions: Labels
+    """(N,) the defense's answers to the clean images."""
+    broken: tuple[Broken, ...]
+    """One for each ball; `images` holds the clean image's place with NaN where nothing broke it."""
+    breakers: tuple[str, ...]
+    """What the numbers in `Broken.breaker` stand for: attack, knowledge, and their ball."""
+
+
+def write_per_image(path: Path, state: State, cases: Sequence[Case]) -> None:
+    """Write every image's verdict, first breaker, distance and adversarial image; see `read_per_image`."""
+    tensors = {"ids": state.ids, "labels": state.labels, "predictions": state.predictions}
+    for number, broken in enumerate(state.broken):
+        tensors |= broken.tensors(f"ball {number}")
+    header = {
+        "balls": json.dumps([[one.ball.norm, one.ball.epsilon] for one in state.broken]),
+        "breakers": json.dumps([f"{case.name}, {case.knowledge}, {case.ball!r}" for case in cases]),
+        "size": json.dumps(list(state.images.shape[1:])),
+    }
+    write_tensors(path, tensors, header)
+
+
+def read_per_image(path: Path) -> PerImageResults:
+    """Return what `write_per_image` wrote; raise ValueError for a file that is damaged or something else."""
+    tensors, header = read_tensors(path)
+    try:
+        broken: list[Broken] = []
+        for number, (norm, epsilon) in enumerate(json.loads(header["balls"])):
+            size, shape = len(tensors["labels"]), json.loads(header["size"])
+            unknown = torch.full((size,), -1)
+            zero = torch.zeros(size)
+            blank = torch.full((size, *shape), torch.nan)
+            one = Broken(ball(norm, epsilon), unknown == 0, blank, unknown, zero, zero - torch.inf)
+            one.take_over(tensors, f"ball {number}", torch.arange(size))
+            broken.append(one)
+        breakers = tuple(str(one) for one in json.loads(header["breakers"]))
+        return PerImageResults(tensors["ids"], tensors["labels"], tensors["predictions"], tuple(broken), breakers)
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{path} is no file of per-image results ({error}); write it again") from error
+
+
+def images_of(results: PerImageResults, ids: Rows, norm: str) -> list[tuple[Rows, Images]]:
+    """Return the adversarial images of one norm, those of small balls first, for images with these ids.
+
+    Each entry holds positions in `ids` (n,) and the images (n, C, H, W) found for them.
+    """
+    order = results.ids.argsort()
+    place = torch.searchsorted(results.ids[order], ids).clamp(max=len(order) - 1)
+    position = order[place]  # (n,) of each id in the file, if it is there
+    there = results.ids[position] == ids
+    found: list[tuple[Rows, Images]] = []
+    for broken in results.broken:
+        rows = (there & (broken.breaker[position] >= 0)).nonzero().squeeze(1)
+        if broken.ball.norm == norm and len(rows):
+            found.append((rows, broken.images[position[rows]]))
+    return found

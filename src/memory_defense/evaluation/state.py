@@ -1,0 +1,169 @@
+"""What an evaluation knows about every image so far: enough to go on exactly, and to merge several processes.
+
+Everything is a tensor with one entry for each image, or a number; a file holds it whole (`evaluation.store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from memory_defense.contracts import Ball, Images, Labels, PerImage, Rows
+from memory_defense.evaluation.cases import Case
+from memory_defense.wrappers import Passes
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one case did to some images; every field but the counts has them as its first axis."""
+
+    images: Images
+    fooled: PerImage
+    """(B,) bool: the defense errs."""
+    silent: PerImage
+    """(B,) bool: it errs and does not flag the image; the same as `fooled` for a defense without a flag."""
+    lead: PerImage
+    """(B,) of the best wrong class over the right one, in the defense's logits."""
+    distance: PerImage
+    passes: Passes
+    seconds: float
+    disagreements: int
+    """Images whose verdict under the attack was another than the judge's; always 0 but for exact knowledge."""
+    failure: str = ""
+    """Why the attack could not run; nothing is fooled then."""
+
+
+@dataclass
+class CaseState:
+    """What one case did so far."""
+
+    done: PerImage
+    """(N,) bool: tried on this image."""
+    fooled: PerImage
+    silent: PerImage
+    """(N,) bool: fooled, and not flagged."""
+    distance: PerImage
+    """(N,) of the returned image to the clean one, in the ball's norm; 0 where nothing was tried."""
+    before: PerImage
+    """(N,) what the leads were when a cascade first came to this case; NaN before that, -inf where not standing."""
+    forward: int = 0
+    backward: int = 0
+    disagreements: int = 0
+    seconds: float = 0.0
+    pilot_cost: int = 0
+    """Forward passes' worth of the pilot; 0 before it is done."""
+    note: str = ""
+    """Why the case could not run or was not carried on."""
+
+    @classmethod
+    def fresh(cls, images: int, device: torch.device) -> CaseState:
+        """Return the state of a case that was not tried yet."""
+        no = torch.zeros(images, dtype=torch.bool, device=device)
+        return cls(no, no.clone(), no.clone(), no.float(), no.float() + torch.nan)
+
+    def add(self, rows: Rows, attempt: Attempt) -> None:
+        """Take in what was tried on these rows."""
+        self.done[rows] = True
+        self.fooled[rows] = attempt.fooled
+        self.silent[rows] = attempt.silent
+        self.distance[rows] = attempt.distance
+        self.forward += attempt.passes.forward
+        self.backward += attempt.passes.backward
+        self.disagreements += attempt.disagreements
+        self.seconds += attempt.seconds
+        self.note = self.note or attempt.failure
+
+
+@dataclass
+class Broken:
+    """The images that some case broke inside one ball, as first found."""
+
+    ball: Ball
+    robust: PerImage
+    """(N,) bool: classified correctly, and no case broke it."""
+    images: Images
+    """The breaking image, or the clean one where there is none."""
+    breaker: Labels
+    """(N,) position of the first case that broke it, -1 where none did."""
+    distance: PerImage
+    """(N,) of the breaking image to the clean one, 0 where there is none."""
+    lead: PerImage
+    """(N,) the largest lead of a wrong class that any image inside the ball had so far, the clean one included."""
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """Return everything for a file, with images only where there is a breaking one."""
+        return {
+            f"{prefix} robust": self.robust,
+            f"{prefix} breaker": self.breaker,
+            f"{prefix} distance": self.distance,
+            f"{prefix} lead": self.lead,
+            f"{prefix} images": self.images[self.breaker >= 0],
+        }
+
+    def take_over(self, tensors: Mapping[str, Tensor], prefix: str, rows: Rows) -> None:
+        """Write what `tensors` returned for these rows; raise KeyError where something is missing."""
+        for name in ("robust", "breaker", "distance", "lead"):
+            getattr(self, name)[rows] = tensors[f"{prefix} {name}"].to(self.breaker.device)
+        self.images[rows[self.breaker[rows] >= 0]] = tensors[f"{prefix} images"].to(self.images)
+
+    def add(self, case: Case, position: int, rows: Rows, attempt: Attempt) -> None:
+        """Take in what a case broke, if it counts in this ball: a smaller ball of the same norm does."""
+        if case.ball.norm != self.ball.norm:
+            return
+        inside = (attempt.distance <= self.ball.epsilon) | (case.ball.epsilon <= self.ball.epsilon)
+        fresh = inside & attempt.fooled & self.robust[rows]
+        self.robust[rows[fresh]] = False
+        self.images[rows[fresh]] = attempt.images[fresh]
+        self.breaker[rows[fresh]] = position
+        self.distance[rows[fresh]] = attempt.distance[fresh]
+        self.lead[rows[inside]] = torch.maximum(self.lead[rows], attempt.lead)[inside]
+
+
+@dataclass
+class State:
+    """Everything about one set of images."""
+
+    images: Images
+    labels: Labels
+    ids: Rows
+    """(N,) positions in the dataset; they name the images' random draws."""
+    predictions: Labels
+    """(N,) the defense's answers to the clean images."""
+    correct: PerImage
+    """(N,) bool: judged classified correctly when clean."""
+    cases: list[CaseState]
+    broken: list[Broken] = field(default_factory=list[Broken])
+
+    @classmethod
+    def blank(cls, images: Images, labels: Labels, ids: Rows, cases: Sequence[Case]) -> State:
+        """Return the state of a set of images before anything was asked."""
+        nothing = torch.zeros_like(labels, dtype=torch.bool)
+        state = cls(images, labels, ids.to(labels.device), labels.clone(), nothing, [])
+        state.cases = [CaseState.fresh(len(images), images.device) for _ in cases]
+        balls = {(case.ball.norm, case.ball.epsilon): case.ball for case in cases if case.purpose != "curve"}
+        state.broken = [state._untouched(balls[key]) for key in sorted(balls)]
+        return state
+
+    def start(self, correct: PerImage, lead: PerImage) -> None:
+        """Take in the clean verdicts (N,) bool, and the leads (N,) of the best wrong class."""
+        self.correct = correct
+        for broken in self.broken:
+            broken.robust, broken.lead = correct.clone(), lead.clone()
+
+    def _untouched(self, ball: Ball) -> Broken:
+        nobody = torch.full_like(self.labels, -1)
+        zero = torch.zeros_like(nobody, dtype=torch.float32)
+        return Broken(ball, self.correct.clone(), self.images.clone(), nobody, zero, zero - torch.inf)
+
+    def add(self, case: Case, position: int, rows: Rows, attempt: Attempt) -> None:
+        """Take in what the case at this position did to these rows."""
+        self.cases[position].add(rows, attempt)
+        for broken in self.broken:
+            broken.add(case, position, rows, attempt)
+
+    def inside(self, ball: Ball) -> Broken:
+        """Return what is known inside this ball."""
+        return next(one for one in self.broken if (one.ball.norm, one.ball.epsilon) == (ball.norm, ball.epsilon))

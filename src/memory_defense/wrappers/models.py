@@ -1,0 +1,96 @@
+"""What a model reaches, how it is restricted to rows, and the context in which it is attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import partial
+from inspect import ismethod
+from types import CellType
+from typing import TypeVar, cast
+
+from torch import Tensor, nn
+
+from memory_defense.contracts import RowBound, Rows
+
+_Model = TypeVar("_Model")
+
+
+def rows_of(model: _Model, index: Rows) -> _Model:
+    """Return `model` restricted to these rows of its batch, or `model` itself if rows mean nothing to it."""
+    if isinstance(model, RowBound):
+        return cast("_Model", model.rows(index))
+    return model
+
+
+def modules_of(model: object) -> Iterator[nn.Module]:
+    """Yield every `nn.Module` that calling `model` can reach, each once.
+
+    Looks into modules, callable and dataclass objects, bound methods, partials, closures, sequences and
+    mappings. A module that a function finds through a global name is out of sight.
+    """
+    seen: set[int] = set()
+    pending: list[object] = [model]
+    while pending:
+        thing = pending.pop()
+        if id(thing) in seen or isinstance(thing, (type, Tensor, str, bytes, int, float)):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            yield thing
+        pending.extend(_held_by(thing))
+
+
+def _held_by(thing: object) -> Iterator[object]:
+    """Yield what an object holds on to, one level down."""
+    if isinstance(thing, Mapping):
+        yield from cast("Mapping[object, object]", thing).values()
+    elif isinstance(thing, (list, tuple)):
+        yield from cast("list[object]", thing)
+    elif isinstance(thing, partial):
+        yield from (cast("object", thing.func), thing.args, thing.keywords)
+    elif ismethod(thing):
+        yield from (thing.__self__, thing.__func__)
+    elif callable(thing) or is_dataclass(thing):
+        yield from getattr(thing, "__dict__", {}).values()
+        yield from (getattr(thing, name, None) for name in getattr(type(thing), "__slots__", ()))
+        yield from (_content(cell) for cell in getattr(thing, "__closure__", None) or ())
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is not assigned yet
+        return None
+
+
+@contextmanager
+def frozen(model: object) -> Generator[None]:
+    """Run a block with every module of `model` in eval mode and no parameter asking for a gradient.
+
+    Each module's training flag and each parameter's ``requires_grad`` are afterwards exactly what they were,
+    also when the block raises. Inside, a backward pass reaches the images and nothing else, so ``.grad`` of
+    the parameters stays untouched. Modes are switched through ``train()``, so a module may override it.
+    """
+    modules = list(modules_of(model))
+    flags = [module.training for module in modules]
+    own = (parameter for module in modules for parameter in module.parameters(recurse=False))
+    wanted = [parameter for parameter in own if parameter.requires_grad]
+    try:
+        _set_modes(modules, [False] * len(modules))
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        _set_modes(modules, flags)
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def _set_modes(modules: list[nn.Module], flags: list[bool]) -> None:
+    for module, training in zip(modules, flags, strict=True):
+        if module.training != training:
+            module.train(training)
+    for module, training in zip(modules, flags, strict=True):
+        module.training = training
