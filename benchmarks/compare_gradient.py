@@ -68,7 +68,7 @@ def replay(job: Job) -> tuple[Job, Job]:
 
     def keep(model: Counted, images: Images, labels: Labels, seed: int) -> Images:
         found = job.run(model, images, labels, seed)
-        kept[:] = [model.trace]
+        kept[:] = [list(model.trace)]
         return found
 
     def run(model: Counted, images: Images, labels: Labels, seed: int) -> Images:

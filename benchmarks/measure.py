@@ -40,6 +40,7 @@ class Counted(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.eval()  # the wrapper's own flag, which foolbox looks at
         self.reset()
 
     def reset(self) -> None:
@@ -166,6 +167,7 @@ def measure(
     outcomes = {job.name: Outcome(job) for job in jobs}
     model(images[:64])
     for job in jobs if warm_up else ():
+        model.reset()
         job.run(model, images[:warm_up], labels[:warm_up], seed)
     for repetition in range(repetitions):
         for job in jobs:

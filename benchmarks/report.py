@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Labels
 from memory_defense.data.images import Splits, load_dataset
-from memory_defense.recipes.assess import provenance
+from memory_defense.recipes.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 

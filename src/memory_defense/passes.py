@@ -78,8 +78,10 @@ class Regular:
 
     def _laid_out(self, model: Classifier, images: Images) -> Logits:
         # CPU convolutions run 1.3 to 1.9 times faster on channels-last images, whatever the weights' layout.
-        if images.device.type != "cpu" or not self.layout.channels_last or images.dim() != 4:
+        if images.device.type != "cpu" or images.dim() != 4:
             return model(images)
+        if not self.layout.channels_last:
+            return model(images.contiguous())
         try:
             return model(images.to(memory_format=torch.channels_last))
         except RuntimeError:  # a `view` inside the model needs the default layout

@@ -25,13 +25,13 @@ BALLS = pytest.mark.parametrize("ball", [Linf(0.1), L2(0.5)], ids=["linf", "l2"]
 
 
 class Watched:
-    """Keeps every batch the model is called with."""
+    """Keeps every batch the model is called with, without the images that only fill it up."""
 
-    def __init__(self, model: Classifier) -> None:
-        self.model, self.calls = model, list[Tensor]()
+    def __init__(self, model: Classifier, count: int = COUNT) -> None:
+        self.model, self.count, self.calls = model, count, list[Tensor]()
 
     def __call__(self, images: Tensor) -> Tensor:
-        self.calls.append(images.detach().clone())
+        self.calls.append(images[: self.count].detach().clone())
         return self.model(images)
 
 

@@ -28,13 +28,13 @@ def problem() -> tuple[CountingPasses, Tensor, Tensor, ImageDraws]:
 
 
 class Watched:
-    """Keeps every batch the model is called with."""
+    """Keeps every batch the model is called with, without the images that only fill it up."""
 
-    def __init__(self, model: Classifier) -> None:
-        self.model, self.calls = model, list[Tensor]()
+    def __init__(self, model: Classifier, count: int = COUNT) -> None:
+        self.model, self.count, self.calls = model, count, list[Tensor]()
 
     def __call__(self, images: Tensor) -> Tensor:
-        self.calls.append(images.detach().clone())
+        self.calls.append(images[: self.count].detach().clone())
         return self.model(images)
 
 
@@ -94,7 +94,7 @@ def test_the_iterate_of_highest_loss_is_returned(loss: str) -> None:
 
 def test_the_first_fooling_iterate_is_kept() -> None:
     model, clean, labels, draws = problem()
-    first, watched = torch.tensor([0]), Watched(model.model)
+    first, watched = torch.tensor([0]), Watched(model.model, 1)
     result = Pgd(steps=9)(watched, clean[:1], labels[:1], Linf(0.3), draws.rows(first))
     fooling = [bool((model(seen).argmax(1) != labels[:1]).all()) for seen in watched.calls]
     assert fooling == [False] * (len(fooling) - 1) + [True]
@@ -103,7 +103,7 @@ def test_the_first_fooling_iterate_is_kept() -> None:
 
 def test_a_fooling_iterate_beats_a_higher_loss_that_does_not_fool() -> None:
     """Two runners-up together can outweigh the label in the cross-entropy without changing the answer."""
-    model = Watched(Scripted([2.0, 1.9, 1.9], [2.0, 2.1, -9.0]))
+    model = Watched(Scripted([2.0, 1.9, 1.9], [2.0, 2.1, -9.0]), 1)
     clean = victims.images(1, low=0.3, high=0.7)
     result = Bim(steps=3)(model, clean, torch.tensor([0]), Linf(0.1), ImageDraws.of(0, "a", 1))
     assert len(model.calls) == 2
