@@ -11,13 +11,13 @@ With more images (``--images 1000 --repetitions 1``) the robust accuracies can b
 from __future__ import annotations
 
 import torch
+
 from measure import Job, Outcome, measure
+from memory_defense.attacks import AutoAttack
+from memory_defense.threat import Linf
 from nets import EPSILON
 from peers import autoattack, ours
 from report import Row, options, save, splits, subject, table
-
-from memory_defense.attacks import AutoAttack
-from memory_defense.threat import Linf
 
 BALL = Linf(EPSILON)
 REFERENCE = "AutoAttack ours"

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 
 import torch
-from measure import Job, Outcome, measure
-from peers import carlini_wagner, foolbox_minimum, ours
-from report import Row, options, save, splits, subject, table
 
+from measure import Job, Outcome, measure
 from memory_defense.attacks import CarliniWagner, Ddn, Fmn
 from memory_defense.threat import L2
+from peers import carlini_wagner, foolbox_minimum, ours
+from report import Row, options, save, splits, subject, table
 
 ANYWHERE = L2(math.inf)
 RATE, CONST = 0.1, 1.0

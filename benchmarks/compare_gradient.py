@@ -11,17 +11,17 @@ takes beyond its replay is its own logic.
 from __future__ import annotations
 
 import torch
-from measure import Counted, Job, Outcome, Trace, measure
-from nets import EPSILON
-from peers import fed, fgsm, ours, pgd
-from report import Row, Subject, options, save, splits, subject, table
 from torch import Tensor
 from torch.nn import functional as F
 
+from measure import Counted, Job, Outcome, Trace, measure
 from memory_defense.attacks import Fgsm, Pgd
 from memory_defense.contracts import Images, Labels
 from memory_defense.threat import Linf
 from memory_defense.wrappers import frozen
+from nets import EPSILON
+from peers import fed, fgsm, ours, pgd
+from report import Row, Subject, options, save, splits, subject, table
 
 BALL = Linf(EPSILON)
 STEP, STEPS, FED = 0.01, 40, 32

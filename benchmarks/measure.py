@@ -131,7 +131,7 @@ def judge(network: nn.Module, points: Images, clean: Images, labels: Labels, bal
 def seed_everything(seed: int) -> None:
     """Seed the global generators, which the peers draw from."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - ART draws from it
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Counted, Run
 from torch import Tensor, nn
 
+from measure import Counted, Run
 from memory_defense.attacks import attack as our_attack
 from memory_defense.contracts import Attack, Ball, Images, Labels
 from memory_defense.randomness import ImageDraws
@@ -192,9 +192,7 @@ def _art(
     return torch.from_numpy(found)
 
 
-def _cleverhans(
-    options: Mapping[str, Any], model: nn.Module, images: Images, labels: Labels, seed: int
-) -> Images:
+def _cleverhans(options: Mapping[str, Any], model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
     from cleverhans.torch.attacks.fast_gradient_method import fast_gradient_method
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nets import DATASET, load_net
-from peers import versions
 from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Labels
 from memory_defense.data.images import Splits, load_dataset
 from memory_defense.recipes.provenance import provenance
+from nets import DATASET, load_net
+from peers import versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,6 +1,7 @@
 """Audit checks: each must pass where it should, and fail on something made to fail it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -264,7 +265,7 @@ def test_backward_passes_are_seen_by_every_way_in_and_the_ways_restored() -> Non
     before = (torch.autograd.grad, torch.autograd.backward, torch.autograd._engine_run_backward)
     ways = {
         "early import": EARLY_GRAD,
-        "grad": lambda *given: torch.autograd.grad(*given),
+        "grad": lambda value, leaf: torch.autograd.grad(value, inputs=leaf),
         "backward": lambda value, leaf: value.backward(),
         "functional": lambda value, leaf: torch.func.grad(lambda x: (x * x).sum())(leaf.detach()),
     }
@@ -298,6 +299,13 @@ def test_nothing_is_left_changed() -> None:
     assert defense.scale.requires_grad
     assert defense.scale.grad is None
     assert torch.equal(torch.random.get_rng_state(), chance)
+
+
+def test_every_check_is_explained_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    rows = [row.split(" | ")[0].removeprefix("| ") for row in page.splitlines() if row.startswith("| ")]
+    named = lines(SlotToy(), cases(knowledge="selector"))
+    assert sorted(row for row in rows if row != "Check") == sorted(named)
 
 
 def test_modules_are_left_as_they_were() -> None:

@@ -24,6 +24,9 @@ _PILOT_SHARE = 0.05
 Run = tuple[Case, CaseState]
 Chosen = Callable[[Case], bool]
 
+_SCOUT_SHARE = 0.02
+"""What a scout without gradients may find that the scouts with gradients do not."""
+
 
 def _inside(runs: Sequence[Run], ball: Ball) -> list[Run]:
     """Return the runs whose images count in this ball."""
@@ -65,12 +68,24 @@ def _found_alone(findings: Findings, winners: Chosen, rivals: Chosen) -> float |
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:
-    """Carlini et al. 2019, section 5.1, and AutoAttack's flag: whoever sees more must not find less."""
-    share = _found_alone(
-        findings,
-        lambda case: gradient_free(case) and not findings.transfers(case),
-        lambda case: not gradient_free(case) and not findings.transfers(case),
-    )
+    """Carlini et al. 2019, section 5.1, and AutoAttack's flag: whoever sees more must not find less.
+
+    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`).
+    """
+
+    def rivals(case: Case) -> bool:
+        return not gradient_free(case) and not findings.transfers(case)
+
+    def alone(*, scouts: bool) -> float | None:
+        return _found_alone(
+            findings,
+            lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
+            rivals,
+        )
+
+    share, early = alone(scouts=False), alone(scouts=True)
+    if early is not None and (share is None or early > _SCOUT_SHARE):
+        share = early
     return line(
         "no gradient-free attack finds what gradients miss",
         None if share is None else share > TWO_TENTHS,

@@ -39,13 +39,14 @@ def full_plan(radii: tuple[float, ...], l2_radius: float) -> EvaluationPlan:
         white_box={"pgd-margin": Pgd(steps=100, loss="margin", restarts=2)},
         l2=(L2(l2_radius),),
         minimum_norm={"cw": CarliniWagner(), "cw-paper": PAPER_CW},
+        suite="standard",
         curve=Pgd(steps=20),
         curve_balls=tuple(Linf(radius) for radius in CURVE_RADII),
     )
 
 
 def quick_plan(radii: tuple[float, ...], l2_radius: float) -> EvaluationPlan:
-    """Return a plan that two processor cores finish in about two minutes on a small network."""
+    """Return a plan that two processor cores finish in a few minutes on a small network."""
     return EvaluationPlan(
         images=1000,
         linf=tuple(Linf(radius) for radius in radii),
@@ -53,6 +54,7 @@ def quick_plan(radii: tuple[float, ...], l2_radius: float) -> EvaluationPlan:
         white_box={"pgd-margin": Pgd(steps=20, loss="margin")},
         l2=(L2(l2_radius),),
         minimum_norm={"cw": CarliniWagner(steps=10, search_steps=2)},
+        suite="brief",
         curve=Pgd(steps=5),
         curve_balls=tuple(Linf(radius) for radius in CURVE_RADII),
     )
