@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer and make. Everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCH := .venv-bench/bin/python
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test check format bench clean
@@ -10,7 +11,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   ruff, pyright (strict), import-linter"
 	@echo "make format  rewrite the code in the house style"
-	@echo "make bench   measure what the memory costs"
+	@echo "make bench   time the attacks beside four other toolkits, and what the memory costs (half an hour)"
 	@echo "make clean   remove the virtual environment and caches; runs/ stays"
 
 .venv/created:
@@ -22,7 +23,7 @@ help:
 	touch $@
 
 .venv/development: .venv/package
-	$(PIP) -e '.[test,dev]'
+	$(PIP) -e '.[test,parity,dev]'
 	touch $@
 
 demo: .venv/package
@@ -41,8 +42,19 @@ format: .venv/development
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/development
-	$(BIN)/python benchmarks/memory_cost.py
+.venv-bench/package: pyproject.toml constraints.txt benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . eagerpy GitPython requests
+	$(BENCH) -m pip install --quiet --disable-pip-version-check -r benchmarks/peers-needs.txt
+	$(BENCH) -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	touch $@
+
+bench: .venv-bench/package
+	$(BENCH) benchmarks/memory_cost.py
+	$(BENCH) benchmarks/compare_gradient.py
+	$(BENCH) benchmarks/compare_cw.py
+	$(BENCH) benchmarks/compare_autoattack.py
+	$(BENCH) benchmarks/compare_versions.py
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-bench benchmarks/.cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -80,7 +80,7 @@ class Net:
 NETS = {
     "standard": Net("small-cnn", Benign(), 3),
     "robust": Net("lenet-small", WarmStart(epsilon=EPSILON, step=0.75), 15),
-    "robust-2": Net("small-cnn", SingleStep(epsilon=EPSILON), 4),
+    "robust-2": Net("lenet-small", SingleStep(epsilon=EPSILON), 10),
     "masked": Net("small-cnn", Benign(), 3, front=Shattered),
 }
 

@@ -58,6 +58,10 @@ class Slowly:
     attack: Any
     seconds: float = 0.0
 
+    @property
+    def gradient_free(self) -> bool:
+        return getattr(self.attack, "gradient_free", False)
+
     def __call__(self, *problem: Any) -> Tensor:
         time.sleep(self.seconds)
         return self.attack(*problem)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -13,10 +14,12 @@ from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, gre
 from memory_defense.attacks import Bim, Fgsm, Pgd, Square
 from memory_defense.contracts import Adaptation
 from memory_defense.evaluation.audit import audit
+from memory_defense.evaluation.audit_attacks import black_box_stronger
 from memory_defense.evaluation.audit_defense import takes_images_alone, watched_backward
 from memory_defense.evaluation.audit_findings import Findings
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Case, evaluate
+from memory_defense.evaluation.state import CaseState
 from memory_defense.threat import L2, Linf
 
 LEVELS = [0.3, 0.45, 0.58, 0.66, 0.9, 0.05, 0.7, 0.35]
@@ -299,6 +302,37 @@ def test_nothing_is_left_changed() -> None:
     assert defense.scale.requires_grad
     assert defense.scale.grad is None
     assert torch.equal(torch.random.get_rng_state(), chance)
+
+
+@pytest.mark.parametrize(
+    ("scout", "later", "verdict", "value"),
+    [
+        (0, 0, "pass", 0.0),
+        (15, 0, "pass", 0.015),
+        (25, 0, "fail", 0.025),
+        (0, 2, "pass", 0.002),
+        (0, 3, "fail", 0.003),
+    ],
+)
+def test_a_scout_without_gradients_may_find_a_little_more(scout, later, verdict, value) -> None:
+    def run(name, attack, role, fooled) -> tuple[Case, CaseState]:
+        state = CaseState.fresh(1000, torch.device("cpu"))
+        state.done[:], state.fooled[fooled] = True, True
+        options = {"knowledge": "end-to-end", "purpose": "cascade", "role": role}
+        return Case(name=name, attack=attack, ball=Linf(0.1), **options), state
+
+    runs = [
+        run("square-100", Square(queries=1), "scout", slice(0, scout)),
+        run("pgd", Pgd(), "main", slice(100, 200)),
+        run("square", Square(), "outward", slice(200, 200 + later)),
+    ]
+    evaluation = SimpleNamespace(
+        cases=[case for case, _ in runs],
+        state=SimpleNamespace(cases=[state for _, state in runs]),
+        broken=[SimpleNamespace(ball=Linf(0.1))],
+    )
+    line = black_box_stronger(Findings(BrightnessDefense(), evaluation, classes=2, seed=0))
+    assert (line.verdict, line.value) == (verdict, value)
 
 
 def test_every_check_is_explained_and_no_other() -> None:

@@ -69,6 +69,7 @@ class HopSkipJump:
     push: bool = False
     micro_batch: int | None = None
     gradient_free: ClassVar[bool] = True
+    hard_label: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("queries", "steps", "evaluations", "starts")}

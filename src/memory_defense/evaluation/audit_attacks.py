@@ -83,15 +83,16 @@ def black_box_stronger(findings: Findings) -> AuditLine:
             rivals,
         )
 
-    share, early = alone(scouts=False), alone(scouts=True)
-    if early is not None and (share is None or early > _SCOUT_SHARE):
-        share = early
+    late, early = alone(scouts=False), alone(scouts=True)
+    shares = [share for share in (late, early) if share is not None]
+    masked = (late or 0.0) > TWO_TENTHS or (early or 0.0) > _SCOUT_SHARE
     return line(
         "no gradient-free attack finds what gradients miss",
-        None if share is None else share > TWO_TENTHS,
-        share,
+        masked if shares else None,
+        max(shares, default=None),
         "largest share of images in one ball that an attack without gradients broke, and no gradient attack that "
-        "saw the same image did; above 0.2 points the gradients are masked, or the gradient attacks too weak",
+        "saw the same image did; above 0.2 points, or 2 for a scout that went ahead of the better ones, the "
+        "gradients are masked, or the gradient attacks too weak",
         "differentiate a stand-in (wrappers.Bpda, StraightThrough), use the margin loss, raise steps and restarts; "
         "until then believe the attack without gradients, and give it more queries",
     )

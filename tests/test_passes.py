@@ -1,0 +1,117 @@
+"""One way to call a classifier: whole granules, one layout, rows that stay with their images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from memory_defense.contracts import Classifier
+from memory_defense.passes import (
+    GRANULE,
+    Regular,
+    fastest_micro_batch,
+    micro_batch_for,
+    micro_batches_of,
+    regular,
+)
+from memory_defense.wrappers import CountingPasses, rows_of
+
+
+class Shifts:
+    """Row i adds its own number to the first logit, and says which rows it was asked for."""
+
+    def __init__(self, shifts: Tensor, asked: list[int]) -> None:
+        self.shifts, self.asked = shifts, asked
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert len(images) == len(self.shifts)
+        self.asked.append(len(images))
+        return torch.stack([images.flatten(1).sum(1) + self.shifts, -self.shifts], 1)
+
+    def rows(self, index: Tensor) -> Shifts:
+        return Shifts(self.shifts[index], self.asked)
+
+
+@given(count=st.integers(1, 40), data=st.data())
+def test_rows_stay_with_their_images_and_passes_are_whole(count, data) -> None:
+    asked: list[int] = []
+    model: Classifier = Regular(Shifts(torch.arange(100.0), asked))
+    index = torch.tensor(data.draw(st.lists(st.integers(0, 99), min_size=count, max_size=count)))
+    images = torch.rand(count, 1, 3, 3)
+    logits = rows_of(model, index)(images)
+    assert torch.allclose(logits[:, 0], images.flatten(1).sum(1) + index)
+    assert torch.equal(logits[:, 1], -index.float())
+    assert asked[-1] % GRANULE == 0
+    again = rows_of(rows_of(model, index), torch.arange(count).flip(0))(images.flip(0))
+    assert torch.equal(again.flip(0), logits)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 64),
+        nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 70))
+def test_answers_and_gradients_are_bit_for_bit_those_of_any_batch(count) -> None:
+    model = Regular(network().requires_grad_(False))
+    images = torch.rand(70, 1, 20, 20, generator=torch.Generator().manual_seed(1))
+
+    def both(points: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = points.clone().requires_grad_()
+        logits = model(leaf)
+        (gradient,) = torch.autograd.grad(logits[:, 0].sum(), leaf)
+        return logits.detach(), gradient
+
+    whole, part = both(images), both(images[:count])
+    assert torch.equal(part[0], whole[0][:count])
+    assert torch.equal(part[1], whole[1][:count])
+    with torch.no_grad():
+        assert torch.equal(model(images[:count]), part[0])
+
+
+def test_passes_are_counted_without_what_fills_them_up() -> None:
+    counted = regular(CountingPasses(network()))
+    assert isinstance(counted, CountingPasses)
+    leaf = torch.rand(5, 1, 20, 20, requires_grad=True)
+    counted(leaf).sum().backward()
+    assert (counted.passes.forward, counted.passes.backward) == (5, 5)
+    assert leaf.grad is not None
+    assert regular(regular(counted.model)) is counted.model
+
+
+def test_a_model_that_views_gets_the_default_layout_from_then_on() -> None:
+    calls: list[bool] = []
+
+    def viewing(images: Tensor) -> Tensor:
+        calls.append(images.is_contiguous())
+        return images.view(len(images), -1)[:, :3]
+
+    model = Regular(viewing)
+    colour = torch.rand(8, 3, 4, 4).to(memory_format=torch.channels_last)
+    for _ in range(2):
+        assert torch.equal(model(colour), colour.contiguous().view(8, -1)[:, :3])
+    assert calls == [False, True, True]
+
+
+def test_what_the_model_gets_wrong_is_still_its_error() -> None:
+    with pytest.raises(RuntimeError, match="mat1"):
+        Regular(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))(torch.rand(8, 1, 4, 4))
+
+
+def test_the_micro_batch_is_chosen_among_what_there_is() -> None:
+    images = torch.rand(128, 1, 20, 20)
+    assert fastest_micro_batch(network(), images) in (32, 64, 128)
+    assert fastest_micro_batch(network(), images[:20]) == micro_batch_for(images.device)
+    with micro_batches_of(7):
+        assert micro_batch_for(images.device) == 7
+        with micro_batches_of(None):
+            assert micro_batch_for(images.device) == 7
+    with pytest.raises(ValueError, match="at least 1"), micro_batches_of(0):
+        pass
