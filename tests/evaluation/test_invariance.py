@@ -39,7 +39,7 @@ def same(found: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> 
         assert torch.equal(found[name], tensor), name
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     order=st.permutations(range(scenario.IMAGES)),
     chunk=st.sampled_from([1, 7, 13, 128]),
@@ -50,7 +50,7 @@ def test_order_chunk_and_micro_batch(reference, order, chunk, micro_batch) -> No
     same(scenario.outcomes(scenario.run(torch.tensor(order), conduct)), reference)
 
 
-@pytest.mark.parametrize(("chunk", "micro_batch"), [(1, 1), (7, 7), (128, 128), (40, 1)])
+@pytest.mark.parametrize(("chunk", "micro_batch"), [(1, 1), (7, 7), (128, 128)])
 def test_batches_of_1_7_and_128(reference, chunk, micro_batch) -> None:
     same(scenario.outcomes(scenario.run(conduct=Conduct(chunk=chunk, micro_batch=micro_batch))), reference)
 
@@ -69,15 +69,15 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(reference, tmp_path) ->
     out, state = tmp_path / "out.safetensors", tmp_path / "state"
     chance = random.Random(5)
     kills = 0
-    for _ in range(12):
+    for _ in range(8):
         process = subprocess.Popen(
-            [sys.executable, SCRIPT, out, state, "0.15"], env=ENVIRONMENT, stderr=subprocess.PIPE
+            [sys.executable, SCRIPT, out, state, "0.1"], env=ENVIRONMENT, stderr=subprocess.PIPE
         )
         before = state.stat().st_mtime_ns if state.exists() else 0
         patience = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < patience:
             moved = state.exists() and state.stat().st_mtime_ns != before
-            if moved and kills < 4:
+            if moved and kills < 3:
                 time.sleep(chance.uniform(0, 0.4))
                 process.send_signal(signal.SIGKILL)
                 break
@@ -88,7 +88,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(reference, tmp_path) ->
             break
         else:
             raise AssertionError(process.stderr.read().decode() if process.stderr else "no message")
-    assert kills >= 3
+    assert kills == 3
     same(read_tensors(out)[0], reference)
     assert not state.exists()
 
