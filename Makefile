@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: help demo test check format bench clean
 
 help:
-	@echo "make demo    train, attack and report on real Fashion-MNIST (about ten minutes on two cores)"
+	@echo "make demo    train, attack and report on real Fashion-MNIST (about a quarter of an hour on two cores)"
 	@echo "make test    run the tests"
 	@echo "make check   ruff, pyright (strict), import-linter"
 	@echo "make format  rewrite the code in the house style"

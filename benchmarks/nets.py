@@ -73,7 +73,7 @@ class Net:
         return build_classifier(self.network, DATASET, 0, "benchmark")
 
     def fit_config(self) -> FitConfig:
-        """Return how long and how to train; in float32, so that the weights do not depend on the processor's bfloat16."""
+        """Return how long and how to train; in float32, whatever the processor has, so that weights agree."""
         return FitConfig(epochs=self.epochs, optimizer=QUICK_OPTIMIZER, averaging=0.998, precision="float32")
 
 

@@ -8,15 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from memory_defense.attacks import Pgd
 from memory_defense.contracts import Classifier
 from memory_defense.passes import (
     GRANULE,
     Regular,
+    bfloat16_gradients,
     fastest_micro_batch,
     micro_batch_for,
     micro_batches_of,
     regular,
 )
+from memory_defense.randomness import ImageDraws
+from memory_defense.threat import Linf
 from memory_defense.wrappers import CountingPasses, rows_of
 
 
@@ -115,3 +119,26 @@ def test_the_micro_batch_is_chosen_among_what_there_is() -> None:
             assert micro_batch_for(images.device) == 7
     with pytest.raises(ValueError, match="at least 1"), micro_batches_of(0):
         pass
+
+
+def test_bfloat16_is_for_gradients_only_and_off_by_default() -> None:
+    kinds: list[torch.dtype] = []
+
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = self.linear(images.flatten(1))
+            kinds.append(logits.dtype)
+            return logits
+
+    model, images = Told().requires_grad_(False), torch.rand(8, 1, 4, 4)
+    labels = model(images).argmax(1)
+    for wanted, kind in ((False, torch.float32), (True, torch.bfloat16)):
+        kinds.clear()
+        with bfloat16_gradients(wanted):
+            moved = Pgd(steps=3)(model, images, labels, Linf(1e-3), ImageDraws.of(0, "a", 8))
+        assert kinds == [torch.float32, kind, kind, kind, torch.float32]
+        assert moved.dtype == torch.float32

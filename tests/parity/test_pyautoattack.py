@@ -48,7 +48,7 @@ def robust(model: Watched, images: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("ball", [Linf(0.03), L2(0.2)], ids=["linf", "l2"])
 @pytest.mark.parametrize("loss", ["cross-entropy", "dlr"])
 def test_apgd_takes_the_same_steps(ball: Ball, loss: str) -> None:
-    """From our start. Where the first step lowers the loss, their first checkpoint counts otherwise: `apgd_climb`."""
+    """From our start. Where the first step lowers the loss, their first checkpoint counts otherwise."""
     model, clean, labels = problem()
     attack = Apgd(steps=STEPS, loss=loss, stop_when_fooled=False)
     attack(model, clean, labels, ball, ImageDraws.of(0, "a", COUNT))

@@ -18,7 +18,7 @@ from torch import Tensor
 from memory_defense.checks import NoGradientError, check_images, check_labels, nearest
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
-from memory_defense.passes import micro_batch_for, regular
+from memory_defense.passes import differentiable_answers, micro_batch_for, regular
 from memory_defense.wrappers import frozen, rows_of
 
 
@@ -98,7 +98,7 @@ class Victim:
     def answers(self, points: Images, rows: Rows) -> Logits:
         """Return the logits (B, K) of one micro-batch that holds these rows, without a graph."""
         with torch.no_grad():
-            return self._call(points, rows)
+            return rows_of(self.model, rows)(points)
 
     def gradient(self, points: Images, rows: Rows, loss: AdversarialLoss) -> Pass:
         """Return the gradient of one micro-batch that holds these rows.
@@ -113,7 +113,7 @@ class Victim:
         with torch.enable_grad():
             # `to` before `requires_grad_` makes the laid-out copy the leaf, so the gradient has its layout.
             leaf = points.detach().to(memory_format=self._layout, copy=True).requires_grad_()
-            logits = self._call(leaf, rows)
+            logits = differentiable_answers(rows_of(self.model, rows), leaf)
             losses = loss(logits, self.labels.index_select(0, rows))
             (gradient,) = (
                 torch.autograd.grad(losses.sum(), leaf, allow_unused=True) if losses.requires_grad else (None,)
@@ -130,9 +130,6 @@ class Victim:
                 "look for sqrt(0), log(0), 0/0 or overflow in its forward pass"
             )
         return Pass(gradient, losses.detach().to(gradient.dtype), logits.detach())
-
-    def _call(self, points: Images, rows: Rows) -> Logits:
-        return rows_of(self.model, rows)(points)
 
 
 @contextmanager

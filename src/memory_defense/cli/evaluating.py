@@ -96,12 +96,15 @@ class Manner:
     seed: int = 0
     submissions: int = 1
     batch: int | None = None
+    bfloat16: bool = False
     data_dir: Path | None = None
     offline: bool = False
 
     def conduct(self) -> Conduct:
         """Return it for the evaluator."""
-        return Conduct(submissions=Submissions(count=self.submissions), micro_batch=self.batch)
+        return Conduct(
+            submissions=Submissions(count=self.submissions), micro_batch=self.batch, bfloat16=self.bfloat16
+        )
 
 
 def radius(text: str) -> float:

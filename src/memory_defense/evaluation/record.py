@@ -128,6 +128,8 @@ class Record(_Strict):
     cascades: tuple[CascadeRecord, ...] = ()
     submissions: Annotated[int, Field(gt=0)] = 1
     """How often each image was handed in before it was judged."""
+    bfloat16: bool = False
+    """Whether the attacks computed their gradients in bfloat16."""
     per_image: str | None = None
     """Name of the file beside the record with every image's verdict, first breaker and adversarial image."""
     audit: tuple[AuditLine, ...]

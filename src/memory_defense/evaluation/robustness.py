@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -29,6 +28,7 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import Prosecutor
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.conduct import Conduct
 from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
 from memory_defense.evaluation.record import Accuracy, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
@@ -36,45 +36,11 @@ from memory_defense.evaluation.results import Outcome, cascade_record, outcome, 
 from memory_defense.evaluation.shards import Shard, current_shard
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, take_over, to_tensors
-from memory_defense.passes import fastest_micro_batch, micro_batches_of
+from memory_defense.passes import bfloat16_gradients, fastest_micro_batch, micro_batches_of
 from memory_defense.randomness import seeded
 from memory_defense.wrappers import frozen
 
 __all__ = ["Broken", "Case", "Conduct", "Evaluation", "Outcome", "cross", "evaluate"]
-
-_ONCE = Submissions()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conduct:
-    """How an evaluation is carried out; but for `submissions`, nothing here changes a result.
-
-    Parameters
-    ----------
-    submissions
-        How often an image is handed in before it is judged.
-    chunk
-        Images that an attack holds at once, at least 1; the state is saved between chunks.
-    micro_batch
-        Images in one pass, at least 1; None finds the fastest by a short probe.
-    resume_at
-        A file to save to and to go on from; it is removed once the evaluation is whole. None keeps nothing.
-
-    Raises
-    ------
-    ValueError
-        For a count below 1.
-    """
-
-    submissions: Submissions = _ONCE
-    chunk: int = 1024
-    micro_batch: int | None = None
-    resume_at: Path | None = None
-
-    def __post_init__(self) -> None:
-        for name, count in {"chunk": self.chunk, "micro_batch": self.micro_batch or 1}.items():
-            if count < 1:
-                raise ValueError(f"{name} is {count}, but an attack needs at least 1 image")
 
 
 @dataclass(frozen=True)
@@ -89,6 +55,8 @@ class Evaluation:
     submissions: Submissions
     flags: bool
     """Whether the defense flags images."""
+    bfloat16: bool = False
+    """Whether the attacks computed their gradients in bfloat16."""
 
     @property
     def images(self) -> Images:
@@ -169,7 +137,8 @@ def evaluate(
     with frozen(defense):
         trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress)
         state = trial.begin(images[mine], labels[mine], numbers[mine])
-        with micro_batches_of(how.micro_batch or fastest_micro_batch(defense, state.images[:128])):
+        size = how.micro_batch or fastest_micro_batch(defense, state.images[:128])
+        with micro_batches_of(size), bfloat16_gradients(how.bfloat16):
             orders = trial.run(state)
         if shard.world > 1:
             state = trial.merge(state, State.blank(images, labels, numbers, cases))
@@ -220,16 +189,9 @@ class _Trial:
         return whole
 
     def _fingerprint(self, state: State) -> str:
-        return fingerprint(
-            self.defense,
-            state.images,
-            state.labels,
-            state.ids,
-            self.cases,
-            seed=self.seed,
-            submissions=self.conduct.submissions,
-            world=self.shard.world,
-        )
+        how = self.conduct
+        terms = f"{self.seed} {how.submissions!r} {how.bfloat16} {self.shard.world}"
+        return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
 
     def run(self, state: State) -> list[tuple[int, ...]]:
         """Run every case; return the order that each cascade took."""
@@ -299,4 +261,5 @@ class _Trial:
         flags = isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None
         if self.store is not None:
             self.store.clear()
-        return Evaluation(state, self.cases, tuple(outcomes), cascades, self.conduct.submissions, flags)
+        how = self.conduct
+        return Evaluation(state, self.cases, tuple(outcomes), cascades, how.submissions, flags, how.bfloat16)

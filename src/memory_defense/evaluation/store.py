@@ -19,7 +19,6 @@ from torch import Tensor
 
 from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.metrics import Submissions
 from memory_defense.evaluation.state import CaseState, State
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.wrappers import modules_of
@@ -36,12 +35,9 @@ def fingerprint(
     labels: Labels,
     ids: Rows,
     cases: Sequence[Case],
-    *,
-    seed: int,
-    submissions: Submissions,
-    world: int,
+    terms: str,
 ) -> str:
-    """Return a hash of everything that decides an evaluation's outcome: model, data, attacks, seed, ranks."""
+    """Return a hash of all that decides an outcome: model, data, attacks, and `terms` (seed, submissions, ranks)."""
     digest = hashlib.sha256()
     for module in modules_of(defense):
         for name, tensor in module.state_dict().items():
@@ -51,7 +47,7 @@ def fingerprint(
         digest.update(_bytes(tensor))
     for case in cases:
         digest.update(f"{case.key} {case.role} {case.attack!r}".encode())
-    digest.update(f"{seed} {submissions!r} {world} {type(defense).__qualname__}".encode())
+    digest.update(f"{terms} {type(defense).__qualname__}".encode())
     return digest.hexdigest()
 
 

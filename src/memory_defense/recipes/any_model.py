@@ -144,6 +144,7 @@ def _record(defense: Defense, evaluation: Evaluation, settings: Settings, attack
         worst_case=evaluation.worst_cases(),
         cascades=evaluation.cascades,
         submissions=evaluation.submissions.count,
+        bfloat16=evaluation.bfloat16,
         audit=audit(defense, evaluation, classes=classes, seed=settings.seed),
         provenance=provenance(settings.seed, evaluation.images.device, settings.weights_sha256),
     )

@@ -96,6 +96,7 @@ def assess(
         worst_case=evaluation.worst_cases(),
         cascades=evaluation.cascades,
         submissions=evaluation.submissions.count,
+        bfloat16=evaluation.bfloat16,
         per_image=per_image_path(place).name,
         audit=lines,
         provenance=provenance(seed, subset.images.device, recipe.sha256),
