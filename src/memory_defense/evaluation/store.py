@@ -37,7 +37,7 @@ def fingerprint(
     cases: Sequence[Case],
     terms: str,
 ) -> str:
-    """Return a hash of all that decides an outcome: model, data, attacks, and `terms` (seed, submissions, ranks)."""
+    """Return a hash of all that decides an outcome: model, data, attacks and `terms` (seed, submissions, ...)."""
     digest = hashlib.sha256()
     for module in modules_of(defense):
         for name, tensor in module.state_dict().items():
