@@ -28,7 +28,7 @@ CPU_MICRO_BATCH = 64
 ACCELERATOR_MICRO_BATCH = 512
 """Images in one pass elsewhere, where a large batch pays."""
 
-_CANDIDATES = {"cpu": (32, 64, 128), "other": (256, 512, 1024)}
+_CANDIDATES = {"cpu": (32, 64, 128, 256), "other": (256, 512, 1024)}
 _PROBE_SECONDS = 1.0
 
 _preferred: ContextVar[int | None] = ContextVar("micro_batch", default=None)

@@ -137,7 +137,7 @@ def evaluate(
     with frozen(defense):
         trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress)
         state = trial.begin(images[mine], labels[mine], numbers[mine])
-        size = how.micro_batch or fastest_micro_batch(defense, state.images[:128])
+        size = how.micro_batch or fastest_micro_batch(defense, state.images[:256])
         with micro_batches_of(size), bfloat16_gradients(how.bfloat16):
             orders = trial.run(state)
         if shard.world > 1:
