@@ -5,8 +5,8 @@
     2. Main cases attack everything that stands, in the order given.
     3. Outward cases begin with the survivors nearest to breaking: those for which a wrong class came closest to the
        right one under all attacks so far. They go on outward, block by block, while a block holds one that breaks.
-       One without gradients also tries a sample of all survivors first, and then everything if it breaks any of
-       them: where gradients are masked, how near a gradient came says nothing.
+       One without gradients also tries a sample of all survivors first, and then everything if it breaks one that
+       stands far off: where gradients are masked, how near a gradient came says nothing.
 
 Pilot and sample are chosen by a hash of each image's id and blocks by leads over all processes, so the course of a
 cascade depends neither on the order of the images nor on batches, nor on how many processes share them.
@@ -36,6 +36,9 @@ BLOCK_IMAGES = 32
 """Survivors in a block of an outward case, at least; and at least 1 in `BLOCKS`."""
 
 BLOCKS = 20
+
+NEAR = 1 / 4
+"""The share of survivors that count as near; one of them that breaks in a sample is no sign of masked gradients."""
 
 _BACKWARD_COST = 2
 """Forward passes that a backward pass costs."""
@@ -138,7 +141,7 @@ class Cascade:
             return
         size = max(BLOCK_IMAGES, math.ceil(len(leads) / BLOCKS))
         lowest = [float(part[-1]) for part in torch.split(leads, size)]
-        sampled = self._sampled(position, len(leads))
+        sampled = self._sampled(position, len(leads), float(leads[int(len(leads) * NEAR)]))
         above = math.inf
         for least in lowest:
             block = (one.before >= least) & (one.before < above)
@@ -152,13 +155,13 @@ class Cascade:
         if tried < left:
             one.note = one.note or "stopped where it broke none any more"
 
-    def _sampled(self, position: int, standing: int) -> bool:
-        """Try a case without gradients on a sample of the survivors; return whether it broke any of them."""
+    def _sampled(self, position: int, standing: int, near: float) -> bool:
+        """Try a case without gradients on a sample; return whether it broke one whose lead is below `near`."""
         case, one = self.cases[position], self.state.cases[position]
         if not getattr(case.attack, "gradient_free", False):
             return False
         share = max(SAMPLE_IMAGES / standing, 1 / 20)
         sample = (one.before > -torch.inf) & self._chosen(f"sample {case.key}", share)
         self._try(position, sample & self._standing())
-        (broken,) = self.shard.total(int((one.fooled & sample).sum()))
+        (broken,) = self.shard.total(int((one.fooled & sample & (one.before < near)).sum()))
         return broken > 0
