@@ -56,7 +56,7 @@ def test_joint_adds_classifier_b_by_its_weight(build, batch) -> None:
 
 def test_silent_counts_a_flagged_image_as_right_and_pulls_the_score_down(build, batch) -> None:
     defense, images = build(), batch(10).images
-    scores = defense.trace(images).reconstruction_error
+    scores = defense.trace(images).reconstruction_error.detach()
     defense.flag_threshold = float(scores.median()) + 1e-6
     binder = defense.adaptive()["silent"].surrogate
     assert isinstance(binder, Binding)
