@@ -215,7 +215,8 @@ class Ball(Protocol):
 class Attack(Protocol):
     """A frozen, keyword-only dataclass: the object is its own configuration and repr.
 
-    One that never asks for a gradient says so with the class variable ``gradient_free = True``.
+    One that never asks for a gradient says so with the class variable ``gradient_free = True``, and one that sees
+    nothing but the answered class with ``hard_label = True`` as well.
     """
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:

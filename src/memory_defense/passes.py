@@ -164,13 +164,16 @@ def fastest_micro_batch(model: Classifier, images: Images) -> int:
         return best
     total, deadline = candidates[-1], time.perf_counter() + _PROBE_SECONDS
     sample, called = images[:total], Regular(model)
-    _timed(called, sample, total)  # the first pass pays for what the others find ready
-    for size in candidates:
-        taken = min(_timed(called, sample, size) for _ in range(2))
-        if taken < best_time:
-            best, best_time = size, taken
-        if time.perf_counter() > deadline:
-            break
+    try:
+        _timed(called, sample, candidates[0])  # the first pass pays for what the others find ready
+        for size in candidates:
+            taken = min(_timed(called, sample, size) for _ in range(2))
+            if taken < best_time:
+                best, best_time = size, taken
+            if time.perf_counter() > deadline:
+                break
+    except torch.OutOfMemoryError:  # larger ones would not fit either
+        return best if best_time < float("inf") else candidates[0]
     return best
 
 

@@ -18,9 +18,12 @@ from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.results import read_per_image
 from memory_defense.evaluation.robustness import Conduct
 from memory_defense.evaluation.robustness import evaluate as robustness
+from memory_defense.evaluation.store import fingerprint
+from memory_defense.passes import fastest_micro_batch
 from memory_defense.recipes.any_model import Settings
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.threat import Linf
@@ -172,6 +175,38 @@ def test_out_of_memory_halves_the_batch_says_so_and_changes_nothing() -> None:
     assert said == [f"pgd: out of memory, going on with {size} images in a pass" for size in (16, 8)]
     with pytest.raises(ValueError, match="even with one image"):
         robust(0)
+
+
+def test_the_judge_and_the_probe_make_do_with_little_memory() -> None:
+    model, images, labels = problem(96)
+
+    def small(points: Tensor) -> Tensor:
+        if len(points) > 16:
+            raise torch.OutOfMemoryError("too many")
+        return model(points)
+
+    assert torch.equal(predict(small, images), labels)
+    assert fastest_micro_batch(small, images) == 32
+
+    def none(points: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("too many")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(none, images)
+
+
+def test_a_stopped_replay_goes_on_only_with_the_same_images(tmp_path) -> None:
+    model, images, labels = problem()
+    marks: list[str] = []
+    for name, epsilon in (("one", 0.03), ("two", 0.02)):
+        memory_defense.evaluate(
+            model, images, labels, epsilon=epsilon, attacks="pgd", out=tmp_path / name / "r.json"
+        )
+        results = read_per_image(tmp_path / name / "r.images.safetensors")
+        replay = Replay(source="r.images.safetensors", results=results)
+        case = Case(name="replay", attack=replay, knowledge="earlier", ball=Linf(0.03), purpose="cascade")
+        marks.append(fingerprint(model, images, labels, torch.arange(24), [case], "terms"))
+    assert marks[0] != marks[1]
 
 
 def test_submissions_break_what_one_lucky_answer_hides() -> None:

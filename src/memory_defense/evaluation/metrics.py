@@ -25,7 +25,7 @@ def answers(model: Classifier, images: Images) -> Logits:
     parts: list[Logits] = []
     judge = regular(model)
     for part in torch.split(images, JUDGE_BATCH):
-        logits = judge(part)
+        logits = _within_memory(judge, part)
         if logits.dim() != 2 or logits.shape[0] != part.shape[0]:
             raise ValueError(
                 f"the model returned shape {tuple(logits.shape)} for {part.shape[0]} images, expected logits (B, K)"
@@ -34,6 +34,16 @@ def answers(model: Classifier, images: Images) -> Logits:
             raise ValueError("the model returned NaN or infinite logits; no accuracy can be claimed for it")
         parts.append(logits)
     return torch.cat(parts)
+
+
+def _within_memory(judge: Classifier, images: Images) -> Logits:
+    """Return the logits, asking for half the images at a time as long as the memory is too small for all."""
+    try:
+        return judge(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+        return torch.cat([_within_memory(judge, half) for half in images.tensor_split(2)])
 
 
 def predict(model: Classifier, images: Images) -> Labels:

@@ -46,7 +46,8 @@ def fingerprint(
     for tensor in (images, labels, ids):
         digest.update(_bytes(tensor))
     for case in cases:
-        digest.update(f"{case.key} {case.role} {case.attack!r}".encode())
+        content = getattr(case.attack, "sha256", "")  # of images that an attack brings along
+        digest.update(f"{case.key} {case.role} {case.attack!r} {content}".encode())
     digest.update(f"{terms} {type(defense).__qualname__}".encode())
     return digest.hexdigest()
 
