@@ -87,6 +87,17 @@ def test_a_partial_evaluation_leaves_the_record_alone(run) -> None:
     assert Record.read(run / "partial.json").images == 5
 
 
+def test_the_cascade_keeps_to_the_knowledge_asked_for(run, tmp_path) -> None:
+    asked = ("--attacks", "pgd,brief", "--knowledge", "selector", "--epsilon", "0.1", "--images", "10")
+    done = memdef("evaluate", run, *asked, "--out", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    record = Record.read(tmp_path / "r.json")
+    assert {one.knowledge for one in record.attacks} == {"selector"}
+    stages = [stage for cascade in record.cascades for stage in cascade.stages]
+    assert stages
+    assert {stage.knowledge for stage in stages} == {"selector"}
+
+
 def test_train_refuses_to_overwrite_and_resumes(run, tmp_path, data_present) -> None:
     out = tmp_path / "mine"
     quick = ("--out", out, "--train-images", "100", "--seed", "5")

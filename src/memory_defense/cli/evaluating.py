@@ -49,7 +49,7 @@ class Selection:
     def apply(self, plan: EvaluationPlan) -> EvaluationPlan:
         """Return the narrowed plan; raise ValueError for an attack that it does not have or a bad radius."""
         known = [*plan.attacks, *plan.white_box, *plan.minimum_norm]
-        chosen, suite = set(known), plan.suite if self.knowledge is None else None
+        chosen, suite = set(known), plan.suite
         if self.attacks is not None:
             chosen, suite = set[str](), None
             for name in (one.strip() for one in self.attacks.split(",")):

@@ -73,7 +73,8 @@ def assess(
         plan, plan.knowledge or tuple(defense.surrogates()), getattr(defense, "transfer_knowledge", ())
     )
     if plan.suite is not None:
-        cases += cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
+        going_on = cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
+        cases += [case for case in going_on if plan.knowledge is None or case.knowledge in plan.knowledge]
     place = out or run.record
     evaluation = evaluate(
         defense,
