@@ -22,8 +22,8 @@ from memory_defense.wrappers import CountingPasses, rows_of
 GRANULE = 8
 """Images in a pass are a multiple of this; the last one is repeated where some are missing."""
 
-CPU_MICRO_BATCH = 64
-"""Images in one pass on a CPU; 32 to 64 keep the activations of a small network in cache."""
+CPU_MICRO_BATCH = 256
+"""Images in one pass on a CPU: enough that the work around a pass hardly counts, and few enough for its cache."""
 
 ACCELERATOR_MICRO_BATCH = 512
 """Images in one pass elsewhere, where a large batch pays."""
@@ -70,7 +70,10 @@ class Regular:
             model = rows_of(model, torch.cat([rows, rows[-1:].expand(missing)]))
         if missing:
             images = torch.cat([images, images[-1:].detach().expand(missing, *images.shape[1:])])
-        logits = self._laid_out(model, images)
+        logits: object = self._laid_out(model, images)
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model returned {what}, expected a tensor of float logits (B, K); return only that")
         return logits[: len(logits) - missing] if missing and len(logits) == len(images) else logits
 
     def rows(self, index: Rows) -> Regular:

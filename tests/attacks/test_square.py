@@ -55,7 +55,7 @@ def test_the_squares_shrink_on_the_fixed_schedule() -> None:
 def test_a_square_stays_only_where_it_raises_the_margin(ball: Ball) -> None:
     counting, clean, labels, draws = problem()
     model = Watched(counting.model)
-    attack = Square(queries=150).for_transfer()
+    attack = Square(queries=150, ahead=1).for_transfer()
     result = attack(model, clean, labels, ball, draws)
     leads = torch.stack([margin(counting.model(call), labels) for call in model.calls])  # (1 + queries, B)
     assert len(leads) == 151
@@ -142,7 +142,7 @@ def test_it_breaks_what_hides_its_gradient(ball: Ball) -> None:
 
 def test_robust_images_cost_every_query_and_two_passes() -> None:
     model, clean, labels, draws = problem()
-    Square(queries=70)(model, clean, labels, Linf(1e-4), draws)
+    Square(queries=70, ahead=1)(model, clean, labels, Linf(1e-4), draws)
     assert (model.passes.forward, model.passes.backward) == (72 * COUNT, 0)
 
 
@@ -150,7 +150,7 @@ def test_robust_images_cost_every_query_and_two_passes() -> None:
 def test_packing_changes_neither_result_nor_cost(ball: Ball) -> None:
     model, clean, labels, draws = problem()
     labels[3] = (labels[3] + 1) % victims.CLASSES
-    attack = Square(queries=100, micro_batch=5)
+    attack = Square(queries=100, ahead=1, micro_batch=5)
     whole = attack(model, clean, labels, ball, draws)
     spent = dataclasses.replace(model.passes)
     model.passes.forward = 0
@@ -166,11 +166,39 @@ def test_packing_changes_neither_result_nor_cost(ball: Ball) -> None:
     assert 2 < fooled.sum() < COUNT
 
 
+@BALLS
+@pytest.mark.parametrize("stop", [True, False], ids=["stop", "transfer"])
+@pytest.mark.parametrize(("ahead", "micro_batch"), [(2, 5), (7, 256), (64, 64), (64, 3)])
+def test_squares_tried_together_end_where_squares_tried_one_by_one_do(
+    ball: Ball, stop: bool, ahead: int, micro_batch: int
+) -> None:
+    counting, clean, labels, draws = problem()
+    plain = Square(queries=130, ahead=1, stop_when_fooled=stop)  # two blocks, and four sizes of square
+    together = dataclasses.replace(plain, ahead=ahead, micro_batch=micro_batch)
+    for rows in (torch.arange(COUNT), torch.arange(1)):
+        expected = plain(counting.model, clean[rows], labels[rows], ball, draws.rows(rows))
+        found = together(counting.model, clean[rows], labels[rows], ball, draws.rows(rows))
+        assert torch.equal(found, expected)
+
+
+def test_where_few_squares_are_kept_many_go_in_one_pass() -> None:
+    calls = list[int]()
+
+    def model(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return torch.zeros(len(images), 3) + torch.tensor([1.0, 0.0, 0.0])
+
+    draws = ImageDraws.of(0, "a", 1)
+    Square(queries=640)(model, torch.full((1, 1, 6, 6), 0.5), torch.zeros(1, dtype=torch.int64), Linf(0.1), draws)
+    assert sum(calls) >= 642  # what is asked is not less than what is tried
+    assert len(calls) < 640 / 8
+
+
 def test_more_queries_go_on_where_fewer_ended() -> None:
     counting, clean, labels, draws = problem()
     few, more = Watched(counting.model), Watched(counting.model)
-    Square(queries=20).for_transfer()(few, clean, labels, Linf(0.1), draws)
-    Square(queries=80).for_transfer()(more, clean, labels, Linf(0.1), draws)
+    Square(queries=20, ahead=1).for_transfer()(few, clean, labels, Linf(0.1), draws)
+    Square(queries=80, ahead=1).for_transfer()(more, clean, labels, Linf(0.1), draws)
     assert torch.equal(torch.stack(few.calls), torch.stack(more.calls[:21]))
 
 

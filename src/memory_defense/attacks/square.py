@@ -5,10 +5,15 @@ the perturbation is replaced, and the change is kept where it raises the margin 
 fixed schedule. Each image has squares of its own, so its result does not depend on the batch it travels in;
 in the authors' code one position serves the whole batch, and a square never touches the last row or column.
 What a square is in each norm stands in `square_moves`.
+
+A kept square is rare once the search is under way, and a pass of one image costs nearly that of several. So where
+few images are left, the next squares of each are tried together, all on its present best; what comes after the
+first one that is kept is thrown away and tried again. The outcome is that of trying them one by one.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
@@ -48,11 +53,15 @@ class Square:
     p_init
         The share of the image's area that the first squares have, in (0, 1]. With few queries the squares stay
         large, unless this is small.
+    ahead
+        Squares of one image tried together, at most. With 1 the model is asked exactly `queries` times for each
+        image, as a model that charges for every question should be; more may ask more often, in fewer passes. The
+        images that come out are the same.
     stop_when_fooled
         Leave an image alone once the model errs on it, or if it does from the start. Otherwise every image
         takes every query. What was never left alone is returned at its largest margin.
     micro_batch
-        Images in one pass; None is 64 on a CPU and 512 elsewhere.
+        Images in one pass; None is 256 on a CPU and 512 elsewhere.
 
     Raises
     ------
@@ -62,12 +71,13 @@ class Square:
 
     queries: int = 5000
     p_init: float = 0.8
+    ahead: int = 64
     stop_when_fooled: bool = True
     micro_batch: int | None = None
     gradient_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_settings("margin", self.micro_batch, queries=self.queries)
+        check_settings("margin", self.micro_batch, queries=self.queries, ahead=self.ahead)
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init is {self.p_init}, expected a share of the image in (0, 1]")
 
@@ -78,9 +88,10 @@ class Square:
         if math.isinf(ball.epsilon):
             raise ValueError("squares are drawn on the surface of the ball, so it must be bounded")
         with attacked(model, images, labels, self.micro_batch) as victim:
-            search = _Search(victim, images.clamp(0, 1), MOVES[ball.norm](ball.epsilon, *images.shape[1:]))
+            moves = MOVES[ball.norm](ball.epsilon, *images.shape[1:])
+            search = _Search(victim, images.clamp(0, 1), moves, self)
             if ball.epsilon > 0:
-                search.run(self, draws)
+                search.run(draws)
             return search.best
 
     def for_transfer(self) -> Self:
@@ -97,66 +108,107 @@ class _State:
     best: Images
     lead: PerImage
     """The margin of `best`."""
+    fooled: PerImage
+    """(B,) bool: the model errs on `best`."""
+    query: Rows
+    """(B,) the next query of each image, inside the present block."""
     noise: Tensor
     """(B, queries, numbers) in [0, 1), for a block of queries."""
 
-    def take(self, index: Tensor | slice) -> _State:
-        """Return these images: as views for a slice, to be changed in place, else as copies."""
+    def take(self, index: Tensor) -> _State:
+        """Return these images, copied."""
         return _State(*(getattr(self, part.name)[index] for part in fields(self)))
 
 
 class _Search:
     """One call: what is attacked, and the best image known for each row."""
 
-    def __init__(self, victim: Victim, clean: Images, moves: Moves) -> None:
-        self.victim, self.best, self.moves = victim, clean, moves
+    def __init__(self, victim: Victim, clean: Images, moves: Moves, settings: Square) -> None:
+        self.victim, self.best, self.moves, self.settings = victim, clean, moves, settings
+        self.kept = 1.0
+        """Share of the squares that were kept lately."""
 
-    def run(self, settings: Square, draws: Draws) -> None:
+    def run(self, draws: Draws) -> None:
         """Replace `best`, which holds the clean images, by what the search finds."""
-        rows, (_, height, width) = self.victim.all_rows(), self.best.shape[1:]
+        settings, rows = self.settings, self.victim.all_rows()
         if settings.stop_when_fooled:
             leads = [self._judge(self.best[part], part)[1] for part in self.victim.parts(rows)]
             rows = rows[~torch.cat(leads)]
-        state = self._begin(rows, draws)
-        for query in range(-1, settings.queries):
-            if query >= 0 and query % _BLOCK == 0:
-                own = draws.child("squares", query).rows(state.rows.cpu())
-                state.noise = own.uniform(_BLOCK, self.moves.numbers).to(state.clean)
-            side = square_side(settings.p_init, query, height, width)
-            fooled = [self._visit(part, query, side) for part in self._parts(state)]
-            if settings.stop_when_fooled and any(bool(some.any()) for some in fooled):
-                out = torch.cat(fooled)
-                self.best[state.rows[out]] = state.best[out]
-                state = state.take(~out)
+        state = self._leave(self._begin(rows, draws))
+        for start in range(0, settings.queries, _BLOCK):
             if len(state.rows) == 0:
                 break
+            own = draws.child("squares", start).rows(state.rows.cpu())
+            state.noise = own.uniform(_BLOCK, self.moves.numbers).to(state.clean)
+            for first, end, side in self._pieces(start):
+                state.query.fill_(first)
+                self._search(state, end, side)
+                state = self._leave(state)
         self.best[state.rows] = state.best
+
+    def _pieces(self, start: int) -> list[tuple[int, int, int]]:
+        """Return the runs of one block's queries whose squares have one size: first, end, side."""
+        end, (_, height, width) = min(start + _BLOCK, self.settings.queries), self.best.shape[1:]
+        cuts = [start, *(mark + 1 for mark in HALVINGS if start <= mark < end - 1), end]
+        return [
+            (first, last, square_side(self.settings.p_init, first, height, width))
+            for first, last in itertools.pairwise(cuts)
+        ]
 
     def _begin(self, rows: Rows, draws: Draws) -> _State:
         clean = self.best[rows]
-        own = draws.child("start").rows(rows.cpu())
-        low = clean.new_full((len(rows),), -math.inf)
-        noise = own.uniform(*self.moves.start_numbers).to(clean)
-        return _State(rows=rows, clean=clean, best=self.moves.start(clean, noise), lead=low, noise=noise)
+        noise = draws.child("start").rows(rows.cpu()).uniform(*self.moves.start_numbers).to(clean)
+        best = self.moves.start(clean, noise)
+        judged = [self._judge(best[part], rows[part]) for part in self.victim.parts(torch.arange(len(rows)))]
+        lead, fooled = (
+            (torch.cat(each) for each in zip(*judged, strict=True)) if judged else (clean.new_zeros(0),) * 2
+        )
+        return _State(rows, clean, best, lead, fooled.bool(), torch.zeros_like(rows), noise)
 
-    def _parts(self, state: _State) -> list[_State]:
-        size = self.victim.micro_batch
-        return [state.take(slice(at, at + size)) for at in range(0, len(state.rows), size)]
+    def _leave(self, state: _State) -> _State:
+        """Let go of the images that need no more queries."""
+        if not self.settings.stop_when_fooled or not bool(state.fooled.any()):
+            return state
+        self.best[state.rows[state.fooled]] = state.best[state.fooled]
+        return state.take(~state.fooled)
 
-    def _visit(self, state: _State, query: int, side: int) -> PerImage:
-        """Try one square on one micro-batch, in place; return (B,) whether the model errs on the result.
+    def _search(self, state: _State, end: int, side: int) -> None:
+        """Try squares of one size on every image, in place, until all are at query `end`."""
+        everyone = torch.arange(len(state.rows), device=state.rows.device)
+        waiting = everyone
+        while len(waiting):
+            width = self._width(len(waiting), end - int(state.query[waiting].min()))
+            for part in waiting.split(max(self.victim.micro_batch // width, 1)):
+                self._visit(state, part, range(width), end, side)
+            going = state.query < end
+            waiting = everyone[going & ~state.fooled if self.settings.stop_when_fooled else going]
 
-        Query -1 judges the start.
-        """
-        if query < 0:
-            tried = state.best
-        else:
-            tried = self.moves.square(state.clean, state.best, state.noise[:, query % _BLOCK], side)
-        lead, fooled = self._judge(tried, state.rows)
-        better = (lead > state.lead) | (fooled & ~(lead < state.lead))
-        state.best.copy_(torch.where(better[:, None, None, None], tried, state.best))
-        state.lead.copy_(torch.where(better, lead, state.lead))
-        return fooled
+    def _width(self, images: int, left: int) -> int:
+        """Return how many squares of each image to try together; it decides about time, never about outcomes."""
+        likely = round(1 / max(self.kept, 1e-3))
+        return max(min(likely, self.victim.micro_batch // images, self.settings.ahead, left), 1)
+
+    def _visit(self, state: _State, part: Rows, ahead: range, end: int, side: int) -> None:
+        """Try the next squares of these images, and go on to the first that is kept, or past all."""
+        width = len(ahead)
+        each = part.repeat_interleave(width) if width > 1 else part  # (B W,)
+        query = state.query[part][:, None] + torch.arange(width, device=part.device)  # (B, W)
+        noise = state.noise[each, query.clamp(max=end - 1).flatten() % _BLOCK]
+        tried = self.moves.square(state.clean[each], state.best[each], noise, side)
+        lead, fooled = self._judge(tried, state.rows[each])
+        before = state.lead[each]
+        better = ((lead > before) | (fooled & ~(lead < before))).view(-1, width) & (query < end)
+        found, first = better.any(1), better.byte().argmax(1)
+        winners = (torch.arange(len(part), device=part.device) * width + first)[found]
+        chosen = part[found]
+        state.best[chosen], state.lead[chosen], state.fooled[chosen] = (
+            tried[winners],
+            lead[winners],
+            fooled[winners],
+        )
+        state.query[part] = torch.where(found, state.query[part] + first + 1, query[:, -1] + 1).clamp(max=end)
+        kept = len(chosen) / max(int(torch.where(found, first + 1, width).sum()), 1)
+        self.kept += 0.1 * (kept - self.kept)
 
     def _judge(self, points: Images, rows: Rows) -> tuple[PerImage, PerImage]:
         """Return (B,) the margin, and whether the model errs."""
