@@ -1,0 +1,180 @@
+"""What every defense that flags images shares: the flag, its thresholds, and the adversary who keeps below them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from memory_defense.checks import nearest
+from memory_defense.contracts import Adaptation, Classifier, Images, Labels, Logits, PerImage, Rows
+
+SCORED_AT_ONCE = 256
+"""Images in one pass when thresholds are chosen."""
+
+SMALLEST_UNIT = 1e-6
+"""What an excess is measured in where the threshold is nearly 0."""
+
+
+class FlaggingModule(nn.Module, ABC):
+    """The part of a defense that calls images suspicious; see `contracts.Flagging`.
+
+    Subclasses say what `scores` there are and set `flag_score`.
+    """
+
+    flag_score: str
+    """Which of `scores` the flag looks at."""
+    flag: Tensor
+    """() the threshold, infinite while there is none; a buffer, so that it is part of the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("flag", torch.tensor(torch.inf))
+
+    @abstractmethod
+    def scores(self, images: Images) -> Mapping[str, PerImage]:
+        """Return every score by name, (B,), higher where more suspicious, with gradients."""
+
+    @property
+    def flag_threshold(self) -> float | None:
+        """Above it an image is suspicious; None while no threshold was chosen."""
+        return None if bool(self.flag.isinf()) else float(self.flag)
+
+    @flag_threshold.setter
+    def flag_threshold(self, threshold: float | None) -> None:
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"flag_threshold is {threshold}, but a threshold is a finite number; None unsets it")
+        self.flag.fill_(torch.inf if threshold is None else threshold)
+
+    @torch.no_grad()
+    def suspicious(self, images: Images) -> PerImage:
+        """Return (B,) bool: `flag_score` lies above the threshold.
+
+        Raises ValueError while there is no threshold, and for a score that there is not.
+        """
+        return self.excess(images) > 0
+
+    def excess(self, images: Images) -> PerImage:
+        """Return (B,) how far `flag_score` lies above the threshold, as a share of it, with a gradient.
+
+        Raises what `suspicious` raises.
+        """
+        threshold = self.flag_threshold
+        if threshold is None:
+            raise ValueError(
+                "no image can be flagged before flag_threshold is set; choose it on held-out clean images"
+            )
+        scores = self.scores(images)
+        if self.flag_score not in scores:
+            raise nearest(self.flag_score, scores, "score")
+        return (scores[self.flag_score] - threshold) / max(abs(threshold), SMALLEST_UNIT)
+
+    def adaptive(self) -> Mapping[str, Adaptation]:
+        """Return ``silent``, which errs and is not flagged, where a threshold was set."""
+        if self.flag_threshold is None:
+            return {}
+        return {"silent": Adaptation(SilentBinder(self, self.excess), fights_flag=True)}
+
+
+def thresholds_at(scores: Tensor, drop_rate: float) -> Tensor:
+    """Return (S,) for each detector the threshold that a share `drop_rate` of clean images exceeds.
+
+    It is the score of rank ``floor(drop_rate (N + 1))`` from the top. Where held-out and fresh images are
+    exchangeable and scores distinct, a fresh one exceeds it with probability
+    ``floor(drop_rate (N + 1)) / (N + 1)``, never more than `drop_rate`.
+
+    Parameters
+    ----------
+    scores
+        (N, S) of held-out clean images, one column for each detector.
+    drop_rate
+        Share of clean images that each detector may flag, in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        For scores that are not finite, a rate outside (0, 1), or too few images for it.
+    """
+    if not 0 < drop_rate < 1:
+        raise ValueError(f"drop_rate is {drop_rate}, but the share of clean images to flag lies in (0, 1)")
+    rate = Fraction(str(drop_rate))  # as written: 0.05 is five in a hundred, not the nearest binary fraction
+    rank = math.floor((len(scores) + 1) * rate)
+    if rank < 1:
+        raise ValueError(
+            f"{len(scores)} images cannot tell a drop rate of {drop_rate:g}; give at least "
+            f"{math.ceil(1 / rate) - 1} held-out clean images, or raise drop_rate to 1/{len(scores)}"
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("some scores are NaN or infinite; train the defense before its thresholds are chosen")
+    return scores.topk(rank, dim=0).values[-1]
+
+
+def scores_of(images: Images, score: Callable[[Images], Tensor]) -> Tensor:
+    """Return ``score(images)`` in passes of `SCORED_AT_ONCE` images, without gradients."""
+    with torch.no_grad():
+        return torch.cat([score(part) for part in torch.split(images, SCORED_AT_ONCE)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Silent:
+    """The defense's logits, in which the right class gains by what the flag would say; row-bound."""
+
+    classifier: Classifier
+    excess: Callable[[Images], PerImage]
+    right: Labels
+    """(B,) the classes answered for the clean images."""
+    weight: float
+
+    def __call__(self, images: Images) -> Logits:
+        """Return logits (B, K) whose largest is a wrong class only if the image would not be flagged."""
+        logits, excess = self.classifier(images), self.excess(images)
+        seen, own = logits.detach(), self.right[:, None]
+        # A flagged image must not count as fooled, whatever the lead: the right class is lifted above all others.
+        lead = (seen.amax(1) - seen.gather(1, own).squeeze(1)).clamp(min=0)
+        lift = torch.where(excess > 0, self.weight * excess + lead + 1e-3, 0.0)
+        return logits.scatter_add(1, own, lift[:, None].to(logits.dtype))
+
+    def rows(self, index: Rows) -> _Silent:
+        """Return the classifier for these rows."""
+        return _Silent(self.classifier, self.excess, self.right[index], self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class SilentBinder:
+    """The adaptation ``silent``: an image counts as fooled only if it is wrong and not flagged.
+
+    Unflagged images have the defense's own logits; of a flagged one the right class wins, the more clearly the
+    further it lies above the threshold, so that an attack pulls it below.
+
+    Parameters
+    ----------
+    classifier
+        The defense's own logits, with a gradient.
+    excess
+        (B, C, H, W) to (B,): above 0 exactly for the images that are flagged, in units of the threshold.
+    weight
+        Logits for each unit of `excess`.
+
+    Raises
+    ------
+    ValueError
+        For a weight that is not positive.
+    """
+
+    classifier: Classifier
+    excess: Callable[[Images], PerImage]
+    weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight is {self.weight}, but staying silent must count with more than 0")
+
+    def bind(self, clean: Images) -> Classifier:
+        """Return the classifier for attacks on these images; right is what is answered for them."""
+        with torch.no_grad():
+            return _Silent(self.classifier, self.excess, self.classifier(clean).argmax(1), self.weight)
