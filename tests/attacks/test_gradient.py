@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks import victims
-from memory_defense.attacks import PAPER_BIM, PAPER_FGSM, PAPER_PGD, Bim, Fgsm, Pgd
+from memory_defense.attacks import PAPER_BIM, PAPER_FGSM, PAPER_PGD, PAPER_RAND_FGSM, Bim, Fgsm, Pgd, RandFgsm
 from memory_defense.attacks.climb import cosine_steps
 from memory_defense.contracts import Classifier
 from memory_defense.losses import LOSSES
@@ -53,6 +53,26 @@ def test_fgsm_spends_one_pass_and_no_judge() -> None:
     result = Fgsm()(model, clean, labels, Linf(0.1), draws)
     assert (model.passes.forward, model.passes.backward) == (COUNT, COUNT)
     assert set((result - clean).abs()[(clean > 0.1) & (clean < 0.9)].sub(0.1).abs().lt(1e-6).tolist()) == {True}
+
+
+def test_rand_fgsm_is_one_gradient_from_a_corner_of_a_smaller_cube() -> None:
+    model, clean, labels, draws = problem()
+    watched = Watched(model.model)
+    result = RandFgsm(alpha=0.04, stop_when_fooled=False)(watched, clean, labels, Linf(0.1), draws)
+    start, end = watched.calls
+    inside = (clean > 0.1) & (clean < 0.9)
+    torch.testing.assert_close((start - clean).abs()[inside], torch.full((int(inside.sum()),), 0.04))
+    torch.testing.assert_close((end - start).abs()[inside], torch.full((int(inside.sum()),), 0.06))
+    assert 0.4 < (start > clean)[inside].float().mean() < 0.6
+    scores = torch.stack([LOSSES["cross-entropy"](model(seen), labels) for seen in watched.calls])
+    torch.testing.assert_close(LOSSES["cross-entropy"](model(result), labels), scores.amax(0))
+
+
+@pytest.mark.parametrize("settings", [RandFgsm(alpha=0.1), RandFgsm(alpha=0.2)])
+def test_rand_fgsm_needs_something_left_for_the_gradient(settings: RandFgsm) -> None:
+    model, clean, labels, draws = problem()
+    with pytest.raises(ValueError, match=r"alpha is 0\.[12], .*radius 0\.1 .*None for half"):
+        settings(model, clean, labels, Linf(0.1), draws)
 
 
 def test_robust_images_cost_one_pass_a_step_and_two_judgements() -> None:
@@ -130,11 +150,12 @@ def test_cosine_steps_cross_the_ball_first_and_then_shrink() -> None:
 
 def test_the_papers_settings_are_the_papers() -> None:
     assert (PAPER_FGSM.loss, PAPER_FGSM.targeted) == ("cross-entropy", False)
+    assert PAPER_RAND_FGSM.alpha == 0.05
     assert (PAPER_BIM.steps, PAPER_BIM.step_size) == (10, 0.05)
     assert (PAPER_PGD.steps, PAPER_PGD.step_size, PAPER_PGD.random_start) == (40, 0.0075, True)
 
 
-@pytest.mark.parametrize("kind", [Fgsm, Bim, Pgd])
+@pytest.mark.parametrize("kind", [Fgsm, RandFgsm, Bim, Pgd])
 def test_settings_are_frozen_keyword_only_and_print_themselves(kind: Any) -> None:
     with pytest.raises(TypeError):
         kind(1)
@@ -156,6 +177,9 @@ def test_settings_are_frozen_keyword_only_and_print_themselves(kind: Any) -> Non
         (Fgsm, {"loss": "hinge"}, "unknown loss 'hinge'"),
         (Bim, {"loss": "hinge"}, "unknown loss 'hinge'"),
         (Fgsm, {"micro_batch": 0}, "micro_batch is 0"),
+        (RandFgsm, {"alpha": 0.0}, "alpha is 0.0"),
+        (RandFgsm, {"alpha": math.nan}, "alpha is nan"),
+        (RandFgsm, {"loss": "hinge"}, "unknown loss 'hinge'"),
     ],
 )
 def test_settings_without_meaning_are_refused(kind: Any, options: dict[str, Any], complaint: str) -> None:
@@ -163,7 +187,9 @@ def test_settings_without_meaning_are_refused(kind: Any, options: dict[str, Any]
         kind(**options)
 
 
-@pytest.mark.parametrize(("attack", "remedy"), [(Fgsm(), "finite epsilon"), (Pgd(), "step_size")])
+@pytest.mark.parametrize(
+    ("attack", "remedy"), [(Fgsm(), "finite epsilon"), (RandFgsm(), "finite epsilon"), (Pgd(), "step_size")]
+)
 def test_an_unbounded_ball_needs_a_step_size(attack: Any, remedy: str) -> None:
     model, clean, labels, draws = problem()
     with pytest.raises(ValueError, match=remedy):

@@ -12,7 +12,16 @@ from memory_defense.attacks.ddn import Ddn
 from memory_defense.attacks.fab import FabTargeted
 from memory_defense.attacks.fmn import Fmn
 from memory_defense.attacks.gama import Gama
-from memory_defense.attacks.gradient import PAPER_BIM, PAPER_FGSM, PAPER_PGD, Bim, Fgsm, Pgd
+from memory_defense.attacks.gradient import (
+    PAPER_BIM,
+    PAPER_FGSM,
+    PAPER_PGD,
+    PAPER_RAND_FGSM,
+    Bim,
+    Fgsm,
+    Pgd,
+    RandFgsm,
+)
 from memory_defense.attacks.hop_skip_jump import HopSkipJump
 from memory_defense.attacks.pgd_targeted import PgdTargeted
 from memory_defense.attacks.square import Square
@@ -21,11 +30,12 @@ from memory_defense.contracts import Attack
 
 ATTACKS: dict[
     str,
-    type[Fgsm | Bim | Pgd | PgdTargeted | Gama]
+    type[Fgsm | RandFgsm | Bim | Pgd | PgdTargeted | Gama]
     | type[CarliniWagner | Ddn | Fmn | FabTargeted]
     | type[Apgd | ApgdTargeted | Square | HopSkipJump | AutoAttack],
 ] = {
     "fgsm": Fgsm,
+    "rand-fgsm": RandFgsm,
     "bim": Bim,
     "pgd": Pgd,
     "pgd-t": PgdTargeted,
@@ -48,6 +58,7 @@ __all__ = [
     "PAPER_CW",
     "PAPER_FGSM",
     "PAPER_PGD",
+    "PAPER_RAND_FGSM",
     "Apgd",
     "ApgdTargeted",
     "AutoAttack",
@@ -61,6 +72,7 @@ __all__ = [
     "HopSkipJump",
     "Pgd",
     "PgdTargeted",
+    "RandFgsm",
     "Square",
     "attack",
 ]

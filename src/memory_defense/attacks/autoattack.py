@@ -63,7 +63,7 @@ class AutoAttack:
         part works on every image, without early stops. What was never left alone is returned at its largest
         margin among the parts' results.
     micro_batch
-        Images in one pass; None is 64 on a CPU and 512 elsewhere.
+        Images in one pass; None is 256 on a CPU and 512 elsewhere.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class Ddn:
     targeted
         The labels are the classes to reach, not the ones to leave.
     micro_batch
-        Images in one pass; None is 64 on a CPU and 512 elsewhere.
+        Images in one pass; None is 256 on a CPU and 512 elsewhere.
 
     Raises
     ------

@@ -58,7 +58,7 @@ class FabTargeted:
         Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
         no minimum.
     micro_batch
-        Images in one pass; None is 64 on a CPU and 512 elsewhere.
+        Images in one pass; None is 256 on a CPU and 512 elsewhere.
 
     Raises
     ------

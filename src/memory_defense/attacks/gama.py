@@ -58,7 +58,7 @@ class Gama:
         Leave an image alone from the first iterate that fools the model, the clean one included. Otherwise
         every image takes every step. What was never left alone is returned at its largest margin of logits.
     micro_batch
-        Images in one pass; None is 64 on a CPU and 512 elsewhere.
+        Images in one pass; None is 256 on a CPU and 512 elsewhere.
 
     Raises
     ------

@@ -52,7 +52,7 @@ class HopSkipJump:
         Move the closest image found along its own change to the surface of the ball (in an unbounded one, to
         twice the distance): from inside unless that undoes its success, and from outside.
     micro_batch
-        Images in one pass; None is 64 on a CPU and 512 elsewhere.
+        Images in one pass; None is 256 on a CPU and 512 elsewhere.
 
     Raises
     ------

@@ -5,7 +5,7 @@ ours. Twenty steps on the margin break nearly everything that can be broken, and
 image that falls to a hundred times the effort is one whose margin they almost closed. So the dear attacks begin
 with the nearest survivors and go on outward while they still break some. Where gradients are masked, a short Square
 breaks on the pilot what they do not, and a long one on its sample; then it is carried to every survivor. `brief` is
-`fast` with a tenth of the queries, for a demonstration.
+`fast` with a tenth of the queries, for a demonstration; `glimpse` is for defenses of which every pass takes seconds.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ SUITES: dict[str, Callable[[str], tuple[Part, ...]]] = {
     "rand": _published("rand"),
     "fast": lambda _: _ours(5000),
     "brief": lambda _: _ours(500),
+    "glimpse": lambda _: (Part("pgd-margin", Pgd(steps=10, loss="margin")),),
 }
 """Every suite by name: norm (``linf`` or ``l2``) to its parts, in order."""
 

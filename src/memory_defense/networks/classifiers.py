@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from memory_defense.contracts import Images, Logits
 from memory_defense.networks.layers import Activation, Normalize, activation_layer, check_network, features_of
 from memory_defense.networks.resnet import resnet18, resnet50
+from memory_defense.networks.target_cnns import cnn_a, cnn_b, cnn_c, mlp_d
 
 
 class Linear(nn.Module):
@@ -227,7 +228,13 @@ CLASSIFIERS: dict[str, Builder] = {
     "small-cnn": SmallCNN,
     "small-cnn-silu": partial(SmallCNN, activation="silu"),
     "target-classifier": TargetClassifier,
+    "cnn-a": cnn_a,
+    "cnn-b": cnn_b,
+    "cnn-c": cnn_c,
+    "mlp-d": mlp_d,
     "resnet18": resnet18,
+    "resnet18-silu": partial(resnet18, activation="silu"),
     "resnet50": resnet50,
 }
-"""Every classifier by name. ``resnet50`` is the paper's selector, its stem followed by max-pooling."""
+"""Every classifier by name. ``resnet50`` is the paper's selector, its stem followed by max-pooling; ``cnn-a`` to
+``mlp-d`` are Defense-GAN's targets A to D."""
