@@ -1,0 +1,185 @@
+"""PixelDefend (Song, Kim, Nowozin, Ermon & Kushman, ICLR 2018): images are moved back to where images are likely.
+
+Pixel after pixel, each takes the level that a PixelCNN finds most probable given the pixels purified before it,
+among the levels within `epsilon_defend` of the one that came in. The same likelihood says how unusual an image is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from memory_defense.checks import check_images
+from memory_defense.contracts import Classifier, Images, PerImage
+from memory_defense.defenses.flagging import FlaggingModule
+from memory_defense.defenses.purification import Purification, Purified
+from memory_defense.networks.pixelcnn import PixelCnn
+from memory_defense.networks.pixelcnn_greedy import purified_levels
+from memory_defense.networks.pixelcnn_mixture import LEVELS, levels_of
+from memory_defense.wrappers import Bpda, replace_value
+
+REFERENCES = 10_000
+"""Likelihoods of known images that a defense can store."""
+
+_CHUNK, _GRANULE = 128, 16
+
+
+class PixelDefend(Purification, FlaggingModule):
+    """A classifier behind a PixelCNN that purifies greedily within a box.
+
+    Parameters
+    ----------
+    classifier
+        See `Purification`.
+    purifier
+        Trained on clean images.
+    epsilon_defend
+        Radius of the box in pixel units of [0, 1], a whole number of 255ths: 32/255 for Fashion-MNIST and 16/255
+        for CIFAR-10 in the paper. It is taken around the nearest 8-bit image; 0 only rounds.
+    adaptive_threshold
+        Bits per dimension, or None: with a threshold, an image below it comes back exactly as it came in
+        (Adaptive PixelDefend).
+    stand_in
+        Images to images, trained to imitate `purify` (see `StandInObjective`): the gradient of the knowledge
+        ``learned``. It has no part in any answer.
+
+    Raises
+    ------
+    ValueError
+        For an `epsilon_defend` outside [0, 1] or off the grid, or a threshold that is not above 0.
+    """
+
+    references: Tensor
+
+    def __init__(
+        self,
+        *,
+        classifier: nn.Module,
+        purifier: PixelCnn,
+        epsilon_defend: float,
+        adaptive_threshold: float | None = None,
+        stand_in: nn.Module | None = None,
+    ) -> None:
+        super().__init__(classifier)
+        if not 0 <= epsilon_defend <= 1:
+            raise ValueError(f"epsilon_defend is {epsilon_defend}, but pixels lie in [0, 1]; divide levels by 255")
+        radius = epsilon_defend * (LEVELS - 1)
+        if abs(radius - round(radius)) > 1e-3:
+            raise ValueError(
+                f"epsilon_defend is {epsilon_defend:.6g}, but it must be a whole number of 255ths; "
+                f"the nearest is {round(radius)} / 255"
+            )
+        if adaptive_threshold is not None and not adaptive_threshold > 0:
+            raise ValueError(
+                f"adaptive_threshold is {adaptive_threshold}, but bits per dimension are above 0; None turns it off"
+            )
+        self.purifier = purifier
+        self.radius = round(radius)
+        self.adaptive_threshold = adaptive_threshold
+        self.stand_in = stand_in
+        self.flag_score = "bits-per-dimension"
+        self.register_buffer("references", torch.full((REFERENCES,), math.nan))
+
+    @property
+    def epsilon_defend(self) -> float:
+        """Radius of the box in pixel units of [0, 1]."""
+        return self.radius / (LEVELS - 1)
+
+    @torch.no_grad()
+    def purify(self, images: Images) -> Images:
+        """Return the purified images (B, C, H, W): whole 255ths, within `epsilon_defend` of the rounded images.
+
+        Raises
+        ------
+        ValueError
+            For images of another shape than the purifier's, or outside [0, 1].
+        """
+        plan = self.purifier.plan
+        check_images(images, channels=plan.channels, size=plan.size)
+        images = images.detach()
+        if self.adaptive_threshold is None:
+            return self._purify_all(images)
+        unlikely = (self.bits_per_dimension(images) >= self.adaptive_threshold).nonzero().squeeze(1)
+        if not len(unlikely):
+            return images.clone()
+        return images.index_copy(0, unlikely, self._purify_all(images[unlikely]))
+
+    def _purify_all(self, images: Images) -> Images:
+        """Purify in chunks of a regular size, so that products round alike whatever the batch."""
+        levels = levels_of(images)
+        if self.radius:
+            missing = -len(levels) % _GRANULE
+            padded = torch.cat([levels, levels[-1:].expand(missing, -1, -1, -1)])
+            with torch.autocast(images.device.type, enabled=False):  # the cache holds float32
+                chunks = [purified_levels(self.purifier, chunk, self.radius) for chunk in _chunks(padded)]
+            levels = torch.cat(chunks)[: len(levels)]
+        return levels.to(images.dtype) / (LEVELS - 1)
+
+    def surrogates(self) -> Mapping[str, Classifier]:
+        """Return ``oblivious``, ``end-to-end`` and, where there is a `stand_in`, ``learned``: its gradient."""
+        published = dict(super().surrogates())
+        if self.stand_in is not None:
+            published["learned"] = Purified(Bpda(self.purify, self.stand_in), self.classifier)
+        return published
+
+    def bits_per_dimension(self, images: Images) -> PerImage:
+        """Return (B,) the images' negative log likelihood for each pixel and channel, in bits, with a gradient."""
+        return torch.cat([self.purifier.bits_per_dimension(chunk) for chunk in _chunks(images)])
+
+    def fit_likelihoods(self, images: Images) -> None:
+        """Store the likelihoods of known clean images, at most 10 000, for `p_values`.
+
+        They should be images that neither trained the purifier nor will be tested: it finds its training images
+        more likely than new ones.
+
+        Raises
+        ------
+        ValueError
+            For more images than can be stored.
+        """
+        if len(images) > REFERENCES:
+            raise ValueError(f"there are {len(images)} images, but {REFERENCES} can be stored; take a sample")
+        fresh = torch.full_like(self.references, math.nan)
+        fresh[: len(images)] = self.bits_per_dimension(images.detach())
+        self.references.copy_(fresh)
+
+    def p_values(self, images: Images) -> PerImage:
+        """Return (B,) ``(T + 1) / (N + 1)``: T of the N stored images are no more likely than this one.
+
+        For an image from where the stored ones came from, a p-value is uniform; a small one is a sign that it
+        came from elsewhere (section 3.2 of the paper).
+
+        Raises
+        ------
+        ValueError
+            Before `fit_likelihoods`.
+        """
+        if not self._fitted:
+            raise ValueError("no likelihoods are stored; call fit_likelihoods with held-out clean images first")
+        return self._p_values(self.bits_per_dimension(images.detach()))
+
+    @property
+    def _fitted(self) -> bool:
+        return bool(self.references.isfinite().any())
+
+    def _p_values(self, bits: PerImage) -> PerImage:
+        known = self.references[self.references.isfinite()]
+        return ((known >= bits.detach()[:, None]).sum(1) + 1) / (len(known) + 1)
+
+    def scores(self, images: Images) -> Mapping[str, PerImage]:
+        """Return ``bits-per-dimension`` and, after `fit_likelihoods`, ``improbability``: 1 minus the p-value.
+
+        Both (B,), in the same order. A p-value moves in steps; its gradient here is that of the bits.
+        """
+        bits = self.bits_per_dimension(images)
+        if not self._fitted:
+            return {"bits-per-dimension": bits}
+        return {"bits-per-dimension": bits, "improbability": replace_value(1 - self._p_values(bits), bits)}
+
+
+def _chunks(tensor: Tensor) -> list[Tensor]:
+    """Return pieces of at most `_CHUNK` rows."""
+    return [tensor[start : start + _CHUNK] for start in range(0, len(tensor), _CHUNK)]

@@ -1,0 +1,264 @@
+"""PixelCNN++ (Salimans et al., ICLR 2017): an exact likelihood of images, pixel after pixel in raster order.
+
+Two streams run side by side at several resolutions: one sees the rows above a pixel, the other those and the
+pixels to its left in the same row. Both go down and up again like a U-Net, with a short cut from every layer.
+No output sees its own pixel or a later one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from memory_defense.checks import check_images
+from memory_defense.contracts import Images, PerImage
+from memory_defense.networks.layers import MAX_SIZE
+from memory_defense.networks.pixelcnn_layers import (
+    GatedBlock,
+    ShiftedConv,
+    ShiftedUpsampling,
+    concat_elu,
+    shift_down,
+    shift_right,
+)
+from memory_defense.networks.pixelcnn_mixture import LEVELS, Mixture, levels_of, parameter_count, scaled
+from memory_defense.wrappers import frozen, replace_value
+
+ABOVE, LEFT = (2, 3), (2, 2)
+"""Kernels of the stream of rows above and of the stream that also sees the left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelCnnPlan:
+    """The architecture; `PLANS` has some by name.
+
+    Raises
+    ------
+    ValueError
+        For numbers that no network can be built with.
+    """
+
+    channels: int
+    """C."""
+    size: int
+    """H = W, a multiple of ``2 ** (resolutions - 1)``."""
+    filters: int
+    """F, channels of either stream."""
+    blocks: int
+    """R, gated residual blocks of a resolution on the way down; one more on the way up at all but the coarsest."""
+    resolutions: int = 3
+    mixtures: int = 10
+    """K, logistic components."""
+    dropout: float = 0.5
+    """Inside the blocks, in train mode."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "filters", "blocks", "resolutions", "mixtures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, but it must be in [0, 1)")
+        if not 1 <= self.size <= MAX_SIZE:
+            raise ValueError(
+                f"size is {self.size}, but this network takes 1 to {MAX_SIZE} pixels; resize the images"
+            )
+        if self.size % (factor := 2 ** (self.resolutions - 1)):
+            raise ValueError(
+                f"size is {self.size}, but {self.resolutions} resolutions need a multiple of {factor}; "
+                "lower resolutions, or resize the images"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelCnnPreset:
+    """What a plan takes besides the images' shape."""
+
+    summary: str
+    filters: int
+    blocks: int
+    resolutions: int
+    mixtures: int
+    dropout: float
+
+    def plan(self, channels: int, size: int) -> PixelCnnPlan:
+        """Return the plan for images of this shape; raise ValueError where the size does not divide."""
+        values = {name: value for name, value in vars(self).items() if name != "summary"}
+        return PixelCnnPlan(channels=channels, size=size, **values)
+
+
+PIXELCNN_PRESETS: dict[str, PixelCnnPreset] = {
+    "cifar-10": PixelCnnPreset(
+        summary="PixelDefend's for CIFAR-10: 160 filters, 53.7 M parameters; needs an accelerator for days",
+        filters=160,
+        blocks=5,
+        resolutions=3,
+        mixtures=10,
+        dropout=0.5,
+    ),
+    "fashion-mnist": PixelCnnPreset(
+        summary="PixelDefend's for Fashion-MNIST: 40 filters, 3.4 M parameters; needs an accelerator for hours",
+        filters=40,
+        blocks=5,
+        resolutions=3,
+        mixtures=10,
+        dropout=0.5,
+    ),
+    "small": PixelCnnPreset(
+        summary="a twentieth of the work, for minutes on a processor",
+        filters=16,
+        blocks=1,
+        resolutions=3,
+        mixtures=5,
+        dropout=0.0,
+    ),
+}
+"""The two of the paper, and one for processors."""
+
+
+class PixelCnn(nn.Module):
+    """Images (B, C, H, W) in [0, 1], rounded to 256 levels, to the mixture parameters of every pixel.
+
+    `initialise` it once with some training images before it is trained.
+
+    Parameters
+    ----------
+    plan
+        The architecture.
+    """
+
+    initialised: Tensor
+
+    def __init__(self, plan: PixelCnnPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        seen, filters, coarsest = plan.channels + 1, plan.filters, plan.resolutions - 1
+
+        def stage(kernel: tuple[int, int], skips: int, count: int) -> nn.ModuleList:
+            return nn.ModuleList(GatedBlock(filters, kernel, skips, plan.dropout) for _ in range(count))
+
+        def up_counts() -> list[int]:
+            return [plan.blocks + (level < coarsest) for level in range(plan.resolutions)]
+
+        self.stem_above = ShiftedConv(seen, filters, ABOVE)
+        self.stem_row = ShiftedConv(seen, filters, (1, 3))
+        self.stem_left = ShiftedConv(seen, filters, (2, 1))
+        self.down_above = nn.ModuleList(stage(ABOVE, 0, plan.blocks) for _ in range(plan.resolutions))
+        self.down_left = nn.ModuleList(stage(LEFT, 1, plan.blocks) for _ in range(plan.resolutions))
+        self.halve_above = nn.ModuleList(ShiftedConv(filters, filters, ABOVE, stride=2) for _ in range(coarsest))
+        self.halve_left = nn.ModuleList(ShiftedConv(filters, filters, LEFT, stride=2) for _ in range(coarsest))
+        self.up_above = nn.ModuleList(stage(ABOVE, 1, count) for count in up_counts())
+        self.up_left = nn.ModuleList(stage(LEFT, 2, count) for count in up_counts())
+        self.double_above = nn.ModuleList(ShiftedUpsampling(filters, filters, 3) for _ in range(coarsest))
+        self.double_left = nn.ModuleList(ShiftedUpsampling(filters, filters, 2) for _ in range(coarsest))
+        self.output = ShiftedConv(filters, parameter_count(plan.channels, plan.mixtures), (1, 1))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def forward(self, images: Images) -> Tensor:
+        """Return mixture parameters (B, P, H, W); see `Mixture.split`.
+
+        Raises
+        ------
+        ValueError
+            For images of another shape or outside [0, 1].
+        """
+        check_images(images, channels=self.plan.channels, size=self.plan.size)
+        return self.parameters_of(scaled(levels_of(images), self.output.bias.dtype))
+
+    def parameters_of(self, values: Tensor) -> Tensor:
+        """Return mixture parameters (B, P, H, W) of values (B, C, H, W) in [-1, 1], differentiably."""
+        seen = torch.cat([values, torch.ones_like(values[:, :1])], 1)  # padding is told from black
+        above = shift_down(self.stem_above(seen))
+        left = shift_down(self.stem_row(seen)) + shift_right(self.stem_left(seen))
+        skips: list[tuple[Tensor, Tensor]] = []
+        coarsest = self.plan.resolutions - 1
+        above_on, left_on = concat_elu(above), concat_elu(left)
+        for level in range(self.plan.resolutions):
+            skips.append((above_on, left_on))
+            for to_above, to_left in _pairs(self.down_above[level], self.down_left[level]):
+                above = to_above(above, above_on)
+                above_on = concat_elu(above)
+                left = to_left(left, left_on, above_on)
+                left_on = concat_elu(left)
+                skips.append((above_on, left_on))
+            if level < coarsest:
+                above, left = self.halve_above[level](above), self.halve_left[level](left)
+                above_on, left_on = concat_elu(above), concat_elu(left)
+        skips.pop()
+        for level in reversed(range(self.plan.resolutions)):
+            for to_above, to_left in _pairs(self.up_above[level], self.up_left[level]):
+                skip_above, skip_left = skips.pop()
+                above = to_above(above, above_on, skip_above)
+                above_on = concat_elu(above)
+                left = to_left(left, left_on, above_on, skip_left)
+                left_on = concat_elu(left)
+            if level:
+                above, left = self.double_above[level - 1](above), self.double_left[level - 1](left)
+                above_on, left_on = concat_elu(above), concat_elu(left)
+        assert not skips
+        return self.output(left_on[:, : self.plan.filters])  # ELU of the stream
+
+    def log_likelihood(self, images: Images) -> PerImage:
+        """Return (B,) the log probability of each image, in nats, after rounding to 256 levels.
+
+        Where a gradient to the images is wanted, rounding is the identity on the way back.
+        """
+        check_images(images, channels=self.plan.channels, size=self.plan.size)
+        levels = levels_of(images).to(self.output.bias.dtype)
+        if torch.is_grad_enabled() and images.requires_grad:
+            levels = replace_value(levels, (LEVELS - 1) * images)
+        parameters = self.parameters_of(scaled(levels, levels.dtype)).movedim(1, 0)  # (P, B, H, W)
+        mixture = Mixture.split(parameters, self.plan.channels)
+        levels = levels.movedim(1, 0)  # (C, B, H, W)
+        values = scaled(levels, mixture.means.dtype)
+        total = sum(
+            mixture.log_probabilities(channel, values, levels[channel], 1)[0]  # (B, H, W)
+            for channel in range(self.plan.channels)
+        )
+        assert isinstance(total, Tensor)
+        return total.flatten(1).sum(1)
+
+    def logits(self, images: Images) -> Tensor:
+        """Return (B, C, 256, H, W) log probabilities of every level, given the image's own earlier pixels."""
+        levels = levels_of(images).movedim(1, 0)
+        mixture = Mixture.split(self(images).movedim(1, 0), self.plan.channels)
+        values, lowest = scaled(levels, mixture.means.dtype), torch.zeros_like(levels[0])
+        each = [mixture.log_probabilities(c, values, lowest, LEVELS) for c in range(self.plan.channels)]
+        return torch.stack(each).permute(2, 0, 1, 3, 4)  # (C, V, B, H, W) to (B, C, V, H, W)
+
+    def bits_per_dimension(self, images: Images) -> PerImage:
+        """Return (B,) bits for each pixel and channel, without dropout, with a gradient to the images alone.
+
+        8 is what a uniform guess needs. The weights' own precision is used, also under autocast.
+        """
+        with frozen(self), torch.autocast(images.device.type, enabled=False):
+            return -self.log_likelihood(images) / (images[0].numel() * math.log(2))
+
+    @torch.no_grad()
+    def initialise(self, images: Images) -> None:
+        """Choose every gain and bias so that layers start at unit deviation on these images (100 are enough)."""
+        layers = [module for module in self.modules() if isinstance(module, (ShiftedConv, ShiftedUpsampling))]
+        hooks = [layer.register_forward_hook(_initialise) for layer in layers]
+        try:
+            with frozen(self), torch.autocast(images.device.type, enabled=False):
+                self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.initialised.fill_(True)
+
+
+def _pairs(above: nn.Module, left: nn.Module) -> Iterator[tuple[GatedBlock, GatedBlock]]:
+    """Yield the blocks of both streams side by side."""
+    pairs = zip(above.children(), left.children(), strict=True)
+    return cast("Iterator[tuple[GatedBlock, GatedBlock]]", pairs)
+
+
+def _initialise(layer: nn.Module, inputs: object, outputs: Tensor) -> Tensor:
+    del inputs
+    assert isinstance(layer, (ShiftedConv, ShiftedUpsampling))
+    return layer.initialise(outputs)
