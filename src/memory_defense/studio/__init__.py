@@ -1,0 +1,1 @@
+"""The studio: a web page on this machine to play with trained defenses; see `app` and `server`."""

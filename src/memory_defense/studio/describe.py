@@ -1,0 +1,203 @@
+"""What the page offers: runs, attacks with their options, knowledge, test images."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import nn
+
+import memory_defense
+from memory_defense.attacks import ATTACKS
+from memory_defense.contracts import Flagging, SlotDefense
+from memory_defense.randomness import ImageDraws
+from memory_defense.reporting.wording import ADAPTIVE, KNOWLEDGE, knowledge_label
+from memory_defense.studio.library import Library
+from memory_defense.studio.messages import Message
+from memory_defense.studio.pictures import uri
+from memory_defense.studio.play import OPTION_LIMITS, options_of
+from memory_defense.studio.runs import Run
+from memory_defense.studio.uploads import UPLOAD_LIMITS
+from memory_defense.threat import BALLS, ball
+
+
+class RunView(Message):
+    """A run in the list."""
+
+    name: str
+    fault: str
+    """Why it cannot be played with, or nothing."""
+    recipe: str
+    dataset: str
+    classes: list[str]
+    channels: int
+    size: int
+    record: bool
+
+
+class OptionView(Message):
+    """A number that the page may set."""
+
+    name: str
+    start: int
+    most: int
+
+
+class AttackView(Message):
+    """An attack in the list."""
+
+    name: str
+    summary: str
+    norms: list[str]
+    options: list[OptionView]
+
+
+class Shelf(Message):
+    """Everything that can be chosen before a defense is loaded."""
+
+    version: str
+    runs: list[RunView]
+    attacks: list[AttackView]
+    upload_bytes: int
+    upload_pixels: int
+
+
+class KnowledgeView(Message):
+    """What one adversary knows."""
+
+    name: str
+    label: str
+    meaning: str
+
+
+class Described(Message):
+    """A loaded defense."""
+
+    run: str
+    knowledge: list[KnowledgeView]
+    slots: bool
+    flag: str
+    """What is to be known about its flag, in words."""
+    test_images: int
+    test_fault: str
+
+
+class Thumbnail(Message):
+    """One test image."""
+
+    index: int
+    label: int
+    picture: str
+
+
+class Thumbnails(Message):
+    """Some test images in their order."""
+
+    total: int
+    images: list[Thumbnail]
+
+
+def shelf(library: Library) -> Shelf:
+    """Return all runs and attacks."""
+    return Shelf(
+        version=memory_defense.__version__,
+        runs=[_run_view(library, run) for run in library.runs.all().values()],
+        attacks=[_attack_view(name) for name in ATTACKS],
+        upload_bytes=UPLOAD_LIMITS.file_bytes,
+        upload_pixels=UPLOAD_LIMITS.file_pixels,
+    )
+
+
+def describe_run(library: Library, name: str) -> Described:
+    """Return what a run's defense publishes; raise what `Library.subject` raises."""
+    defense = library.subject(name).defense
+    known = KNOWLEDGE | ADAPTIVE
+    try:
+        total, fault = len(library.test_images(library.shape(library.runs.find(name)).dataset)), ""
+    except ValueError as error:
+        total, fault = 0, str(error)
+    flag = "This defense never flags an image."
+    if isinstance(defense, Flagging):
+        threshold = defense.flag_threshold
+        flag = (
+            "This defense can flag images, but no threshold was chosen for it, so it flags none."
+            if threshold is None
+            else f"This defense flags images that score above {threshold:.4g}."
+        )
+    return Described(
+        run=name,
+        knowledge=[
+            KnowledgeView(name=one, label=knowledge_label(one), meaning=known[one].meaning if one in known else "")
+            for one in defense.surrogates()
+        ],
+        slots=isinstance(defense, SlotDefense),
+        flag=flag,
+        test_images=total,
+        test_fault=fault,
+    )
+
+
+def thumbnails(library: Library, name: str, start: int, count: int) -> Thumbnails:
+    """Return some of the test images of a run's dataset, fewer at its end; raise ValueError without a dataset."""
+    tests = library.test_images(library.shape(library.runs.find(name)).dataset)
+    rows = torch.arange(min(start, len(tests)), min(start + count, len(tests)))
+    images = tests.floats(rows)
+    return Thumbnails(
+        total=len(tests),
+        images=[
+            Thumbnail(index=int(row), label=int(tests.labels[row]), picture=uri(image))
+            for row, image in zip(rows, images, strict=True)
+        ],
+    )
+
+
+def _run_view(library: Library, run: Run) -> RunView:
+    fault = run.fault()
+    try:
+        recipe, shape = str(run.directory.read()["recipe"]), library.shape(run)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        return RunView(
+            name=run.name,
+            fault=fault or str(error),
+            recipe="",
+            dataset="",
+            classes=[],
+            channels=0,
+            size=0,
+            record=False,
+        )
+    return RunView(
+        name=run.name,
+        fault=fault,
+        recipe=recipe,
+        dataset=shape.dataset,
+        classes=list(shape.classes),
+        channels=shape.channels,
+        size=shape.size,
+        record=run.directory.record.is_file(),
+    )
+
+
+@cache
+def _attack_view(name: str) -> AttackView:
+    summary = (ATTACKS[name].__doc__ or "").strip().split("\n")[0]
+    options = [
+        OptionView(name=one, start=start, most=OPTION_LIMITS[one]) for one, start in options_of(name).items()
+    ]
+    return AttackView(name=name, summary=summary, norms=norms_of(name), options=options)
+
+
+def norms_of(name: str) -> list[str]:
+    """Return the norms whose balls an attack takes, found by trying one of radius 0 on a linear model."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    image, label = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64)
+    taken: list[str] = []
+    for norm in BALLS:
+        try:
+            ATTACKS[name]()(model, image, label, ball(norm, 0.0), ImageDraws.of(0, "norms", 1))
+        except ValueError:
+            continue
+        taken.append(norm)
+    return taken

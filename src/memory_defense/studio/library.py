@@ -1,0 +1,152 @@
+"""Loaded defenses and datasets, a few at a time. Only the workshop's one thread comes here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from memory_defense.contracts import Defense, Images
+from memory_defense.data.images import ImageSet, load_dataset
+from memory_defense.data.sources import DataNotFoundError
+from memory_defense.data.spec import DATASETS
+from memory_defense.recipes.build import images_of
+from memory_defense.recipes.load import load
+from memory_defense.recipes.recipe import ModelSpec
+from memory_defense.studio.messages import ImageChoice
+from memory_defense.studio.play import Posed, Subject
+from memory_defense.studio.runs import Run, Runs
+
+KEPT = 4
+"""Defenses in memory; the one that was used longest ago makes room."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The images that a run's defense takes."""
+
+    dataset: str
+    channels: int
+    size: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    written: tuple[int, ...]
+    defense: Defense
+
+
+class Library:
+    """Defenses by the name of their run, and test images by the name of their dataset.
+
+    Parameters
+    ----------
+    runs
+        Where defenses come from.
+    data_dir
+        Directory to look in first for datasets. They are never downloaded from here.
+    tests
+        Test images that are at hand already, by the name of their dataset.
+    """
+
+    def __init__(
+        self, runs: Runs, data_dir: Path | None = None, tests: Mapping[str, ImageSet] | None = None
+    ) -> None:
+        self.runs = runs
+        self._data_dir = data_dir
+        self._defenses: OrderedDict[str, _Loaded] = OrderedDict()
+        self._tests: dict[str, ImageSet | str] = dict(tests or {})
+
+    def shape(self, run: Run) -> Shape:
+        """Return what images a run takes; raise ValueError when the run is damaged."""
+        model = ModelSpec(**run.directory.read()["model"])
+        images = images_of(model)
+        return Shape(model.dataset, images.channels, images.size, tuple(images.classes))
+
+    def subject(self, name: str) -> Subject:
+        """Return a run's defense, loaded again when its files have changed; raise what `load` raises."""
+        run = self.runs.find(name)
+        written = _written(run)
+        kept = self._defenses.pop(name, None)
+        if kept is None or kept.written != written:
+            kept = _Loaded(written, load(run.directory.path))
+        self._defenses[name] = kept
+        while len(self._defenses) > KEPT:
+            self._defenses.popitem(last=False)
+        return Subject(name, kept.defense, self.shape(run).classes)
+
+    def test_images(self, dataset: str) -> ImageSet:
+        """Return a dataset's test images; raise ValueError when it is not on this machine."""
+        if dataset not in self._tests:
+            self._tests[dataset] = self._found(dataset)
+        found = self._tests[dataset]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
+
+    def _found(self, dataset: str) -> ImageSet | str:
+        if dataset not in DATASETS:
+            return f"{dataset} is a dataset of your own, whose images the studio does not read: upload or draw one"
+        try:
+            return load_dataset(dataset, data_dir=self._data_dir, offline=True).test
+        except DataNotFoundError:
+            return (
+                f"{dataset} is not on this machine, so there are no test images: upload or draw one, or run "
+                f"'memdef data {dataset}' and start the studio again"
+            )
+
+    def pose(self, choice: ImageChoice, label: int | None, shape: Shape) -> Posed:
+        """Return the image that the page chose, and the class it is to leave.
+
+        Raises
+        ------
+        ValueError
+            For neither or both ways to name it, a position out of range, or pixels of another shape.
+        """
+        if (choice.test is None) == (choice.pixels is None):
+            raise ValueError("an image is named by test, a position, or by pixels; give exactly one of them")
+        if choice.test is not None:
+            tests = self.test_images(shape.dataset)
+            if choice.test >= len(tests):
+                raise ValueError(f"test image {choice.test} does not exist; choose 0 to {len(tests) - 1}")
+            rows = torch.tensor([choice.test])
+            own = int(tests.labels[choice.test])
+            return Posed(
+                tests.floats(rows),
+                int(tests.ids[choice.test]),
+                own if label is None else label,
+                "dataset" if label in (None, own) else "you",
+            )
+        assert choice.pixels is not None
+        image = pixels_of(choice.pixels, shape)
+        identity = int.from_bytes(hashlib.blake2b(choice.pixels.encode(), digest_size=4).digest(), "little") >> 1
+        return Posed(image, identity, label, "you")
+
+
+def pixels_of(text: str, shape: Shape) -> Images:
+    """Return base64 of C x H x W grey levels as one image (1, C, H, W) float32 in [0, 1]; raise ValueError."""
+    expected = shape.channels * shape.size * shape.size
+    try:
+        levels = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"pixels are no base64 ({error}); upload or draw the image again") from error
+    if len(levels) != expected:
+        raise ValueError(
+            f"pixels are {len(levels)} bytes, but images of {shape.dataset} have {expected}; "
+            "upload or draw the image again for this defense"
+        )
+    flat = torch.from_numpy(np.frombuffer(levels, dtype=np.uint8).copy())
+    return flat.reshape(1, shape.channels, shape.size, shape.size).float().div_(255)
+
+
+def _written(run: Run) -> tuple[int, ...]:
+    files = (run.directory.manifest_path, run.directory.weights, run.directory.undefended)
+    return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files)

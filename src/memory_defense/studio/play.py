@@ -1,0 +1,233 @@
+"""One image attacked and looked at: the numbers and pictures of the page.
+
+The attack runs and is judged by `evaluation.attempt`, as every attack of an evaluation does: bounded by its ball,
+verified, its verdict the true defense's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from memory_defense.attacks import ATTACKS
+from memory_defense.checks import nearest
+from memory_defense.contracts import Attack, Binding, Classifier, Defense, Flagging, Images, Labels, SlotDefense
+from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Attempt, Prosecutor
+from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.metrics import Submissions, answers
+from memory_defense.passes import regular
+from memory_defense.randomness import seeded
+from memory_defense.studio.messages import AttackChoice, Look, Played, Slot
+from memory_defense.studio.pictures import MAGNIFICATION, magnified, signs, uri
+from memory_defense.studio.story import what_happened
+from memory_defense.studio.tickets import Ticket, Watched
+from memory_defense.threat import ball
+from memory_defense.wrappers import frozen
+
+SELECTOR = "selector"
+"""The knowledge whose surrogate chooses the slot, where a slot defense publishes one."""
+
+OPTION_LIMITS: Mapping[str, int] = {"steps": 200, "restarts": 5, "targets": 9, "queries": 5000}
+"""What a page may ask of an attack, and the most of it; everything else stays at the attack's default."""
+
+OPTION_STARTS: Mapping[str, int] = {"queries": 500}
+"""Where the page starts below the attack's default, so that the first answer comes soon."""
+
+MOST_EPSILON: Mapping[str, float] = {"linf": 0.5, "l2": 10.0}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded defense under the name that the page knows it by."""
+
+    run: str
+    defense: Defense
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One image and the class that the attack is to leave."""
+
+    image: Images
+    """(1, C, H, W)."""
+    identity: int
+    """Seeds the attack's draws: a test image's position, so that an evaluation's result is met again."""
+    label: int | None
+    """None is what the defense answers."""
+    source: Literal["dataset", "you"]
+
+
+def options_of(name: str) -> dict[str, int]:
+    """Return what the page may set of an attack: names and where they start."""
+    made = ATTACKS[name]()
+    values: dict[str, object] = {field.name: getattr(made, field.name) for field in fields(made)}
+    starts = {one: OPTION_STARTS.get(one, value) for one, value in values.items() if one in OPTION_LIMITS}
+    return {one: min(value, OPTION_LIMITS[one]) for one, value in starts.items() if isinstance(value, int)}
+
+
+def build_attack(name: str, options: Mapping[str, int]) -> Attack:
+    """Return the attack with these options.
+
+    Raises
+    ------
+    ValueError
+        For an unknown attack or option, or a value outside what the page may ask.
+    """
+    if name not in ATTACKS:
+        raise nearest(name, ATTACKS, "attack")
+    known = options_of(name)
+    for option, value in options.items():
+        if option not in known:
+            raise nearest(option, known, f"option of the attack {name}")
+        if not 1 <= value <= OPTION_LIMITS[option]:
+            raise ValueError(
+                f"{option} is {value}, but the studio takes 1 to {OPTION_LIMITS[option]}; "
+                "for more, use 'memdef evaluate'"
+            )
+    settings: dict[str, Any] = {**known, **options}
+    return ATTACKS[name](**settings)
+
+
+def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -> tuple[Played, Images]:
+    """Attack one image and return everything the page shows, and the adversarial image (1, C, H, W).
+
+    Raises
+    ------
+    ValueError
+        For an unknown attack, option or knowledge, a radius or a class out of range, or an attack that does not
+        fit the norm.
+    TooSlowError, StoppedError
+        As the ticket says.
+    """
+    limit = MOST_EPSILON[choice.norm]
+    if choice.epsilon > limit:
+        raise ValueError(f"epsilon is {choice.epsilon:g}, but the studio goes up to {limit:g} in {choice.norm}")
+    attack = build_attack(choice.attack, choice.options)
+    surrogates = subject.defense.surrogates()
+    if choice.knowledge not in surrogates:
+        raise nearest(choice.knowledge, surrogates, f"knowledge of {subject.run}")
+    label, source = posed.label, posed.source
+    if label is not None and label >= len(subject.classes):
+        raise ValueError(f"label is {label}, but there are {len(subject.classes)} classes, numbered from 0")
+    case = Case(
+        name=choice.attack,
+        attack=attack,
+        knowledge=choice.knowledge,
+        ball=ball(choice.norm, choice.epsilon),
+    )
+    with frozen(subject.defense):
+        clean = look(subject.defense, posed.image, choice.seed)
+        ticket.check()
+        attempt = _attempt(
+            subject.defense,
+            case,
+            surrogates[choice.knowledge],
+            replace(posed, label=clean.answer if label is None else label),
+            choice.seed,
+            ticket,
+        )
+        ticket.check()
+        adversarial = look(subject.defense, attempt.images, choice.seed)
+    label = clean.answer if label is None else label
+    offset = (attempt.images - posed.image)[0]
+    played = Played(
+        run=subject.run,
+        knowledge=choice.knowledge,
+        label=label,
+        label_source=source if posed.label is not None else "defense",
+        clean=clean,
+        adversarial=adversarial,
+        fooled=bool(attempt.fooled[0]),
+        linf=float(offset.abs().max()),
+        l2=float(offset.square().sum().sqrt()),
+        magnified=magnified(offset),
+        signs=signs(offset),
+        magnification=MAGNIFICATION,
+        forward=attempt.passes.forward,
+        seconds=attempt.seconds,
+        sentence=what_happened(clean, adversarial, label, subject.classes, moved=bool(offset.any())),
+        notes=_notes(case, attempt),
+    )
+    return played, attempt.images
+
+
+def look(defense: Defense, image: Images, seed: int = 0) -> Look:
+    """Return what a defense makes of one image (1, C, H, W); slots and a flag only where it has them."""
+    with torch.no_grad(), seeded(seed, "studio"):
+        logits = answers(defense, image)[0]
+        slot = attention = slots = None
+        if isinstance(defense, SlotDefense):
+            trace = defense.trace(image)
+            slot, attention = int(trace.slots[0]), _numbers(trace.attention[0])
+            slots = _slots(defense.reconstruct_all(image)[0], image[0])
+        return Look(
+            picture=uri(image[0]),
+            answer=int(logits.argmax()),
+            probabilities=_numbers(logits.softmax(0)),
+            selector=_selector(defense, image),
+            slot=slot,
+            attention=attention,
+            slots=slots,
+            flagged=_flagged(defense, image),
+        )
+
+
+def answer_to(defense: Defense, image: Images, seed: int = 0) -> int:
+    """Return the class that a defense answers to one image (1, C, H, W)."""
+    with frozen(defense), seeded(seed, "studio"):
+        return int(answers(defense, image)[0].argmax())
+
+
+def _attempt(
+    defense: Defense,
+    case: Case,
+    surrogate: Classifier | Binding,
+    posed: Posed,
+    seed: int,
+    ticket: Ticket,
+) -> Attempt:
+    bound = surrogate.bind(posed.image) if isinstance(surrogate, Binding) else surrogate
+    prosecutor = Prosecutor(defense=defense, seed=seed, submissions=Submissions())
+    labels: Labels = torch.tensor([posed.label])
+    return prosecutor.try_case(
+        case, Watched(regular(bound), ticket), posed.image, labels, torch.tensor([posed.identity])
+    )
+
+
+def _selector(defense: Defense, image: Images) -> list[float] | None:
+    selector = defense.surrogates().get(SELECTOR) if isinstance(defense, SlotDefense) else None
+    if selector is None or isinstance(selector, Binding):
+        return None
+    return _numbers(answers(selector, image)[0].softmax(0))
+
+
+def _slots(rebuilt: Tensor, image: Tensor) -> list[Slot]:
+    """Return each slot's reconstruction (K, C, H, W) beside its error to the image (C, H, W)."""
+    errors = _numbers((rebuilt - image).square().flatten(1).mean(1))
+    return [Slot(picture=uri(one), error=error) for one, error in zip(rebuilt, errors, strict=True)]
+
+
+def _numbers(values: Tensor) -> list[float]:
+    return [float(value) for value in values.float()]
+
+
+def _flagged(defense: Defense, image: Images) -> bool | None:
+    if not isinstance(defense, Flagging) or defense.flag_threshold is None:
+        return None
+    return bool(defense.suspicious(image)[0])
+
+
+def _notes(case: Case, attempt: Attempt) -> list[str]:
+    notes = [attempt.failure] if attempt.failure else []
+    if getattr(case.attack, "gradient_free", False) and case.knowledge != EXACT_KNOWLEDGE:
+        notes.append(f"{case.name} uses no gradient, so what this adversary knows is only whose answers it sees.")
+    if attempt.disagreements:
+        notes.append(
+            "The defense answered otherwise when asked again, as a randomised one does; the judge's answer counts."
+        )
+    return notes

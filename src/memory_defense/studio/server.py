@@ -1,0 +1,176 @@
+"""The studio on a socket. Connections that dawdle are cut, so that slow ones never crowd out a normal one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from memory_defense.studio.app import create_app
+from memory_defense.studio.guard import Guard, Patience
+from memory_defense.studio.library import Library
+from memory_defense.studio.runs import Runs
+from memory_defense.studio.tickets import Workshop
+from memory_defense.studio.uploads import UPLOAD_LIMITS
+
+HEADER_SECONDS = 10.0
+"""From a connection's first moment, or a request's first byte, to the last byte of the request's headers."""
+
+SILENT_SECONDS = 20.0
+"""How long a client may leave an answer unread in a full buffer."""
+
+MOST_CONNECTIONS = 256
+"""More are turned away with status 503."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where the studio listens, what it shows and how patient it is.
+
+    Parameters
+    ----------
+    runs
+        Root directory of the runs.
+    host, port
+        Address to listen on; port 0 takes any free one.
+    data_dir
+        Directory with datasets.
+    seconds
+        The longest that one computation may take.
+    patience
+        Limits of requests.
+    """
+
+    runs: Path
+    host: str = "127.0.0.1"
+    port: int = 8765
+    data_dir: Path | None = None
+    seconds: float = 20.0
+    patience: Patience = field(default_factory=lambda: Patience(upload_bytes=UPLOAD_LIMITS.file_bytes))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= 3600:
+            raise ValueError(f"seconds is {self.seconds:g}, but a computation may take up to 3600 s, and some time")
+
+    @property
+    def local_only(self) -> bool:
+        """Whether other machines cannot reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class PromptProtocol(H11Protocol):
+    """HTTP whose clients must not dawdle: uvicorn itself waits for a request's headers as long as it takes."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the clock for the first request."""
+        super().connection_made(transport)
+        self._expect(HEADER_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the clock once a request's headers are whole; start it where a next one has begun."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._relax()
+        elif self._late is None:
+            self._expect(HEADER_SECONDS)
+
+    def pause_writing(self) -> None:
+        """Start the clock for a client that does not read."""
+        super().pause_writing()
+        self._expect(SILENT_SECONDS)
+
+    def resume_writing(self) -> None:
+        """Stop it."""
+        super().resume_writing()
+        self._relax()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock for good."""
+        self._relax()
+        super().connection_lost(exc)
+
+    def _expect(self, seconds: float) -> None:
+        self._relax()
+        self._late = self.loop.call_later(seconds, self.transport.abort)
+
+    def _relax(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def build_server(settings: Settings) -> uvicorn.Server:
+    """Return the server, not yet listening.
+
+    Raises ValueError when there is no such directory of runs.
+    """
+    library = Library(Runs(settings.runs), settings.data_dir)
+    app = create_app(library, Workshop(seconds=settings.seconds))
+    guarded = Guard(app, local_only=settings.local_only, patience=settings.patience)
+    config = uvicorn.Config(
+        guarded,
+        host=settings.host,
+        port=settings.port,
+        http=PromptProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=1 << 14,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=3,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C.
+
+    Parameters
+    ----------
+    settings
+        Where and what.
+    say
+        Told the page's address once the server listens.
+
+    Raises
+    ------
+    ValueError
+        When there is no such directory of runs.
+    OSError
+        When the address cannot be listened on.
+    """
+    server = build_server(settings)
+    listening = _listening(settings)
+    port = listening.getsockname()[1]
+    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    say(f"http://{name}:{port}/")
+    server.run(sockets=[listening])
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """Return a socket that listens already; raise OSError with what to do about it."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"cannot listen on {settings.host}, port {settings.port} ({error}); "
+            "choose another with --port or --host"
+        ) from error

@@ -1,0 +1,166 @@
+// Pictures of one play: faces, probabilities, attention, reconstructions.
+
+import { draw, make, percent, picture } from "./dom.js";
+
+const HEIGHT = 24;
+
+function verdict(right) {
+  const [sign, word, kind] = right ? ["✓", "right", "pass"] : ["✗", "wrong", "fail"];
+  return make("span", { class: `verdict ${kind}` }, make("span", { "aria-hidden": "true" }, `${sign} `), word);
+}
+
+function flag(look) {
+  if (look.flagged === null) return null;
+  return make("span", { class: look.flagged ? "badge flagged" : "badge" }, look.flagged ? "⚑ flagged" : "not flagged");
+}
+
+function face(title, look, label, names) {
+  return make(
+    "figure",
+    {},
+    picture(look.picture, `${title} image`),
+    make(
+      "figcaption",
+      {},
+      make("span", { class: "line" }, title),
+      make("b", {}, names[look.answer]),
+      make("span", { class: "small" }, percent(look.probabilities[look.answer])),
+      verdict(look.answer === label),
+      flag(look),
+    ),
+  );
+}
+
+function change(source, title, text) {
+  return make("figure", {}, picture(source, title), make("figcaption", {}, make("span", { class: "line" }, title), make("span", { class: "small" }, text)));
+}
+
+/** Clean image, perturbation twice, adversarial image. */
+export function faces(played, names) {
+  const levels = (255 * played.linf).toFixed(1).replace(".0", "");
+  return make(
+    "div",
+    { class: "faces" },
+    face("clean", played.clean, played.label, names),
+    face("adversarial", played.adversarial, played.label, names),
+    change(played.magnified, `change ×${played.magnification}`, `largest ${levels}/255, length ${played.l2.toFixed(2)}`),
+    change(played.signs, "direction of the change", "blue darker, red brighter"),
+  );
+}
+
+function bar(kind, share) {
+  const fill = make("span", { class: `fill ${kind}` });
+  fill.style.width = `${100 * share}%`;
+  return make("span", { class: "track", "aria-hidden": "true" }, fill);
+}
+
+/** Two bars for each class, clean above attacked. */
+export function probabilities(title, clean, attacked, label, names) {
+  const highest = attacked.indexOf(Math.max(...attacked));
+  const row = (name, place) => {
+    const kinds = [place === label && "truth", place === highest && "chosen"].filter(Boolean).join(" ");
+    return make(
+      "tr",
+      { class: kinds || null },
+      make("th", { scope: "row" }, name, place === label ? make("span", { class: "badge" }, "its class") : null),
+      make("td", { class: "bars" }, bar("clean", clean[place]), bar("attacked", attacked[place])),
+      make("td", { class: "number" }, percent(clean[place])),
+      make("td", { class: "number" }, percent(attacked[place])),
+    );
+  };
+  const head = ["class", "", "clean", "attacked"].map((text) => make("th", { scope: "col", class: text || null }, text));
+  return make(
+    "section",
+    { class: "card" },
+    make("h3", {}, title),
+    make(
+      "table",
+      { class: "probabilities" },
+      make("caption", { class: "hidden" }, title),
+      make("thead", {}, make("tr", {}, head)),
+      make("tbody", {}, names.map(row)),
+    ),
+  );
+}
+
+function strip(kind, weights, count) {
+  const largest = Math.max(...weights, 1e-12);
+  const width = weights.length / count;
+  const bands = Array.from({ length: count }, (_, slot) =>
+    draw("rect", { class: slot % 2 ? "band odd" : "band", x: slot * width, width, y: 0, height: HEIGHT }),
+  );
+  const bars = weights.map((weight, item) => {
+    const height = (weight / largest) * HEIGHT;
+    return draw("rect", { class: kind, x: item + 0.1, width: 0.8, y: HEIGHT - height, height });
+  });
+  const box = `0 0 ${weights.length} ${HEIGHT}`;
+  return draw("svg", { class: "strip", viewBox: box, preserveAspectRatio: "none", "aria-hidden": "true" }, bands, bars);
+}
+
+function strongest(look, names) {
+  const size = look.attention.length / names.length;
+  const used = look.attention.filter((weight) => weight > 0).length;
+  const item = look.attention.indexOf(Math.max(...look.attention));
+  return `slot ${names[look.slot]}: ${used} of ${size} items read, the strongest with ${percent(look.attention[item])}`;
+}
+
+/** The weights with which the memory was read, item by item, grouped by slot. */
+export function attention(played, names) {
+  const { clean, adversarial } = played;
+  const line = (kind, word, look) => [
+    make("p", { class: "strip-name" }, make("span", { class: `key ${kind}` }), `${word}, ${strongest(look, names)}`),
+    strip(kind, look.attention, names.length),
+  ];
+  const chosen = [clean.slot, adversarial.slot];
+  const labels = names.map((name, slot) => make("li", { class: chosen.includes(slot) ? "chosen" : null }, name));
+  return make(
+    "section",
+    { class: "card wide" },
+    make("h3", {}, `Attention over the ${clean.attention.length} items of the memory`),
+    line("clean", "Clean", clean),
+    line("attacked", "Attacked", adversarial),
+    make("ol", { class: "strip-labels", "aria-hidden": "true" }, labels),
+  );
+}
+
+/** What each slot makes of the adversarial image, or of the clean one. */
+export function slots(played, names, group) {
+  const list = make("ol", { class: "slots" });
+  const show = (kind) => {
+    const look = played[kind];
+    const best = Math.min(...look.slots.map((slot) => slot.error));
+    list.replaceChildren(
+      ...look.slots.map((slot, place) =>
+        make(
+          "li",
+          { class: place === look.slot ? "slot chosen" : "slot" },
+          picture(slot.picture, `reconstruction from the slot ${names[place]}`),
+          make("span", { class: "slot-name" }, names[place]),
+          make("span", { class: "small" }, `error ${slot.error.toFixed(3)}`),
+          place === look.slot ? make("span", { class: "badge" }, "chosen") : null,
+          slot.error === best ? make("span", { class: "badge" }, "closest") : null,
+        ),
+      ),
+    );
+  };
+  const button = (kind, word) => {
+    const id = `${group}-${kind}`;
+    const change = () => show(kind);
+    const input = make("input", { type: "radio", name: group, id, checked: kind === "adversarial", onchange: change });
+    return [input, make("label", { for: id }, word)];
+  };
+  show("adversarial");
+  return make(
+    "section",
+    { class: "card wide" },
+    make("h3", {}, "What each slot rebuilds"),
+    make(
+      "fieldset",
+      { class: "segments" },
+      make("legend", { class: "hidden" }, "Of which image"),
+      button("adversarial", "of the adversarial image"),
+      button("clean", "of the clean image"),
+    ),
+    list,
+  );
+}

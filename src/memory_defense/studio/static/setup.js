@@ -1,0 +1,131 @@
+// Defense, attack, knowledge, norm and epsilon.
+
+import { get } from "./api.js";
+import { byId, make, offer } from "./dom.js";
+import { choose, onChange, runOf, state } from "./state.js";
+
+const RANGES = {
+  linf: { most: 0.3, step: 0.002, start: 0.1, marks: [[0, "0"], [9 / 255, "9/255"], [0.1, "0.1"], [0.2, "0.2"], [0.3, "0.3"]] },
+  l2: { most: 5, step: 0.05, start: 1.5, marks: [[0, "0"], [0.5, "0.5"], [1.5, "1.5"], [3, "3"], [5, "5"]] },
+};
+
+const NARROW = "(max-width: 58rem)";
+
+export function startSetup() {
+  byId("attack-card").open = !window.matchMedia(NARROW).matches;
+  onChange(() => {
+    byId("attack-summary").textContent = `${state.attack}, ${state.knowledge}`;
+  });
+  byId("run").addEventListener("change", (event) => chooseRun(event.target.value));
+  byId("attack").addEventListener("change", (event) => chooseAttack(event.target.value));
+  byId("knowledge").addEventListener("change", (event) => {
+    choose({ knowledge: event.target.value });
+    tellKnowledge();
+  });
+  byId("norm").addEventListener("change", (event) => chooseNorm(event.target.value));
+  byId("label").addEventListener("change", (event) => choose({ label: event.target.value }));
+  byId("epsilon").addEventListener("input", (event) => setEpsilon(Number(event.target.value)));
+}
+
+/** Show what there is to choose; return whether any run can be played with. */
+export function offerShelf(shelf) {
+  state.shelf = shelf;
+  offer(
+    byId("run"),
+    shelf.runs.map((run) => [run.name, run.fault ? `${run.name} (cannot be used)` : run.name, Boolean(run.fault)]),
+  );
+  offer(byId("attack"), shelf.attacks.map((attack) => [attack.name, attack.name]), state.attack);
+  const faults = shelf.runs.filter((run) => run.fault).map((run) => run.fault);
+  byId("run-note").title = faults.join("\n");
+  chooseNorm(state.norm, false);
+  chooseAttack(byId("attack").value);
+  return byId("run").value !== "";
+}
+
+export async function chooseRun(name) {
+  const before = runOf(state.run);
+  choose({ run: name, described: null });
+  byId("run").value = name;
+  const results = byId("results");
+  results.setAttribute("aria-busy", "true");
+  const described = await get("/api/run", { run: name }).finally(() => {
+    if (state.run === name) results.removeAttribute("aria-busy");
+  });
+  if (state.run !== name) return;
+  const run = runOf(name);
+  byId("run-note").textContent = [`${run.recipe}, ${run.dataset}.`, described.flag].join(" ");
+  offer(byId("knowledge"), described.knowledge.map((one) => [one.name, one.label]), state.knowledge);
+  const same = before && before.dataset === run.dataset;
+  offer(byId("label"), labels(run), same ? state.label : "");
+  choose({
+    described,
+    knowledge: byId("knowledge").value,
+    label: byId("label").value,
+    ...(same ? {} : { image: described.test_images ? { test: 0 } : null }),
+  });
+  tellKnowledge();
+}
+
+/** Automatic is the class as the dataset has it; for a picture of one's own, what the defense says. */
+function labels(run) {
+  return [["", "automatic"], ...run.classes.map((name, place) => [place, name])];
+}
+
+function tellKnowledge() {
+  const known = state.described?.knowledge.find((one) => one.name === state.knowledge);
+  byId("knowledge-note").textContent = known?.meaning ?? "";
+}
+
+function attackView(name) {
+  return state.shelf.attacks.find((attack) => attack.name === name);
+}
+
+function chooseAttack(name) {
+  const view = attackView(name);
+  byId("attack-note").textContent = view.summary.replaceAll("`", "");
+  const options = Object.fromEntries(view.options.map((one) => [one.name, one.start]));
+  byId("options").replaceChildren(...view.options.map((one) => optionField(one)));
+  for (const choice of byId("norm").options) choice.disabled = !view.norms.includes(choice.value);
+  choose({ attack: name, options });
+  if (view.norms.length && !view.norms.includes(state.norm)) chooseNorm(view.norms[0]);
+}
+
+function optionField(option) {
+  const id = `option-${option.name}`;
+  const changed = (event) => {
+    const value = Math.round(Number(event.target.value));
+    if (!(value >= 1 && value <= option.most)) {
+      event.target.value = Math.min(Math.max(value || option.start, 1), option.most);
+    }
+    choose({ options: { ...state.options, [option.name]: Math.round(Number(event.target.value)) } });
+  };
+  const field = { type: "number", id, min: 1, max: option.most, value: option.start, inputmode: "numeric" };
+  return make("div", {}, make("label", { for: id }, option.name), make("input", { ...field, onchange: changed }));
+}
+
+function chooseNorm(norm, tell = true) {
+  const range = RANGES[norm];
+  const slider = byId("epsilon");
+  Object.assign(slider, { max: range.most, step: range.step });
+  slider.value = range.start;
+  byId("norm").value = norm;
+  byId("epsilon-marks").replaceChildren(...range.marks.map(([value]) => make("option", { value })));
+  byId("marks").replaceChildren(
+    ...range.marks.map(([value, text]) => {
+      const button = make("button", { type: "button", onclick: () => setEpsilon(value) }, text);
+      button.style.left = `${(100 * value) / range.most}%`;
+      return button;
+    }),
+  );
+  state.norm = norm;
+  setEpsilon(range.start, tell);
+}
+
+function setEpsilon(epsilon, tell = true) {
+  byId("epsilon").value = epsilon;
+  const levels = state.norm === "linf" ? ` = ${(epsilon * 255).toFixed(1).replace(".0", "")}/255` : "";
+  byId("epsilon-text").textContent = `${epsilon.toFixed(3)}${levels}`;
+  byId("epsilon").setAttribute("aria-valuetext", byId("epsilon-text").textContent);
+  if (tell) choose({ epsilon });
+  else state.epsilon = epsilon;
+}

@@ -1,0 +1,50 @@
+// The studio's page: choose on the left, watch on the right.
+
+import { get } from "./api.js";
+import { offerOthers, refreshCompare, startCompare } from "./compare.js";
+import { byId } from "./dom.js";
+import { startPicker } from "./picker.js";
+import { refreshPlay } from "./play.js";
+import { refreshRecords } from "./records.js";
+import { chooseRun, offerShelf, startSetup } from "./setup.js";
+import { onChange, runOf, state } from "./state.js";
+import { shownTab, startTabs } from "./tabs.js";
+
+function trouble(text) {
+  byId("trouble").textContent = text;
+  byId("trouble").hidden = !text;
+}
+
+function tell(text, kind) {
+  byId("told").textContent = text;
+  byId("told").className = `told ${kind}`;
+}
+
+function refresh() {
+  if (shownTab() === "play") refreshPlay(tell);
+  if (shownTab() === "compare") refreshCompare(tell);
+}
+
+window.addEventListener("unhandledrejection", (event) => trouble(event.reason?.message ?? String(event.reason)));
+
+startTabs((name) => (name === "records" ? refreshRecords() : refresh()));
+startSetup();
+startPicker(trouble);
+startCompare(refresh);
+onChange((changes) => {
+  if (changes.run) byId("colour").hidden = runOf(changes.run).channels === 1;
+  if (changes.described) {
+    trouble("");
+    offerOthers();
+  }
+  if (!state.image && state.described) tell("Choose a test image, upload one or draw one.", "");
+  refresh();
+});
+
+try {
+  if (offerShelf(await get("/api/studio"))) await chooseRun(byId("run").value);
+  else tell("There is no finished run here. Make one with 'memdef demo' or 'memdef train', then reload.", "trouble");
+} catch (error) {
+  trouble(error.message);
+  tell("This run cannot be used; choose another.", "trouble");
+}

@@ -1,0 +1,64 @@
+"""A picture that somebody uploads or draws, made into an image that a defense takes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from memory_defense.data.image_files import read_image
+from memory_defense.data.limits import Limits, check_sides, fit
+from memory_defense.studio.library import Shape
+
+UPLOAD_LIMITS = Limits(file_bytes=8 << 20, file_pixels=1 << 24)
+"""What one upload may be: 8 MiB and 16 777 216 pixels. Bytes are counted before they are read, pixels before
+they are decoded."""
+
+_NAME = "the image"
+
+
+def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
+    """Return an uploaded file as grey levels (C, H, W) uint8 of the size that the dataset's images have.
+
+    The largest centred square is taken and resampled; colours become grey where the dataset is grey.
+
+    Parameters
+    ----------
+    content
+        A PNG, JPEG, BMP, PGM or PPM file by its content, whatever its name.
+    shape
+        Of the images that the defense takes.
+    invert
+        Swap dark and bright: Fashion-MNIST shows bright things on black.
+
+    Raises
+    ------
+    ValueError
+        For another type, too many bytes or pixels, a damaged, animated or transparent file.
+    """
+    with tempfile.TemporaryDirectory(prefix="memdef-studio-") as directory:
+        path = Path(directory) / "upload"
+        path.write_bytes(content)
+        try:
+            pixels = read_image(path, UPLOAD_LIMITS)
+            height, width = pixels.shape[:2]
+            check_sides(str(path), height, width, shape.size)
+        except ValueError as error:
+            raise ValueError(_for_a_page(str(error).replace(str(path), _NAME))) from error
+    wanted = Image.fromarray(fit(pixels, shape.size)).convert("L" if shape.channels == 1 else "RGB")
+    levels = torch.from_numpy(np.array(wanted))
+    levels = levels[None] if shape.channels == 1 else levels.permute(2, 0, 1).contiguous()  # (C, H, W)
+    return 255 - levels if invert else levels
+
+
+def _for_a_page(text: str) -> str:
+    """Return the reader's message without its advice to programmers and about files."""
+    for programmers in (", or raise Limits.file_bytes", ", or raise Limits.file_pixels"):
+        text = text.replace(programmers, "")
+    return text.replace("convert or remove it", "convert it to PNG").replace(
+        "replace or remove it", "choose another"
+    )

@@ -1,0 +1,140 @@
+"""Real sockets: slow clients are cut off, and they never keep a normal one waiting."""
+
+import contextlib
+import json
+import socket
+import time
+import urllib.request
+
+import pytest
+
+from memory_defense.studio import server as module
+from memory_defense.studio.guard import Patience
+from memory_defense.studio.server import PromptProtocol, Settings, serve
+
+from .conftest import Running, attack
+
+SLOW = 50
+
+
+def ask(running: Running, path: str = "/api/play", body: dict | None = None) -> dict:
+    message = body or {"run": "first", "image": {"test": 0}, "attack": attack()}
+    headers = {"Origin": running.address, "Content-Type": "application/json"}
+    request = urllib.request.Request(running.address + path, json.dumps(message).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def connected(running: Running, content: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", running.port), timeout=30)
+    client.sendall(content)
+    return client
+
+
+def rest(client: socket.socket) -> bytes:
+    """Return what still comes until the server closes the connection or resets it."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(65536):
+            received += part
+    return received
+
+
+def post_head(running: Running, path: str, length: int) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nOrigin: {running.address}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize("stage", ["silent", "in the headers", "in the body", "in an upload", "not reading"])
+def test_fifty_slow_clients_do_not_stop_a_normal_one(running, stage) -> None:
+    host = f"Host: 127.0.0.1:{running.port}\r\n".encode()
+    content = {
+        "silent": b"",
+        "in the headers": b"GET / HTTP/1.1\r\n" + host,
+        "in the body": post_head(running, "/api/play", 500) + b'{"run":',
+        "in an upload": post_head(running, "/api/image?run=first", 1 << 20) + b"\x89PNG",
+        "not reading": (b"GET /static/results.css HTTP/1.1\r\n" + host + b"\r\n") * 20,
+    }[stage]
+    slow = [connected(running, content) for _ in range(SLOW)]
+    try:
+        assert ask(running)["run"] == "first"
+        with urllib.request.urlopen(running.address, timeout=30) as page:
+            assert b"Memory Defense studio" in page.read()
+    finally:
+        for client in slow:
+            client.close()
+
+
+def test_headers_and_bodies_that_take_too_long_are_cut_off(root, splits, monkeypatch) -> None:
+    monkeypatch.setattr(module, "HEADER_SECONDS", 0.5)
+    with Running(root, splits, patience=Patience(body_seconds=0.5)) as running:
+        silent = connected(running, b"")
+        dripping = connected(running, b"GET / HTTP/1.1\r\nHost: 127.0.0.1")
+        second = connected(running, f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\nGET".encode())
+        body = connected(running, post_head(running, "/api/play", 500) + b'{"run":')
+        assert b"408" in rest(body).split(b"\r\n")[0]
+        assert rest(silent) == rest(dripping) == b"", "reset or closed, without an answer"
+        assert b"200 OK" in rest(second)
+
+
+def test_a_heavy_attack_is_bounded_and_the_next_one_served(root, splits) -> None:
+    with Running(root, splits, seconds=0.3) as running:
+        heavy = attack(attack="hop-skip-jump", options={"queries": 5000}, epsilon=0.001)
+        message = {"run": "first", "image": {"test": 0}, "attack": heavy}
+        label = ask(running)["clean"]["answer"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(running, body={**message, "label": label})
+        assert refused.value.code == 503
+        assert "stopped after 0.3 s" in json.load(refused.value)["error"]
+        assert ask(running)["run"] == "first"
+
+
+def test_a_page_that_goes_away_frees_the_worker(root, splits) -> None:
+    with Running(root, splits, seconds=60) as running:
+        label = ask(running)["clean"]["answer"]
+        heavy = attack(attack="square", options={"queries": 5000}, epsilon=0.0001)
+        body = json.dumps({"run": "first", "image": {"test": 0}, "label": label, "attack": heavy}).encode()
+        leaving = [connected(running, post_head(running, "/api/play", len(body)) + body) for _ in range(5)]
+        time.sleep(0.3)
+        for client in leaving:
+            client.close()
+        started = time.monotonic()
+        assert ask(running)["run"] == "first"
+        assert time.monotonic() - started < 20, "five abandoned attacks of up to a minute each were waited for"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x00" * 2000,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"A" * 100_000,
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused(running, content) -> None:
+    first = rest(connected(running, content)).split(b"\r\n")[0] or b"400"  # or reset
+    assert b"400" in first or b"421" in first
+    assert ask(running)["run"] == "first"
+
+
+def test_an_address_that_is_taken_is_said(root) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} .*choose another with --port"):
+            serve(Settings(runs=root, port=port), print)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)]
+)
+def test_what_counts_as_this_machine_alone(root, host, local) -> None:
+    assert Settings(runs=root, host=host).local_only is local
+    assert Settings(runs=root).host == "127.0.0.1"
+
+
+def test_the_protocol_is_in_use(running) -> None:
+    assert running.server.config.http_protocol_class is PromptProtocol

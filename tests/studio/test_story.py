@@ -1,0 +1,52 @@
+"""The sentence says what happened, whatever happened."""
+
+import pytest
+
+from memory_defense.studio.messages import Look
+from memory_defense.studio.story import what_happened
+
+NAMES = ("boot", "sneaker", "apron")
+
+
+def seen(answer: int, slot: int | None = None, flagged: bool | None = None) -> Look:
+    return Look(
+        picture="",
+        answer=answer,
+        probabilities=[],
+        selector=None,
+        slot=slot,
+        attention=None,
+        slots=None,
+        flagged=flagged,
+    )
+
+
+@pytest.mark.parametrize(
+    ("clean", "attacked", "said"),
+    [
+        (seen(0, 0), seen(1, 1), "from slot boot to slot sneaker, and the classifier behind it repeated that."),
+        (
+            seen(0, 0),
+            seen(2, 1),
+            "to slot sneaker, and the classifier behind it answered apron, which is wrong, too.",
+        ),
+        (
+            seen(0, 0),
+            seen(2, 0),
+            "kept slot boot, but the classifier behind it took the reconstruction for an apron.",
+        ),
+        (seen(0, 0), seen(0, 1), "was steered to slot sneaker, yet the classifier behind it still answers boot."),
+        (seen(0, 0), seen(0, 0), "The answer stands: boot."),
+        (seen(0), seen(1), "The answer changed from boot to sneaker."),
+        (seen(1, 1), seen(1, 1), "already takes the clean image for a sneaker; no attack was needed."),
+        (seen(0, 0), seen(1, 1, True), "repeated that. The image was flagged as suspicious."),
+        (seen(0, 0), seen(1, 1, False), "repeated that. It was not flagged."),
+        (seen(0, 0), seen(0, 0, False), "The answer stands: boot."),
+    ],
+)
+def test_the_sentence(clean, attacked, said) -> None:
+    assert what_happened(clean, attacked, 0, NAMES, moved=True).endswith(said)
+
+
+def test_an_untouched_image_is_called_so() -> None:
+    assert what_happened(seen(0, 0), seen(0, 0), 0, NAMES, moved=False).startswith("No pixel was changed")
