@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,14 @@ def make_record(**changes: Any) -> Record:
     return Record(**{**values, **changes})
 
 
-@pytest.fixture
-def record() -> Record:
+@pytest.fixture(scope="session")
+def shared_record() -> Record:
     return make_record()
+
+
+@pytest.fixture
+def record(shared_record) -> Record:
+    return shared_record
 
 
 @pytest.fixture
@@ -126,20 +132,24 @@ def gallery_parts(channels: int = 1) -> tuple[dict[str, torch.Tensor], dict[str,
     return tensors, header
 
 
-@pytest.fixture
-def write_gallery(tmp_path: Path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def save_gallery() -> Callable[..., Path]:
     """Write a gallery with some tensors replaced (None removes) and some header entries replaced likewise."""
 
     def write(
-        tensors: dict[str, Any] | None = None, header: dict[str, Any] | None = None, channels: int = 1
+        path: Path, tensors: dict[str, Any] | None = None, header: dict[str, Any] | None = None, channels: int = 1
     ) -> Path:
         parts, words = gallery_parts(channels)
         kept = {k: v.contiguous() for k, v in {**parts, **(tensors or {})}.items() if v is not None}
-        path = tmp_path / "gallery.safetensors"
         save_file(kept, path, metadata={k: v for k, v in {**words, **(header or {})}.items() if v is not None})
         return path
 
     return write
+
+
+@pytest.fixture
+def write_gallery(tmp_path: Path, save_gallery) -> Callable[..., Path]:
+    return partial(save_gallery, tmp_path / "gallery.safetensors")
 
 
 @pytest.fixture

@@ -1,60 +1,27 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import json
 import re
-from html.parser import HTMLParser
-from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from memory_defense.evaluation.record import AuditLine
-from memory_defense.reporting import Section, write_report
+from memory_defense.evaluation.record import AuditLine, Record
+from memory_defense.reporting import Section
 from memory_defense.reporting.gallery import OPTIONAL
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects text, ids, labels and resources; complains about tags that do not close."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
-
-    def all(self, attribute: str) -> list[str]:
-        return [attrs[attribute] or "" for _, attrs in self.tags if attribute in attrs]
+from reporting.pages import Page, report
 
 
-def report(tmp_path: Path, *sections: Section, **options) -> str:
-    path = tmp_path / "out" / "report.html"
-    write_report(path, sections, **{"title": "Report", **options})
-    return path.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def full(tmp_path, record, write_gallery) -> str:
-    one = Section("One", record, "First.\n\nSecond.", write_gallery(), tmp_path / "runs" / "a b" / "record.json")
-    return report(tmp_path, one, Section("Two", record), introduction="Two faces.")
+@pytest.fixture(scope="module")
+def full(tmp_path_factory, shared_record, save_gallery) -> str:
+    place = tmp_path_factory.mktemp("full")
+    gallery = save_gallery(place / "gallery.safetensors")
+    one = Section("One", shared_record, "First.\n\nSecond.", gallery, place / "runs" / "a b" / "record.json")
+    return report(place, one, Section("Two", shared_record), introduction="Two faces.")
 
 
 def test_the_page_is_well_formed_and_its_ids_are_unique(full):
@@ -68,16 +35,64 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(full):
             assert link[1:] in ids
 
 
+def resolved(record: Record, pointer: str) -> Any:
+    """What a JSON pointer points at, found without the code under test."""
+    value = json.loads(record.model_dump_json(by_alias=True))
+    for part in pointer.strip("/").split("/"):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
+
+
+def test_every_number_links_to_its_entry_in_the_record(full, record):
+    page = Page(full)
+    links = [attrs for tag, attrs in page.tags if tag == "a" and "data-record" in attrs]
+    assert {link["href"].split("-")[1] for link in links} == {"1", "2"}
+    for link in links:
+        resolved(record, link["data-record"])
+        entry = link["data-record"].strip("/").split("/")
+        assert link["href"] == "#" + "-".join(("record", link["href"].split("-")[1], *entry[: len(entry) - 1])) or (
+            link["href"].endswith("-" + entry[0])
+        )
+    pointed = {link["data-record"] for link in links}
+    for kind, count in (("attacks", len(record.attacks)), ("worst_case", len(record.worst_case))):
+        assert {f"/{kind}/{place}/accuracy" for place in range(count)} <= pointed
+    assert {"/clean/accuracy", "/images", "/audit/0/value", "/provenance/seed"} <= pointed
+
+
+def test_linked_accuracies_say_what_their_entry_says(full, record):
+    found = re.findall(r'data-record="([^"]+/accuracy)">([^<]+)</a>', full)
+    assert len(found) > 20
+    for pointer, text in found:
+        assert f"{100 * resolved(record, pointer):.1f}" == text
+
+
+def test_numbers_in_tables_are_all_linked(full):
+    """A numeric cell is a link, or holds nothing, or says that there is nothing."""
+    bare = re.findall(r'<td class="number">(?!(?:<strong>)?<a )([^<]*)', full)
+    assert {text.strip() for text in bare} <= {"", "–"}
+
+
+def test_the_record_is_on_the_page_word_for_word(full, record):
+    printed = re.search(r'<details class="record" id="record-1">.*?<pre[^>]*>(.*?)</pre>', full, re.S)
+    assert printed is not None
+    text = html.unescape(re.sub(r"<[^>]+>", "", printed[1]))
+    assert Record.model_validate_json(text) == record
+
+
 def test_the_page_needs_nothing_else(full):
     assert set(re.findall(r"https?://[^\"'\s<]+", full)) <= {"http://www.w3.org/2000/svg"}
     page = Page(full)
     tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
+    assert not tags & {"link", "iframe", "object", "embed", "base", "form", "video", "audio"}
     assert all(source.startswith("data:image/png;base64,") for source in page.all("src"))
     assert not re.search(r"@import|url\((?!#)", full)
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert "default-src 'none'" in policy
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
 
 
 def test_every_number_of_the_record_is_on_the_page(full, record):
@@ -101,9 +116,10 @@ def test_numbers_in_the_tables_are_the_records(full, record):
 
 
 def test_answers_come_before_tables_and_figures(full):
-    places = [full.index(mark) for mark in ('class="answer"', "<table", "Two faces.", "<svg", 'class="examples"')]
+    marks = ('id="summary"', 'class="answer"', "Most effective", "<table", "Two faces.", "<svg", 'class="examples"')
+    places = [full.index(mark) for mark in marks]
     assert places == sorted(places)
-    assert full.index('id="reading"') > full.rindex('class="provenance"') > full.index('class="check fail"')
+    assert full.index('id="reading"') > full.rindex('class="scroll provenance"') > full.index('class="check fail"')
 
 
 def test_verdicts_are_words_and_symbols(full):
@@ -131,9 +147,9 @@ def test_names_are_escaped_everywhere(tmp_path, factory, attacked, write_gallery
     )
     gallery = write_gallery(header={"attack": evil, "knowledge": evil, "classes": f'["{"<script>"}", "b", "c"]'})
     text = report(tmp_path, Section(evil, record, evil, gallery, tmp_path / evil), title=evil, introduction=evil)
-    assert "<script" not in text.lower()
+    assert text.lower().count("<script") == 1
     page = Page(text)
-    assert not {"script", "alert"} & {tag for tag, _ in page.tags}
+    assert "alert" not in page.script
     assert page.text.count(evil) >= 8
     assert html.escape(evil, quote=False)[:14] in text
 
@@ -150,6 +166,26 @@ def test_a_bare_record_still_renders(tmp_path, bare):
     for words in ("it was not attacked", "there is no figure", "No check was run", "No attack was run"):
         assert words in page.text
     assert "svg" not in {tag for tag, _ in page.tags}
+
+
+def test_every_table_can_be_copied_as_latex(full):
+    page = Page(full)
+    tables = [tag for tag, _ in page.tags].count("table")
+    buttons = [attrs for tag, attrs in page.tags if tag == "button" and attrs["class"] == "copy"]
+    sources = re.findall(r'<pre tabindex="0">(\\begin\{table\}.*?)</pre>', full, re.S)
+    assert tables == len(buttons) == len(sources) > 5
+    assert all(attrs["type"] == "button" and "hidden" in attrs for attrs in buttons)
+
+
+def test_figures_are_files_too(full):
+    files = [attrs for tag, attrs in Page(full).tags if "download" in attrs]
+    assert len(files) == 2
+    for attrs in files:
+        assert attrs["download"].endswith(".svg")
+        svg = base64.b64decode(attrs["href"].removeprefix("data:image/svg+xml;base64,"))
+        root = ElementTree.fromstring(svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert b"var(" not in svg
 
 
 def test_an_evaluation_that_spared_the_selector_carries_a_caution(tmp_path, factory, attacked):

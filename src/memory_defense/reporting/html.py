@@ -1,11 +1,19 @@
-"""One HTML page that needs nothing else: no script, no font, no network; figures and images lie inside it."""
+"""One HTML page that needs nothing else: no font, no network; figures, images and the records lie inside it.
+
+Its one script copies tables and opens what a link points into; the page's policy names it by its hash, and
+without it everything can still be read.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,11 +22,13 @@ from markupsafe import Markup
 from memory_defense.evaluation.record import Accuracy, AuditLine
 from memory_defense.files import write_text
 from memory_defense.reporting.cascades import cascade_tables
+from memory_defense.reporting.detection import detection_tables
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
 from memory_defense.reporting.gallery import Gallery
+from memory_defense.reporting.latex import latex_table
 from memory_defense.reporting.rows import (
     HeadlineRow,
-    answer,
+    answer_pieces,
     audit_lines,
     caution,
     curve_norms,
@@ -27,11 +37,16 @@ from memory_defense.reporting.rows import (
     protocol_text,
 )
 from memory_defense.reporting.section import Section, paragraphs
+from memory_defense.reporting.sources import Piece, Sources, printed
+from memory_defense.reporting.sources import anchor as entry_anchor
+from memory_defense.reporting.summary import Effective, audit_sentence, gaps, most_effective, why_not_run
+from memory_defense.reporting.svg import as_file
 from memory_defense.reporting.tables import (
     Table,
     curve_table,
     headline_table,
     matrix_table,
+    provenance_table,
     results_table,
 )
 from memory_defense.reporting.thumbnails import ExampleView, examples
@@ -54,6 +69,7 @@ from memory_defense.reporting.wording import (
 class _Bar:
     label: str
     value: str
+    source: str
     interval: str
     share: float
     low: float
@@ -67,6 +83,9 @@ class _FigureView:
     caption: str
     wide: Markup
     narrow: Markup
+    file: str
+    """The figure as a file of its own, a data URI."""
+    file_name: str
 
 
 @dataclass(frozen=True)
@@ -77,18 +96,31 @@ class _GalleryView:
 
 
 @dataclass(frozen=True)
+class _CheckView:
+    line: AuditLine
+    source: str
+    why: str
+
+
+@dataclass(frozen=True)
 class _SectionView:
     anchor: str
+    record_anchor: str
     section: Section
-    answer: str
+    answer: tuple[Piece, ...]
+    effective: tuple[Effective, ...]
+    audit_sentence: str
+    gaps: tuple[str, ...]
     caution: str
     bars: tuple[_Bar, ...]
     figures: tuple[_FigureView, ...]
     gallery: _GalleryView | None
-    audit: tuple[AuditLine, ...]
+    audit: tuple[_CheckView, ...]
     verdicts: str
     tables: tuple[Table, ...]
+    provenance: Table
     record_link: str
+    printed: Markup
 
 
 def write_report(
@@ -125,10 +157,12 @@ def write_report(
         raise ValueError(f"gallery_limit is {gallery_limit}, expected at least 0")
     _, rows = headline(sections)
     views = [
-        _view(f"system-{place}", section, row, path, gallery_limit)
+        _view(place, section, row, path, gallery_limit)
         for place, (section, row) in enumerate(zip(sections, rows, strict=True), start=1)
     ]
-    page = _environment().get_template("report.html.j2")
+    environment = _environment()
+    page = environment.get_template("report.html.j2")
+    script = environment.get_template("report.js").render()
     knowledge = {result.knowledge for section in sections for result in section.record.attacks}
     stages = [stage for section in sections for cascade in section.record.cascades for stage in cascade.stages]
     knowledge |= {stage.knowledge for stage in stages}
@@ -139,6 +173,8 @@ def write_report(
             introduction=paragraphs(introduction),
             headline=headline_table(sections),
             views=views,
+            script=Markup(script),
+            script_hash=_hash(script),
             knowledge=[entry for name, entry in (KNOWLEDGE | ADAPTIVE).items() if name in knowledge],
         ),
     )
@@ -154,43 +190,59 @@ def _environment() -> Environment:
     )
     environment.filters["number"] = number
     environment.filters["symbol"] = SYMBOLS.__getitem__
+    cast("dict[str, Any]", environment.globals)["anchor"] = entry_anchor
+    environment.filters["latex"] = latex_table
     return environment
 
 
-def _view(anchor: str, section: Section, row: HeadlineRow, page: Path, limit: int) -> _SectionView:
-    record = section.record
+def _hash(script: str) -> str:
+    """Return what a content security policy calls this inline script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int) -> _SectionView:
+    record, sources = section.record, Sources(section.record)
+    anchor, record_anchor = f"system-{place}", f"record-{place}"
     audit = audit_lines(record)
     norms = curve_norms(record)
     counts = ((sum(line.verdict == verdict for line in audit), word) for verdict, word in _VERDICTS)
     return _SectionView(
         anchor=anchor,
+        record_anchor=record_anchor,
         section=section,
-        answer=answer(section),
+        answer=answer_pieces(section),
+        effective=most_effective(record),
+        audit_sentence=audit_sentence(record),
+        gaps=gaps(record),
         caution=caution(record),
-        bars=_bars(row),
+        bars=_bars(row, sources),
         figures=tuple(_figure(section, norm, f"{anchor}-{place}") for place, norm in enumerate(norms)),
         gallery=None if section.gallery_path is None else _gallery(section.gallery_path, limit),
-        audit=audit,
+        audit=tuple(_CheckView(line, sources.of(line, "value"), why_not_run(record, line)) for line in audit),
         verdicts=", ".join(f"{count} {word}" for count, word in counts if count),
         tables=(
             matrix_table(record),
             *cascade_tables(record),
+            *detection_tables(record),
             results_table(record),
             *(curve_table(record, norm) for norm in norms),
         ),
+        provenance=provenance_table(record),
         record_link="" if section.record_path is None else _relative(section.record_path, page.parent),
+        printed=printed(record, record_anchor),
     )
 
 
 _VERDICTS = (("fail", "failed"), ("pass", "passed"), ("not run", "not run"))
 
 
-def _bars(row: HeadlineRow) -> tuple[_Bar, ...]:
+def _bars(row: HeadlineRow, sources: Sources) -> tuple[_Bar, ...]:
     def bar(label: str, accuracy: Accuracy, kind: str) -> _Bar:
         low, high = accuracy.ci95
         return _Bar(
             label=label,
             value=percent(accuracy.accuracy),
+            source=sources.of(accuracy, "accuracy"),
             interval=interval(accuracy),
             share=round(100 * accuracy.accuracy, 2),
             low=round(100 * low, 2),
@@ -203,7 +255,10 @@ def _bars(row: HeadlineRow) -> tuple[_Bar, ...]:
         bars.append(bar(f"paper's protocol: fixed slots ({protocol_text(row.paper)})", row.paper, "paper"))
     for worst in row.worst:
         if worst is not None:
-            bars.append(bar(f"worst case, {ball_text(worst.norm, worst.epsilon)}", worst, "worst"))
+            ball = ball_text(worst.norm, worst.epsilon)
+            bars.append(bar(f"worst case, {ball}", worst, "worst"))
+            if worst.undetected is not None:
+                bars.append(bar(f"worst case, {ball}, right or flagged", worst.undetected, "flagged"))
     return tuple(bars)
 
 
@@ -215,11 +270,14 @@ def _figure(section: Section, norm: str, prefix: str) -> _FigureView:
         "accuracy. Bands are 95 % intervals. In bold, the worst case over all attacks of the record, image by "
         "image."
     )
-    drawn = (
+    wide, narrow = (
         Markup(accuracy_figure(record, norm, prefix=f"{prefix}{suffix}", layout=layout))
         for suffix, layout in (("w", WIDE), ("n", NARROW))
     )
-    return _FigureView(f"Accuracy against epsilon, {norm_label(norm)}", caption, *drawn)
+    file = base64.b64encode(as_file(wide).encode()).decode()
+    name = re.sub(r"[^a-z0-9]+", "-", f"{section.title} accuracy {norm}".lower()).strip("-")
+    title = f"Accuracy against epsilon, {norm_label(norm)}"
+    return _FigureView(title, caption, wide, narrow, f"data:image/svg+xml;base64,{file}", f"{name}.svg")
 
 
 def _gallery(path: Path, limit: int) -> _GalleryView:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from memory_defense.evaluation.record import Accuracy, AttackResult, AuditLine, CascadeRecord, Record, WorstCase
 from memory_defense.reporting.section import Section
+from memory_defense.reporting.sources import Piece, Sources
 from memory_defense.reporting.wording import (
     PAPER_EPSILON,
     PAPER_PROTOCOL,
@@ -18,7 +19,6 @@ from memory_defense.reporting.wording import (
     attack_label,
     ball_text,
     epsilon_text,
-    joined,
     knowledge_order,
     norm_order,
     percent,
@@ -143,17 +143,34 @@ def protocol_text(result: AttackResult) -> str:
 
 def answer(section: Section) -> str:
     """Return the one-sentence answer: how often the system is right, clean and in the worst case."""
-    record = section.record
-    text = f"Right on {percent(record.clean.accuracy)}\N{NO-BREAK SPACE}% of {record.images:,} clean images"
-    worst = [
-        f"{percent(entry.accuracy)}\N{NO-BREAK SPACE}% at {ball_text(entry.norm, entry.epsilon)}"
-        for ball in sorted_balls(table_worst_cases(record))
-        for entry in table_worst_cases(record)
-        if ball_key(entry) == ball
+    return "".join(piece.text for piece in answer_pieces(section))
+
+
+def answer_pieces(section: Section) -> tuple[Piece, ...]:
+    """Return `answer` in pieces, each number with its place in the record."""
+    record, sources = section.record, Sources(section.record)
+    pieces = [
+        Piece("Right on "),
+        Piece(percent(record.clean.accuracy), sources.of(record.clean, "accuracy")),
+        Piece("\N{NO-BREAK SPACE}% of "),
+        Piece(f"{record.images:,}", "/images"),
+        Piece(" clean images"),
     ]
+    worst = ordered_worst_cases(record)
     if not worst:
-        return f"{text}; it was not attacked, so nothing is known about the worst case."
-    return f"{text}; in the worst case over every attack and adversary, {joined(worst)}."
+        return (*pieces, Piece("; it was not attacked, so nothing is known about the worst case."))
+    pieces.append(Piece("; in the worst case over every attack and adversary, "))
+    for place, entry in enumerate(worst):
+        if place:
+            pieces.append(Piece(" and " if place == len(worst) - 1 else ", "))
+        pieces.append(Piece(percent(entry.accuracy), sources.of(entry, "accuracy")))
+        pieces.append(Piece(f"\N{NO-BREAK SPACE}% at {ball_text(entry.norm, entry.epsilon)}"))
+    return (*pieces, Piece("."))
+
+
+def ordered_worst_cases(record: Record) -> tuple[WorstCase, ...]:
+    """Return the worst cases that belong into tables, L-inf before L2, small balls before large."""
+    return tuple(sorted(table_worst_cases(record), key=lambda entry: (norm_order(entry.norm), ball_key(entry)[1])))
 
 
 def caution(record: Record) -> str:

@@ -10,6 +10,7 @@ _SVG = "http://www.w3.org/2000/svg"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _USED = re.compile(r"(?:url\(|href=\")#([^\")]+)")
 _FONT = re.compile(r"font-family:[^;]*;? ?")
+_VARIABLE = re.compile(r"var\(--[a-z-]+, (#[0-9a-f]{6})\)")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -46,6 +47,15 @@ def portable(svg: str, *, prefix: str, colours: Mapping[str, str], title: str, d
     root.insert(0, _text("desc", f"{prefix}-description", description))
     root.insert(0, _text("title", f"{prefix}-title", title))
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def as_file(svg: str) -> str:
+    """Return what `portable` made as a document of its own.
+
+    Its colours are the fallbacks, as programs that set papers know no CSS variables, and its font is named.
+    """
+    plain = _VARIABLE.sub(r"\1", svg).replace("<svg ", '<svg font-family="Helvetica, Arial, sans-serif" ', 1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{plain}\n'
 
 
 def _adapt(element: ElementTree.Element, prefix: str, used: set[str], colours: Mapping[str, str]) -> None:

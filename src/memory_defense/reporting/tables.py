@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.reporting.rows import (
@@ -18,6 +18,7 @@ from memory_defense.reporting.rows import (
     table_worst_cases,
 )
 from memory_defense.reporting.section import Section
+from memory_defense.reporting.sources import Sources
 from memory_defense.reporting.wording import (
     MISSING,
     PAPER_PROTOCOL,
@@ -43,6 +44,7 @@ __all__ = [
     "curve_table",
     "headline_table",
     "matrix_table",
+    "provenance_table",
     "result_table",
     "results_table",
 ]
@@ -50,11 +52,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what it says, the interval beside it, and whether it is the number to remember."""
+    """One cell: what it says, the interval beside it, whether it is the number to remember, and where it stands.
+
+    `source` is a pointer into the table's record (see `sources`); in a table of several records, `system` counts
+    them from 1. Without a source the cell holds no number of a record.
+    """
 
     text: str
     detail: str = ""
     strong: bool = False
+    source: str = ""
+    system: int = 0
 
     def __str__(self) -> str:
         return f"{self.text} {self.detail}".rstrip()
@@ -82,8 +90,11 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def _accuracy(entry: Accuracy | None, *, strong: bool = False) -> Cell:
-    return Cell(MISSING) if entry is None else Cell(percent(entry.accuracy), interval(entry), strong)
+def _accuracy(entry: Accuracy | None, sources: Sources, *, strong: bool = False, system: int = 0) -> Cell:
+    if entry is None:
+        return Cell(MISSING)
+    source = sources.of(entry, "accuracy")
+    return Cell(percent(entry.accuracy), interval(entry), strong, source, system)
 
 
 def headline_table(sections: Sequence[Section]) -> Table:
@@ -96,15 +107,22 @@ def headline_table(sections: Sequence[Section]) -> Table:
         shared = f"{next(iter(protocols))}; " if len(protocols) == 1 else ""
         columns.append(Column("paper's protocol: fixed slots", f"{shared}not the headline"))
     columns += [Column("worst case", ball_text(*ball)) for ball in balls]
+    flags = [[worst is not None and worst.undetected is not None for worst in row.worst] for row in rows]
+    flagged = [place for place in range(len(balls)) if any(row[place] for row in flags)]
+    columns += [Column("worst case, right or flagged", ball_text(*balls[place])) for place in flagged]
     body: list[tuple[Cell, ...]] = []
-    for row in rows:
-        cells = [Cell(plain(row.title)), _accuracy(row.clean)]
+    for system, (section, row) in enumerate(zip(sections, rows, strict=True), start=1):
+        found = Sources(section.record)
+        cells = [Cell(plain(row.title)), _accuracy(row.clean, found, system=system)]
         if protocols:
-            paper = _accuracy(row.paper)
+            paper = _accuracy(row.paper, found, system=system)
             if row.paper is not None and len(protocols) > 1:
-                paper = Cell(paper.text, f"{paper.detail} ({protocol_text(row.paper)})")
+                paper = replace(paper, detail=f"{paper.detail} ({protocol_text(row.paper)})")
             cells.append(paper)
-        body.append((*cells, *(_accuracy(worst, strong=True) for worst in row.worst)))
+        cells += [_accuracy(worst, found, strong=True, system=system) for worst in row.worst]
+        for worst in (row.worst[place] for place in flagged):
+            cells.append(_accuracy(worst and worst.undetected, found, system=system))
+        body.append(tuple(cells))
     if any(cell.text == MISSING for cells in body for cell in cells):
         notes.append(f"{MISSING}: not run.")
     return Table("Headline", tuple(columns), tuple(body), tuple(notes))
@@ -132,6 +150,7 @@ def _split(results: list[AttackResult]) -> dict[str, list[AttackResult]]:
 def matrix_table(record: Record) -> Table:
     """Return attacks by knowledge, ball after ball, each closed by the worst case over all of it."""
     attacks, worst_cases = table_attacks(record), table_worst_cases(record)
+    sources = Sources(record)
     known = sorted({result.knowledge for result in attacks}, key=knowledge_order)
     columns = [Column("attack", numeric=False), Column("ball", numeric=False)]
     for name in known:
@@ -146,13 +165,17 @@ def matrix_table(record: Record) -> Table:
         for label, results in labels.items():
             for suffix, line in _split(results).items():
                 by_name = {result.knowledge: result for result in line}
-                cells = (_accuracy(by_name.get(name)) for name in known)
+                cells = (_accuracy(by_name.get(name), sources) for name in known)
                 rows.append((Cell(label + plain(suffix)), Cell(ball_text(*ball)), *cells, Cell("")))
         for worst in worst_cases:
             if ball_key(worst) == ball:
                 blank = (Cell("") for _ in known)
                 name, where = Cell("all of it, image by image", strong=True), Cell(ball_text(*ball))
-                rows.append((name, where, *blank, _accuracy(worst, strong=True)))
+                rows.append((name, where, *blank, _accuracy(worst, sources, strong=True)))
+                if worst.undetected is not None:
+                    blank = (Cell("") for _ in known)
+                    name = Cell("all of it, an image that is flagged counts as right")
+                    rows.append((name, where, *blank, _accuracy(worst.undetected, sources)))
     notes = (
         "Accuracy in %, with its 95 % interval; columns are what the adversary knows.",
         "Worst case: images that no attack with any knowledge broke inside this ball.",
@@ -163,6 +186,7 @@ def matrix_table(record: Record) -> Table:
 
 def results_table(record: Record) -> Table:
     """Return every attack result of the tables, with its cost, one row each."""
+    sources = Sources(record)
     titles = ("knowledge", "norm", "epsilon", "accuracy", "median distance", "seconds", "forward", "backward")
     columns = (
         Column("attack", numeric=False),
@@ -173,14 +197,18 @@ def results_table(record: Record) -> Table:
             Cell(row.attack),
             Cell(knowledge_label(row.knowledge)),
             Cell(norm_label(row.norm)),
-            Cell(row.epsilon),
-            Cell(f"{row.accuracy:.1f}", f"[{row.interval[0]:.1f}, {row.interval[1]:.1f}]"),
-            Cell(number(row.median_distance)),
-            Cell(f"{row.seconds:.1f}"),
-            Cell(f"{row.forward_passes:,}"),
-            Cell(f"{row.backward_passes:,}"),
+            Cell(row.epsilon, source=f"{source}/epsilon"),
+            Cell(
+                f"{row.accuracy:.1f}",
+                f"[{row.interval[0]:.1f}, {row.interval[1]:.1f}]",
+                source=f"{source}/accuracy",
+            ),
+            Cell(number(row.median_distance), source=f"{source}/median_distance"),
+            Cell(f"{row.seconds:.1f}", source=f"{source}/seconds"),
+            Cell(f"{row.forward_passes:,}", source=f"{source}/forward_passes"),
+            Cell(f"{row.backward_passes:,}", source=f"{source}/backward_passes"),
         )
-        for row in result_table(record)
+        for row, source in zip(result_table(record), map(sources.of, table_attacks(record)), strict=True)
     )
     notes = (
         "Accuracy in %, with its 95 % interval. Median distance of the fooled images to their originals, "
@@ -192,32 +220,51 @@ def results_table(record: Record) -> Table:
 
 def curve_table(record: Record, norm: str) -> Table:
     """Return the numbers behind one figure: radii by knowledge."""
-    lines = curve_points(record, norm)
+    lines, sources = curve_points(record, norm), Sources(record)
     worst = {ball_key(entry): entry for entry in record.worst_case if entry.norm == norm}
     balls = sorted_balls([*(result for line in lines.values() for result in line), *worst.values()])
     columns = [Column("epsilon", numeric=False), *(Column(knowledge_label(name)) for name in lines)]
-    rows: list[tuple[Cell, ...]] = [
-        (Cell("0 (clean)"), *(_accuracy(record.clean) for _ in lines), _accuracy(record.clean, strong=True))
-    ]
+    clean = _accuracy(record.clean, sources)
+    rows: list[tuple[Cell, ...]] = [(Cell("0 (clean)"), *(clean for _ in lines), replace(clean, strong=True))]
     for ball in balls:
         if ball[1] > 0:
             found = ({ball_key(result): result for result in line}.get(ball) for line in lines.values())
-            cells = (_accuracy(result) for result in found)
-            rows.append((Cell(epsilon_text(ball[1])), *cells, _accuracy(worst.get(ball), strong=True)))
+            cells = (_accuracy(result, sources) for result in found)
+            rows.append((Cell(epsilon_text(ball[1])), *cells, _accuracy(worst.get(ball), sources, strong=True)))
     title = f"The figure's numbers, {norm_label(norm)}"
     notes = ("Accuracy in %, with its 95 % interval.", f"{MISSING}: not run.")
     return Table(title, (*columns, Column("worst case")), tuple(rows), notes)
 
 
+def provenance_table(record: Record) -> Table:
+    """Return where the record's numbers come from, one name and value in each row."""
+    made = record.provenance
+    rows = (
+        ("defense", record.defense, "/defense"),
+        ("recipe", record.recipe, "/recipe"),
+        ("dataset", record.dataset, "/dataset"),
+        ("images", str(record.images), "/images"),
+        ("submissions of each image", str(record.submissions), "/submissions"),
+        ("gradients", "bfloat16" if record.bfloat16 else "float32", "/bfloat16"),
+        *((name.replace("_", " "), str(getattr(made, name)), f"/provenance/{name}") for name in _PROVENANCE),
+    )
+    columns = (Column("what", numeric=False), Column("value", numeric=False))
+    body = tuple((Cell(name), Cell(plain(value), source=source)) for name, value, source in rows)
+    return Table("Provenance", columns, body)
+
+
+_PROVENANCE = ("version", "git", "seed", "device", "torch", "recipe_sha256")
+
+
 def audit_table(record: Record, *, explained: bool = True) -> Table:
     """Return the audit, failed checks first; meanings and remedies only where they are `explained`."""
     names = ("check", "verdict", "value", "meaning", "remedy")[: 5 if explained else 3]
-    columns = tuple(Column(name, numeric=name == "value") for name in names)
+    columns, sources = tuple(Column(name, numeric=name == "value") for name in names), Sources(record)
     rows = tuple(
         (
             Cell(plain(line.check)),
             Cell(f"{SYMBOLS[line.verdict]} {line.verdict}", strong=line.verdict == "fail"),
-            Cell(number(line.value)),
+            Cell(number(line.value), source=sources.of(line, "value")),
             Cell(plain(line.meaning)),
             Cell(plain(line.remedy)),
         )[: len(names)]

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from memory_defense.reporting.cascades import cascade_tables
+from memory_defense.reporting.detection import detection_tables
 from memory_defense.reporting.rows import answer, caution
 from memory_defense.reporting.section import Section
 from memory_defense.reporting.tables import (
@@ -33,7 +34,8 @@ def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
     for section in sections:
         if section.record.attacks:
             tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
-        tables += [_terminal(table, f"{section.title}: {table.title}") for table in cascade_tables(section.record)]
+        more = (*cascade_tables(section.record), *detection_tables(section.record))
+        tables += [_terminal(table, f"{section.title}: {table.title}") for table in more]
         if section.record.audit:
             brief = audit_table(section.record, explained=False)
             tables.append(_terminal(brief, f"{section.title}: audit (explained in the report)"))
@@ -67,40 +69,42 @@ def _terminal(table: Table, title: str, *, intervals: bool = True) -> RichTable:
 
 def headline_markdown(sections: Sequence[Section]) -> str:
     """Return the headline table alone, in Markdown."""
-    return _markdown(headline_table(sections))
+    return table_markdown(headline_table(sections))
 
 
 def markdown(sections: Sequence[Section]) -> str:
     """Return the whole result in Markdown: headline, then each section's answer, attacks and audit."""
     blocks = [headline_markdown(sections)]
     for section in sections:
-        blocks += [f"## {_escaped(section.title)}", _escaped(answer(section))]
+        blocks += [f"## {escaped(section.title)}", escaped(answer(section))]
         if warning := caution(section.record):
-            blocks.append(f"**{_escaped(warning)}**")
-        blocks += [_escaped(paragraph) for paragraph in section.paragraphs()]
-        blocks.append(_markdown(matrix_table(section.record)))
-        blocks += [f"{_escaped(one.title)}\n\n{_markdown(one)}" for one in cascade_tables(section.record)]
+            blocks.append(f"**{escaped(warning)}**")
+        blocks += [escaped(paragraph) for paragraph in section.paragraphs()]
+        blocks.append(table_markdown(matrix_table(section.record)))
+        more = (*cascade_tables(section.record), *detection_tables(section.record))
+        blocks += [f"{escaped(one.title)}\n\n{table_markdown(one)}" for one in more]
         if section.record.audit:
-            blocks.append(_markdown(audit_table(section.record)))
+            blocks.append(table_markdown(audit_table(section.record)))
     return "\n\n".join(blocks) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     shown = _MARKDOWN.sub(r"\\\1", plain(" ".join(text.split())))
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _cell(cell: Cell) -> str:
-    text = f"**{_escaped(cell.text)}**" if cell.strong and cell.text else _escaped(cell.text)
+    text = f"**{escaped(cell.text)}**" if cell.strong and cell.text else escaped(cell.text)
     return f"{text} {cell.detail}".strip()
 
 
-def _markdown(table: Table) -> str:
-    notes = "\n".join(f"<sub>{_escaped(note)}</sub>" for note in table.notes)
+def table_markdown(table: Table) -> str:
+    """Return one table in Markdown, with its notes below."""
+    notes = "\n".join(f"<sub>{escaped(note)}</sub>" for note in table.notes)
     if not table.rows:
         return notes
-    heading = [_escaped(str(column)) for column in table.columns]
+    heading = [escaped(str(column)) for column in table.columns]
     rule = ["---:" if column.numeric else ":---" for column in table.columns]
     lines = [heading, rule, *([_cell(cell) for cell in row] for row in table.rows)]
     drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)

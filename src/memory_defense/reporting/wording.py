@@ -84,6 +84,11 @@ ADAPTIVE: dict[str, Knowledge] = {
             "The defense's own answers, where an image that would be flagged does not count as fooled.",
         ),
         Knowledge(
+            "queries",
+            "queries only",
+            "The defense's answers and nothing else: it was handed over without a gradient.",
+        ),
+        Knowledge(
             "earlier",
             "earlier images",
             "Images that an earlier evaluation found, of this defense or of another, handed in as they are.",

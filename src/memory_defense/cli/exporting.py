@@ -1,0 +1,67 @@
+"""What ``memdef export`` and ``memdef report --format latex`` do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from memory_defense.evaluation.record import Record
+from memory_defense.recipes.export import FORMATS, CardWriter, export
+from memory_defense.recipes.export_facts import Facts
+from memory_defense.reporting import Section
+from memory_defense.reporting.card import CardSubject, model_card
+from memory_defense.reporting.latex import latex
+
+_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "hub-folder": "-hub"}
+
+assert set(_SUFFIXES) == set(FORMATS), "every format has a default place"
+
+
+def run_export(run: Path, format: str, out: Path | None, *, force: bool) -> None:
+    """Write a run in a format, by default beside its directory, and say how it was checked."""
+    place = out or run.resolve().parent / f"{run.resolve().name}{_SUFFIXES.get(format, '')}"
+    card = _card(place.resolve().name) if format == "hub-folder" else None
+    done = export(run, place, format=format, force=force, card=card)
+    Console().print(
+        f"exported: {done.path}\nchecked: {done.checked}\nload it: memory_defense.load({str(done.path)!r})",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def run_latex(paths: Sequence[Path]) -> None:
+    """Print every table of these records as LaTeX."""
+    records = [Record.read(path / "record.json" if path.is_dir() else path) for path in paths]
+    sys.stdout.write(latex([Section(record.recipe, record) for record in records]))
+
+
+def _card(name: str) -> CardWriter:
+    def write(facts: Facts, record: Record) -> str:
+        made = f"{facts.recipe} (sha256 {facts.recipe_sha256[:12]}), seed {facts.seed}"
+        model = {key: str(value) for key, value in facts.model.items() if value and key != "images"}
+        parts = {
+            "recipe": f"{made}, {facts.train_images:,} training images",
+            **{key.replace("_", " "): value for key, value in model.items()},
+            "flag": _flag(facts.flag),
+            "exported by": f"memory-defense {facts.version}, torch {facts.torch}",
+        }
+        subject = CardSubject(
+            name=name, channels=facts.channels, size=facts.size, classes=facts.classes, parts=parts
+        )
+        return model_card(subject, record)
+
+    return write
+
+
+def _flag(flag: Mapping[str, Any] | None) -> str:
+    if flag is None:
+        return "no threshold was chosen, so no image is flagged"
+    return (
+        f"suspicious where {flag['score']} is above {flag['threshold']:.6g}, chosen on "
+        f"{flag['calibration_images']:,} held-out images for {100 * flag['false_alarms']:g} % false alarms"
+    )
