@@ -79,6 +79,8 @@ class Adaptation(NamedTuple):
     """Gives the defense's own verdicts; its gradient is another."""
     towards_each_class: bool = False
     """Worth attacking once for each wrong class, since the way there differs."""
+    fights_flag: bool = False
+    """Counts an image as fooled only where the defense's flag stays silent as well (`Flagging`)."""
 
 
 @runtime_checkable
@@ -94,13 +96,17 @@ class Adaptive(Protocol):
 class Flagging(Protocol):
     """A defense that may also call an image suspicious, whatever it answers."""
 
-    @property
-    def flag_threshold(self) -> float | None:
-        """The score above which an image is suspicious; None while no threshold was chosen."""
+    flag_score: str
+    """Which of `scores` the flag looks at."""
+    flag_threshold: float | None
+    """Above it an image is suspicious; None while no threshold was chosen."""
+
+    def scores(self, images: Images) -> Mapping[str, PerImage]:
+        """Return every score by name, (B,), higher where more suspicious; differentiable as the defense is."""
         ...
 
     def suspicious(self, images: Images) -> PerImage:
-        """Return (B,) bool: flagged. Raises ValueError while there is no threshold."""
+        """Return (B,) bool: `flag_score` lies above the threshold. Raises ValueError while there is none."""
         ...
 
 
@@ -119,20 +125,12 @@ class SlotTrace(Protocol):
 
 
 @runtime_checkable
-class SlotDefense(Protocol):
+class SlotDefense(Defense, Protocol):
     """A defense that first chooses a slot (a class) and then answers through it; the audit looks inside."""
 
     @property
     def classes(self) -> int:
         """Number of slots, one for each class."""
-        ...
-
-    def __call__(self, images: Images, /) -> Logits:
-        """See `Defense`."""
-        ...
-
-    def surrogates(self) -> Mapping[str, Classifier | Binding]:
-        """See `Defense`."""
         ...
 
     def classify_with_slots(self, images: Images, slots: Labels) -> Logits:
@@ -228,17 +226,26 @@ class Attack(Protocol):
         ...
 
 
-class Batch(NamedTuple):
-    """What one training step sees."""
-
+class _Step(NamedTuple):
     images: Images
     labels: Labels
     ids: Rows
-    """(B,) positions of the images in their dataset."""
     draws: Draws
-    """Fresh for this epoch."""
     progress: float
-    """Share of training done, in [0, 1)."""
+    clean: Images
+
+
+class Batch(_Step):
+    """What one training step sees.
+
+    `ids` are positions in the dataset, `draws` are fresh for this epoch, `progress` in [0, 1) is the share of
+    training done. `clean` is the image before an attack changed it: the same tensor as `images` where nothing did.
+    """
+
+    def __new__(  # noqa: D102
+        cls, images: Images, labels: Labels, ids: Rows, draws: Draws, progress: float, clean: Images | None = None
+    ) -> Self:
+        return super().__new__(cls, images, labels, ids, draws, progress, images if clean is None else clean)
 
 
 class Objective(Protocol):

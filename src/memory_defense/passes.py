@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -70,10 +71,10 @@ class Regular:
             model = rows_of(model, torch.cat([rows, rows[-1:].expand(missing)]))
         if missing:
             images = torch.cat([images, images[-1:].detach().expand(missing, *images.shape[1:])])
-        logits: object = self._laid_out(model, images)
+        logits = cast("object", self._laid_out(model, images))
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model returned {what}, expected a tensor of float logits (B, K); return only that")
+            raise ValueError(f"the model returned {what}, expected a tensor of float logits (B, K)")
         return logits[: len(logits) - missing] if missing and len(logits) == len(images) else logits
 
     def rows(self, index: Rows) -> Regular:

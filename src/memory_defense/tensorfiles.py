@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open  # pyright: ignore[reportUnknownVariableType]
-from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save as serialised  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from memory_defense.files import atomic
+from memory_defense.files import write_bytes
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and string metadata atomically, on the CPU and contiguous."""
+    """Write tensors and string metadata atomically, on the CPU and contiguous; raise what `files.atomic` raises.
+
+    The bytes are made in memory first: the library's own writer would leave a file of its own if it were killed.
+    """
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    with atomic(path) as temporary:
-        save_file(plain, temporary, dict(metadata or {}))
+    write_bytes(path, serialised(plain, dict(metadata or {})))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -32,8 +34,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
-    with path.open("rb") as source:
-        start = source.read(9)
+    try:
+        with path.open("rb") as source:
+            start = source.read(9)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); see to its permissions") from error
     # A header 128 bytes longer than a multiple of 256 also begins with 0x80; its text follows at the ninth byte.
     if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
         raise ValueError(
@@ -44,7 +49,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is a web page, not weights; download the file again")
     try:
         return _read(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); write or download it again") from error
 
 

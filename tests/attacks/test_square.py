@@ -176,9 +176,11 @@ def test_squares_tried_together_end_where_squares_tried_one_by_one_do(
     plain = Square(queries=130, ahead=1, stop_when_fooled=stop)  # two blocks, and four sizes of square
     together = dataclasses.replace(plain, ahead=ahead, micro_batch=micro_batch)
     for rows in (torch.arange(COUNT), torch.arange(1)):
-        expected = plain(counting.model, clean[rows], labels[rows], ball, draws.rows(rows))
-        found = together(counting.model, clean[rows], labels[rows], ball, draws.rows(rows))
+        one, other = CountingPasses(counting.model), CountingPasses(counting.model)
+        expected = plain(one, clean[rows], labels[rows], ball, draws.rows(rows))
+        found = together(other, clean[rows], labels[rows], ball, draws.rows(rows))
         assert torch.equal(found, expected)
+        assert one.passes == other.passes
 
 
 def test_where_few_squares_are_kept_many_go_in_one_pass() -> None:

@@ -69,6 +69,9 @@ def test_first_refuses_what_is_not_there(count):
         ({"labels": torch.tensor([0, 1, -1, 0])}, "at least 0"),
         ({"ids": torch.arange(3)}, "ids"),
         ({"ids": torch.arange(4.0)}, "ids are torch.float32"),
+        ({"clean": torch.zeros(3, 1, 2, 2, dtype=torch.uint8)}, "one clean image for each"),
+        ({"clean": torch.zeros(4, 1, 2, 2)}, "clean images are torch.float32"),
+        ({"images": torch.zeros(4, 1, 2, 2), "clean": torch.full((4, 1, 2, 2), 1.5)}, "span"),
     ],
 )
 def test_wrong_parts_are_refused(change, said):
@@ -79,6 +82,24 @@ def test_wrong_parts_are_refused(change, said):
     }
     with pytest.raises(ValueError, match=said):
         ImageSet(**(parts | change))
+
+
+def test_clean_counterparts_travel_with_their_images():
+    images = _set()
+    assert torch.equal(images.clean_floats(), images.floats())
+    assert images.to("cpu").clean is None
+    clean = 255 - images.images
+    paired = ImageSet(images.images, images.labels, images.ids, clean)
+    rows = torch.tensor([4, 0, 7])
+    for part, expected in (
+        (paired.take(rows), clean[rows]),
+        (paired.first(5), clean[:5]),
+        (paired.to("cpu"), clean),
+    ):
+        assert torch.equal(part.clean, expected)
+        assert torch.equal(part.clean_floats(), expected.float() / 255)
+        assert torch.equal(part.images, 255 - expected)
+    assert torch.equal(paired.clean_floats(rows), clean[rows].float() / 255)
 
 
 def test_split_holds_out_equally_many_of_each_class(grey):

@@ -12,8 +12,10 @@ from memory_defense.evaluation.record import (
     AuditLine,
     CascadeRecord,
     CascadeStage,
+    DetectionResult,
     Provenance,
     Record,
+    Separation,
     WorstCase,
 )
 
@@ -76,12 +78,50 @@ def test_round_trip(tmp_path_factory, correct, epsilon) -> None:
     assert Record.read(path) == make(correct, epsilon)
 
 
+def detection(fooled: Separation | None) -> DetectionResult:
+    return DetectionResult(
+        attack="pgd-margin",
+        knowledge="silent",
+        norm="linf",
+        epsilon=0.1,
+        fights_flag=True,
+        score="disagreement",
+        false_alarms=0.01,
+        threshold=-0.25,
+        calibration_images=5000,
+        attacked=Separation(images=90, auroc=0.75, tpr_at_1=0.0, tpr_at_5=1.0, flagged=accuracy(9, 90)),
+        fooled=fooled,
+        clean_flagged=accuracy(1, 100),
+        clean_right=accuracy(89, 100),
+        attacked_right=accuracy(12, 100),
+        parameters={"steps": 20, "step_size": None},
+    )
+
+
+def test_detection_comes_back_and_old_records_have_none(tmp_path) -> None:
+    path, fooled = (
+        tmp_path / "r.json",
+        Separation(images=3, auroc=0, tpr_at_1=0, tpr_at_5=0, flagged=accuracy(1, 3)),
+    )
+    whole = make().model_copy(update={"detection": (detection(fooled), detection(None))})
+    whole.write(path)
+    assert Record.read(path) == whole
+    content = json.loads(path.read_text())
+    del content["detection"]
+    path.write_text(json.dumps(content))
+    assert Record.read(path) == make()
+    content["detection"] = [{**detection(None).model_dump(mode="json"), "false_alarms": 1.0}]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"detection\.0\.false_alarms"):
+        Record.read(path)
+
+
 def test_the_schema_is_the_documented_one(tmp_path) -> None:
     make().write(tmp_path / "r.json")
     written = json.loads((tmp_path / "r.json").read_text())
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
-            "cascades", "submissions", "bfloat16", "per_image", "audit", "provenance",
+            "cascades", "submissions", "bfloat16", "detection", "per_image", "audit", "provenance",
     ]  # fmt: skip
     assert written["schema"] == 1
     assert set(written["clean"]) == {"accuracy", "ci95"}

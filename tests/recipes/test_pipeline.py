@@ -18,7 +18,8 @@ from memory_defense.recipes import recipe
 from memory_defense.recipes.assess import assess
 from memory_defense.recipes.build import build_classifier
 from memory_defense.recipes.load import load
-from memory_defense.recipes.pipeline import train, with_adversarial
+from memory_defense.recipes.offline import with_adversarial
+from memory_defense.recipes.pipeline import train
 from memory_defense.recipes.recipe import OfflineSet
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.reporting import Gallery

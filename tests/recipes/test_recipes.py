@@ -1,5 +1,8 @@
 """Recipes: every one is well formed, and its model can be built."""
 
+import json
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 
@@ -10,26 +13,32 @@ from memory_defense.defenses.memory.presets import PRESETS
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.recipes import RECIPES, recipe
 from memory_defense.recipes.assess import plan_cases
-from memory_defense.recipes.build import build_classifier, build_defense
+from memory_defense.recipes.build import build_classifier, build_defense, classifier_of
+from memory_defense.recipes.recipe import ImageSpec, ModelSpec
+from memory_defense.recipes.systems import SYSTEMS
 
 
 @pytest.mark.parametrize("one", RECIPES.values(), ids=RECIPES)
 def test_names_lead_somewhere(one) -> None:
     assert one.name.startswith(one.model.dataset)
     assert one.model.dataset in DATASETS
-    assert one.model.preset in PRESETS
-    assert {one.model.selector, one.undefended_network} <= set(CLASSIFIERS)
+    assert one.model.defense in SYSTEMS
+    if one.model.defense == "memory-defense":
+        assert one.model.preset in PRESETS
+    assert {one.model.selector, one.undefended_network} <= {*CLASSIFIERS, ""}
     plan = one.evaluation
     groups = (plan.attacks, plan.white_box, plan.minimum_norm)
     assert {type(attack) for group in groups for attack in group.values()} <= set(ATTACKS.values())
     assert all(ball.norm == "linf" for ball in plan.linf)
     assert all(ball.norm == "l2" for ball in plan.l2)
     each = len(plan.linf) * len(plan.attacks) + len(plan.l2) * len(plan.minimum_norm)
-    each += len(plan.curve_balls) * (plan.curve is not None)
+    each += len(plan.curve_balls) * (plan.curve is not None) + len(plan.unbounded)
     assert len(plan_cases(plan, ("fixed-slots",), {"fixed-slots"})) == each
     assert len(plan_cases(plan, ("selector",))) == each + len(plan.linf) * len(plan.white_box)
-    assert one.selector
-    assert one.selector[0].offline is None  # nothing to make adversarial images from yet
+    assert one.stages
+    of_classifier = [stage.part == "selector" for stage in one.stages]
+    assert any(of_classifier) == (SYSTEMS[one.model.defense].classifier is not None)
+    assert one.stages[0].offline is None  # nothing to make adversarial images from yet
 
 
 @pytest.mark.parametrize("one", RECIPES.values(), ids=RECIPES)
@@ -39,15 +48,46 @@ def test_hashes_are_stable_and_tell_recipes_apart(one) -> None:
     assert sum(other.sha256 == one.sha256 for other in RECIPES.values()) == 1
 
 
-@pytest.mark.parametrize(
-    "one", [r for r in RECIPES.values() if "resnet" not in r.model.selector], ids=lambda r: r.name
-)
-def test_models_answer_images_with_logits(one) -> None:
-    spec = DATASETS[one.model.dataset]
-    images = torch.rand(3, spec.channels, spec.size, spec.size)
+SMALL = {repr(r.model): r.model for r in RECIPES.values() if "resnet" not in r.model.selector}
+
+
+@pytest.mark.parametrize("model", SMALL.values(), ids=SMALL)
+def test_models_answer_images_with_logits(model) -> None:
+    spec = DATASETS[model.dataset]
+    images = torch.rand(2, spec.channels, spec.size, spec.size)
     check_images(images)
-    defense = build_defense(one.model, seed=1).eval()
-    assert defense(images).shape == (3, len(spec.classes))
+    defense = build_defense(model, seed=1).eval()
+    if model.defense != "pixeldefend":  # whose network has to see images first
+        assert defense(images).shape == (2, len(spec.classes))
+    classifier = classifier_of(model, defense)
+    assert (classifier is None) == (model.selector == "")
+    if classifier is not None:
+        assert classifier(images).shape == (2, len(spec.classes))
+
+
+def test_a_classifier_is_trained_before_what_stands_on_it() -> None:
+    one = RECIPES["fashion-mnist/tiny"]
+    with pytest.raises(ValueError, match="put those stages first"):
+        replace(one, stages=one.stages[::-1])
+
+
+def test_a_system_gets_the_classifier_it_stands_on_and_no_other() -> None:
+    model = RECIPES["fashion-mnist/tiny"].model
+    with pytest.raises(ValueError, match="name a network"):
+        build_defense(replace(model, selector=""))
+    with pytest.raises(ValueError, match="has no classifier"):
+        build_defense(replace(model, defense="memae", preset="paper"))
+    with pytest.raises(ValueError, match="did you mean 'memory-defense'"):
+        build_defense(replace(model, defense="memory-defence"))
+
+
+def test_images_of_no_known_dataset_are_described_by_the_model() -> None:
+    images = ImageSpec(channels=3, size=16, classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.2,) * 3)
+    model = ModelSpec(dataset="shapes", preset="sound", selector="linear", images=images, memory_size=30)
+    assert build_defense(model).eval()(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+    assert ModelSpec(**json.loads(json.dumps(asdict(model)))) == model
+    with pytest.raises(ValueError, match="images' description: size"):
+        ModelSpec(dataset="shapes", preset="sound", images={**asdict(images), "size": "big"})  # pyright: ignore[reportArgumentType]
 
 
 def test_initialisation_follows_the_seed_alone() -> None:

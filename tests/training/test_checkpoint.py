@@ -108,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     def full_disk(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("memory_defense.tensorfiles.save_file", full_disk)
+    monkeypatch.setattr("os.write", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_weights(path, network())
     assert path.read_bytes() == before

@@ -19,7 +19,7 @@ from memory_defense.checks import NoGradientError, check_images, check_labels, n
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
 from memory_defense.passes import differentiable_answers, micro_batch_for, regular
-from memory_defense.wrappers import frozen, rows_of
+from memory_defense.wrappers import CountingPasses, frozen, rows_of
 
 
 def log_odds(logits: Logits, labels: Labels) -> PerImage:
@@ -99,6 +99,11 @@ class Victim:
         """Return the logits (B, K) of one micro-batch that holds these rows, without a graph."""
         with torch.no_grad():
             return rows_of(self.model, rows)(points)
+
+    def discount(self, images: int) -> None:
+        """Take back the count of images whose answers were thrown away, as that of images which fill up a pass."""
+        if isinstance(self.model, CountingPasses):
+            self.model.passes.forward -= images
 
     def gradient(self, points: Images, rows: Rows, loss: AdversarialLoss) -> Pass:
         """Return the gradient of one micro-batch that holds these rows.

@@ -56,7 +56,8 @@ class Square:
     ahead
         Squares of one image tried together, at most. With 1 the model is asked exactly `queries` times for each
         image, as a model that charges for every question should be; more may ask more often, in fewer passes. The
-        images that come out are the same.
+        images that come out are the same, and so are the passes that `CountingPasses` counts: answers that are
+        thrown away are not among them.
     stop_when_fooled
         Leave an image alone once the model errs on it, or if it does from the start. Otherwise every image
         takes every query. What was never left alone is returned at its largest margin.
@@ -207,8 +208,9 @@ class _Search:
             fooled[winners],
         )
         state.query[part] = torch.where(found, state.query[part] + first + 1, query[:, -1] + 1).clamp(max=end)
-        kept = len(chosen) / max(int(torch.where(found, first + 1, width).sum()), 1)
-        self.kept += 0.1 * (kept - self.kept)
+        decided = int((state.query[part] - query[:, 0]).sum())
+        self.victim.discount(len(each) - decided)
+        self.kept += 0.1 * (len(chosen) / decided - self.kept)
 
     def _judge(self, points: Images, rows: Rows) -> tuple[PerImage, PerImage]:
         """Return (B,) the margin, and whether the model errs."""

@@ -34,7 +34,7 @@ def main() -> None:
             raise
         sys.exit(code)
     if status == INTERRUPTED:
-        _say("stopped; what was finished is kept, continue with --resume")
+        _say("stopped; what was finished is kept, continue with the same command (train: with --resume)")
     if isinstance(status, int):
         sys.exit(status)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +11,17 @@ import torch
 from rich.console import Console
 
 from memory_defense.checks import nearest
-from memory_defense.cli.machine import Machine
+from memory_defense.cli.machine import Machine, joined
 from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import find_data, print_tables, wide_console
+from memory_defense.data.own import load_splits
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation.record import Record
 from memory_defense.recipes import RECIPES, recipe
+from memory_defense.recipes.adapt import adapt
 from memory_defense.recipes.build import dataset_spec
 from memory_defense.recipes.demo import SCALES, demo
+from memory_defense.recipes.images_from import images_from, keep_images_from
 from memory_defense.recipes.pipeline import train
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.reporting import Section, why_protocols_differ, write_report
@@ -60,16 +63,33 @@ def run_train(
     seed: int,
     resume: bool,
     limit: int | None,
-) -> None:
-    """Train a recipe."""
+    data: str | None = None,
+    size: int | None = None,
+) -> int | None:
+    """Train a recipe, on its own images or on others; return an exit status if other processes did it."""
     chosen = recipe(name)
+    if size is not None and data is None:
+        raise ValueError("--size: only together with --data; a recipe's own images keep their size")
     device = machine.ready()
-    with shown() as progress:
-        splits = find_data(chosen.model.dataset, data_dir, offline=offline, device=device, progress=progress)
+    status = machine.launch(sys.argv[1:])
+    if status is not None:
+        return status
+    with joined(device) as speaks, shown(silent=not speaks) as progress:
+        if data is None:
+            splits = find_data(chosen.model.dataset, data_dir, offline=offline, device=device, progress=progress)
+        else:
+            where = data_dir if data in DATASETS else None
+            splits = load_splits(data, size=size, device=device, data_dir=where, offline=offline, progress=progress)
         if limit is not None:
             splits = replace(splits, train=splits.train.first(limit))
+        if data is not None:
+            chosen = adapt(chosen, splits.spec, train_images=len(splits.train))
         run = train(chosen, out, splits, seed=seed, resume=resume, progress=progress)
-    Console().print(f"trained: {run.weights}\nnext: memdef evaluate {out}", highlight=False)
+        if data is not None and speaks:
+            keep_images_from(run, images_from(data, size, splits.spec))
+    if speaks:
+        Console().print(f"trained: {run.weights}\nnext: memdef evaluate {out}", highlight=False)
+    return None
 
 
 def run_report(paths: Sequence[Path], out: Path, *, markdown: bool) -> None:
@@ -123,7 +143,6 @@ def _section_of(path: Path, base: Path) -> Section:
         run = RunDirectory(path)
         if not run.record.is_file():
             raise ValueError(f"{path} has no record.json; make one with: memdef evaluate {path}")
-        name = json.loads(run.record.read_text(encoding="utf-8")).get("recipe", path.name)
-        return _section(run, base, str(name))
+        return _section(run, base, Record.read(run.record).recipe)
     record = Record.read(path)
     return Section(title=record.recipe, record=record, record_path=path)

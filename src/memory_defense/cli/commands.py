@@ -8,6 +8,11 @@ from typing import Annotated
 import typer
 
 import memory_defense
+from memory_defense.cli.harden_command import harden
+from memory_defense.cli.options import DataDir, Device, Offline, Seed, Threads
+from memory_defense.cli.predict_command import predict
+from memory_defense.cli.queueing import app as queue
+from memory_defense.cli.train_command import train
 
 app = typer.Typer(
     name="memdef",
@@ -17,15 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(envvar="MEMDEF_DATA", help="Directory with the dataset's files; else they are looked for."),
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine already.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of every random draw.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; torch decides if left out.")]
+app.add_typer(queue, name="queue", help="Work that wants a GPU, a few minutes at a time.")
 
 
 def _version(wanted: bool) -> None:
@@ -60,26 +57,7 @@ def demo(
     run_demo(out, data_dir, offline=offline, seed=seed, scale=scale)
 
 
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="A name that 'memdef recipes' lists.")],
-    out: Annotated[Path, typer.Option(help="Run directory to create or continue.")],
-    data_dir: DataDir = None,
-    offline: Offline = False,
-    seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
-    device: Device = "cpu",
-    threads: Threads = None,
-    train_images: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first so many training images (a quick try).")
-    ] = None,
-) -> None:
-    """Train every part of a recipe into a run directory."""
-    from memory_defense.cli.actions import run_train
-    from memory_defense.cli.machine import Machine
-
-    machine = Machine(device=device, threads=threads)
-    run_train(recipe, out, data_dir, machine, offline=offline, seed=seed, resume=resume, limit=train_images)
+app.command()(train)
 
 
 @app.command()
@@ -130,6 +108,19 @@ def evaluate(
             "--bfloat16", help="Compute gradients in bfloat16: faster where the chip has it, may find less."
         ),
     ] = False,
+    detection: Annotated[
+        bool,
+        typer.Option(
+            "--detection",
+            help="Also say what a run's flag is worth, against attacks that ignore it and that fight it.",
+        ),
+    ] = False,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of clean images the flag may call suspicious, 0.01 if left out; with --detection."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -142,7 +133,7 @@ def evaluate(
 
     What was stopped goes on where it was, when the same command is given again.
     """
-    from memory_defense.cli.evaluating import Manner, Own, Selection, run_evaluate
+    from memory_defense.cli.evaluating import Manner, Own, Selection, detection_rate, run_evaluate
     from memory_defense.cli.machine import Machine
 
     status = run_evaluate(
@@ -159,9 +150,14 @@ def evaluate(
             offline=offline,
         ),
         out,
+        false_alarms=detection_rate(detection, false_alarms),
     )
     if status:
         raise typer.Exit(status)
+
+
+app.command()(predict)
+app.command()(harden)
 
 
 @app.command()
@@ -169,11 +165,80 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories or record files.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown instead.")] = False,
+    format: Annotated[
+        str, typer.Option(help="html, markdown or latex (booktabs); the last two print the tables.")
+    ] = "html",
 ) -> None:
     """Render records as tables and as one HTML page that needs no network."""
+    from memory_defense.checks import nearest
+
+    if format not in (known := ("html", "markdown", "latex")):
+        raise nearest(format, known, "format")
+    if format == "latex":
+        if markdown:
+            raise ValueError("--markdown and --format latex: give one of them")
+        from memory_defense.cli.exporting import run_latex
+
+        run_latex(runs)
+        return
     from memory_defense.cli.actions import run_report
 
-    run_report(runs, out, markdown=markdown)
+    run_report(runs, out, markdown=markdown or format == "markdown")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory of a trained defense.")],
+    format: Annotated[
+        str, typer.Option(help="safetensors (one file), onnx (inference elsewhere), or hub-folder (with a card).")
+    ] = "safetensors",
+    out: Annotated[Path | None, typer.Option(help="File or folder to write; else beside the run.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Write a trained defense as a file or folder that memory_defense.load reads back.
+
+    ONNX needs the extra 'export', and is written only if ONNX Runtime gives the defense's own answers.
+    """
+    from memory_defense.cli.exporting import run_export
+
+    run_export(run, format, out, force=force)
+
+
+@app.command()
+def reproduce(
+    what: Annotated[
+        str, typer.Argument(help="table1, table2, table3, table5, figure3, figure4, timing or anatomy.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory of all runs; what is there is used.")] = Path(
+        "runs/reproduce"
+    ),
+    scale: Annotated[str, typer.Option(help="cpu, paper (for a GPU), or tiny to try the machinery.")] = "cpu",
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Where tables and records go; else results/SCALE inside the runs' directory."),
+    ] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row of a table; may be repeated.")] = None,
+    data_dir: DataDir = None,
+    offline: Offline = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Reproduce a table or figure of the paper: train what is missing, attack it, show ours beside its own."""
+    from memory_defense.cli.machine import Machine
+    from memory_defense.cli.reproducing import run_reproduce
+
+    run_reproduce(
+        what,
+        out,
+        Machine(device=device, threads=threads),
+        scale=scale,
+        results=results,
+        rows=row,
+        data_dir=data_dir,
+        offline=offline,
+        seed=seed,
+    )
 
 
 @app.command()
@@ -194,3 +259,23 @@ def recipes() -> None:
     from memory_defense.cli.actions import list_recipes
 
     list_recipes()
+
+
+@app.command()
+def studio(
+    runs: Annotated[Path, typer.Argument(help="Directory below which the runs lie.")] = Path("runs"),
+    data_dir: DataDir = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this let other machines in.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8765,
+    seconds: Annotated[float, typer.Option(help="The longest that one attack may take.")] = 20.0,
+    threads: Threads = None,
+) -> None:
+    """Play with trained defenses on a web page: attack an image and watch what happens inside.
+
+    Needs the extra 'studio'. Nothing is sent anywhere, and no dataset is downloaded.
+    """
+    from memory_defense.cli.studio_command import run_studio
+
+    run_studio(runs, data_dir, host=host, port=port, seconds=seconds, threads=threads)

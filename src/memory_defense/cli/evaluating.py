@@ -16,14 +16,17 @@ from memory_defense.attacks.suites import ALIASES, SUITES, parts_of
 from memory_defense.checks import nearest
 from memory_defense.cli.machine import Machine, joined
 from memory_defense.cli.progress import shown
-from memory_defense.cli.shared import find_data, print_tables
+from memory_defense.cli.shared import print_tables
 from memory_defense.contracts import Ball
 from memory_defense.data.own import load_images
 from memory_defense.evaluation.metrics import Submissions
 from memory_defense.evaluation.robustness import Conduct
-from memory_defense.recipes import recipe
+from memory_defense.recipes.adapt import recipe_of
 from memory_defense.recipes.any_model import Settings, evaluate
 from memory_defense.recipes.assess import assess
+from memory_defense.recipes.detect import FALSE_ALARMS, add_detection, calibrated
+from memory_defense.recipes.flag import keep_flag
+from memory_defense.recipes.images_from import splits_of
 from memory_defense.recipes.load import load
 from memory_defense.recipes.own_model import build_user_model
 from memory_defense.recipes.recipe import EvaluationPlan
@@ -107,6 +110,16 @@ class Manner:
         )
 
 
+def detection_rate(wanted: bool, false_alarms: float | None) -> float | None:
+    """Return the rate of false alarms to evaluate the flag at, None where that is not `wanted`.
+
+    Raises ValueError for a rate without --detection.
+    """
+    if not wanted and false_alarms is not None:
+        raise ValueError("--false-alarms: only together with --detection, whose threshold it decides")
+    return (FALSE_ALARMS if false_alarms is None else false_alarms) if wanted else None
+
+
 def radius(text: str) -> float:
     """Return a radius written as 8/255 or 0.03; raise ValueError for anything else or a negative one."""
     try:
@@ -118,15 +131,30 @@ def radius(text: str) -> float:
     return value
 
 
-def run_evaluate(target: str, selection: Selection, own: Own, manner: Manner, out: Path | None) -> int | None:
-    """Evaluate a run directory, or ``package.module:build``; return an exit status if other processes did it."""
+def run_evaluate(
+    target: str,
+    selection: Selection,
+    own: Own,
+    manner: Manner,
+    out: Path | None,
+    *,
+    false_alarms: float | None = None,
+) -> int | None:
+    """Evaluate a run directory, or ``package.module:build``; return an exit status if other processes did it.
+
+    With a rate of `false_alarms` the run's flag is chosen anew, kept, and evaluated as well.
+    """
     is_own = ":" in target and not Path(target).exists()
     if not is_own:
-        if own.given():
+        if only := [option for option in own.given() if option != "--data"]:
+            raise ValueError(f"{', '.join(only)}: only for package.module:build, but {target} is a run directory")
+        if false_alarms is not None and selection.knowledge is not None:
             raise ValueError(
-                f"{', '.join(own.given())}: only for package.module:build, but {target} is a run directory"
+                "--knowledge: not together with --detection, which attacks end-to-end and by what fights the flag"
             )
         RunDirectory(Path(target)).read()
+    elif false_alarms is not None:
+        raise ValueError("--detection: only for a run directory, whose held-out images the threshold comes from")
     elif own.data is None:
         raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
     elif selection.knowledge is not None:
@@ -141,23 +169,32 @@ def run_evaluate(target: str, selection: Selection, own: Own, manner: Manner, ou
         if is_own:
             _own(target, selection, own, manner, device, out or Path("record.json"), speaks=speaks)
         else:
-            _run(Path(target), selection, manner, device, out, speaks=speaks)
+            _run(Path(target), selection, manner, device, out, own.data, false_alarms=false_alarms, speaks=speaks)
     return None
 
 
 def _run(
-    path: Path, selection: Selection, manner: Manner, device: torch.device, out: Path | None, *, speaks: bool
+    path: Path,
+    selection: Selection,
+    manner: Manner,
+    device: torch.device,
+    out: Path | None,
+    data: str | None,
+    *,
+    false_alarms: float | None,
+    speaks: bool,
 ) -> None:
     run = RunDirectory(path)
-    chosen = recipe(str(run.read()["recipe"]))
+    chosen = recipe_of(run)
     plan = selection.apply(chosen.evaluation)
     if selection.partial and out is None:
         out = path / "partial.json"
     defense = load(path).to(device)
     with shown(silent=not speaks) as progress:
-        splits = find_data(
-            chosen.model.dataset, manner.data_dir, offline=manner.offline, device=device, progress=progress
+        splits = splits_of(
+            run, source=data, device=device, data_dir=manner.data_dir, offline=manner.offline, progress=progress
         )
+        flag = None if false_alarms is None else calibrated(defense, splits.held_out, false_alarms)
         record = assess(
             replace(chosen, evaluation=plan),
             run,
@@ -168,6 +205,12 @@ def _run(
             conduct=manner.conduct(),
             progress=progress,
         )
+        if flag is not None and speaks:  # the attacks on the flag are not shared out
+            keep_flag(run, flag)
+            place = out or run.record
+            record = add_detection(
+                record, place, defense, splits, plan, flag, conduct=manner.conduct(), progress=progress
+            )
     if speaks:
         print_tables([Section(chosen.summary, record)])
         Console().print(f"record: {out or run.record}", highlight=False)

@@ -29,6 +29,8 @@ class ImageSet:
         (N,) int64.
     ids
         (N,) int64, positions in the source's split; they seed whatever is random about an image.
+    clean
+        The images before an attack changed them, of the same shape and type; None where nothing did.
 
     Raises
     ------
@@ -39,6 +41,7 @@ class ImageSet:
     images: Tensor
     labels: Labels
     ids: Rows
+    clean: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or self.images.dtype not in (torch.uint8, torch.float32):
@@ -55,6 +58,8 @@ class ImageSet:
                 f"ids are {self.ids.dtype} of shape {tuple(self.ids.shape)}, expected torch.int64 "
                 f"({len(self.images)},); torch.arange({len(self.images)}) numbers the images in order"
             )
+        if self.clean is not None:
+            _check_counterpart(self.clean, self.images)
 
     def __len__(self) -> int:
         """Return N."""
@@ -62,28 +67,51 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> ImageSet:
         """Return the same images on another device."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.ids.to(device))
+        clean = None if self.clean is None else self.clean.to(device)
+        return ImageSet(self.images.to(device), self.labels.to(device), self.ids.to(device), clean)
 
     def take(self, index: Rows) -> ImageSet:
         """Return the images at these positions, in this order."""
         index = index.to(self.images.device)
-        return ImageSet(self.images[index], self.labels[index], self.ids[index])
+        clean = None if self.clean is None else self.clean[index]
+        return ImageSet(self.images[index], self.labels[index], self.ids[index], clean)
 
     def first(self, count: int) -> ImageSet:
         """Return the first images, without a copy; raise ValueError where there are not that many."""
         if not 0 < count <= len(self):
             raise ValueError(f"{count} images were asked for, but it must be from 1 to {len(self)}, all there are")
-        return ImageSet(self.images[:count], self.labels[:count], self.ids[:count])
+        clean = None if self.clean is None else self.clean[:count]
+        return ImageSet(self.images[:count], self.labels[:count], self.ids[:count], clean)
 
     def floats(self, index: Rows | None = None) -> Images:
         """Return a copy of all images, or of those at these positions, as float32 in [0, 1].
 
         A grey level is divided by 255; float pixels are what they are.
         """
-        chosen = self.images if index is None else self.images[index.to(self.images.device)]
-        if chosen.dtype == torch.uint8:
-            return chosen.float().div_(255)
-        return chosen.clone() if index is None else chosen
+        return _floats(self.images, index)
+
+    def clean_floats(self, index: Rows | None = None) -> Images:
+        """Return what `floats` does, of the images before an attack changed them."""
+        return _floats(self.images if self.clean is None else self.clean, index)
+
+
+def _floats(images: Tensor, index: Rows | None) -> Images:
+    chosen = images if index is None else images[index.to(images.device)]
+    if chosen.dtype == torch.uint8:
+        return chosen.float().div_(255)
+    return chosen.clone() if index is None else chosen
+
+
+def _check_counterpart(clean: Tensor, images: Tensor) -> None:
+    """Raise ValueError unless every image has its clean one."""
+    if clean.shape != images.shape or clean.dtype != images.dtype or clean.device != images.device:
+        raise ValueError(
+            f"the clean images are {clean.dtype} of shape {tuple(clean.shape)} on {clean.device}, the images "
+            f"{images.dtype} of shape {tuple(images.shape)} on {images.device}; give one clean image for each, "
+            "alike, or None where nothing changed them"
+        )
+    if len(clean) and clean.dtype == torch.float32:
+        check_images(clean)
 
 
 @dataclass(frozen=True)
@@ -200,6 +228,23 @@ def batches(
     ValueError
         At the call, when a number is out of range or there is no batch at all.
     """
+    which = batch_rows(
+        images, batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last, start=start
+    )
+    return ((images.floats(rows), images.labels[rows], images.ids[rows]) for rows in which)
+
+
+def batch_rows(
+    images: ImageSet,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    start: int = 0,
+) -> Iterator[Rows]:
+    """Return the positions (B,) of the images in each batch of `batches`, on their device; see there."""
     count = len(images) // batch_size if drop_last and batch_size > 0 else -(-len(images) // max(batch_size, 1))
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but it must be at least 1")
@@ -209,17 +254,11 @@ def batches(
         )
     if not 0 <= start <= count:
         raise ValueError(f"start is {start}, but an epoch of these images has {count} batches")
-    return _serve(images, batch_size, range(start, count), _order(len(images), seed, epoch, shuffle))
+    order = _order(len(images), seed, epoch, shuffle).to(images.images.device)
+    return (order[batch * batch_size : (batch + 1) * batch_size] for batch in range(start, count))
 
 
 def _order(count: int, seed: int, epoch: int, shuffle: bool) -> Rows:
     if not shuffle:
         return torch.arange(count)
     return torch.randperm(count, generator=generator(seed, "order", epoch))
-
-
-def _serve(images: ImageSet, batch_size: int, which: range, order: Rows) -> Iterator[tuple[Images, Labels, Rows]]:
-    order = order.to(images.images.device)
-    for batch in which:
-        rows = order[batch * batch_size : (batch + 1) * batch_size]
-        yield images.floats(rows), images.labels[rows], images.ids[rows]

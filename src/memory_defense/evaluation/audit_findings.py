@@ -13,6 +13,7 @@ from torch import Tensor
 from memory_defense.contracts import Attack, Ball, Binding, Classifier, Defense, Images, Labels, PerImage, Rows
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.metrics import within_memory
 from memory_defense.evaluation.record import AttackResult, AuditLine, Verdict
 from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.robustness import Evaluation, published
@@ -137,7 +138,7 @@ class Findings:
     @torch.no_grad()
     def logits(self, images: Images) -> Tensor:
         """Return the defense's logits (B, K) for one batch."""
-        return regular(self.defense)(images)
+        return within_memory(regular(self.defense), images)
 
 
 def relative(logits: Tensor, others: Tensor) -> PerImage:

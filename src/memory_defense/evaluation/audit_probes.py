@@ -10,6 +10,7 @@ from memory_defense.evaluation.metrics import wrong_answers
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.losses import AdversarialLoss, cross_entropy, margin
 from memory_defense.randomness import ImageDraws
+from memory_defense.wrappers import rows_of
 
 NOISE_DRAWS = 50
 """Random points of each image's ball that are judged."""
@@ -29,6 +30,17 @@ def surface_point(ball: Ball, clean: Images, draws: ImageDraws) -> Images:
 
 def without_gradient(model: Classifier, images: Images, labels: Labels, loss: AdversarialLoss) -> PerImage:
     """Return (B,) bool: the gradient of the loss with respect to the image is exactly 0, or does not exist."""
+    try:
+        return _without_gradient(model, images, labels, loss)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+        halves = torch.arange(len(images), device=images.device).tensor_split(2)
+        parts = [without_gradient(rows_of(model, half), images[half], labels[half], loss) for half in halves]
+        return torch.cat(parts)
+
+
+def _without_gradient(model: Classifier, images: Images, labels: Labels, loss: AdversarialLoss) -> PerImage:
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
         losses = loss(model(leaf), labels)

@@ -26,6 +26,8 @@ class Conduct:
         Compute attacks' gradients in bfloat16; verdicts stay float32. Off by default, as it may find less.
     resume_at
         A file to save to and to go on from; it is removed once the evaluation is whole. None keeps nothing.
+    keep_state
+        Leave that file to whoever writes the record and removes it then (`store.discard`): nothing is lost between.
 
     Raises
     ------
@@ -38,6 +40,7 @@ class Conduct:
     micro_batch: int | None = None
     bfloat16: bool = False
     resume_at: Path | None = None
+    keep_state: bool = False
 
     def __post_init__(self) -> None:
         for name, count in {"chunk": self.chunk, "micro_batch": self.micro_batch or 1}.items():

@@ -25,7 +25,7 @@ def answers(model: Classifier, images: Images) -> Logits:
     parts: list[Logits] = []
     judge = regular(model)
     for part in torch.split(images, JUDGE_BATCH):
-        logits = _within_memory(judge, part)
+        logits = within_memory(judge, part)
         if logits.dim() != 2 or logits.shape[0] != part.shape[0]:
             raise ValueError(
                 f"the model returned shape {tuple(logits.shape)} for {part.shape[0]} images, expected logits (B, K)"
@@ -36,14 +36,16 @@ def answers(model: Classifier, images: Images) -> Logits:
     return torch.cat(parts)
 
 
-def _within_memory(judge: Classifier, images: Images) -> Logits:
+def within_memory(judge: Classifier, images: Images) -> Logits:
     """Return the logits, asking for half the images at a time as long as the memory is too small for all."""
     try:
         return judge(images)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(images) == 1:
-            raise
-        return torch.cat([_within_memory(judge, half) for half in images.tensor_split(2)])
+            raise ValueError(
+                "there is not enough memory for one image in a pass; use a smaller network, or a device with more"
+            ) from error
+        return torch.cat([within_memory(judge, half) for half in images.tensor_split(2)])
 
 
 def predict(model: Classifier, images: Images) -> Labels:
@@ -90,6 +92,11 @@ def judged(
     if len(images) == 0:
         return labels.bool(), labels.float()
     given = [answers(model, images) for _ in range(submissions.count)]
+    if int(labels.max()) >= given[0].shape[1]:
+        raise ValueError(
+            f"labels go up to {int(labels.max())}, but the model has {given[0].shape[1]} classes, counted from 0; "
+            "does it belong to these images?"
+        )
     errors = torch.stack([logits.argmax(1) != labels for logits in given])  # (S, B)
     leads = torch.stack([margin(logits, labels).float() for logits in given])  # (S, B)
     wrong = errors.any(0) if submissions.rule == "any" else 2 * errors.sum(0) > submissions.count

@@ -93,6 +93,48 @@ class WorstCase(Accuracy):
     """The share of images that are right or flagged under every attack; only for a defense that flags."""
 
 
+class Separation(_Strict):
+    """How a score tells some attacked images from all clean ones of the record."""
+
+    images: Annotated[int, Field(gt=0)]
+    """Attacked images."""
+    auroc: Fraction
+    """Ties counted half; 0.5 tells nothing."""
+    tpr_at_1: Fraction
+    """Share of attacked images above the threshold with 1 % false alarms among the record's clean images."""
+    tpr_at_5: Fraction
+    flagged: Accuracy
+    """Share of attacked images above the threshold that was chosen on held-out images."""
+
+
+class DetectionResult(_Strict):
+    """One score against one attack: on its own, and as a flag with a threshold from held-out clean images."""
+
+    attack: str
+    knowledge: str
+    norm: str
+    epsilon: Annotated[float, Field(ge=0)]
+    fights_flag: bool
+    """Whether the attack tries to stay below this score's threshold."""
+    score: str
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+    """The chosen rate."""
+    threshold: float
+    calibration_images: Annotated[int, Field(gt=0)]
+    attacked: Separation | None
+    """Every image that was attacked, whether it fools the defense or not; None where not all were kept."""
+    fooled: Separation | None
+    """Those among them that fool the defense; None where none does."""
+    clean_flagged: Accuracy
+    """False alarms among the record's clean images."""
+    clean_right: Accuracy
+    """Share of clean images that are right and accepted."""
+    attacked_right: Accuracy
+    """Share of images that are right when clean, and right or rejected under this attack."""
+    parameters: dict[str, Parameter] = {}
+    """The attack's own configuration."""
+
+
 class AuditLine(_Strict):
     """One check of the evaluation or the defense."""
 
@@ -130,6 +172,8 @@ class Record(_Strict):
     """How often each image was handed in before it was judged."""
     bfloat16: bool = False
     """Whether the attacks computed their gradients in bfloat16."""
+    detection: tuple[DetectionResult, ...] = ()
+    """One entry for each score and attack; empty where detection was not evaluated."""
     per_image: str | None = None
     """Name of the file beside the record with every image's verdict, first breaker and adversarial image."""
     audit: tuple[AuditLine, ...]

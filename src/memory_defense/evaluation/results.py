@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from memory_defense.contracts import Attack, Images, Labels, PerImage, Rows
 from memory_defense.evaluation.cases import Case, parameters_of
@@ -16,6 +18,9 @@ from memory_defense.evaluation.record import AttackResult, CascadeRecord, Cascad
 from memory_defense.evaluation.state import Broken, CaseState, State
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.threat import ball
+
+_MOST_FLOATS = 1 << 30
+"""Pixels that are read from one file of per-image results, over all balls."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,9 @@ def read_per_image(path: Path) -> PerImageResults:
     tensors, header = read_tensors(path)
     try:
         broken: list[Broken] = []
-        for number, (norm, epsilon) in enumerate(json.loads(header["balls"])):
-            size, shape = len(tensors["labels"]), json.loads(header["size"])
+        balls, shape, size = json.loads(header["balls"]), json.loads(header["size"]), len(tensors["labels"])
+        _check_room(tensors, balls, shape)
+        for number, (norm, epsilon) in enumerate(balls):
             unknown = torch.full((size,), -1)
             zero = torch.zeros(size)
             blank = torch.full((size, *shape), torch.nan)
@@ -136,8 +142,18 @@ def read_per_image(path: Path) -> PerImageResults:
             broken.append(one)
         breakers = tuple(str(one) for one in json.loads(header["breakers"]))
         return PerImageResults(tensors["ids"], tensors["labels"], tensors["predictions"], tuple(broken), breakers)
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} is no file of per-image results ({error}); write it again") from error
+
+
+def _check_room(tensors: Mapping[str, Tensor], balls: Sequence[object], shape: list[int]) -> None:
+    """Raise ValueError for a header whose images would be more than `_MOST_FLOATS`, or are not the file's."""
+    size = len(tensors["labels"])
+    if len(shape) != 3 or min(shape) < 1 or len(balls) * size * math.prod(shape) > _MOST_FLOATS:
+        raise ValueError(f"{len(balls)} balls of {size} images {shape}")
+    for number in range(len(balls)):
+        if (there := tensors[f"ball {number} images"]).shape[1:] != torch.Size(shape):
+            raise ValueError(f"images {tuple(there.shape)}, not {shape}")
 
 
 def images_of(results: PerImageResults, ids: Rows, norm: str) -> list[tuple[Rows, Images]]:

@@ -35,7 +35,7 @@ from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
 from memory_defense.evaluation.shards import Shard, current_shard
 from memory_defense.evaluation.state import Broken, State
-from memory_defense.evaluation.store import Store, fingerprint, take_over, to_tensors
+from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
 from memory_defense.passes import bfloat16_gradients, fastest_micro_batch, micro_batches_of
 from memory_defense.randomness import seeded
 from memory_defense.wrappers import frozen
@@ -134,7 +134,7 @@ def evaluate(
     how, shard = conduct or Conduct(), current_shard()
     numbers = torch.arange(len(images)) if ids is None else ids.cpu()
     mine = shard.rows(len(images))
-    with frozen(defense):
+    with frozen(defense), only_writer(how.resume_at, shard):
         trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress)
         state = trial.begin(images[mine], labels[mine], numbers[mine])
         size = how.micro_batch or fastest_micro_batch(defense, state.images[:256])
@@ -142,7 +142,7 @@ def evaluate(
             orders = trial.run(state)
         if shard.world > 1:
             state = trial.merge(state, State.blank(images, labels, numbers, cases))
-    return trial.finish(state, orders)
+        return trial.finish(state, orders)
 
 
 def published(defense: Defense) -> dict[str, Classifier | Binding]:
@@ -175,8 +175,7 @@ class _Trial:
                 wrong, lead = judged(self.defense, images, labels, self.conduct.submissions)
             state.start(~wrong, lead)
         path = self.conduct.resume_at
-        if path is not None and self.shard.world > 1:
-            path = path.with_name(f"{path.name}.rank-{self.shard.rank}")
+        path = None if path is None else of_rank(path, self.shard)
         self.store = Store(path, "" if path is None else self._fingerprint(state))
         if self.store.resume(state) and self.progress:
             self.progress.note("going on where the evaluation stopped")
@@ -190,7 +189,8 @@ class _Trial:
 
     def _fingerprint(self, state: State) -> str:
         how = self.conduct
-        terms = f"{self.seed} {how.submissions!r} {how.bfloat16} {self.shard.world}"
+        flag = (getattr(self.defense, "flag_score", ""), getattr(self.defense, "flag_threshold", None))
+        terms = f"{self.seed} {how.submissions!r} {how.bfloat16} {self.shard.world} {flag}"
         return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
 
     def run(self, state: State) -> list[tuple[int, ...]]:
@@ -224,6 +224,8 @@ class _Trial:
             if self.progress:
                 robust = state.inside(self.cases[positions[0]].ball).robust.float().mean()
                 self._tell(len(positions), positions[-1], f"cascade, {100 * float(robust):.1f} %")
+        if self.store is not None and self.conduct.keep_state:
+            self.store.save(state, at_once=True)
         return orders
 
     def _tell(self, steps: int, position: int, text: str) -> None:
@@ -259,7 +261,7 @@ class _Trial:
         ]
         cascades = tuple(cascade_record(state, self.cases, order) for order in orders)
         flags = isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None
-        if self.store is not None:
+        if self.store is not None and not self.conduct.keep_state:
             self.store.clear()
         how = self.conduct
         return Evaluation(state, self.cases, tuple(outcomes), cascades, how.submissions, flags, how.bfloat16)

@@ -6,9 +6,11 @@ refused. Adversarial images are kept for broken images only.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -19,7 +21,9 @@ from torch import Tensor
 
 from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.shards import Shard
 from memory_defense.evaluation.state import CaseState, State
+from memory_defense.files import locked, remove
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.wrappers import modules_of
 
@@ -127,8 +131,9 @@ class Store:
                 "processes); remove it to start anew, or write to another place"
             )
         try:
+            _check(tensors, to_tensors(state))
             take_over(state, tensors, torch.arange(len(state.labels), device=state.labels.device))
-        except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); remove it to start anew") from error
         return True
 
@@ -142,4 +147,34 @@ class Store:
     def clear(self) -> None:
         """Remove the file, once the evaluation is whole."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            remove(self.path)
+
+
+def of_rank(path: Path, shard: Shard) -> Path:
+    """Return the file of one process among several."""
+    return path if shard.world == 1 else path.with_name(f"{path.name}.rank-{shard.rank}")
+
+
+@contextmanager
+def only_writer(path: Path | None, shard: Shard) -> Generator[None]:
+    """Keep other processes off the file to go on from; raise `files.LockedError` where one is at it."""
+    if path is None:
+        yield
+        return
+    with locked(of_rank(path, shard), f"the evaluation that is saved at {path}"):
+        yield
+
+
+def discard(path: Path) -> None:
+    """Remove the files to go on from, of all processes, once the record they led to is written."""
+    for one in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.rank-*"))):
+        remove(one)
+
+
+def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a file holds what it should; how many images are broken only it knows."""
+    for name, tensor in expected.items():
+        there, counted = found[name], name == "counts" or name.endswith(" images")
+        shapes = (there.shape[1:], tensor.shape[1:]) if counted else (there.shape, tensor.shape)
+        if shapes[0] != shapes[1] or there.dtype != tensor.dtype:
+            raise ValueError(f"{name} is {there.dtype} {tuple(there.shape)}")

@@ -6,8 +6,10 @@ from memory_defense.checks import nearest
 from memory_defense.recipes.cifar10 import CIFAR10
 from memory_defense.recipes.fashion_mnist import FASHION_MNIST
 from memory_defense.recipes.recipe import Recipe
+from memory_defense.recipes.scales import ROWS
+from memory_defense.recipes.strong import STRONG
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG)}
 
 
 def recipe(name: str) -> Recipe:

@@ -21,6 +21,7 @@ from memory_defense.evaluation.results import read_per_image, write_per_image
 from memory_defense.evaluation.robustness import Conduct, Evaluation
 from memory_defense.evaluation.robustness import evaluate as run
 from memory_defense.evaluation.shards import current_shard
+from memory_defense.evaluation.store import discard
 from memory_defense.recipes.campaign import cascade_cases
 from memory_defense.recipes.provenance import provenance
 from memory_defense.threat import ball as ball_of
@@ -100,11 +101,13 @@ def evaluate(
     """
     defense = as_defense(model)
     chosen = settings or Settings()
-    radii = [epsilon] if isinstance(epsilon, (int, float)) else list(epsilon)
+    radii = [epsilon] if isinstance(epsilon, (int, float, str)) else list(epsilon)
+    if not radii or not all(isinstance(radius, (int, float)) for radius in cast("list[object]", radii)):
+        raise ValueError(f"epsilon is {epsilon!r}, expected one radius or several, such as 8 / 255")
     balls: list[Ball] = [ball_of(norm, radius) for radius in radii]
     place, how = None if out is None else Path(out), chosen.conduct
     if place is not None and how.resume_at is None:
-        how = replace(how, resume_at=place.with_suffix(".progress.safetensors"))
+        how = replace(how, resume_at=place.with_suffix(".progress.safetensors"), keep_state=True)
     earlier = None
     if chosen.start_from is not None:
         file = Path(chosen.start_from)
@@ -124,6 +127,8 @@ def evaluate(
         record = record.model_copy(update={"per_image": per_image_path(place).name})
         write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
         record.write(place)
+        if how.resume_at is not None and how.keep_state:
+            discard(how.resume_at)
     return record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,21 +17,31 @@ from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
 from memory_defense.evaluation.robustness import Case, Conduct, cross, evaluate
 from memory_defense.evaluation.shards import current_shard
+from memory_defense.evaluation.store import discard
 from memory_defense.recipes.any_model import per_image_path
 from memory_defense.recipes.campaign import cascade_cases
 from memory_defense.recipes.provenance import provenance
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.threat import L2
 
 
-def plan_cases(plan: EvaluationPlan, knowledge: Sequence[str], transfers: Collection[str] = ()) -> list[Case]:
+def plan_cases(
+    plan: EvaluationPlan, knowledge: Sequence[str], transfers: Collection[str] = (), *, numbers: int = 0
+) -> list[Case]:
     """Return every case of a plan for a defense that publishes this knowledge, small balls first.
 
-    `transfers` names the knowledge whose surrogate decides otherwise than the defense.
+    Parameters
+    ----------
+    transfers
+        The knowledge whose surrogate decides otherwise than the defense.
+    numbers
+        C * H * W: an L2 ball with its square root as radius holds all images, for what the plan leaves unbounded.
     """
     cases = cross(plan.attacks, knowledge, plan.linf)
     cases += cross(plan.white_box, [known for known in knowledge if known not in transfers], plan.linf)
     cases += cross(plan.minimum_norm, knowledge, plan.l2)
+    cases += cross(plan.unbounded, knowledge, (L2(math.sqrt(numbers)),))
     if plan.curve is not None:
         cases += cross({"pgd": plan.curve}, knowledge, plan.curve_balls, purpose="curve")
     return cases
@@ -70,12 +81,16 @@ def assess(
     spec = splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
     cases = plan_cases(
-        plan, plan.knowledge or tuple(defense.surrogates()), getattr(defense, "transfer_knowledge", ())
+        plan,
+        plan.knowledge or tuple(defense.surrogates()),
+        getattr(defense, "transfer_knowledge", ()),
+        numbers=subset.images[0].numel(),
     )
     if plan.suite is not None:
         going_on = cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
         cases += [case for case in going_on if plan.knowledge is None or case.knowledge in plan.knowledge]
     place = out or run.record
+    unfinished = place.with_suffix(".progress.safetensors")
     evaluation = evaluate(
         defense,
         subset.floats(),
@@ -83,12 +98,12 @@ def assess(
         cases,
         seed=seed,
         ids=subset.ids,
-        conduct=replace(conduct or Conduct(), resume_at=place.with_suffix(".progress.safetensors")),
+        conduct=replace(conduct or Conduct(), resume_at=unfinished, keep_state=True),
         progress=progress,
     )
     lines = audit(defense, evaluation, classes=len(spec.classes), seed=seed)
     record = Record(
-        defense=f"memory-defense/{recipe.model.preset}",
+        defense=f"{recipe.model.defense}/{recipe.model.preset}",
         recipe=_trained_as(recipe, run, spec),
         dataset=spec.name,
         images=len(subset),
@@ -109,6 +124,7 @@ def assess(
     if evaluation.broken:
         gallery = run.gallery if out is None else out.with_suffix(".gallery.safetensors")
         write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
+    discard(unfinished)
     return record
 
 

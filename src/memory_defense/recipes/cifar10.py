@@ -20,7 +20,9 @@ L2_RADIUS = 0.5
 _HELD_OUT = HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(8 / 255))
 _CROPS = Augmentation(crop_padding=4, horizontal_flip=True)
 _REGULARISED = replace(PAPER_FIT, optimizer=replace(PAPER_FIT.optimizer, weight_decay=1e-4))
-_AUTOENCODER = Stage(name="joint", objective=MemoryObjective(), score="objective", fit=_REGULARISED)
+_AUTOENCODER = Stage(
+    name="joint", part="autoencoder", objective=MemoryObjective(), score="objective", fit=_REGULARISED
+)
 
 PAPER = Recipe(
     name="cifar10/paper",
@@ -28,7 +30,7 @@ PAPER = Recipe(
     model=ModelSpec(dataset=DATASET, preset="paper", selector="resnet50"),
     undefended=Stage(name="benign", objective=Benign(), fit=_REGULARISED),
     undefended_network="resnet50",
-    selector=(
+    stages=(
         Stage(name="benign", objective=Benign(), fit=_REGULARISED),
         Stage(
             name="offline",
@@ -36,8 +38,8 @@ PAPER = Recipe(
             fit=_REGULARISED,
             offline=OfflineSet(attack=PAPER_PGD, ball=Linf(0.03)),
         ),
+        _AUTOENCODER,
     ),
-    autoencoder=_AUTOENCODER,
     held_out=_HELD_OUT,
     evaluation=full_plan(PAPER_RADII, L2_RADIUS),
     expected={},
@@ -49,15 +51,15 @@ SOUND = Recipe(
     model=ModelSpec(dataset=DATASET, preset="sound", selector="resnet18"),
     undefended=Stage(name="benign", objective=Benign(), fit=replace(_REGULARISED, epochs=20)),
     undefended_network="resnet18",
-    selector=(
+    stages=(
         Stage(
             name="pgd",
             objective=Online(epsilon=8 / 255, warm_up=0.1, attack=Pgd(steps=10, stop_when_fooled=False)),
             score="robust",
             fit=FitConfig(epochs=60, optimizer=STRONG_OPTIMIZER, averaging=0.999, augmentation=_CROPS),
         ),
+        _AUTOENCODER,
     ),
-    autoencoder=_AUTOENCODER,
     held_out=_HELD_OUT,
     evaluation=full_plan(PAPER_RADII, L2_RADIUS),
     expected={},

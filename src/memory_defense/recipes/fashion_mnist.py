@@ -38,11 +38,14 @@ _QUICK_FIT = FitConfig(epochs=4, optimizer=QUICK_OPTIMIZER, averaging=0.998, aug
 _QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_FIT, epochs=2))
 _QUICK_AUTOENCODER = Stage(
     name="joint",
+    part="autoencoder",
     objective=MemoryObjective(),
     score="objective",
     fit=FitConfig(epochs=2, optimizer=replace(QUICK_OPTIMIZER, learning_rate=4e-3), augmentation=_FLIPS),
 )
-_PAPER_AUTOENCODER = Stage(name="joint", objective=MemoryObjective(), score="objective", fit=PAPER_FIT)
+_PAPER_AUTOENCODER = Stage(
+    name="joint", part="autoencoder", objective=MemoryObjective(), score="objective", fit=PAPER_FIT
+)
 _PAPER_OFFLINE = OfflineSet(attack=PAPER_PGD, ball=Linf(0.03))
 
 DEMO = Recipe(
@@ -51,15 +54,15 @@ DEMO = Recipe(
     model=ModelSpec(dataset=DATASET, preset="sound", selector="lenet-small"),
     undefended=_QUICK_UNDEFENDED,
     undefended_network="lenet-small",
-    selector=(
+    stages=(
         Stage(
             name="warm-start",
             objective=WarmStart(epsilon=0.1, step=0.75),
             score="robust",
             fit=replace(_QUICK_FIT, epochs=23, augmentation=Augmentation(), validate_every=5),
         ),
+        _QUICK_AUTOENCODER,
     ),
-    autoencoder=_QUICK_AUTOENCODER,
     held_out=_HELD_OUT,
     evaluation=quick_plan(SOUND_RADII, L2_RADIUS),
     expected={},
@@ -71,8 +74,7 @@ DEMO_PAPER = Recipe(
     model=ModelSpec(dataset=DATASET, preset="paper", selector="lenet-small"),
     undefended=_QUICK_UNDEFENDED,
     undefended_network="lenet-small",
-    selector=(Stage(name="benign", objective=Benign(), fit=_QUICK_FIT),),
-    autoencoder=_QUICK_AUTOENCODER,
+    stages=(Stage(name="benign", objective=Benign(), fit=_QUICK_FIT), _QUICK_AUTOENCODER),
     held_out=_HELD_OUT,
     evaluation=quick_plan(PAPER_RADII, L2_RADIUS),
     expected={},
@@ -84,11 +86,11 @@ PAPER = Recipe(
     model=ModelSpec(dataset=DATASET, preset="paper", selector="resnet50"),
     undefended=Stage(name="benign", objective=Benign(), fit=PAPER_FIT),
     undefended_network="resnet50",
-    selector=(
+    stages=(
         Stage(name="benign", objective=Benign(), fit=PAPER_FIT),
         Stage(name="offline", objective=Benign(), fit=PAPER_FIT, offline=_PAPER_OFFLINE),
+        _PAPER_AUTOENCODER,
     ),
-    autoencoder=_PAPER_AUTOENCODER,
     held_out=_HELD_OUT,
     evaluation=full_plan(PAPER_RADII, L2_RADIUS),
     expected={},
@@ -108,11 +110,11 @@ PAPER_SMALL = replace(
     model=ModelSpec(dataset=DATASET, preset="paper", selector="lenet-small"),
     undefended=_QUICK_UNDEFENDED,
     undefended_network="lenet-small",
-    selector=(
+    stages=(
         Stage(name="benign", objective=Benign(), fit=_QUICK_FIT),
         Stage(name="offline", objective=Benign(), fit=_QUICK_FIT, offline=_PAPER_OFFLINE),
+        _QUICK_AUTOENCODER,
     ),
-    autoencoder=_QUICK_AUTOENCODER,
     evaluation=quick_plan(PAPER_RADII, L2_RADIUS),
 )
 
@@ -122,15 +124,15 @@ SOUND = Recipe(
     model=ModelSpec(dataset=DATASET, preset="sound", selector="resnet18"),
     undefended=Stage(name="benign", objective=Benign(), fit=replace(PAPER_FIT, epochs=20)),
     undefended_network="resnet18",
-    selector=(
+    stages=(
         Stage(
             name="pgd",
             objective=Online(epsilon=0.1, attack=Pgd(steps=10, stop_when_fooled=False)),
             score="robust",
             fit=FitConfig(epochs=60, optimizer=STRONG_OPTIMIZER, averaging=0.999, augmentation=_FLIPS),
         ),
+        _PAPER_AUTOENCODER,
     ),
-    autoencoder=_PAPER_AUTOENCODER,
     held_out=_HELD_OUT,
     evaluation=full_plan(SOUND_RADII, L2_RADIUS),
     expected={},
@@ -140,13 +142,14 @@ SOUND_SINGLE_STEP = replace(
     DEMO,
     name="fashion-mnist/sound-single-step",
     summary="The demo's system with the selector trained on noise and a single step (N-FGSM)",
-    selector=(
+    stages=(
         Stage(
             name="single-step",
             objective=SingleStep(epsilon=0.1),
             score="robust",
             fit=replace(_QUICK_FIT, epochs=23, validate_every=5),
         ),
+        _QUICK_AUTOENCODER,
     ),
 )
 
@@ -154,13 +157,14 @@ SOUND_PGD = replace(
     DEMO,
     name="fashion-mnist/sound-pgd",
     summary="The demo's system with the selector trained on PGD-3",
-    selector=(
+    stages=(
         Stage(
             name="pgd",
             objective=Online(epsilon=0.1, attack=Pgd(steps=3, stop_when_fooled=False, micro_batch=128)),
             score="robust",
             fit=replace(_QUICK_FIT, epochs=14, validate_every=3),
         ),
+        _QUICK_AUTOENCODER,
     ),
 )
 
@@ -172,8 +176,10 @@ TINY = Recipe(
     model=ModelSpec(dataset=DATASET, preset="sound", selector="linear", memory_size=20),
     undefended=Stage(name="benign", objective=Benign(), fit=_TINY_FIT),
     undefended_network="linear",
-    selector=(Stage(name="warm-start", objective=WarmStart(epsilon=0.1), score="robust", fit=_TINY_FIT),),
-    autoencoder=Stage(name="joint", objective=MemoryObjective(), score="objective", fit=_TINY_FIT),
+    stages=(
+        Stage(name="warm-start", objective=WarmStart(epsilon=0.1), score="robust", fit=_TINY_FIT),
+        Stage(name="joint", part="autoencoder", objective=MemoryObjective(), score="objective", fit=_TINY_FIT),
+    ),
     held_out=replace(_HELD_OUT, images=50),
     evaluation=EvaluationPlan(
         images=20,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from memory_defense.contracts import Progress
 from memory_defense.data.images import ImageSet, Splits
-from memory_defense.randomness import ImageDraws, derive
-from memory_defense.recipes.build import build_classifier, build_defense
-from memory_defense.recipes.recipe import OfflineSet, Recipe, Stage
+from memory_defense.defenses.defense_vae import DefenseVae
+from memory_defense.files import remove
+from memory_defense.randomness import derive
+from memory_defense.ranks import current
+from memory_defense.recipes.build import build_classifier, build_defense, classifier_of, images_of, system_of
+from memory_defense.recipes.offline import adversarial_pairs, with_adversarial
+from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import Validate, fit
@@ -30,33 +35,87 @@ class _Training:
     manifest: dict[str, Any]
     splits: Splits
     seed: int
+    shared: Path | None
     progress: Progress | None
 
-    def stage(self, stage: Stage, model: nn.Module, prefix: str) -> None:
-        """Train one stage, or take it from where it already is."""
-        name = f"{prefix}-{stage.name}"
+    def stages(self, stages: Sequence[Stage], model: nn.Module, part: str, network: str) -> None:
+        """Train a classifier, stage after stage; what another run has trained alike is taken from it."""
+        for count, stage in enumerate(stages, 1):
+            self.stage(stage, model, part, classifier=model, chain=(network, part, *stages[:count]))
+
+    def stage(
+        self,
+        stage: Stage,
+        model: nn.Module,
+        part: str,
+        *,
+        classifier: nn.Module | None,
+        chain: tuple[object, ...] = (),
+    ) -> None:
+        """Train one stage, or take it from where it already is.
+
+        Parameters
+        ----------
+        classifier
+            What adversarial images of the stage are made against.
+        chain
+            Everything that decides the outcome, where other recipes may share it; empty where none does.
+        """
+        name = f"{part}-{stage.name}"
         if name in self.manifest["stages"]:
             load_weights(self.run.stage(name), model)
+            remove(self.run.state(name))  # a run killed just before it would have been
             return
+        common, leads = self._common(chain), current().leads
+        _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
+        if common is not None and known:
+            load_weights(common, model)
+            outcome = {"best_epoch": None, "best_score": None, "shared": common.name}
+        else:
+            outcome = self._fit(stage, model, name, classifier)
+            if common is not None and leads:
+                common.parent.mkdir(parents=True, exist_ok=True)
+                save_weights(common, model, {"stage": name})
+        self.manifest["stages"][name] = outcome
+        if leads:
+            save_weights(self.run.stage(name), model)
+            self.run.write(self.manifest)
+            remove(self.run.state(name))
+
+    def _fit(self, stage: Stage, model: nn.Module, name: str, classifier: nn.Module | None) -> dict[str, Any]:
         if self.progress:
             self.progress.note(f"{self.recipe.name}: {name}")
-        images = self.splits.train
-        if stage.offline:
-            images = with_adversarial(images, model, stage.offline, derive(self.seed, name, "offline"))
         result = fit(
             model,
             stage.objective,
-            images,
+            self._images(stage, name, classifier),
             stage.fit,
             seed=derive(self.seed, name),
             validate=self._score(stage),
             state=self.run.state(name),
             progress=self.progress,
         )
-        save_weights(self.run.stage(name), model)
-        self.manifest["stages"][name] = {"best_epoch": result.best_epoch, "best_score": result.best_score}
-        self.run.write(self.manifest)
-        self.run.state(name).unlink(missing_ok=True)
+        return {"best_epoch": result.best_epoch, "best_score": result.best_score}
+
+    def _images(self, stage: Stage, name: str, classifier: nn.Module | None) -> ImageSet:
+        images = self.splits.train
+        if stage.images is not None:
+            images = images.first(min(stage.images, len(images)))
+        if stage.offline is None:
+            return images
+        assert classifier is not None
+        seed = derive(self.seed, name, "offline")
+        if isinstance(stage.offline, OfflinePairs):
+            return adversarial_pairs(images, classifier, stage.offline, seed)
+        return with_adversarial(images, classifier, stage.offline, seed)
+
+    def _common(self, chain: tuple[object, ...]) -> Path | None:
+        """Return where a stage lies for every run that trains it alike; None where nothing is shared."""
+        if self.shared is None or not chain:
+            return None
+        model = self.recipe.model
+        decided_by = (model.dataset, model.images, self.seed, len(self.splits.train), self.recipe.held_out, chain)
+        return self.shared / f"{hashlib.sha256(repr(decided_by).encode()).hexdigest()[:20]}.safetensors"
 
     def _score(self, stage: Stage) -> Validate:
         held_out = self.splits.held_out
@@ -68,7 +127,7 @@ class _Training:
         return negative_objective(subset, stage.objective, self.seed)
 
 
-def train(
+def train(  # noqa: PLR0913 - all keyword-only but what, where and from what
     recipe: Recipe,
     directory: Path,
     splits: Splits,
@@ -76,6 +135,8 @@ def train(
     seed: int = 0,
     resume: bool = False,
     undefended_from: Path | None = None,
+    shared: Path | None = None,
+    selector_weights: Path | None = None,
     progress: Progress | None = None,
 ) -> RunDirectory:
     """Train every part of a recipe into a run directory.
@@ -94,63 +155,58 @@ def train(
         Continue a run that is there; a run that was killed ends bit-identical on a CPU.
     undefended_from
         Another run of the same dataset whose undefended net is taken instead of training one.
+    shared
+        A directory in which runs keep the classifiers they trained, for others that train the very same.
+    selector_weights
+        What the classifier starts from: a .safetensors file of its state dict.
     progress
         Told how far it is.
 
     Raises
     ------
     ValueError
-        When the directory holds another run, or holds this one and `resume` is off.
+        When the directory holds another run, or holds this one and `resume` is off, or another process trains it.
     """
-    run = RunDirectory(directory)
-    manifest = run.begin(recipe, seed, len(splits.train), resume=resume)
-    training = _Training(recipe, run, manifest, splits, seed, progress)
-    dataset, device = recipe.model.dataset, splits.train.images.device
-    undefended = build_classifier(recipe.undefended_network, dataset, derive(seed, "undefended"), "undefended")
-    if undefended_from is not None:
-        load_weights(RunDirectory(undefended_from).undefended, undefended)
-    else:
-        training.stage(recipe.undefended, undefended.to(device), "undefended")
-    save_weights(run.undefended, undefended)
-
-    defense = build_defense(recipe.model, seed).to(device)
-    _train_selector(training, recipe.selector, defense.selector)
-    defense.selector.requires_grad_(False)
-    training.stage(recipe.autoencoder, defense, "autoencoder")
-    save_weights(run.weights, defense, {"recipe": recipe.name})
-    manifest["complete"] = True
-    run.write(manifest)
+    run, ranks = RunDirectory(directory), current()
+    with run.only_writer() if ranks.leads else nullcontext():
+        _, manifest = ranks.lead(lambda: ({}, run.begin(recipe, seed, len(splits.train), resume=resume)))
+        training = _Training(recipe, run, manifest, splits, seed, shared, progress)
+        device = splits.train.images.device
+        if recipe.undefended is not None:
+            _train_undefended(training, recipe.undefended, undefended_from)
+        defense = build_defense(recipe.model, seed).to(device)
+        classifier = classifier_of(recipe.model, defense)
+        own = [stage for stage in recipe.stages if stage.part == "selector"]
+        if classifier is not None:
+            network = recipe.model.selector
+            if selector_weights is not None:
+                load_weights(selector_weights, classifier)
+                network += " from " + hashlib.sha256(selector_weights.read_bytes()).hexdigest()
+            classifier.requires_grad_(True)
+            training.stages(own, classifier, "selector", network)
+            classifier.requires_grad_(False)
+        for stage in recipe.stages[len(own) :]:
+            if stage.releases_classifier and isinstance(defense, DefenseVae):
+                defense.release_classifier()
+            training.stage(stage, defense, stage.part, classifier=classifier)
+        finish = system_of(recipe.model).finish
+        if finish is not None:
+            finish(defense.eval(), splits)
+        if ranks.leads:
+            save_weights(run.weights, defense, {"recipe": recipe.name})
+            run.seal(manifest)
+        ranks.total()  # nobody goes on before everything is written
     return run
 
 
-def _train_selector(training: _Training, stages: Sequence[Stage], selector: nn.Module) -> None:
-    for stage in stages:
-        training.stage(stage, selector, "selector")
-
-
-def with_adversarial(images: ImageSet, model: nn.Module, offline: OfflineSet, seed: int) -> ImageSet:
-    """Return the clean images and, after them, what an attack on `model` makes of them, as 8-bit images.
-
-    Rounding to grey levels never leaves the ball: the change is cut to whole levels inside it.
-    """
-    draws = ImageDraws.of(seed, "offline", images.ids, images.labels.device)
-    parts: list[torch.Tensor] = []
-    levels = int(offline.ball.epsilon * 255 + 1e-6)
-    for rows in torch.split(torch.arange(len(images), device=images.labels.device), 1000):
-        clean = images.images[rows]
-        attacked = offline.attack(model, images.floats(rows), images.labels[rows], offline.ball, draws.rows(rows))
-        change = (attacked * 255).round().to(torch.int16) - clean
-        if offline.ball.norm == "linf":
-            change = change.clamp(-levels, levels)
-        parts.append((clean + change).clamp(0, 255).to(torch.uint8))
-    adversarial = torch.cat(parts)
-    keep = torch.ones(len(images), dtype=torch.bool, device=adversarial.device)
-    if offline.successful_only:
-        with torch.no_grad():
-            answers = torch.cat([model(part.float() / 255).argmax(1) for part in torch.split(adversarial, 500)])
-        keep = answers != images.labels
-    return ImageSet(
-        torch.cat([images.images, adversarial[keep]]),
-        torch.cat([images.labels, images.labels[keep]]),
-        torch.cat([images.ids, images.ids[keep] + int(images.ids.max()) + 1]),
-    )
+def _train_undefended(training: _Training, stage: Stage, taken_from: Path | None) -> None:
+    recipe, seed = training.recipe, training.seed
+    images = images_of(recipe.model)
+    undefended = build_classifier(recipe.undefended_network, images, derive(seed, "undefended"), "undefended")
+    if taken_from is not None:
+        load_weights(RunDirectory(taken_from).undefended, undefended)
+    else:
+        undefended = undefended.to(training.splits.train.images.device)
+        training.stages((stage,), undefended, "undefended", recipe.undefended_network)
+    if current().leads:
+        save_weights(training.run.undefended, undefended)

@@ -5,10 +5,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from memory_defense.contracts import Attack, Ball, Objective
 from memory_defense.training.fit import FitConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """What a model needs to know of the images it reads."""
+
+    channels: int
+    """C: 1 is grey, 3 is red, green, blue."""
+    size: int
+    """H = W, in pixels."""
+    classes: tuple[str, ...]
+    """Names by label."""
+    mean: tuple[float, ...]
+    """Of the training pixels in [0, 1], one for each channel."""
+    std: tuple[float, ...]
+    """Of the training pixels in [0, 1], one for each channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +34,31 @@ class ModelSpec:
     """What is built; with the weights it is the whole model."""
 
     dataset: str
+    """Name of the images it was trained on."""
+    defense: str = "memory-defense"
+    """Name of the system in `recipes.systems.SYSTEMS`."""
     preset: str
-    """paper, reference or sound; see `defenses.memory.presets`."""
-    selector: str
-    """Name in `networks.classifiers.CLASSIFIERS`."""
+    """Of the system: paper, reference or sound for Memory Defense; see each system's builder."""
+    selector: str = ""
+    """The classifier that chooses the slot, or that stands behind a purifier, or that is the whole system: a name
+    in `networks.classifiers.CLASSIFIERS`, or ``package.module:attribute`` of the user's own. Empty where the
+    system has none."""
     memory_size: int | None = None
     """M; None is the preset's."""
+    images: ImageSpec | None = None
+    """Of images that are no dataset in `data.spec.DATASETS`."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, Mapping):  # as read from a manifest
+            object.__setattr__(self, "images", _read_images(cast("Mapping[str, Any]", self.images)))
+
+
+def _read_images(values: Mapping[str, Any]) -> ImageSpec:
+    try:
+        return TypeAdapter(ImageSpec).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"the images' description: {first['loc'][-1]}: {first['msg']}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +72,34 @@ class OfflineSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfflinePairs:
+    """Adversarial images made once against the system's classifier, each with its clean image beside it."""
+
+    attacks: tuple[tuple[Attack, Ball], ...]
+    """Each in turn attacks every image."""
+    images: int | None = None
+    """Only the first so many training images; all by default."""
+    with_clean: bool = False
+    """Add pairs of a clean image and itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One call of the training loop."""
 
     name: str
+    part: str = "selector"
+    """What it trains: ``selector`` is the classifier alone; any other name labels a stage on the whole system."""
     objective: Objective
     fit: FitConfig
     score: Literal["clean", "robust", "objective"] = "clean"
     """How the best weights are chosen, on held-out images."""
-    offline: OfflineSet | None = None
-    """Adversarial images joined to the clean ones, half and half."""
+    offline: OfflineSet | OfflinePairs | None = None
+    """Adversarial images joined to the clean ones, half and half; or pairs in their place."""
+    images: int | None = None
+    """Only the first so many training images; all by default."""
+    releases_classifier: bool = False
+    """Train the classifier along, in a stage of another part that would leave it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +126,8 @@ class EvaluationPlan:
     l2: tuple[Ball, ...] = ()
     minimum_norm: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
     """L2 attacks that look for the smallest perturbation."""
+    unbounded: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
+    """Minimum-norm L2 attacks that may go anywhere in [0, 1], as the paper's CW; no cascade follows them there."""
     knowledge: tuple[str, ...] | None = None
     """Only these surrogates; all that the defense publishes by default."""
     suite: str | None = None
@@ -87,15 +144,20 @@ class Recipe:
     name: str
     summary: str
     model: ModelSpec
-    undefended: Stage
-    """Trains the plain net whose adversarial images are tried on the defense (transfer)."""
-    undefended_network: str
-    selector: tuple[Stage, ...]
-    autoencoder: Stage
+    undefended: Stage | None = None
+    """Trains the plain net whose adversarial images are tried on the defense (transfer); None where none are."""
+    undefended_network: str = ""
+    stages: tuple[Stage, ...]
+    """In order; those of the classifier come first."""
     held_out: HeldOutAttack
     evaluation: EvaluationPlan
     expected: Mapping[str, float]
     """Accuracies in percent seen at this scale, by name."""
+
+    def __post_init__(self) -> None:
+        parts = [stage.part == "selector" for stage in self.stages]
+        if sorted(parts, reverse=True) != parts:
+            raise ValueError(f"{self.name} trains its classifier after other parts; put those stages first")
 
     @property
     def sha256(self) -> str:

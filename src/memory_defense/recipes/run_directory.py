@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from memory_defense.files import write_text
+from pydantic import TypeAdapter, ValidationError
+
+from memory_defense.files import locked, write_text
 from memory_defense.recipes.recipe import ModelSpec, Recipe
 
 SCHEMA = 1
+_MOST_BYTES = 1 << 22
+_LEAST_ITEM = 4
+"""Bytes in the weights that one memory item takes at least: a number."""
+_ROOM = 1 << 16
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "recipe": str,
+    "recipe_sha256": str,
+    "seed": int,
+    "train_images": int,
+    "model": dict,
+    "stages": dict,
+    "complete": bool,
+    "undefended_network": str,
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,10 @@ class RunDirectory:
     def state(self, name: str) -> Path:
         """Return where an unfinished stage's training state is."""
         return self.path / "stages" / f"{name}.state.safetensors"
+
+    def only_writer(self) -> AbstractContextManager[None]:
+        """Keep every other process from training here; see `files.locked` for what it raises."""
+        return locked(self.manifest_path, f"the run {self.path}")
 
     def begin(self, recipe: Recipe, seed: int, train_images: int, *, resume: bool) -> dict[str, Any]:
         """Return the manifest of this run, new or continued.
@@ -95,6 +117,14 @@ class RunDirectory:
         """Write the manifest, atomically."""
         write_text(self.manifest_path, json.dumps(manifest, indent=1) + "\n")
 
+    def seal(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest of a run that is whole, with the hashes of its weights."""
+        manifest["sha256"] = {
+            path.name: _sha256(path) for path in (self.weights, self.undefended) if path.is_file()
+        }
+        manifest["complete"] = True
+        self.write(manifest)
+
     def read(self) -> dict[str, Any]:
         """Return the manifest; raise ValueError when there is none or it is damaged."""
         if not self.manifest_path.is_file():
@@ -102,12 +132,65 @@ class RunDirectory:
                 f"{self.path} is not a run directory: it has no manifest.json; train with 'memdef train'"
             )
         try:
-            manifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+            with self.manifest_path.open("rb") as source:
+                content = source.read(_MOST_BYTES + 1)
+            if len(content) > _MOST_BYTES:
+                raise ValueError(f"more than {_MOST_BYTES} bytes")
+            manifest = json.loads(content)
             if manifest["schema"] != SCHEMA:
                 raise ValueError(f"schema {manifest['schema']} is not {SCHEMA}")
-            ModelSpec(**manifest["model"])
-        except (KeyError, TypeError, ValueError) as error:
+            _check(manifest)
+        except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{self.manifest_path} is damaged ({error}); train again into a new directory"
+                f"{self.manifest_path} is damaged ({str(error)[:200]}); train again into a new directory"
             ) from error
         return manifest
+
+    def verify(self, manifest: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the weights are those that the manifest of a whole run says.
+
+        A run of an earlier version says nothing about them.
+        """
+        for path in (self.weights, self.undefended):
+            said = manifest.get("sha256", {}).get(path.name)
+            if said is not None and path.is_file() and _sha256(path) != said:
+                raise ValueError(
+                    f"{path} is not what this run wrote (its SHA-256 is another than {self.manifest_path} says): "
+                    "damaged or replaced; restore it, or train again into a new directory"
+                )
+
+    def check_room(self, manifest: Mapping[str, Any]) -> None:
+        """Raise ValueError for a memory larger than the weights file, before room is made for it."""
+        items = manifest["model"].get("memory_size")
+        if (
+            items is not None
+            and self.weights.is_file()
+            and items * _LEAST_ITEM > self.weights.stat().st_size + _ROOM
+        ):
+            raise ValueError(
+                f"{self.manifest_path} says {items} memory items, more than {self.weights} can hold; "
+                "restore it, or train again into a new directory"
+            )
+
+
+def _check(manifest: dict[str, Any]) -> None:
+    """Raise TypeError, KeyError or ValueError unless a manifest has all that is read from it, of the right type."""
+    model = ModelSpec(**manifest["model"])
+    try:
+        TypeAdapter(ModelSpec).validate_json(json.dumps(asdict(model)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"model: {first['loc'][-1]}: {first['msg']}") from error
+    for key, kind in _TYPES.items():
+        if not isinstance(manifest[key], kind):
+            raise TypeError(f"{key} is {manifest[key]!r}")
+    hashes = manifest.get("sha256", {})
+    if not isinstance(hashes, dict) or not all(
+        isinstance(one, str) for one in cast("dict[str, Any]", hashes).values()
+    ):
+        raise TypeError("sha256 is no table of hashes")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.contracts import Attack, Ball, Batch, Images, Labels
+from memory_defense.contracts import Attack, Ball, Batch, Images, Labels, Rows
 from memory_defense.threat import ball
 
 
@@ -145,18 +145,31 @@ class WarmStart(_Adversarial):
         return classify(model, moved, batch.labels, self.label_smoothing)
 
     def _recall(self, batch: Batch) -> Tensor:
+        return self._all(batch.ids, batch.images)[batch.ids].float() * (self.epsilon / 127)
+
+    def _all(self, ids: Rows, like: Tensor) -> Tensor:
+        """Return everything remembered, long enough for these images and on their device."""
         known = self.memory.get("perturbations")
-        needed = int(batch.ids.max()) + 1
+        needed = int(ids.max()) + 1
         if known is None or len(known) < needed:
-            grown = torch.zeros((needed, *batch.images.shape[1:]), dtype=torch.int8, device=batch.images.device)
+            grown = torch.zeros((needed, *like.shape[1:]), dtype=torch.int8, device=like.device)
             if known is not None:
                 grown[: len(known)] = known
-            self.memory["perturbations"] = grown
-        return self.memory["perturbations"][batch.ids].float() * (self.epsilon / 127)
+            known = grown
+        self.memory["perturbations"] = known.to(like.device)
+        return self.memory["perturbations"]
 
     def _remember(self, batch: Batch, perturbation: Tensor) -> None:
         quantised = (perturbation * (127 / self.epsilon)).round_().clamp_(-127, 127).to(torch.int8)
         self.memory["perturbations"][batch.ids] = quantised
+
+    def recall(self, ids: Rows) -> Mapping[str, Tensor]:
+        """Return the perturbations of these images, (B, C, H, W) int8; see `team.PerImageState`."""
+        return {"perturbations": self.memory["perturbations"][ids]}
+
+    def remember(self, ids: Rows, rows: Mapping[str, Tensor]) -> None:
+        """Put what `recall` returned, here or in another process."""
+        self._all(ids, rows["perturbations"])[ids] = rows["perturbations"]
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the remembered perturbations."""

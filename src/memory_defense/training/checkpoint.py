@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,12 +76,55 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `pack_optimizer` returned; hyper-parameters stay as they are now."""
+    """Restore what `pack_optimizer` returned; hyper-parameters stay as they are now.
+
+    Raises ValueError for state of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, field = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.dim() and tensor.shape != parameter.shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}")
         state.setdefault(int(index), {})[field] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def same_kind(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors; raise ValueError unless names, shapes and types are those expected."""
+    for name in expected.keys() | tensors.keys():
+        if name not in expected or name not in tensors:
+            raise ValueError(f"{name} is {'unexpected' if name in tensors else 'missing'}")
+        there, wanted = tensors[name], expected[name]
+        if there.shape != wanted.shape or there.dtype != wanted.dtype:
+            raise ValueError(f"{name} is {there.dtype} {tuple(there.shape)}")
+    return tensors
+
+
+def restore_weights(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load a state dict of exactly this module; raise ValueError for any other."""
+    module.load_state_dict(same_kind(tensors, module.state_dict()))
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a training state and what it says about its run; raise ValueError when damaged."""
+    tensors, header = read_tensors(path)
+    with damage(path):
+        run: Any = json.loads(header["run"])
+        if not isinstance(run, dict):
+            raise ValueError("no description of the run")
+    return tensors, cast("dict[str, Any]", run)
+
+
+@contextmanager
+def damage(path: Path) -> Generator[None]:
+    """Turn whatever a damaged training state leads to into one error that names the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ValueError(f"{path} is damaged ({said}); delete it to start this stage again") from error
 
 
 def fingerprint(configuration: Mapping[str, object]) -> str:

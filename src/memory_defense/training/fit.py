@@ -1,76 +1,44 @@
 """The one training loop. It knows no method by name: what is minimised is an `Objective`.
 
 Every random number comes from (seed, epoch, image) or (seed, step), so that a run killed at any moment and
-resumed ends bit-identical on a CPU.
+resumed ends bit-identical on a CPU. Under ``torch.distributed`` each rank takes a part of every batch (see `team`);
+the first one writes the state, with everything in it, and any number of ranks can go on from it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from memory_defense.contracts import Batch, Losses, Objective, Progress, Stateful
-from memory_defense.data.augmentation import Augmentation
-from memory_defense.data.images import ImageSet, batches
+from memory_defense.contracts import Batch, Losses, Objective, Progress, Rows, Stateful
+from memory_defense.data.images import ImageSet, batch_rows
 from memory_defense.randomness import ImageDraws, seeded
-from memory_defense.tensorfiles import read_tensors, write_tensors
+from memory_defense.ranks import current
+from memory_defense.tensorfiles import write_tensors
 from memory_defense.training.average import Average
-from memory_defense.training.checkpoint import fingerprint, pack, pack_optimizer, unpack, unpack_optimizer
-from memory_defense.training.optimizer import OptimizerConfig
-from memory_defense.training.precision import Precision, autocast, lay_out, resolve
+from memory_defense.training.checkpoint import (
+    damage,
+    fingerprint,
+    pack,
+    pack_optimizer,
+    read_state,
+    restore_weights,
+    same_kind,
+    unpack,
+    unpack_optimizer,
+)
+from memory_defense.training.config import EpochLog, FitConfig, FitResult, Validate, check_pairs
+from memory_defense.training.precision import autocast, compiled, lay_out, lay_out_images, resolve, tuned
+from memory_defense.training.speed import Speed
+from memory_defense.training.synchronised import synchronised
+from memory_defense.training.team import Team
 
-Validate = Callable[[nn.Module], float]
-"""Scores a model on held-out images; larger is better."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How long and how to train; what to train is the objective's affair."""
-
-    epochs: int
-    """Passes over the training images."""
-    batch_size: int = 128
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    averaging: float = 0.0
-    """Decay of the exponential moving average of the weights for each step; 0 turns it off."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    precision: Precision = "auto"
-    """float32, bfloat16 (autocast), or auto: bfloat16 where the processor has it in hardware."""
-    validate_every: int = 1
-    """Epochs between two scores on held-out images."""
-    checkpoint_every: int = 400
-    """Steps between two writes of the training state."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"averaging is {self.averaging}, but the decay must be in [0, 1)")
-
-
-@dataclass(frozen=True)
-class EpochLog:
-    """What one epoch did."""
-
-    epoch: int
-    losses: dict[str, float]
-    """Named parts of the objective at the epoch's last step."""
-    score: float | None
-    """The held-out score, where it was taken."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What training did; the model holds the weights of the best score."""
-
-    history: tuple[EpochLog, ...]
-    best_epoch: int
-    best_score: float | None
+__all__ = ["EpochLog", "FitConfig", "FitResult", "Validate", "fit"]
 
 
 class _Quiet:
@@ -116,15 +84,18 @@ def fit(
     state
         Where the training state is written. A state that exists is continued.
     progress
-        Told about every step; its `advance` may raise KeyboardInterrupt to stop after a whole step.
+        Told about every step; its `advance` may raise KeyboardInterrupt to stop after a whole step (with several
+        ranks, after the next one, together).
 
     Raises
     ------
     ValueError
-        When `state` was made under another configuration or seed, or there are fewer images than one batch.
+        When `state` was made under another configuration or seed, there are fewer images than one batch, or
+        images that come with clean counterparts are to be erased or made noisy.
     """
     run = _Run(model, objective, images, config, seed, state)
-    return run.train(validate, progress or _Quiet())
+    with synchronised(run.model, run.team.ranks), tuned(run.device):
+        return run.train(validate, progress or _Quiet())
 
 
 class _Run:
@@ -143,8 +114,11 @@ class _Run:
             raise ValueError(
                 f"there are {len(images)} training images but batch_size is {config.batch_size}; lower batch_size"
             )
+        if images.clean is not None:
+            check_pairs(config.augmentation)
         self.config, self.objective, self.images, self.seed, self.state = config, objective, images, seed, state
         self.device = images.images.device
+        self.team = Team(current(), config.batch_size, objective)
         self.precision = resolve(config.precision, self.device)
         self.model = lay_out(model.to(self.device), self.device)
         self.average = Average(self.model, config.averaging)
@@ -153,21 +127,26 @@ class _Run:
         self.steps_in_epoch = len(images) // config.batch_size
         self.total = self.steps_in_epoch * config.epochs
         self.step = 0
-        self.stop: KeyboardInterrupt | None = None
+        self.pressed: KeyboardInterrupt | None = None
+        self.speed: Speed | None = None
         self.history: list[EpochLog] = []
         self.best: tuple[int, float] | None = None
         self.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         if isinstance(objective, Stateful):
             objective.restore({})  # a recipe's objective may have been used before
-        if state is not None and state.exists():
+        if state is not None:
             self._restore(state)
+        self.team.ranks.copy_([*self.model.state_dict().values(), *self.average.model.state_dict().values()])
+        self.called = compiled(self.model, config.compile, self.device, self.total - self.step)
 
     def train(self, validate: Validate | None, progress: Progress) -> FitResult:
         progress.begin("training", self.total)
         progress.advance(self.step)
+        if not isinstance(progress, _Quiet):
+            self.speed = Speed(self.device, self.precision, self.config.batch_size, self.team.ranks.world)
         while self.step < self.total:
             epoch = self.step // self.steps_in_epoch
-            losses = self._epoch(epoch, progress)
+            losses, stop = self._epoch(epoch, progress)
             last = epoch + 1 == self.config.epochs
             score = None
             if validate is not None and (last or (epoch + 1) % self.config.validate_every == 0):
@@ -178,8 +157,8 @@ class _Run:
                 self._keep(epoch, score)
             self.history.append(EpochLog(epoch, losses, score))
             self._save()
-            if self.stop:
-                raise self.stop
+            if stop:
+                raise self.pressed or KeyboardInterrupt
             said = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
             progress.note(f"epoch {epoch + 1}/{self.config.epochs}: {said}" + _score_text(score))
         self.model.load_state_dict(self.best_weights)
@@ -187,46 +166,67 @@ class _Run:
         assert self.best is not None
         return FitResult(tuple(self.history), self.best[0], self.best[1] if validate else None)
 
-    def _epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
+    def _epoch(self, epoch: int, progress: Progress) -> tuple[dict[str, float], bool]:
+        """Return the last step's losses, and whether to stop, now that the epoch is whole."""
         self.model.train()
         start = self.step % self.steps_in_epoch
         losses = None
-        for stored, labels, ids in batches(
+        for rows in batch_rows(
             self.images, self.config.batch_size, seed=self.seed, epoch=epoch, drop_last=True, start=start
         ):
-            draws = ImageDraws.of(self.seed, f"epoch {epoch}", ids, self.device)
-            images = self.config.augmentation(stored, draws.child("augmentation"))
-            batch = Batch(images, labels, ids, draws.child("objective"), self.step / self.total)
-            with seeded(self.seed, "step", self.step):
-                losses = self._update(batch)
+            with (
+                seeded(self.seed, "step", self.step, *self.team.own_seed()),
+                self.team.step(self.seed, self.step, self.device),
+            ):
+                losses, stop = self._update(self._batch(epoch, self.team.own(rows)))
             self.step += 1
             try:
-                progress.advance(1)
-            except KeyboardInterrupt as stop:
-                if self.step % self.steps_in_epoch:
-                    self._save()
-                    raise
-                self.stop = stop  # the epoch is whole: score and save it first
-            if self.step % self.config.checkpoint_every == 0 and self.step % self.steps_in_epoch:
+                progress.advance(1, self.speed.step() if self.speed else "")
+            except KeyboardInterrupt as pressed:
+                self.pressed = pressed
+            if self.step % self.steps_in_epoch == 0:
+                break
+            if stop or (self.pressed and self.team.ranks.world == 1):
+                self._save()
+                raise self.pressed or KeyboardInterrupt
+            if self.step % self.config.checkpoint_every == 0:
                 self._save()
         assert losses is not None
-        return dict(losses.parts())
+        self.team.ranks.copy_([*self.model.buffers(), *self.average.model.buffers()])
+        (pressed,) = self.team.ranks.total(int(self.pressed is not None))
+        return self.team.mean(losses.parts()), pressed > 0
 
-    def _update(self, batch: Batch) -> Losses:
+    def _batch(self, epoch: int, rows: Rows) -> Batch:
+        ids = self.images.ids[rows]
+        draws = ImageDraws.of(self.seed, f"epoch {epoch}", ids, self.device)
+        drawn = draws.child("augmentation")
+        images = lay_out_images(self.config.augmentation(self.images.floats(rows), drawn))
+        clean = None
+        if self.images.clean is not None:
+            clean = lay_out_images(self.config.augmentation(self.images.clean_floats(rows), drawn))
+        progress = self.step / self.total
+        return Batch(images, self.images.labels[rows], ids, draws.child("objective"), progress, clean)
+
+    def _update(self, batch: Batch) -> tuple[Losses, bool]:
+        """Return the losses of one step, and whether some rank wants to stop."""
         self.config.optimizer.schedule_step(self.optimizer, batch.progress)
-        with autocast(self.precision, self.device):
-            losses = self.objective(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        counting = self.speed is not None and not self.speed.counted
+        with self.speed.first() if self.speed else nullcontext():
+            with autocast(self.precision, self.device):
+                losses = self.objective(self.model if counting else self.called, batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.team.backward(losses)
+        stop = self.team.add_gradients(self.parameters, self.pressed is not None)
+        self.team.exchange(batch.ids)
         self.optimizer.step()
         self.average.update(self.step)
-        return losses
+        return losses, stop
 
     def _score(self, validate: Validate) -> float:
         model = self.average.model
         model.eval()
         with autocast(self.precision, self.device):
-            return validate(model)
+            return self.team.first(validate(model))
 
     def _keep(self, epoch: int, score: float) -> None:
         self.best = (epoch, score)
@@ -234,10 +234,11 @@ class _Run:
 
     def _fingerprint(self) -> str:
         configuration = asdict(self.config) | {"seed": self.seed, "images": len(self.images)}
+        del configuration["compile"]
         return fingerprint(configuration | {"objective": repr(self.objective), "precision": self.precision})
 
     def _save(self) -> None:
-        if self.state is None:
+        if self.state is None or not self.team.ranks.leads:
             return
         groups: dict[str, Mapping[str, Tensor]] = {
             "model": self.model.state_dict(),
@@ -251,23 +252,27 @@ class _Run:
         write_tensors(self.state, pack(groups), {"run": json.dumps(metadata)})
 
     def _restore(self, path: Path) -> None:
-        tensors, header = read_tensors(path)
-        run = json.loads(header.get("run", "{}"))
+        tensors, run = self.team.ranks.lead(lambda: read_state(path) if path.exists() else ({}, None))
+        if run is None:
+            return
         if run.get("made_by") != self._fingerprint():
             raise ValueError(
                 f"{path} was made with another configuration, seed or data; "
                 "resume with the same ones, or delete it to start again"
             )
-        self.model.load_state_dict(unpack(tensors, "model"))
-        if self.config.averaging:
-            self.average.model.load_state_dict(unpack(tensors, "average"))
-        self.best_weights = unpack(tensors, "best")
-        unpack_optimizer(self.optimizer, unpack(tensors, "optimizer"))
-        if isinstance(self.objective, Stateful):
-            self.objective.restore(unpack(tensors, "objective"))
-        self.step = int(run["step"])
-        self.best = (int(run["best"][0]), float(run["best"][1])) if run["best"] else None
-        self.history = [EpochLog(**log) for log in run["history"]]
+        with damage(path):
+            restore_weights(self.model, unpack(tensors, "model"))
+            if self.config.averaging:
+                restore_weights(self.average.model, unpack(tensors, "average"))
+            self.best_weights = same_kind(unpack(tensors, "best"), self.model.state_dict())
+            unpack_optimizer(self.optimizer, unpack(tensors, "optimizer"))
+            if isinstance(self.objective, Stateful):
+                self.objective.restore(unpack(tensors, "objective"))
+            self.step = int(run["step"])
+            self.best = (int(run["best"][0]), float(run["best"][1])) if run["best"] else None
+            self.history = [EpochLog(**log) for log in run["history"]]
+            if not 0 <= self.step <= self.total:
+                raise ValueError(f"step {self.step} of {self.total}")
 
 
 def _score_text(score: float | None) -> str:

@@ -40,14 +40,20 @@ class OptimizerConfig:
             raise ValueError(f"learning_rate is {self.learning_rate}, but it must be positive")
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return the optimiser over these parameters."""
+        """Return the optimiser over these parameters; on a GPU one kernel updates them all."""
         rate, decay = self.learning_rate, self.weight_decay
+        fused = True if parameters and all(one.device.type == "cuda" for one in parameters) else None
         if self.name == "sgd":
             return torch.optim.SGD(
-                parameters, rate, momentum=self.momentum, weight_decay=decay, nesterov=self.momentum > 0
+                parameters,
+                rate,
+                momentum=self.momentum,
+                weight_decay=decay,
+                nesterov=self.momentum > 0,
+                fused=fused,
             )
         kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        return kind(parameters, rate, betas=self.betas, weight_decay=decay, eps=1e-8)
+        return kind(parameters, rate, betas=self.betas, weight_decay=decay, eps=1e-8, fused=fused)
 
     def rate_at(self, progress: float) -> float:
         """Return the learning rate when a share `progress` in [0, 1) of training is done."""

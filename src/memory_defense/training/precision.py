@@ -1,14 +1,22 @@
-"""Where bfloat16 and channels-last pay: decided by what the processor has, not by a clock."""
+"""Where bfloat16, channels-last and compiling pay: decided by what the processor has, not by a clock."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
+from memory_defense.contracts import Images
+
 Precision = Literal["auto", "float32", "bfloat16"]
+Compile = bool | Literal["auto"]
+
+COMPILE_STEPS = 2000
+"""Steps from which compiling pays on a GPU: translating a network and its modes takes about a minute."""
 
 
 def resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
@@ -41,3 +49,33 @@ def lay_out(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type in ("cpu", "cuda"):
         return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
     return model
+
+
+def lay_out_images(images: Images) -> Images:
+    """Return the images laid out like the weights on a GPU; elsewhere as they are."""
+    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cuda" else images
+
+
+def compiled(model: nn.Module, choice: Compile, device: torch.device, steps: int) -> nn.Module:
+    """Return the model, or its translation by torch.compile with the same weights.
+
+    ``auto`` translates on a GPU that Triton can write for, when at least `COMPILE_STEPS` steps are left.
+    """
+    if choice == "auto":
+        choice = device.type == "cuda" and steps >= COMPILE_STEPS and find_spec("triton") is not None
+    return cast("nn.Module", torch.compile(model)) if choice else model
+
+
+@contextmanager
+def tuned(device: torch.device) -> Generator[None]:
+    """Run a block in which a GPU's convolutions are chosen by trying, since all batches have one size.
+
+    Where deterministic algorithms are asked for, nothing changes.
+    """
+    before = torch.backends.cudnn.benchmark
+    if device.type == "cuda" and not torch.backends.cudnn.deterministic:
+        torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -10,31 +10,39 @@ from torch import nn
 from memory_defense.contracts import Attack, Ball, Batch, Objective
 from memory_defense.data.images import ImageSet
 from memory_defense.randomness import ImageDraws
+from memory_defense.ranks import current
 
 
 def clean_accuracy(images: ImageSet, batch_size: int = 500) -> Callable[[nn.Module], float]:
-    """Return a score: accuracy on these images."""
+    """Return a score: accuracy on these images. Several ranks share them."""
+    ranks = current()
+    share = ranks.rows(len(images)).to(images.labels.device)
 
     @torch.no_grad()
     def score(model: nn.Module) -> float:
         correct = 0
-        for start in range(0, len(images), batch_size):
-            rows = torch.arange(start, min(start + batch_size, len(images)), device=images.labels.device)
+        for start in range(0, len(share), batch_size):
+            rows = share[start : start + batch_size]
             correct += int((model(images.floats(rows)).argmax(1) == images.labels[rows]).sum())
-        return correct / len(images)
+        return ranks.total(correct)[0] / len(images)
 
     return score
 
 
 def robust_accuracy(images: ImageSet, attack: Attack, ball: Ball, seed: int) -> Callable[[nn.Module], float]:
-    """Return a score: accuracy on what `attack` makes of these images inside `ball`."""
-    clean, labels = images.floats(), images.labels
-    draws = ImageDraws.of(seed, "held-out attack", images.ids, labels.device)
+    """Return a score: accuracy on what `attack` makes of these images inside `ball`. Several ranks share them."""
+    ranks = current()
+    share = images.take(ranks.rows(len(images)))
+    clean, labels = share.floats(), share.labels
+    draws = ImageDraws.of(seed, "held-out attack", share.ids, labels.device)
 
     def score(model: nn.Module) -> float:
-        attacked = attack(model, clean, labels, ball, draws)
-        with torch.no_grad():
-            return float((model(attacked).argmax(1) == labels).float().mean())
+        correct = 0
+        if len(share):
+            attacked = attack(model, clean, labels, ball, draws)
+            with torch.no_grad():
+                correct = int((model(attacked).argmax(1) == labels).sum())
+        return float(torch.tensor(ranks.total(correct)[0]).float() / len(images))
 
     return score
 

@@ -7,6 +7,7 @@ import torch
 
 from memory_defense.contracts import Binding, RowBound
 from memory_defense.defenses.memory.adaptive import Joint
+from memory_defense.defenses.memory.evidence import SCORES
 
 NAMES = ["steering", "joint"]
 
@@ -54,11 +55,14 @@ def test_joint_adds_classifier_b_by_its_weight(build, batch) -> None:
         Joint(defense, weight=-1.0)
 
 
-def test_silent_counts_a_flagged_image_as_right_and_pulls_the_score_down(build, batch) -> None:
+@pytest.mark.parametrize("score", SCORES)
+def test_silent_counts_a_flagged_image_as_right_and_pulls_the_score_down(build, batch, score) -> None:
     defense, images = build(), batch(10).images
-    scores = defense.trace(images).reconstruction_error.detach()
-    defense.flag_threshold = float(scores.median()) + 1e-6
-    binder = defense.adaptive()["silent"].surrogate
+    defense.flag_score = score
+    defense.flag_threshold = float(defense.scores(images)[score].detach().median()) + 1e-6
+    published = defense.adaptive()
+    assert [name for name, one in published.items() if one.fights_flag] == ["silent"]
+    binder = published["silent"].surrogate
     assert isinstance(binder, Binding)
     bound = binder.bind(images)
     assert isinstance(bound, RowBound)
@@ -74,8 +78,14 @@ def test_silent_counts_a_flagged_image_as_right_and_pulls_the_score_down(build, 
     lead = bound.rows(rows)(some).gather(1, right[rows, None]).sum()
     (slope,) = torch.autograd.grad(lead, some)
     stepped = (other[rows] - 1e-4 * slope / slope.flatten(1).norm(dim=1)[:, None, None, None]).clamp(0, 1)
-    after = defense.trace(stepped).reconstruction_error
-    assert (after <= defense.trace(other[rows]).reconstruction_error + 1e-6).float().mean() > 0.7
+    assert (defense.scores(stepped)[score] <= defense.scores(other[rows])[score] + 1e-6).float().mean() > 0.7
+
+
+def test_silent_bears_a_threshold_of_nothing(build, batch) -> None:
+    defense, images = build(), batch(6).images
+    defense.flag_score, defense.flag_threshold = "disagreement", 0.0
+    bound = defense.adaptive()["silent"].surrogate.bind(images)
+    assert torch.isfinite(bound(batch(6).images)).all()
 
 
 def test_without_a_threshold_nothing_is_flagged(build, batch) -> None:

@@ -21,11 +21,15 @@ import torch
 from torch import Tensor
 
 from memory_defense.contracts import Adaptation, Classifier, Images, Labels, Logits, Rows
+from memory_defense.defenses.memory.evidence import score
 from memory_defense.defenses.memory.surrogates import EndToEnd
 from memory_defense.wrappers import replace_value
 
 if TYPE_CHECKING:
     from memory_defense.defenses.memory.defense import MemoryDefense
+
+SMALLEST_UNIT = 1e-6
+"""What an excess is measured in where the threshold is nearly 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +102,11 @@ class _Silent:
 
     def excess(self, images: Images) -> Tensor:
         """Return (B,) how far the score lies above the threshold, as a share of it; negative below."""
-        threshold = self.defense.flag_threshold
+        defense = self.defense
+        threshold = defense.flag_threshold
         assert threshold is not None
-        slots = self.defense.choose_slots(images)
-        reconstruction = self.defense.reconstruct(images, slots)
-        score = (images - reconstruction).square().flatten(1).mean(1)
-        return score / threshold - 1
+        unit = max(abs(threshold), SMALLEST_UNIT)
+        return (score(defense, defense.flag_score, images) - threshold) / unit
 
     def rows(self, index: Rows) -> _Silent:
         """Return the classifier for these rows."""
@@ -130,5 +133,5 @@ def adaptive_set(defense: MemoryDefense) -> Mapping[str, Adaptation]:
         "joint": Adaptation(Joint(defense)),
     }
     if defense.flag_threshold is not None:
-        published["silent"] = Adaptation(SilentBinder(defense))
+        published["silent"] = Adaptation(SilentBinder(defense), fights_flag=True)
     return published

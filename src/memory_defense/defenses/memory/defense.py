@@ -17,6 +17,7 @@ from memory_defense.checks import check_labels
 from memory_defense.contracts import Adaptation, Binding, Classifier, Images, Labels, Logits, PerImage
 from memory_defense.defenses.memory.adaptive import adaptive_set
 from memory_defense.defenses.memory.autoencoder import AutoencoderPlan, Decoder, Encoder
+from memory_defense.defenses.memory.evidence import evidence, score
 from memory_defense.defenses.memory.objective import nontarget_gradient_share
 from memory_defense.defenses.memory.slots import SlotMemory, class_mask, removed_share
 from memory_defense.defenses.memory.surrogates import TRANSFER_KNOWLEDGE, EndToEnd, published_surrogates
@@ -101,6 +102,7 @@ class MemoryDefense(nn.Module):
         self.decoder = Decoder(plan)
         self.classifier_b = classifier_b
         self.transfer_source = None
+        self.flag_score: str = "reconstruction"
         self.flag_threshold: float | None = None
 
     @property
@@ -195,17 +197,22 @@ class MemoryDefense(nn.Module):
         """Return the attacks' surrogates that were made for this defense; see `adaptive`."""
         return adaptive_set(self)
 
+    def scores(self, images: Images) -> Mapping[str, PerImage]:
+        """Return ``reconstruction`` and ``disagreement``, (B,), higher where more suspicious; see `evidence`."""
+        return evidence(self, images)
+
     @torch.no_grad()
     def suspicious(self, images: Images) -> PerImage:
-        """Return (B,) bool: the reconstruction error exceeds `flag_threshold`.
+        """Return (B,) bool: `flag_score` exceeds `flag_threshold`.
 
-        Raises ValueError while there is no threshold.
+        Raises ValueError while there is no threshold, and for a score that there is not.
         """
         if self.flag_threshold is None:
             raise ValueError(
-                "no image can be flagged before flag_threshold is set; fit it on held-out clean images"
+                "no image can be flagged before flag_threshold is set; choose it on held-out clean images, "
+                "with evaluation.flag.calibrate or 'memdef evaluate RUN --detection'"
             )
-        return self.trace(images).reconstruction_error > self.flag_threshold
+        return score(self, self.flag_score, images) > self.flag_threshold
 
     def diagnostics(self, images: Images, labels: Labels) -> Mapping[str, float]:
         """Return what hard shrink removes from the chosen slots, and what the non-target loss weighs."""

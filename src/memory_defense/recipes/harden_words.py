@@ -1,0 +1,137 @@
+"""What hardening gained and what it did not, in one paragraph whose every number stands in a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memory_defense.evaluation.record import Accuracy, DetectionResult, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Three evaluations of the same images with the same attacks, in one ball."""
+
+    classifier: str
+    """As the user calls it."""
+    original: Record
+    """Of the classifier as it was."""
+    selector: Record
+    """Of the classifier as it chooses the slots; that of `original` where it was not fine-tuned."""
+    defense: Record
+    """Of the whole Memory Defense, with its detection part."""
+    fine_tuned: bool
+    flag_score: str
+    """The score that the defense flags by."""
+
+
+def paragraph(measured: Measured) -> str:
+    """Return the paragraph: sentences whose verdicts follow from whether 95 % intervals overlap."""
+    sentences = [_setting(measured), _gain(measured), _memory(measured)]
+    flagged = [one for one in measured.defense.detection if one.score == measured.flag_score]
+    if flagged:
+        sentences.append(_flag(measured, flagged))
+    sentences.append(_caution(measured.defense))
+    return " ".join(sentences)
+
+
+def shown(one: Accuracy) -> str:
+    """Return an accuracy in percent with its interval."""
+    low, high = (f"{100 * bound:.1f}" for bound in one.ci95)
+    return f"{100 * one.accuracy:.1f} % ({low} to {high})"
+
+
+def apart(one: Accuracy, other: Accuracy) -> int:
+    """Return 1 where the first accuracy's interval lies above the other's, -1 where below, 0 where they overlap."""
+    return int(one.ci95[0] > other.ci95[1]) - int(one.ci95[1] < other.ci95[0])
+
+
+def with_flag(record: Record, results: list[DetectionResult]) -> Accuracy:
+    """Return the least share of images that are right or flagged, over every attack on the defense and its flag."""
+    found: list[Accuracy] = [
+        Accuracy(accuracy=one.attacked_right.accuracy, ci95=one.attacked_right.ci95) for one in results
+    ]
+    undetected = record.worst_case[0].undetected
+    return min([*found, *([undetected] if undetected else [])], key=lambda one: one.accuracy)
+
+
+def _setting(measured: Measured) -> str:
+    record, worst = measured.original, measured.original.worst_case[0]
+    return (
+        f"On {record.images:,} test images of {record.dataset}, attacked within {_ball(worst.epsilon)}, "
+        f"{measured.classifier} as it was is right on {shown(record.clean)} of the clean images and on "
+        f"{shown(worst)} in the worst case; brackets are 95 % intervals."
+    )
+
+
+def _gain(measured: Measured) -> str:
+    before, after = measured.original, measured.defense
+    how = "Fine-tuned adversarially and put" if measured.fine_tuned else "Put, untouched,"
+    direction = apart(after.worst_case[0], before.worst_case[0])
+    verdict = {
+        1: f"{_points(after.worst_case[0], before.worst_case[0])} points of robustness were gained",
+        0: "the intervals overlap, so no robustness was gained that these images could show",
+        -1: f"{_points(before.worst_case[0], after.worst_case[0])} points of robustness were lost",
+    }[direction]
+    cost = after.clean.accuracy - before.clean.accuracy
+    price = (
+        f"clean accuracy fell by {-100 * cost:.1f} points"
+        if cost < 0
+        else f"clean accuracy rose by {100 * cost:.1f} points"
+        if cost > 0
+        else "clean accuracy stayed"
+    )
+    joined = "but" if direction == 1 and cost < 0 else "and"
+    return (
+        f"{how} in front of the memory autoencoder, it is right on {shown(after.clean)} of the clean images and on "
+        f"{shown(after.worst_case[0])} in the worst case: {verdict}, {joined} {price}."
+    )
+
+
+def _memory(measured: Measured) -> str:
+    alone, whole = measured.selector, measured.defense
+    name = "The fine-tuned classifier" if measured.fine_tuned else "The classifier"
+    verdict = {
+        1: f"the memory added {_points(whole.worst_case[0], alone.worst_case[0])} points to that",
+        0: "its interval and the defense's overlap, so the memory added no robustness that these images could show",
+        -1: f"the memory cost {_points(alone.worst_case[0], whole.worst_case[0])} points of that",
+    }[apart(whole.worst_case[0], alone.worst_case[0])]
+    return (
+        f"{name} alone, without memory, is right on {shown(alone.clean)} and, in the worst case, "
+        f"{shown(alone.worst_case[0])}: {verdict}."
+    )
+
+
+def _flag(measured: Measured, results: list[DetectionResult]) -> str:
+    one, without = results[0], measured.defense.worst_case[0]
+    together = with_flag(measured.defense, results)
+    verdict = (
+        f"the flag adds {_points(together, without)} points"
+        if apart(together, without) == 1
+        else "the flag adds nothing that these images could show"
+    )
+    return (
+        f"The flag, the {one.score} score above a threshold chosen on {one.calibration_images:,} held-out images "
+        f"for {100 * one.false_alarms:.2g} % false alarms, calls {shown(one.clean_flagged)} of the clean test "
+        f"images suspicious; where a flagged attack counts as caught, {shown(together)} of the images are right or "
+        f"flagged under every attack, those that hide from the flag included: {verdict}."
+    )
+
+
+def _caution(record: Record) -> str:
+    failed = [line.check for line in record.audit if line.verdict == "fail"]
+    audit = (
+        f"The audit of the defense warns ({', '.join(failed)}): read it before you trust these numbers."
+        if failed
+        else "The audit of the defense found nothing against these numbers."
+    )
+    return f"{audit} Stronger attacks can only lower the worst cases."
+
+
+def _points(more: Accuracy, less: Accuracy) -> str:
+    return f"{100 * (more.accuracy - less.accuracy):.1f}"
+
+
+def _ball(epsilon: float) -> str:
+    levels = 255 * epsilon
+    text = f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:g}"
+    return f"L-inf {text}"

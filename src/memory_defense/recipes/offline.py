@@ -1,0 +1,75 @@
+"""Adversarial images made once, before a stage is trained on them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from memory_defense.contracts import Attack, Ball
+from memory_defense.data.images import ImageSet
+from memory_defense.randomness import ImageDraws, derive
+from memory_defense.recipes.recipe import OfflinePairs, OfflineSet
+
+
+def with_adversarial(images: ImageSet, model: nn.Module, offline: OfflineSet, seed: int) -> ImageSet:
+    """Return the clean images and, after them, what an attack on `model` makes of them, as 8-bit images.
+
+    Raises ValueError for images that are not 8-bit.
+    """
+    adversarial = attacked_bytes(images, model, offline.attack, offline.ball, seed)
+    keep = torch.ones(len(images), dtype=torch.bool, device=adversarial.device)
+    if offline.successful_only:
+        with torch.no_grad():
+            answers = torch.cat([model(part.float() / 255).argmax(1) for part in torch.split(adversarial, 500)])
+        keep = answers != images.labels
+    return ImageSet(
+        torch.cat([images.images, adversarial[keep]]),
+        torch.cat([images.labels, images.labels[keep]]),
+        torch.cat([images.ids, images.ids[keep] + int(images.ids.max()) + 1]),
+    )
+
+
+def adversarial_pairs(images: ImageSet, model: nn.Module, pairs: OfflinePairs, seed: int) -> ImageSet:
+    """Return adversarial images, attack after attack, with the clean images they were made of beside them.
+
+    Raises ValueError for images that are not 8-bit.
+    """
+    images = images if pairs.images is None else images.first(min(pairs.images, len(images)))
+    made = [
+        attacked_bytes(images, model, attack, ball, derive(seed, "pairs", index))
+        for index, (attack, ball) in enumerate(pairs.attacks)
+    ]
+    if pairs.with_clean:
+        made.append(images.images)
+    apart = int(images.ids.max()) + 1
+    return ImageSet(
+        torch.cat(made),
+        images.labels.repeat(len(made)),
+        torch.cat([images.ids + index * apart for index in range(len(made))]),
+        images.images.repeat(len(made), 1, 1, 1),
+    )
+
+
+def attacked_bytes(images: ImageSet, model: nn.Module, attack: Attack, ball: Ball, seed: int) -> Tensor:
+    """Return what an attack on `model` makes of 8-bit images: (N, C, H, W) uint8.
+
+    Rounding to grey levels never leaves an L-inf ball: the change is cut to whole levels inside it.
+    """
+    if images.images.dtype != torch.uint8:
+        raise ValueError(
+            f"adversarial images are kept in 8 bits, but these are {images.images.dtype}; round them first, or "
+            "train on attacks made as it goes (training.adversarial.Online)"
+        )
+    draws = ImageDraws.of(seed, "offline", images.ids, images.labels.device)
+    parts: list[Tensor] = []
+    for rows in torch.split(torch.arange(len(images), device=images.labels.device), 1000):
+        clean = images.images[rows]
+        attacked = attack(model, images.floats(rows), images.labels[rows], ball, draws.rows(rows))
+        change = (attacked * 255).round().to(torch.int16) - clean
+        if ball.norm == "linf" and math.isfinite(ball.epsilon):
+            levels = int(ball.epsilon * 255 + 1e-6)
+            change = change.clamp(-levels, levels)
+        parts.append((clean + change).clamp(0, 255).to(torch.uint8))
+    return torch.cat(parts)

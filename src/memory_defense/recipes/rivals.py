@@ -1,0 +1,236 @@
+"""One recipe for every row of the paper's tables, at one scale: the same classifiers, data and attacks for all.
+
+The classifier of a purifier is the benign one of its table's first row, and Memory Defense's selector is the row
+trained on adversarial images made once; runs that share a directory train each of them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from memory_defense.attacks import PAPER_PGD, CarliniWagner, Fgsm, RandFgsm
+from memory_defense.contracts import Attack, Ball
+from memory_defense.data.augmentation import Augmentation
+from memory_defense.defenses.autoencoder_objective import AutoencoderObjective, MemAeObjective
+from memory_defense.defenses.comdefend_objective import ComDefendObjective
+from memory_defense.defenses.defense_vae_objective import DefenseVaeEndToEnd, DefenseVaeObjective
+from memory_defense.defenses.magnet_objective import MagNetObjective
+from memory_defense.defenses.memory.objective import MemoryObjective
+from memory_defense.defenses.pixeldefend_objective import PixelCnnObjective, StandInObjective
+from memory_defense.recipes.recipe import (
+    EvaluationPlan,
+    HeldOutAttack,
+    ModelSpec,
+    OfflinePairs,
+    OfflineSet,
+    Recipe,
+    Stage,
+)
+from memory_defense.threat import L2, Linf
+from memory_defense.training.adversarial import Benign
+from memory_defense.training.fit import FitConfig
+
+_ONE_TENTH_OF_LEVELS = (0.2, 0.25, 0.3, 0.35)
+"""Radii of Defense-VAE's training attacks (Li & Ji 2019)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large everything is on one dataset, and how long it is trained."""
+
+    name: str
+    """cpu, paper or tiny; the middle of a recipe's name."""
+    dataset: str
+    network: str
+    """The classifier of every row, a name of `networks.classifiers.CLASSIFIERS`."""
+    classifier: FitConfig
+    offline: FitConfig
+    """Of the classifier's second stage, on clean images and those made once."""
+    autoencoder: FitConfig
+    purifier: FitConfig
+    """Of ComDefend, MagNet and Defense-VAE."""
+    pixelcnn: FitConfig
+    preset: str = "paper"
+    """Of the purifiers' networks."""
+    robust: tuple[Stage, ...] = ()
+    """Trains the classifier of the row with adversarial images made at every step, and of the sound system."""
+    pairs_images: int | None = None
+    """Training images of which Defense-VAE's pairs are made, each by every attack."""
+    pairs_attacks: tuple[tuple[Attack, Ball], ...]
+    pixelcnn_images: int | None = None
+    """Training images of PixelDefend's network."""
+    stand_in: FitConfig
+    """Of the network that imitates PixelDefend for an attack."""
+    stand_in_images: int | None = None
+    held_out: HeldOutAttack
+    evaluation: EvaluationPlan
+    slow: EvaluationPlan
+    """For PixelDefend, each of whose passes costs as many network passes as the image has pixels."""
+    replaced: Mapping[str, EvaluationPlan] = field(default_factory=dict[str, EvaluationPlan])
+    """Other plans by row."""
+
+
+def published_pairs(cw_steps: int = 100) -> tuple[tuple[Attack, Ball], ...]:
+    """Return Defense-VAE's training attacks: FGSM and RAND+FGSM at four radii, and CW of four strengths.
+
+    The published CW sets differ by the attack's learning rate alone and know no radius.
+    """
+    gradient = [(attack, Linf(radius)) for radius in _ONE_TENTH_OF_LEVELS for attack in (Fgsm(), RandFgsm())]
+    cw = [
+        (
+            CarliniWagner(
+                steps=cw_steps, search_steps=1, initial_const=100.0, learning_rate=rate / 100, best_effort=True
+            ),
+            L2(100.0),
+        )
+        for rate in (6, 8, 10, 12)
+    ]
+    return (*gradient, *cw)
+
+
+def brief_pairs() -> tuple[tuple[Attack, Ball], ...]:
+    """Return Defense-VAE's gradient attacks at two of the four radii: what two processor cores make in a minute."""
+    return tuple((attack, Linf(radius)) for radius in (0.2, 0.3) for attack in (Fgsm(), RandFgsm()))
+
+
+def rows_of(scale: Scale) -> tuple[Recipe, ...]:
+    """Return the recipe of every row at this scale; names are ``dataset/scale/row``."""
+    benign = Stage(name="benign", objective=Benign(), fit=scale.classifier)
+    offline = Stage(
+        name="offline",
+        objective=Benign(),
+        fit=scale.offline,
+        offline=OfflineSet(attack=PAPER_PGD, ball=Linf(0.03)),
+    )
+    memory = Stage(
+        name="joint", part="autoencoder", objective=MemoryObjective(), score="objective", fit=scale.autoencoder
+    )
+    pairs = OfflinePairs(attacks=scale.pairs_attacks, images=scale.pairs_images)
+    reconstruct = Stage(
+        name="reconstruction",
+        part="purifier",
+        objective=DefenseVaeObjective(),
+        score="objective",
+        fit=replace(scale.purifier, augmentation=Augmentation()),
+        offline=pairs,
+    )
+    fine_tune = replace(reconstruct, name="end-to-end", objective=DefenseVaeEndToEnd(), releases_classifier=True)
+    undefended = replace(benign, name="other")
+    rows = (
+        _row(scale, "resnet-benign", "A benign classifier", "undefended", (benign,)),
+        _row(scale, "resnet-offline", "PGD images made once", "undefended", (benign, offline)),
+        _row(scale, "resnet-online", "Adversarial training", "undefended", scale.robust),
+        _row(
+            scale,
+            "pixeldefend",
+            "PixelDefend before the benign classifier",
+            "pixeldefend",
+            (
+                benign,
+                _purifier("pixelcnn", PixelCnnObjective(), scale.pixelcnn, scale.pixelcnn_images),
+                _purifier("stand-in", StandInObjective(), scale.stand_in, scale.stand_in_images),
+            ),
+        ),
+        _row(
+            scale,
+            "comdefend",
+            "ComDefend before the benign classifier",
+            "comdefend",
+            (benign, _purifier("compression", ComDefendObjective(), scale.purifier)),
+        ),
+        _row(
+            scale,
+            "magnet",
+            "MagNet before the benign classifier",
+            "magnet",
+            (benign, _purifier("autoencoders", MagNetObjective(), scale.purifier)),
+        ),
+        _row(scale, "defense-vae-rec", "Defense-VAE, reconstruction", "defense-vae", (benign, reconstruct)),
+        _row(scale, "defense-vae-e2e", "Defense-VAE, end to end", "defense-vae", (benign, reconstruct, fine_tune)),
+        _row(
+            scale,
+            "target-classifier",
+            "Classifier-B alone",
+            "target-classifier",
+            (replace(benign, part="classifier"),),
+        ),
+        _row(
+            scale,
+            "autoencoder",
+            "Autoencoder and classifier-B, no memory",
+            "autoencoder",
+            (replace(memory, objective=AutoencoderObjective()),),
+        ),
+        _row(
+            scale,
+            "memae",
+            "Memory without slots, no selector",
+            "memae",
+            (replace(memory, objective=MemAeObjective()),),
+        ),
+        _row(
+            scale,
+            "memory-defense",
+            "The paper's system: selector trained on PGD images made once",
+            "memory-defense",
+            (benign, offline, memory),
+            undefended=undefended,
+        ),
+        _row(
+            scale,
+            "memory-defense-reference",
+            "The same with the released code's constants",
+            "memory-defense",
+            (benign, offline, memory),
+            preset="reference",
+            undefended=undefended,
+        ),
+        _row(
+            scale,
+            "memory-defense-sound",
+            "Sound Memory Defense: adversarially trained selector",
+            "memory-defense",
+            (*scale.robust, memory),
+            preset="sound",
+            undefended=undefended,
+        ),
+    )
+    return tuple(row for row in rows if row.stages)
+
+
+def _purifier(name: str, objective: object, fit: FitConfig, images: int | None = None) -> Stage:
+    return Stage(name=name, part="purifier", objective=objective, score="objective", fit=fit, images=images)  # pyright: ignore[reportArgumentType]
+
+
+_OF_PURIFIERS = ("pixeldefend", "comdefend", "defense-vae")
+_WITHOUT_CLASSIFIER = ("target-classifier", "autoencoder", "memae")
+
+
+def _row(
+    scale: Scale,
+    key: str,
+    summary: str,
+    defense: str,
+    stages: tuple[Stage, ...],
+    *,
+    preset: str = "paper",
+    undefended: Stage | None = None,
+) -> Recipe:
+    plan = scale.slow if defense == "pixeldefend" else scale.evaluation
+    return Recipe(
+        name=f"{scale.dataset}/{scale.name}/{key}",
+        summary=summary,
+        model=ModelSpec(
+            dataset=scale.dataset,
+            defense=defense,
+            preset=scale.preset if defense in _OF_PURIFIERS else preset,
+            selector="" if defense in _WITHOUT_CLASSIFIER else scale.network,
+        ),
+        undefended=undefended,
+        undefended_network=scale.network if undefended is not None else "",
+        stages=stages,
+        held_out=scale.held_out,
+        evaluation=scale.replaced.get(key, plan),
+        expected={},
+    )

@@ -1,0 +1,155 @@
+"""``memdef harden`` as its users see it, and the commands that go on with what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import memory_defense
+from memory_defense.cli.hardening import Order, check
+from memory_defense.evaluation.record import Record
+from recipes.own_folder import PLACE, write_folder, write_net
+
+QUICK = ("--epochs", "1", "--attacks", "glimpse", "--images", "8")
+
+
+def memdef(*arguments: str | Path, at: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "memory_defense", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, check=False, cwd=at
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("user")
+    write_net(root, write_folder(root / "shapes", train=12, test=4))
+    return root
+
+
+@pytest.fixture(scope="module")
+def hardened(place):
+    """Harden by a path relative to the user's own folder."""
+    data = ("--weights", "shapes.safetensors", "--data", "shapes", "--out", "run")
+    done = memdef("harden", PLACE, *data, *QUICK, at=place)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_harden_says_its_plan_its_records_and_its_paragraph(hardened, place) -> None:
+    assert "shapes: 3 classes, 3 x 16 x 16; 33 images to train on, 3 held out, 8 of 12" in hardened.stderr
+    assert "epsilon 0.03137" in hardened.stderr
+    said, words = hardened.stdout.split(), (place / "run" / "gained.txt").read_text().split()
+    start = said.index("On")
+    assert said[start : start + len(words)] == words
+    for title in ("as it was", "fine-tuned, alone", "Memory Defense"):
+        assert title in hardened.stdout
+
+
+def test_evaluate_finds_the_images_again_and_repeats_the_record(hardened, place) -> None:
+    before = Record.read(place / "run" / "record.json")
+    done = memdef("evaluate", "run", "--out", "again.json", at=place)
+    assert done.returncode == 0, done.stderr
+    again = Record.read(place / "again.json")
+    assert (again.clean, again.dataset, again.images) == (before.clean, "shapes", 8)
+    assert again.worst_case == before.worst_case
+
+
+def test_predict_answers_for_the_users_files(hardened, place) -> None:
+    done = memdef("predict", "run", "shapes/test/disc", "--json", at=place)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 4
+    assert {line["label"] for line in lines} <= {"bar", "disc", "square"}
+    other = memdef("predict", "run", "shapes/test/disc", "--false-alarms", "0.4", at=place)
+    assert other.returncode == 0, other.stderr
+    assert "40" in other.stdout
+
+
+def test_export_refuses_code_and_writes_an_onnx_file_that_needs_none(hardened, place) -> None:
+    refused = memdef("export", "run", at=place)
+    assert refused.returncode == 2
+    assert "--format onnx" in refused.stderr
+    pytest.importorskip("onnxruntime")
+    done = memdef("export", "run", "--format", "onnx", "--out", "net.onnx", at=place)
+    assert done.returncode == 0, done.stderr
+    exported, run = memory_defense.load(place / "net.onnx"), load_here(place)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(exported(images), run(images), atol=1e-4)
+
+
+def load_here(place: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return memory_defense.load(place / "run")
+
+
+def test_where_the_module_is_missing_its_name_is_said(hardened, place, tmp_path) -> None:
+    done = memdef("predict", place / "run", place / "shapes" / "test", at=tmp_path)
+    assert done.returncode == 2
+    assert "there is no module shapes_net" in done.stderr
+
+
+def test_a_recipe_trains_on_the_users_images_and_is_evaluated(place) -> None:
+    trained = memdef("train", "fashion-mnist/tiny", "--data", "shapes", "--out", "tiny", at=place)
+    assert trained.returncode == 0, trained.stderr
+    manifest = json.loads((place / "tiny" / "manifest.json").read_text())
+    assert manifest["recipe"] == "fashion-mnist/tiny on shapes"
+    assert manifest["images_from"]["source"] == str(place / "shapes")
+    done = memdef("evaluate", "tiny", "--attacks", "fgsm", "--images", "4", at=place)
+    assert done.returncode == 0, done.stderr
+    assert Record.read(place / "tiny" / "partial.json").dataset == "shapes"
+
+
+BAD = {
+    "no place": ({"classifier": "net"}, "write package.module:build"),
+    "a pickle": ({"weights": "net.pt"}, "is no .safetensors file"),
+    "no weights": ({"weights": "none.safetensors"}, "does not exist; train your net"),
+    "no data": ({"data": "none"}, "--data none does not exist; give a folder"),
+    "too small": ({"size": 8}, "--size is 8, but the memory autoencoder takes 16 to 128"),
+    "too large": ({"size": 129}, "--size is 129"),
+    "no number": ({"epsilon": "eight"}, "is not a number"),
+    "grey levels": ({"epsilon": "8"}, "for grey levels write 8/255"),
+    "nothing": ({"epsilon": "0"}, "must be above 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments_are_told(place, monkeypatch, name) -> None:
+    monkeypatch.chdir(place)
+    changes, message = BAD[name]
+    values = {"classifier": PLACE, "weights": "shapes.safetensors", "data": "shapes"} | changes
+    with pytest.raises(ValueError, match=message):
+        check(Order(**(values | {"weights": Path(values["weights"])})))
+
+
+def test_arguments_are_checked_before_torch_is_imported(place) -> None:
+    code = (
+        "import sys; from pathlib import Path; from memory_defense.cli.hardening import Order, check; "
+        "check(Order(classifier='a:b', weights=Path('shapes.safetensors'), data='shapes', epsilon='8/255')); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_data_that_cannot_serve_are_told(place) -> None:
+    for name, lacks, message in (
+        ("one-class", {"classes": ("bar",)}, "1 class"),
+        ("no-test", {"test": 0}, "test"),
+    ):
+        folder = write_folder(place / name, train=3, **({"test": 1} | lacks))
+        if name == "no-test":
+            for inside in sorted((folder / "test").rglob("*"), reverse=True):
+                inside.rmdir()
+            (folder / "test").rmdir()
+        done = memdef("harden", PLACE, "--weights", "shapes.safetensors", "--data", name, *QUICK, at=place)
+        assert done.returncode == 2
+        assert message in done.stderr
