@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import scenario
+from memory_defense.attacks import Pgd
 from memory_defense.evaluation import store
 from memory_defense.evaluation.robustness import Conduct
 from memory_defense.tensorfiles import read_tensors
@@ -115,3 +116,41 @@ def test_a_state_of_another_evaluation_is_refused(tmp_path, monkeypatch) -> None
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="whole safetensors"):
         scenario.evaluate(defense, images, labels, cases, seed=3, conduct=Conduct(resume_at=path))
+
+
+class StopAt:
+    """A progress that presses Ctrl-C once it was told so often."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def begin(self, what: str, total: int) -> None:
+        pass
+
+    def advance(self, steps: int, text: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def test_stopped_after_a_chunk_nothing_is_lost(tmp_path) -> None:
+    path = tmp_path / "state"
+    defense, images, labels = scenario.problem()
+    handed_in = []
+
+    def counted(model, points, labels, ball, draws):
+        handed_in.append(len(points))
+        return Pgd(steps=3)(model, points, labels, ball, draws)
+
+    cases = scenario.cases()[:1]
+    object.__setattr__(cases[0], "attack", scenario.Slowly(attack=counted))
+    conduct = Conduct(resume_at=path, chunk=8)
+    with pytest.raises(KeyboardInterrupt):
+        scenario.evaluate(defense, images, labels, cases, seed=3, conduct=conduct, progress=StopAt(2))
+    assert handed_in == [8, 8]
+    whole = scenario.evaluate(defense, images, labels, cases, seed=3, conduct=conduct)
+    assert sum(handed_in) == int(whole.correct.sum()), "no image was attacked twice"
+    assert not path.exists()

@@ -21,6 +21,8 @@ from memory_defense.recipes.harden_words import apart, shown
 from memory_defense.recipes.images_from import images_from, keep_images_from, splits_of
 from memory_defense.recipes.load import load
 from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.studio.library import Library
+from memory_defense.studio.runs import Runs
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.training.adversarial import WarmStart
 from recipes.own_folder import CLASSES, PLACE, write_folder, write_net
@@ -207,6 +209,13 @@ def test_a_run_gives_back_its_recipe_and_its_images(done, users) -> None:
     assert torch.equal(splits_of(done.run).test.images, users.splits.test.images)
 
 
+def test_the_studio_loads_the_run_and_asks_for_an_image(done, root) -> None:
+    library = Library(Runs(root))
+    assert library.subject("run").classes == CLASSES
+    with pytest.raises(ValueError, match="upload or draw one"):
+        library.test_images("shapes")
+
+
 def test_images_that_changed_or_moved_are_told(done, users, root) -> None:
     moved = root / "elsewhere"
     shutil.copytree(done.run.path, root / "copy")
@@ -278,7 +287,7 @@ def test_a_recipe_is_adapted_and_its_run_remembers(users, root) -> None:
     assert isinstance(objective, WarmStart)
     assert not objective.horizontal_flip
     assert adapted.stages[0].fit.batch_size == len(users.splits.train) // 8
-    assert adapted.stages[0].fit.epochs == 20
+    assert adapted.stages[0].fit.epochs == 10
     run = RunDirectory(root / "adapted")
     run.begin(adapted, 0, len(users.splits.train), resume=False)
     keep_images_from(run, users.source)

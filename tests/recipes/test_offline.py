@@ -8,7 +8,8 @@ from torch import nn
 
 from memory_defense.attacks import CarliniWagner, Fgsm, RandFgsm
 from memory_defense.data.images import ImageSet
-from memory_defense.recipes.offline import adversarial_pairs, attacked_bytes
+from memory_defense.recipes import offline
+from memory_defense.recipes.offline import Workshop, adversarial_pairs, attacked_bytes
 from memory_defense.recipes.recipe import OfflinePairs
 from memory_defense.threat import L2, Linf
 
@@ -62,3 +63,40 @@ def test_float_images_are_refused_by_name() -> None:
     floats = ImageSet(images().floats(), images().labels, images().ids)
     with pytest.raises(ValueError, match="kept in 8 bits"):
         attacked_bytes(floats, model(), Fgsm(), Linf(0.1), seed=0)
+
+
+class StopAfter:
+    """Presses Ctrl-C after some parts."""
+
+    def __init__(self, parts: int) -> None:
+        self.left = parts
+
+    def begin(self, what: str, total: int) -> None:
+        pass
+
+    def advance(self, steps: int, text: str = "") -> None:
+        self.left -= steps
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def test_a_set_that_was_stopped_is_continued_part_by_part(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(offline, "_PART", 2)
+    pairs = OfflinePairs(attacks=((RandFgsm(), Linf(0.2)), (RandFgsm(), Linf(0.3))))
+    expected = adversarial_pairs(images(), model(), pairs, seed=5)
+    for parts in range(1, 6):
+        with pytest.raises(KeyboardInterrupt):
+            adversarial_pairs(images(), model(), pairs, 5, Workshop(tmp_path, StopAfter(parts)))
+        assert len(list(tmp_path.glob("*.safetensors"))) == parts
+    found = adversarial_pairs(images(), model(), pairs, 5, Workshop(tmp_path))
+    assert torch.equal(found.images, expected.images)
+
+    def never(images: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("all parts are there")
+
+    assert torch.equal(adversarial_pairs(images(), never, pairs, 5, Workshop(tmp_path)).images, expected.images)
+    with pytest.raises(ValueError, match="is no part of this set"):
+        adversarial_pairs(images(5), model(), pairs, 5, Workshop(tmp_path))

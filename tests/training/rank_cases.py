@@ -28,7 +28,9 @@ from memory_defense.training.adversarial import (
 )
 from memory_defense.training.fit import FitConfig, FitResult, Validate, fit
 from memory_defense.training.optimizer import OptimizerConfig
+from memory_defense.training.trades import Trades
 from memory_defense.training.validate import clean_accuracy, robust_accuracy
+from memory_defense.training.weight_perturbation import WeightPerturbation
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.05, schedule="one-cycle")
 CONFIG = FitConfig(
@@ -114,6 +116,9 @@ CASES = {
     "norm-single-step": Case(SingleStep, {"epsilon": 0.05}),
     "norm-warm-start": Case(WarmStart, {"epsilon": 0.05}),
     "norm-penalty": Case(SmoothLosses),
+    "norm-trades-perturbed": Case(
+        WeightPerturbation, {"objective": Trades(epsilon=0.05, steps=2, start="uniform"), "gamma": 0.01}
+    ),
 }
 
 

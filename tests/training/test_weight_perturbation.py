@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memory_defense.attacks import Pgd
 from memory_defense.contracts import Batch
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import Linf
-from memory_defense.training.adversarial import Benign, SingleStep, WarmStart
+from memory_defense.training.adversarial import Benign, Online, SingleStep, WarmStart
 from memory_defense.training.trades import Trades
 from memory_defense.training.weight_perturbation import Crafting, WeightPerturbation, perturbations
 
@@ -167,6 +168,31 @@ def test_steps_lead_to_flatter_and_lower_perturbed_losses() -> None:
         optimizer.step()
         totals.append(losses.total.item())
     assert totals[-1] < 0.8 * totals[0]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        Online(epsilon=0.1, warm_up=0, attack=Pgd(steps=2, stop_when_fooled=False)),
+        SingleStep(epsilon=0.1, warm_up=0),
+        WarmStart(epsilon=0.1, warm_up=0),
+    ],
+    ids=lambda inner: type(inner).__name__,
+)
+def test_adversarial_training_can_be_inside(inner) -> None:
+    model, moved = network(), network()
+    assert isinstance(inner, Crafting)
+    losses = WeightPerturbation(objective=inner, gamma=0.02)(model, batch())
+    losses.total.backward()
+    if isinstance(inner, WarmStart):
+        inner.restore({})
+    images = inner.craft(moved, batch())
+    inner.losses(proxy := network(), images, batch()).total.backward()
+    with torch.no_grad():
+        for mine, its in zip(moved.parameters(), proxy.parameters(), strict=True):
+            if mine.dim() > 1:
+                mine.add_(0.02 * mine.norm() * its.grad / its.grad.norm())
+    assert losses.total.item() == pytest.approx(inner.losses(moved, images, batch()).total.item(), rel=1e-5)
 
 
 def test_any_objective_can_be_inside() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,9 +13,17 @@ from memory_defense.cli.machine import Machine
 from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import find_data, wide_console
 from memory_defense.data.images import Splits
-from memory_defense.recipes.reproduction import REPRODUCTIONS, keep_results, reproduce, scale_names
-from memory_defense.reporting.published import PUBLISHED
-from memory_defense.reporting.reproduced import reproduced, terminal, write_reproduced
+from memory_defense.recipes.reproduction import (
+    REPRODUCTIONS,
+    ReproducedRow,
+    keep_results,
+    reproduce,
+    scale_names,
+)
+from memory_defense.reporting.published import PUBLISHED, PublishedTable
+from memory_defense.reporting.reproduced import Reproduced, reproduced, terminal, write_reproduced
+
+Figure = tuple[Callable[..., Any], Callable[[Any, Path], list[Path]]]
 
 
 def run_reproduce(
@@ -29,9 +38,11 @@ def run_reproduce(
     offline: bool,
     seed: int,
 ) -> None:
-    """Reproduce one table; write it as Markdown and HTML with its records beside it, and print it."""
-    if what not in REPRODUCTIONS:
-        raise nearest(what, REPRODUCTIONS, "table or figure")
+    """Reproduce one table or figure, write it with its records beside it, and print a table."""
+    if what not in REPRODUCTIONS and what not in FIGURES:
+        raise nearest(what, [*REPRODUCTIONS, *FIGURES], "table or figure")
+    if what in FIGURES and rows:
+        raise ValueError(f"{what} has no rows to choose from; leave out --row")
     if scale not in scale_names():
         raise nearest(scale, scale_names(), "scale")
     device = machine.ready()
@@ -41,18 +52,57 @@ def run_reproduce(
         def data(name: str) -> Splits:
             return find_data(name, data_dir, offline=offline, device=device, progress=progress)
 
-        made = reproduce(what, out, data, scale=scale, rows=rows or None, seed=seed, progress=progress)
-    directory = place / what
-    keep_results(made, directory)
-    tables = [
-        reproduced(
-            table,
-            [(row.key, row.record, f"{what}/{table.dataset}/{row.key}.json") for row in made[table.dataset]],
-            scale=scale,
-        )
-        for table in PUBLISHED[what]
-    ]
-    text, html = write_reproduced(tables, place, what)
+        if what in FIGURES:
+            make, write = FIGURES[what]()
+            written = write(make(out, data, scale=scale, seed=seed, progress=progress), place / what)
+            tables: list[Reproduced] = []
+        else:
+            made = reproduce(what, out, data, scale=scale, rows=rows or None, seed=seed, progress=progress)
+            keep_results(made, place / what)
+            tables = [_beside_published(what, table, made[table.dataset], scale) for table in PUBLISHED[what]]
+            written = [*write_reproduced(tables, place, what), place / what]
     for table in tables:
         wide_console().print(terminal(table))
-    Console().print(f"table: {text}, {html}\nrecords: {directory}", highlight=False, soft_wrap=True)
+    Console().print("written: " + ", ".join(map(str, written)), highlight=False, soft_wrap=True)
+
+
+def _beside_published(what: str, table: PublishedTable, rows: Sequence[ReproducedRow], scale: str) -> Reproduced:
+    records = [(row.key, row.record, f"{what}/{table.dataset}/{row.key}.json") for row in rows]
+    return reproduced(table, records, scale=scale)
+
+
+def _figure3() -> Figure:
+    from memory_defense.recipes.reproduce_figure3 import reproduce_figure3
+    from memory_defense.reporting.figure3 import write_figure3
+
+    return reproduce_figure3, write_figure3
+
+
+def _figure4() -> Figure:
+    from memory_defense.recipes.reproduce_figure4 import reproduce_figure4
+    from memory_defense.reporting.figure4 import write_figure4
+
+    return reproduce_figure4, write_figure4
+
+
+def _timing() -> Figure:
+    from memory_defense.recipes.reproduce_timing import reproduce_timing
+    from memory_defense.reporting.timing import write_timing
+
+    return reproduce_timing, write_timing
+
+
+def _anatomy() -> Figure:
+    from memory_defense.recipes.anatomy import reproduce_anatomy
+    from memory_defense.reporting.anatomy import write_anatomy
+
+    return reproduce_anatomy, write_anatomy
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "figure3": _figure3,
+    "figure4": _figure4,
+    "timing": _timing,
+    "anatomy": _anatomy,
+}
+"""What is no table of systems: how it is measured, and how it is written."""

@@ -203,7 +203,7 @@ class _Trial:
             self._attack(state, position, rows)
             if self.progress:
                 robust = (state.correct & ~state.cases[position].fooled).float().mean()
-                self._tell(1, position, f"{100 * float(robust):.1f} %")
+                self._tell(state, 1, position, f"{100 * float(robust):.1f} %")
         orders: list[tuple[int, ...]] = []
         balls = {(case.ball.norm, case.ball.epsilon) for case in self.cases if case.purpose == "cascade"}
         for ball in sorted(balls):
@@ -223,15 +223,14 @@ class _Trial:
             orders.append(cascade.run())
             if self.progress:
                 robust = state.inside(self.cases[positions[0]].ball).robust.float().mean()
-                self._tell(len(positions), positions[-1], f"cascade, {100 * float(robust):.1f} %")
+                self._tell(state, len(positions), positions[-1], f"cascade, {100 * float(robust):.1f} %")
         if self.store is not None and self.conduct.keep_state:
             self.store.save(state, at_once=True)
         return orders
 
-    def _tell(self, steps: int, position: int, text: str) -> None:
+    def _tell(self, state: State, steps: int, position: int, text: str) -> None:
         case = self.cases[position]
-        if self.progress:
-            self.progress.advance(steps, f"{case.name}, {case.knowledge}: {text}")
+        self._advance(state, steps, f"{case.name}, {case.knowledge}: {text}")
 
     def _attack(self, state: State, position: int, rows: Rows) -> None:
         """Try a case on these rows, chunk by chunk, saving between chunks."""
@@ -250,6 +249,18 @@ class _Trial:
                 state.add(case, position, part, attempt)
             if self.store is not None:
                 self.store.save(state)
+            self._advance(state, 0)
+
+    def _advance(self, state: State, steps: int, text: str = "") -> None:
+        """Count steps; where that stops the evaluation, save it first."""
+        if self.progress is None:
+            return
+        try:
+            self.progress.advance(steps, text)
+        except KeyboardInterrupt:
+            if self.store is not None:
+                self.store.save(state, at_once=True)
+            raise
 
     def finish(self, state: State, orders: Sequence[tuple[int, ...]]) -> Evaluation:
         """Return the evaluation, and remove the file to go on from."""

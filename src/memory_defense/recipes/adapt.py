@@ -16,7 +16,7 @@ from memory_defense.recipes.recipe import ImageSpec, ModelSpec, Recipe, Stage
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.training.adversarial import WarmStart
 
-MOST_TIMES = 20
+MOST_TIMES = 10
 """Epochs grow at most so many times where there are fewer images than the recipe was made for."""
 
 _ON = " on "

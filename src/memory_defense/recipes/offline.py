@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from memory_defense.contracts import Attack, Ball
+from memory_defense.contracts import Attack, Ball, Progress
 from memory_defense.data.images import ImageSet
 from memory_defense.randomness import ImageDraws, derive
+from memory_defense.ranks import current
 from memory_defense.recipes.recipe import OfflinePairs, OfflineSet
+from memory_defense.tensorfiles import read_tensors, write_tensors
+
+_PART = 1000
+"""Images attacked at once."""
 
 
-def with_adversarial(images: ImageSet, model: nn.Module, offline: OfflineSet, seed: int) -> ImageSet:
+@dataclass(frozen=True)
+class Workshop:
+    """Where a set's finished parts lie until its stage is trained, so that making it can be continued."""
+
+    directory: Path
+    progress: Progress | None = None
+    """Told of every part; its `advance` may raise KeyboardInterrupt."""
+
+
+def with_adversarial(
+    images: ImageSet, model: nn.Module, offline: OfflineSet, seed: int, workshop: Workshop | None = None
+) -> ImageSet:
     """Return the clean images and, after them, what an attack on `model` makes of them, as 8-bit images.
 
     Raises ValueError for images that are not 8-bit.
     """
-    adversarial = attacked_bytes(images, model, offline.attack, offline.ball, seed)
+    adversarial = attacked_bytes(images, model, offline.attack, offline.ball, seed, workshop)
     keep = torch.ones(len(images), dtype=torch.bool, device=adversarial.device)
     if offline.successful_only:
         with torch.no_grad():
@@ -31,14 +49,16 @@ def with_adversarial(images: ImageSet, model: nn.Module, offline: OfflineSet, se
     )
 
 
-def adversarial_pairs(images: ImageSet, model: nn.Module, pairs: OfflinePairs, seed: int) -> ImageSet:
+def adversarial_pairs(
+    images: ImageSet, model: nn.Module, pairs: OfflinePairs, seed: int, workshop: Workshop | None = None
+) -> ImageSet:
     """Return adversarial images, attack after attack, with the clean images they were made of beside them.
 
     Raises ValueError for images that are not 8-bit.
     """
     images = images if pairs.images is None else images.first(min(pairs.images, len(images)))
     made = [
-        attacked_bytes(images, model, attack, ball, derive(seed, "pairs", index))
+        attacked_bytes(images, model, attack, ball, derive(seed, "pairs", index), workshop)
         for index, (attack, ball) in enumerate(pairs.attacks)
     ]
     if pairs.with_clean:
@@ -52,7 +72,9 @@ def adversarial_pairs(images: ImageSet, model: nn.Module, pairs: OfflinePairs, s
     )
 
 
-def attacked_bytes(images: ImageSet, model: nn.Module, attack: Attack, ball: Ball, seed: int) -> Tensor:
+def attacked_bytes(
+    images: ImageSet, model: nn.Module, attack: Attack, ball: Ball, seed: int, workshop: Workshop | None = None
+) -> Tensor:
     """Return what an attack on `model` makes of 8-bit images: (N, C, H, W) uint8.
 
     Rounding to grey levels never leaves an L-inf ball: the change is cut to whole levels inside it.
@@ -63,13 +85,34 @@ def attacked_bytes(images: ImageSet, model: nn.Module, attack: Attack, ball: Bal
             "train on attacks made as it goes (training.adversarial.Online)"
         )
     draws = ImageDraws.of(seed, "offline", images.ids, images.labels.device)
-    parts: list[Tensor] = []
-    for rows in torch.split(torch.arange(len(images), device=images.labels.device), 1000):
+    parts = torch.split(torch.arange(len(images), device=images.labels.device), _PART)
+    progress = None if workshop is None else workshop.progress
+    if progress is not None:
+        progress.begin("making adversarial images", len(parts))
+
+    def make(rows: Tensor) -> Tensor:
         clean = images.images[rows]
         attacked = attack(model, images.floats(rows), images.labels[rows], ball, draws.rows(rows))
         change = (attacked * 255).round().to(torch.int16) - clean
         if ball.norm == "linf" and math.isfinite(ball.epsilon):
             levels = int(ball.epsilon * 255 + 1e-6)
             change = change.clamp(-levels, levels)
-        parts.append((clean + change).clamp(0, 255).to(torch.uint8))
-    return torch.cat(parts)
+        return (clean + change).clamp(0, 255).to(torch.uint8)
+
+    made: list[Tensor] = []
+    for number, rows in enumerate(parts):
+        path = None if workshop is None else workshop.directory / f"{seed}-{number}.safetensors"
+        made.append(_known(path, images.images[rows]) if path is not None and path.is_file() else make(rows))
+        if path is not None and not path.is_file() and current().leads:
+            write_tensors(path, {"images": made[-1]})
+        if progress is not None:
+            progress.advance(1)
+    return torch.cat(made)
+
+
+def _known(path: Path, clean: Tensor) -> Tensor:
+    """Return a part made before; raise ValueError for one of other images."""
+    images = read_tensors(path)[0].get("images")
+    if images is None or images.shape != clean.shape or images.dtype != clean.dtype:
+        raise ValueError(f"{path} is no part of this set of adversarial images; delete it to make it again")
+    return images.to(clean.device)

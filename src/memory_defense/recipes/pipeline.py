@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,7 @@ from memory_defense.files import remove
 from memory_defense.randomness import derive
 from memory_defense.ranks import current
 from memory_defense.recipes.build import build_classifier, build_defense, classifier_of, images_of, system_of
-from memory_defense.recipes.offline import adversarial_pairs, with_adversarial
+from memory_defense.recipes.offline import Workshop, adversarial_pairs, with_adversarial
 from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.training.checkpoint import load_weights, save_weights
@@ -65,6 +66,7 @@ class _Training:
         if name in self.manifest["stages"]:
             load_weights(self.run.stage(name), model)
             remove(self.run.state(name))  # a run killed just before it would have been
+            rmtree(self.run.workshop(name), ignore_errors=True)
             return
         common, leads = self._common(chain), current().leads
         _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
@@ -81,6 +83,7 @@ class _Training:
             save_weights(self.run.stage(name), model)
             self.run.write(self.manifest)
             remove(self.run.state(name))
+            rmtree(self.run.workshop(name), ignore_errors=True)
 
     def _fit(self, stage: Stage, model: nn.Module, name: str, classifier: nn.Module | None) -> dict[str, Any]:
         if self.progress:
@@ -104,10 +107,10 @@ class _Training:
         if stage.offline is None:
             return images
         assert classifier is not None
-        seed = derive(self.seed, name, "offline")
+        seed, workshop = derive(self.seed, name, "offline"), Workshop(self.run.workshop(name), self.progress)
         if isinstance(stage.offline, OfflinePairs):
-            return adversarial_pairs(images, classifier, stage.offline, seed)
-        return with_adversarial(images, classifier, stage.offline, seed)
+            return adversarial_pairs(images, classifier, stage.offline, seed, workshop)
+        return with_adversarial(images, classifier, stage.offline, seed, workshop)
 
     def _common(self, chain: tuple[object, ...]) -> Path | None:
         """Return where a stage lies for every run that trains it alike; None where nothing is shared."""

@@ -71,6 +71,10 @@ class RunDirectory:
         """Return where an unfinished stage's training state is."""
         return self.path / "stages" / f"{name}.state.safetensors"
 
+    def workshop(self, name: str) -> Path:
+        """Return where parts of an unfinished stage's adversarial images are."""
+        return self.path / "stages" / f"{name}.offline"
+
     def only_writer(self) -> AbstractContextManager[None]:
         """Keep every other process from training here; see `files.locked` for what it raises."""
         return locked(self.manifest_path, f"the run {self.path}")

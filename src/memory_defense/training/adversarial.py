@@ -8,6 +8,7 @@ Jia et al. 2022), which follows a many-step attack across epochs at the cost of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.contracts import Attack, Ball, Batch, Images, Labels, Rows
+from memory_defense.contracts import Attack, Ball, Batch, Images, Labels, Losses, Rows
 from memory_defense.threat import ball
 
 
@@ -61,7 +62,7 @@ class Benign:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Adversarial:
+class _Adversarial(ABC):
     """What the three online objectives share: the ball and how its radius grows."""
 
     norm: str = "linf"
@@ -80,6 +81,18 @@ class _Adversarial:
         """Return the radius when a share `progress` of training is done."""
         return self.epsilon * min(1.0, progress / self.warm_up) if self.warm_up else self.epsilon
 
+    @abstractmethod
+    def craft(self, model: nn.Module, batch: Batch) -> Images:
+        """Return the images that the loss is taken on; see `weight_perturbation.Crafting`."""
+
+    def losses(self, model: nn.Module, images: Images, batch: Batch) -> Losses:
+        """Return the losses of crafted images; see `weight_perturbation.Crafting`."""
+        return classify(model, images, batch.labels, self.label_smoothing)
+
+    def __call__(self, model: nn.Module, batch: Batch, /) -> Losses:
+        """Return the loss of one batch."""
+        return self.losses(model, self.craft(model, batch), batch)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Online(_Adversarial):
@@ -88,11 +101,10 @@ class Online(_Adversarial):
     attack: Attack
     """Its step should follow the radius, as it does where `step_size` is left out."""
 
-    def __call__(self, model: nn.Module, batch: Batch, /) -> ClassificationLosses:
-        """Return the loss of one batch."""
+    def craft(self, model: nn.Module, batch: Batch) -> Images:
+        """Return what the attack makes of these images (B, C, H, W)."""
         within = ball(self.norm, self.radius(batch.progress))
-        images = self.attack(model, batch.images, batch.labels, within, batch.draws.child("attack"))
-        return classify(model, images, batch.labels, self.label_smoothing)
+        return self.attack(model, batch.images, batch.labels, within, batch.draws.child("attack"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +116,12 @@ class SingleStep(_Adversarial):
     step: float = 1.0
     """Length of the step, in radii."""
 
-    def __call__(self, model: nn.Module, batch: Batch, /) -> ClassificationLosses:
-        """Return the loss of one batch."""
+    def craft(self, model: nn.Module, batch: Batch) -> Images:
+        """Return these images (B, C, H, W) after noise and a step, in [0, 1] but not in the ball."""
         radius = self.radius(batch.progress)
         noise = (2 * batch.draws.uniform(*batch.images.shape[1:]) - 1).to(batch.images)
         start = batch.images + self.noise * radius * noise
-        images = ascend(model, start, batch.labels, self.step * radius, ball(self.norm, radius)).clamp_(0, 1)
-        return classify(model, images, batch.labels, self.label_smoothing)
+        return ascend(model, start, batch.labels, self.step * radius, ball(self.norm, radius)).clamp_(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +142,8 @@ class WarmStart(_Adversarial):
         if self.norm != "linf":
             raise ValueError(f"norm is {self.norm!r}, but perturbations are remembered pixel by pixel: use 'linf'")
 
-    def __call__(self, model: nn.Module, batch: Batch, /) -> ClassificationLosses:
-        """Return the loss of one batch."""
+    def craft(self, model: nn.Module, batch: Batch) -> Images:
+        """Return these images (B, C, H, W), some of them mirrored, one step further than an epoch ago."""
         radius = self.radius(batch.progress)
         within = ball(self.norm, radius)
         flip = batch.draws.child("flip").uniform() < (0.5 if self.horizontal_flip else 0.0)
@@ -142,7 +153,7 @@ class WarmStart(_Adversarial):
             ascend(model, within.project(start, images), batch.labels, self.step * radius, within), images
         )
         self._remember(batch, _flipped(moved - images, flip))
-        return classify(model, moved, batch.labels, self.label_smoothing)
+        return moved
 
     def _recall(self, batch: Batch) -> Tensor:
         return self._all(batch.ids, batch.images)[batch.ids].float() * (self.epsilon / 127)
