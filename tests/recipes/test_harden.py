@@ -13,18 +13,15 @@ import torch
 
 from memory_defense.data.own import load_splits
 from memory_defense.evaluation.record import Accuracy, Record
-from memory_defense.recipes.adapt import adapt, recipe_of
-from memory_defense.recipes.fashion_mnist import DEMO, TINY
+from memory_defense.recipes.adapt import recipe_of
 from memory_defense.recipes.harden import harden, weights_sha256
-from memory_defense.recipes.harden_recipe import Hardening, default_epsilon, harden_recipe
+from memory_defense.recipes.harden_recipe import Hardening
 from memory_defense.recipes.harden_words import apart, shown
 from memory_defense.recipes.images_from import images_from, keep_images_from, splits_of
 from memory_defense.recipes.load import load
-from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.studio.library import Library
 from memory_defense.studio.runs import Runs
 from memory_defense.tensorfiles import read_tensors, write_tensors
-from memory_defense.training.adversarial import WarmStart
 from recipes.own_folder import CLASSES, PLACE, write_folder, write_net
 
 
@@ -265,49 +262,3 @@ def test_bad_inputs_are_told(users, root, tmp_path) -> None:
         users.hardening(epsilon=8.0)
     with pytest.raises(ValueError, match="attack or suite"):
         users.hardening(attacks="quick")
-
-
-def test_lengths_and_radius_follow_the_images(users) -> None:
-    images = users.splits.spec
-    spec = load_splits(users.data).spec
-    few, many = (
-        harden_recipe(users.hardening(epochs=None), "shapes", _image_spec(spec), count) for count in (40, 50_000)
-    )
-    assert [stage.fit.epochs for stage in few.stages] == [150, 50]
-    assert [stage.fit.epochs for stage in many.stages] == [15, 2]
-    assert (few.stages[0].fit.batch_size, many.stages[0].fit.batch_size) == (5, 128)
-    assert (default_epsilon(1), default_epsilon(images.channels)) == (0.1, 8 / 255)
-
-
-def test_a_recipe_is_adapted_and_its_run_remembers(users, root) -> None:
-    adapted = adapt(TINY, users.splits.spec)
-    assert adapted.name == "fashion-mnist/tiny on shapes"
-    assert adapted.model.memory_size == 6
-    objective = adapted.stages[0].objective
-    assert isinstance(objective, WarmStart)
-    assert not objective.horizontal_flip
-    assert adapted.stages[0].fit.batch_size == len(users.splits.train) // 8
-    assert adapted.stages[0].fit.epochs == 10
-    run = RunDirectory(root / "adapted")
-    run.begin(adapted, 0, len(users.splits.train), resume=False)
-    keep_images_from(run, users.source)
-    assert recipe_of(run) == adapted
-
-
-def test_only_memory_defense_is_adapted_and_only_once(users) -> None:
-    with pytest.raises(ValueError, match="only recipes of memory-defense"):
-        adapt(_rival(), users.splits.spec)
-    with pytest.raises(ValueError, match="made for other images already"):
-        adapt(adapt(DEMO, users.splits.spec), users.splits.spec)
-
-
-def _image_spec(spec):
-    from memory_defense.recipes.build import image_spec
-
-    return image_spec(spec)
-
-
-def _rival():
-    from memory_defense.recipes import RECIPES
-
-    return next(one for one in RECIPES.values() if one.model.defense == "magnet")

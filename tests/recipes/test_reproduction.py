@@ -1,4 +1,4 @@
-"""Reproducing a table at the smallest scale, on made-up images: rows share what they can, and nothing is done twice."""
+"""Reproducing a table at the smallest scale, on made-up images: rows share what they can, nothing is done twice."""
 
 from __future__ import annotations
 

@@ -179,8 +179,9 @@ class _Search:
         waiting = everyone
         while len(waiting):
             width = self._width(len(waiting), end - int(state.query[waiting].min()))
-            for part in waiting.split(max(self.victim.micro_batch // width, 1)):
-                self._visit(state, part, range(width), end, side)
+            together = max(self.victim.micro_batch // width, 1)
+            for start in range(0, len(waiting), together):
+                self._visit(state, waiting[start : start + together], range(width), end, side)
             going = state.query < end
             waiting = everyone[going & ~state.fooled if self.settings.stop_when_fooled else going]
 

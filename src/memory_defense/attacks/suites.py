@@ -5,7 +5,7 @@ ours. Twenty steps on the margin break nearly everything that can be broken, and
 image that falls to a hundred times the effort is one whose margin they almost closed. So the dear attacks begin
 with the nearest survivors and go on outward while they still break some. Where gradients are masked, a short Square
 breaks on the pilot what they do not, and a long one on its sample; then it is carried to every survivor. `brief` is
-`fast` with a tenth of the queries, for a demonstration; `glimpse` is for defenses of which every pass takes seconds.
+`fast` with a tenth of the queries, for a demonstration; `glimpse` is for defenses whose every pass takes seconds.
 """
 
 from __future__ import annotations
