@@ -4,15 +4,18 @@ BIN := .venv/bin
 BENCH := .venv-bench/bin/python
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format docs bench clean
 
 help:
 	@echo "make demo    train, attack and report on real Fashion-MNIST (about a quarter of an hour on two cores)"
 	@echo "make test    run the tests"
 	@echo "make check   ruff, pyright (strict), import-linter"
 	@echo "make format  rewrite the code in the house style"
+	@echo "make docs    write the command reference and the numbers of README.md and docs/paper-map.md anew"
 	@echo "make bench   time the attacks beside four other toolkits, and what the memory costs (half an hour)"
-	@echo "make clean   remove the virtual environment and caches; runs/ stays"
+	@echo "make clean   remove the virtual environments and caches; runs/ stays"
+	@echo ""
+	@echo "next: .venv/bin/memdef --help, docs/tutorial.md for your own images, docs/concepts.md for the ideas"
 
 .venv/created:
 	$(PYTHON) -m venv .venv
@@ -30,7 +33,7 @@ demo: .venv/package
 	$(BIN)/memdef demo
 
 test: .venv/development
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/development
 	$(BIN)/ruff format --check .
@@ -41,6 +44,10 @@ check: .venv/development
 format: .venv/development
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/package
+	$(BIN)/python docs/make_commands.py
+	$(BIN)/python docs/make_numbers.py
 
 .venv-bench/package: pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-bench

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 SMALLER = {
     "harden": ("--epochs", "1", "--attacks", "glimpse", "--images", "6", "--threads", "1"),
-    "evaluate": ("--attacks", "fgsm", "--images", "4", "--threads", "1"),
+    "evaluate": ("--attacks", "glimpse", "--images", "4", "--threads", "1"),
     "predict": ("--threads", "1"),
     "studio": ("--port", "0", "--threads", "1"),
     "export": (),

@@ -17,7 +17,7 @@ def out(tmp_path_factory):
 def test_timing_runs_every_system_in_every_round(out, tmp_path) -> None:
     result = reproduce_timing(out, SOURCE, scale="tiny", seed=1)
     assert [one.batch for one in result.latencies] == [1] * 5 + [10] * 5
-    assert all(one.runs == 3 and one.seconds > 0 and one.ratio > 0 for one in result.latencies)
+    assert all(one.runs == 3 and one.seconds >= one.fastest > 0 and one.ratio > 0 for one in result.latencies)
     assert [one.ratio for one in result.latencies if one.key == "without-memory"] == [1, 1]
     paths = write_timing(result, tmp_path)
     assert Timing.read(paths[0]) == result

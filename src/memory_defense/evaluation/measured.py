@@ -144,6 +144,8 @@ class Latency(Part):
     runs: Count
     seconds: Size
     """Median for the whole batch."""
+    fastest: Size
+    """Of the fastest run, which other processes disturb least."""
     ratio: Size
     """Median, run by run, over the autoencoder without memory in the same round."""
 

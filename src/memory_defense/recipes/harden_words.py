@@ -46,7 +46,10 @@ def apart(one: Accuracy, other: Accuracy) -> int:
 
 
 def with_flag(record: Record, results: list[DetectionResult]) -> Accuracy:
-    """Return the least share of images that are right or flagged, over every attack on the defense and its flag."""
+    """Return the least share of images that are right or flagged, under the cascade or one attack on the flag.
+
+    An upper bound: the attacks together would find more than any of them, and only a few of them fight the flag.
+    """
     found: list[Accuracy] = [
         Accuracy(accuracy=one.attacked_right.accuracy, ci95=one.attacked_right.ci95) for one in results
     ]
@@ -105,22 +108,24 @@ def _flag(measured: Measured, results: list[DetectionResult]) -> str:
     one, without = results[0], measured.defense.worst_case[0]
     together = with_flag(measured.defense, results)
     verdict = (
-        f"the flag adds {_points(together, without)} points"
+        f"the flag may add up to {_points(together, without)} points, but fewer attacks were made for it"
         if apart(together, without) == 1
         else "the flag adds nothing that these images could show"
     )
     return (
         f"The flag, the {one.score} score above a threshold chosen on {one.calibration_images:,} held-out images "
         f"for {100 * one.false_alarms:.2g} % false alarms, calls {shown(one.clean_flagged)} of the clean test "
-        f"images suspicious; where a flagged attack counts as caught, {shown(together)} of the images are right or "
-        f"flagged under every attack, those that hide from the flag included: {verdict}."
+        f"images suspicious; where a flagged attack counts as caught, at most {shown(together)} of the images are "
+        f"right or flagged, which is what the strongest way to attack them left: {verdict}."
     )
 
 
 def _caution(record: Record) -> str:
     failed = [line.check for line in record.audit if line.verdict == "fail"]
+    more = f" and {len(failed) - 3} more" * (len(failed) > 3)
     audit = (
-        f"The audit of the defense warns ({', '.join(failed)}): read it before you trust these numbers."
+        f"Of the audit's checks of the defense {len(failed)} failed ({'; '.join(failed[:3])}{more}): read it "
+        "before you trust these numbers."
         if failed
         else "The audit of the defense found nothing against these numbers."
     )

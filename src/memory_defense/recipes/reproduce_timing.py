@@ -93,6 +93,7 @@ def reproduce_timing(
                     batch=len(sample.labels),
                     runs=len(seconds),
                     seconds=statistics.median(seconds),
+                    fastest=min(seconds),
                     ratio=statistics.median(a / b for a, b in zip(seconds, rounds[WITHOUT], strict=True)),
                 )
             )

@@ -1,0 +1,131 @@
+"""Fills the numbers of README.md and paper-map.md from records: ``make docs``, or ``python docs/make_numbers.py``.
+
+A place to fill is ``<!-- fill NAME -->...<!-- end fill -->``. Names are ``headline``, ``why`` (the demo's),
+``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME`` and ``anatomy``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from memory_defense.evaluation.record import Record
+from memory_defense.files import write_text
+from memory_defense.reporting import Section, headline_markdown, why_protocols_differ
+from memory_defense.reporting.published import PUBLISHED, PublishedTable
+from memory_defense.reporting.reproduced import LINES, reproduced
+
+DOCS = Path(__file__).parent
+PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md")
+SCALES = {"paper": "at the paper's size", "cpu": "on two processor cores"}
+"""Directories below results/, the most telling first."""
+MISSING = "not measured yet"
+PLACE = re.compile(r"(<!-- fill ([^ ]+) -->)(.*?)(<!-- end fill -->)", re.DOTALL)
+
+
+def filled(text: str, results: Path = DOCS / "results") -> str:
+    """Return a page's text with every place filled; raise ValueError for a name that means nothing."""
+    return PLACE.sub(lambda found: f"{found[1]}{_number(found[2], results)}{found[4]}", text)
+
+
+def _number(name: str, results: Path) -> str:
+    if name in ("headline", "why"):
+        return f"\n{_demo(name, results / 'demo')}\n"
+    if name == "anatomy":
+        return _anatomy(results)
+    if name.startswith("figure/"):
+        return _figure(name.removeprefix("figure/"), results)
+    return _row(*name.split("/"), results=results)
+
+
+def _demo(name: str, demo: Path) -> str:
+    paper, sound = (Record.read(demo / f"{one}.json") for one in ("paper", "sound"))
+    if name == "why":
+        return why_protocols_differ(paper)
+    titles = ("Paper's system, benign selector", "Sound Memory Defense, adversarially trained selector")
+    return headline_markdown([Section(*both) for both in zip(titles, (paper, sound), strict=True)])
+
+
+def _row(what: str, dataset: str, row: str, *, results: Path) -> str:
+    """Return what was published of a row and what every scale that has a record measured, in percent."""
+    (table,) = (one for one in PUBLISHED[what] if one.dataset == dataset)
+    said: list[str] = []
+    for scale, where in SCALES.items():
+        place = results / scale / what / dataset / f"{row}.json"
+        if place.is_file():
+            said.append(f"ours {where} {_measured(table, row, place, results)}")
+    return "; ".join([_published(table, row), *(said or [f"ours {MISSING}"])]) + "."
+
+
+def _column(table: PublishedTable, row: str) -> int:
+    """Return the number of the last column of L-inf attacks that the paper has a number for."""
+    linf = [column.norm == "linf" for column in table.columns for _ in range(column.cells)]
+    (scores,) = [[one for group in found.scores for one in group] for found in table.rows if found.key == row] or [
+        linf
+    ]
+    return max(cell for cell, score in enumerate(scores) if linf[cell] and score is not None)
+
+
+def _published(table: PublishedTable, row: str) -> str:
+    found = [one for one in table.rows if one.key == row]
+    if not found:
+        return f"{table.title}: not in the paper"
+    scores = [one for group in found[0].scores for one in group]
+    attacked = f"{scores[_column(table, row)]:g} % under {_head(table, row)}"
+    return f"{table.title}: published {scores[0]:g} % clean, {attacked}"
+
+
+def _head(table: PublishedTable, row: str) -> str:
+    cells = [(column, cell) for column in table.columns for cell in range(column.cells)]
+    column, cell = cells[_column(table, row)]
+    level = column.radii[cell] * 255
+    radius = f"{level:.0f}/255" if abs(level - round(level)) < 1e-6 else f"{column.radii[cell]:g}"
+    return f"{column.title} at {radius}"
+
+
+def _measured(table: PublishedTable, row: str, place: Path, results: Path) -> str:
+    record = Record.read(place)
+    (system,) = reproduced(table, [(row, record, str(place))], scale="").systems
+    at = _column(table, row)
+    of_line = {line: system.lines[line][at].text for line in LINES[1:]}
+    numbers = ", ".join(f"{line} {text} %" for line, text in of_line.items())
+    clean = system.lines["its protocol"][0].text
+    link = f"results/{place.relative_to(results).as_posix()}"
+    return f"[{clean} % clean, under {_head(table, row)}: {numbers}]({link})"
+
+
+def _figure(name: str, results: Path) -> str:
+    """Return a link to what a figure's reproduction wrote."""
+    for place in (results / name, *(results / scale / name for scale in SCALES)):
+        page = place / f"{name}.md"
+        if page.is_file():
+            return f"[measured](results/{page.relative_to(results).as_posix()})"
+    return MISSING
+
+
+def _anatomy(results: Path) -> str:
+    """Return what the cell of Table 1 at 25/255 becomes, from the released scoring to the worst case."""
+    place = results / "anatomy" / "anatomy.json"
+    if not place.is_file():
+        return MISSING
+    steps: list[dict[str, Any]] = json.loads(place.read_text(encoding="utf-8"))["steps"]
+    first, last = steps[0], steps[-1]
+    printed, attacked, left = (
+        100 * one for one in (first["score"], *(s["attacked"]["accuracy"] for s in (first, last)))
+    )
+    return (
+        f"scored as the released code does, our weights print {printed:.1f} %; of the attacked images alone "
+        f"{attacked:.1f} % are right; every attack with every knowledge leaves {left:.1f} %"
+    )
+
+
+def main() -> None:
+    """Fill every page."""
+    for page in PAGES:
+        write_text(page, filled(page.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
