@@ -18,7 +18,20 @@ from memory_defense.data.sources import DataNotFoundError
 from memory_defense.evaluation.record import Record
 from memory_defense.recipes import recipe
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "reproduce", "report", "export", "data", "recipes", "studio")
+COMMANDS = (
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "reproduce",
+    "report",
+    "export",
+    "harden",
+    "queue",
+    "data",
+    "recipes",
+    "studio",
+)
 
 
 def memdef(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:

@@ -50,7 +50,7 @@ def brief(recipe, run, defense, splits, *, seed, out, conduct, progress) -> Reco
 
 @pytest.fixture
 def memdef(monkeypatch, capsys):
-    monkeypatch.setattr(evaluating, "find_data", lambda *_, **__: SPLITS)
+    monkeypatch.setattr(evaluating, "splits_of", lambda *_, **__: SPLITS)
     monkeypatch.setattr(evaluating, "assess", brief)
 
     def call(*arguments: object) -> tuple[int, str, str]:

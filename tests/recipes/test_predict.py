@@ -48,7 +48,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def memdef(monkeypatch, capsys):
     """Run the command in this process; return its exit status, output and errors."""
-    monkeypatch.setattr(predicting, "find_data", lambda *_, **__: SPLITS)
+    monkeypatch.setattr(predicting, "splits_of", lambda *_, **__: SPLITS)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["memdef", *map(str, arguments)])
@@ -151,7 +151,7 @@ def test_without_threshold_and_data_the_way_out_is_said(run, folder, memdef, mon
     def missing(*_, **__):
         raise DataNotFoundError("no source has it")
 
-    monkeypatch.setattr(predicting, "find_data", missing)
+    monkeypatch.setattr(predicting, "splits_of", missing)
     status, out, err = memdef("predict", run.path, folder)
     assert (status, out) == (2, "")
     assert "--data-dir" in err

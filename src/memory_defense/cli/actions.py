@@ -125,8 +125,9 @@ def run_data(name: str, data_dir: Path | None, *, offline: bool) -> None:
 
 def list_recipes() -> None:
     """Print every recipe with its summary."""
+    width = max(map(len, RECIPES)) + 2
     for one in RECIPES.values():
-        Console().print(f"{one.name:<34}{one.summary}", highlight=False, soft_wrap=True)
+        Console().print(f"{one.name:<{width}}{one.summary}", highlight=False, soft_wrap=True)
 
 
 def _section(run: RunDirectory, base: Path, title: str) -> Section:

@@ -19,6 +19,7 @@ from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import print_tables
 from memory_defense.contracts import Ball
 from memory_defense.data.own import load_images
+from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation.metrics import Submissions
 from memory_defense.evaluation.robustness import Conduct
 from memory_defense.recipes.adapt import recipe_of
@@ -235,7 +236,7 @@ def _own(
             own.data or "",
             size=own.size,
             device=device,
-            data_dir=manner.data_dir,
+            data_dir=manner.data_dir if own.data in DATASETS else None,
             offline=manner.offline,
             progress=progress,
         )
