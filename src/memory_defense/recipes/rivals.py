@@ -31,7 +31,7 @@ from memory_defense.threat import L2, Linf
 from memory_defense.training.adversarial import Benign
 from memory_defense.training.fit import FitConfig
 
-_ONE_TENTH_OF_LEVELS = (0.2, 0.25, 0.3, 0.35)
+_PAIR_RADII = (0.2, 0.25, 0.3, 0.35)
 """Radii of Defense-VAE's training attacks (Li & Ji 2019)."""
 
 
@@ -76,7 +76,7 @@ def published_pairs(cw_steps: int = 100) -> tuple[tuple[Attack, Ball], ...]:
 
     The published CW sets differ by the attack's learning rate alone and know no radius.
     """
-    gradient = [(attack, Linf(radius)) for radius in _ONE_TENTH_OF_LEVELS for attack in (Fgsm(), RandFgsm())]
+    gradient = [(attack, Linf(radius)) for radius in _PAIR_RADII for attack in (Fgsm(), RandFgsm())]
     cw = [
         (
             CarliniWagner(

@@ -41,8 +41,6 @@ class System:
     """The attribute that holds its classifier, which is trained first and alone."""
     finish: Callable[[Any, Splits], None] | None = None
     """Fits thresholds on held-out images, after training."""
-    leaks_labels: bool = False
-    """Whether its answer follows a slot that something else chooses."""
 
 
 def _shape(images: ImageSpec) -> dict[str, Any]:
@@ -123,7 +121,7 @@ def _fit_likelihoods(defense: PixelDefend, splits: Splits) -> None:
 
 
 SYSTEMS: dict[str, System] = {
-    "memory-defense": System(title="Memory Defense", build=_memory, classifier="selector", leaks_labels=True),
+    "memory-defense": System(title="Memory Defense", build=_memory, classifier="selector"),
     "undefended": System(title="Classifier", build=_undefended, classifier="network"),
     "target-classifier": System(title="Target classifier", build=_target_classifier, classifier=None),
     "autoencoder": System(title="Autoencoder without memory", build=_autoencoder, classifier=None),
