@@ -6,13 +6,13 @@ included; `Pgd` follows the cross-entropy through the log-odds instead. The algo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from memory_defense.attacks.apgd_climb import Climb
 from memory_defense.attacks.averaged import Averaged
 from memory_defense.attacks.engine import Victim, attacked, check_settings
+from memory_defense.attacks.siblings import Siblings, together
 from memory_defense.attacks.targets import lead_of, likeliest_others, targeted_difference_of_logits_ratio
 from memory_defense.checks import nearest
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Rows
@@ -70,6 +70,7 @@ class Apgd:
         with attacked(model, images, labels, self.micro_batch) as victim:
             averaged = Averaged(victim, self.samples) if self.samples > 1 else victim
             climb = _climb(self, averaged, images, ball)
+            climb.judge_clean()
             for restart in range(self.restarts if ball.epsilon > 0 else 0):
                 climb.run(lambda _: LOSSES[self.loss], draws.child("restart", restart))
             return climb.best
@@ -118,27 +119,43 @@ class ApgdTargeted:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         with attacked(model, images, labels, self.micro_batch) as victim:
             climb = _climb(self, victim, images, ball)
-            classes = climb.clean_logits.shape[1]
+            logits = climb.judge_clean()
+            classes = logits.shape[1]
             if self.loss == "dlr" and classes < 4:
                 raise ValueError(
                     f"the targeted DLR loss needs at least 4 classes, the model has {classes}; use loss='margin'"
                 )
-            ranked = likeliest_others(climb.clean_logits, labels, self.targets)
-            for rank, goals in enumerate(ranked.unbind(1) if ball.epsilon > 0 else ()):
-                climb.run(self._towards(goals), draws.child("target", rank))
+            ranked = likeliest_others(logits, labels, self.targets)
+            rank = 0
+            while ball.epsilon > 0 and len(climb.rows) and rank < ranked.shape[1]:
+                ranks = together(victim, len(climb.rows), rank, ranked.shape[1])
+                self._run(victim, climb, ranks, ranked, draws)
+                rank = ranks.stop
             return climb.best
 
-    def _towards(self, targets: Labels) -> Callable[[Rows], AdversarialLoss]:
-        """Return the loss of each micro-batch that leads to these targets (N,)."""
-        loss = _TARGETED_LOSSES[self.loss]
-        return lambda rows: lambda logits, labels: loss(logits, labels, targets[rows])
+    def _run(self, victim: Victim, climb: Climb, ranks: range, ranked: Labels, draws: Draws) -> None:
+        """Climb towards the targets of these ranks with the images not yet fooled, all in the same passes."""
+        group = Siblings(victim, climb.rows, ranks)
+        copies = _climb(self, group.victim, climb.images[group.index], climb.ball, group)
+        targets, loss = ranked[group.index, group.rank], _TARGETED_LOSSES[self.loss]
+
+        def towards(rows: Rows) -> AdversarialLoss:
+            return lambda logits, labels: loss(logits, labels, targets[rows])
+
+        own = group.rows.cpu()
+        copies.run(towards, *(draws.child("target", rank).rows(own) for rank in ranks))
+        for at, rows in group.by_rank():
+            climb.merge(copies, rows, at)
+        group.discount()
 
     def for_transfer(self) -> Self:
         """Return the same attack without early stops: the highest loss over all targets."""
         return replace(self, stop_when_fooled=False)
 
 
-def _climb(settings: Apgd | ApgdTargeted, victim: Victim, images: Images, ball: Ball) -> Climb:
+def _climb(
+    settings: Apgd | ApgdTargeted, victim: Victim, images: Images, ball: Ball, siblings: Siblings | None = None
+) -> Climb:
     return Climb(
         victim,
         images,
@@ -146,6 +163,7 @@ def _climb(settings: Apgd | ApgdTargeted, victim: Victim, images: Images, ball: 
         steps=settings.steps,
         rho=settings.rho,
         stop_when_fooled=settings.stop_when_fooled,
+        siblings=siblings,
     )
 
 

@@ -12,14 +12,15 @@ and this with the loss of the start.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from memory_defense.attacks.engine import Victim, reached
-from memory_defense.contracts import Ball, Draws, Images, PerImage, Rows
+from memory_defense.attacks.siblings import Siblings
+from memory_defense.contracts import Ball, Draws, Images, Logits, PerImage, Rows
 from memory_defense.losses import AdversarialLoss
 
 _MOMENTUM = 0.75
@@ -74,6 +75,9 @@ class Climb:
         What is attacked.
     steps, rho, stop_when_fooled
         As in `apgd.Apgd`.
+    siblings
+        Where the images are copies that follow several targets: they are not judged as they are, and a copy is left
+        alone once a sibling with an earlier target fools the model.
 
     Raises
     ------
@@ -82,7 +86,15 @@ class Climb:
     """
 
     def __init__(
-        self, victim: Victim, images: Images, ball: Ball, *, steps: int, rho: float, stop_when_fooled: bool
+        self,
+        victim: Victim,
+        images: Images,
+        ball: Ball,
+        *,
+        steps: int,
+        rho: float,
+        stop_when_fooled: bool,
+        siblings: Siblings | None = None,
     ) -> None:
         if math.isinf(ball.epsilon):
             raise ValueError("the first step is 2 epsilon long, so the ball must be bounded; give a finite epsilon")
@@ -92,32 +104,69 @@ class Climb:
         self.best_loss = images.new_full((len(images),), -math.inf)
         marks = checkpoints(steps)
         self.gaps = {mark: mark - before for before, mark in zip([0, *marks], marks, strict=False)}
-        self.rows = victim.all_rows()
-        self.clean_logits = torch.cat([victim.answers(images[part], part) for part in victim.parts(self.rows)])
-        if stop_when_fooled:
-            self.rows = self.rows[~reached(self.clean_logits, victim.labels)]
+        self.rows, self.siblings = victim.all_rows(), siblings
 
-    def run(self, loss_of: Callable[[Rows], AdversarialLoss], draws: Draws) -> None:
-        """Climb once with the images not yet fooled; `loss_of` gives the loss of a micro-batch with these rows."""
+    def judge_clean(self) -> Logits:
+        """Let go of the images that fool the model as they are, if any are let go; return all logits (N, K)."""
+        seen = [self.victim.answers(self.images[part], part) for part in self.victim.parts(self.rows)]
+        logits = torch.cat(seen)
+        if self.stop_when_fooled:
+            self.rows = self.rows[~reached(logits, self.victim.labels)]
+        return logits
+
+    def run(self, loss_of: Callable[[Rows], AdversarialLoss], *draws: Draws) -> None:
+        """Climb once with the images not yet fooled.
+
+        Parameters
+        ----------
+        loss_of
+            The loss of a micro-batch with these rows.
+        draws
+            Of the starts: for all images, or for one equal part of them after the other.
+        """
         run = self._begin(draws)
         size = self.victim.micro_batch
         for k in range(self.steps + 1):
             parts = [run.take(slice(at, at + size)) for at in range(0, len(run.rows), size)]
             if not parts:
                 break
-            keep = [self._visit(part, k, loss_of(part.rows)) for part in parts]
-            if not all(bool(some.all()) for some in keep):
-                run = run.take(torch.cat(keep))
+            keep = torch.cat([self._visit(part, k, loss_of(part.rows)) for part in parts])
+            if self.siblings:
+                self.siblings.seen(run.rows, forward=1, backward=int(k < self.steps))
+            if not bool(keep.all()):
+                if self.siblings:
+                    self.siblings.settle(run.rows[~keep])
+                    keep &= self.siblings.needed(run.rows)
+                run = run.take(keep)
         self.rows = run.rows
         higher = run.top_loss > self.best_loss[run.rows]
         self.best[run.rows[higher]] = run.top[higher]
         self.best_loss[run.rows[higher]] = run.top_loss[higher]
 
-    def _begin(self, draws: Draws) -> _Run:
+    def merge(self, climb: Climb, rows: Rows, images: Rows) -> None:
+        """Take over what another climb found for these rows of its set, which are these images of this one.
+
+        The images which it fooled go on no more; of the others the iterate of the higher loss is kept.
+        """
+        left = torch.zeros_like(climb.best_loss, dtype=torch.bool)
+        left[climb.rows] = True
+        higher = ~left[rows] | (climb.best_loss[rows] > self.best_loss[images])
+        taken, at = rows[higher], images[higher]
+        self.best[at], self.best_loss[at] = climb.best[taken], climb.best_loss[taken]
+        done = torch.zeros_like(self.best_loss, dtype=torch.bool)
+        done[images[~left[rows]]] = True
+        self.rows = self.rows[~done[self.rows]]
+
+    def _begin(self, draws: Sequence[Draws]) -> _Run:
         """Return a run that starts on the surface of the ball, clamped to [0, 1]."""
         rows, clean, epsilon = self.rows, self.images[self.rows], self.ball.epsilon
-        own, shape = draws.rows(rows.cpu()), clean.shape[1:]
-        noise = (own.normal(*shape) if self.ball.norm == "l2" else 2 * own.uniform(*shape) - 1).to(clean)
+        part = len(self.images) // len(draws)
+        noise = torch.cat(
+            [
+                self._noise(one.rows(own.cpu() % part))
+                for one, own in zip(draws, rows.chunk(len(draws)), strict=True)
+            ]
+        ).to(clean)
         length = self.ball.distance(noise, torch.zeros_like(noise))
         start = (clean + noise * _column(epsilon / length.clamp(min=1e-12))).clamp_(0, 1)
         low, zero = clean.new_full((len(rows),), -math.inf), clean.new_zeros(len(rows))
@@ -135,6 +184,10 @@ class Climb:
             checked=low.clone(),
             halved=zero == 0,
         )
+
+    def _noise(self, draws: Draws) -> Tensor:
+        shape = self.images.shape[1:]
+        return draws.normal(*shape) if self.ball.norm == "l2" else 2 * draws.uniform(*shape) - 1
 
     def _visit(self, run: _Run, k: int, loss: AdversarialLoss) -> PerImage:
         """Judge iterate k of one micro-batch and step on, in place; return (B,) which images go on."""

@@ -105,6 +105,18 @@ class Closest:
             self.boldest_lead[rows[bolder]] = lead[bolder].to(distance)
         return fooled
 
+    def merge(self, other: Closest, rows: Rows, images: Rows) -> None:
+        """Take over what another search found for these rows of its set, which are these images of this one."""
+        closer = other.distance[rows] < self.distance[images]
+        self.best[images[closer]], self.distance[images[closer]] = (
+            other.best[rows[closer]],
+            other.distance[rows[closer]],
+        )
+        if self.boldest is not None and other.boldest is not None:
+            bolder = other.boldest_lead[rows] > self.boldest_lead[images]
+            self.boldest[images[bolder]] = other.boldest[rows[bolder]]
+            self.boldest_lead[images[bolder]] = other.boldest_lead[rows[bolder]]
+
     def unfinished(self, rows: Rows) -> Rows:
         """Return the rows that still need work."""
         if not self.stop_when_fooled:

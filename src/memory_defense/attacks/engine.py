@@ -100,10 +100,11 @@ class Victim:
         with torch.no_grad():
             return rows_of(self.model, rows)(points)
 
-    def discount(self, images: int) -> None:
-        """Take back the count of images whose answers were thrown away, as that of images which fill up a pass."""
+    def discount(self, forward: int, backward: int = 0) -> None:
+        """Take back the count of passes whose answers were thrown away, as that of images which fill up a pass."""
         if isinstance(self.model, CountingPasses):
-            self.model.passes.forward -= images
+            self.model.passes.forward -= forward
+            self.model.passes.backward -= backward
 
     def gradient(self, points: Images, rows: Rows, loss: AdversarialLoss) -> Pass:
         """Return the gradient of one micro-batch that holds these rows.

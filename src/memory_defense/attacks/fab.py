@@ -20,6 +20,7 @@ from torch import Tensor
 from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
 from memory_defense.attacks.closest import Closest, check_search, column
 from memory_defense.attacks.engine import Victim, attacked
+from memory_defense.attacks.siblings import Siblings, together
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 
 _NEWTON_STEPS = 60
@@ -90,34 +91,53 @@ class FabTargeted:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = Closest(
-                victim,
-                clean,
-                ball,
-                confidence=self.confidence,
-                targeted=False,
-                best_effort=self.best_effort,
-                stop_when_fooled=self.stop_when_fooled,
-            )
+            found = self._search(victim, clean, ball)
             rows, logits = found.start()
             others = logits.scatter(1, labels[:, None], -torch.inf)
             likely = others.sort(dim=1, descending=True, stable=True).indices
-            for rank in range(min(self.targets, logits.shape[1] - 1)):
-                points = clean.clone()
-                for _ in range(self.steps):
-                    for part in victim.parts(rows):
-                        points[part] = self._step(victim, found, points[part], part, likely[part, rank])
-                    rows = found.unfinished(rows)
+            rank, count = 0, min(self.targets, logits.shape[1] - 1)
+            while rank < count and len(rows):
+                ranks = together(victim, len(rows), rank, count)
+                self._run(found, Siblings(victim, rows, ranks), likely)
+                rank, rows = ranks.stop, found.unfinished(rows)
             return found.result()
 
-    def _step(self, victim: Victim, found: Closest, points: Images, rows: Rows, targets: Labels) -> Images:
+    def _search(self, victim: Victim, clean: Images, ball: Ball) -> Closest:
+        return Closest(
+            victim,
+            clean,
+            ball,
+            confidence=self.confidence,
+            targeted=False,
+            best_effort=self.best_effort,
+            stop_when_fooled=self.stop_when_fooled,
+        )
+
+    def _run(self, found: Closest, group: Siblings, likely: Labels) -> None:
+        """Search towards these targets of every image in the same passes, and keep the closest of what is found."""
+        own, copies = self._search(group.victim, found.clean[group.index], found.ball), group.victim.all_rows()
+        points, targets = own.clean.clone(), likely[group.index, group.rank]
+        for _ in range(self.steps):
+            for part in group.victim.parts(copies):
+                points[part] = self._step(own, points[part], part, targets[part])
+            group.seen(copies, forward=2, backward=1)
+            left = own.unfinished(copies)
+            if len(left) < len(copies):
+                group.settle(copies[~torch.isin(copies, left)])
+                left = left[group.needed(left)]
+            copies = left
+        for at, rows in group.by_rank():
+            found.merge(own, rows, at)
+        group.discount()
+
+    def _step(self, found: Closest, points: Images, rows: Rows, targets: Labels) -> Images:
         """Return one micro-batch moved by one step, recorded and drawn back where it fools the model."""
 
         def lead(logits: Logits, labels: Labels) -> PerImage:
             pair = logits.gather(1, torch.stack([targets, labels], 1))
             return pair[:, 0] - pair[:, 1] - self.confidence
 
-        ball, clean = found.ball, found.clean[rows]
+        victim, ball, clean = found.victim, found.ball, found.clean[rows]
         seen = victim.gradient(points, rows, lead)
         back = (seen.gradient * (points - clean)).flatten(1).sum(1)
         here, origin = shortest_steps(
