@@ -63,6 +63,9 @@ class Scale:
     stand_in: FitConfig
     """Of the network that imitates PixelDefend for an attack."""
     stand_in_images: int | None = None
+    cross_entropy: float = 100.0
+    """Factor of classifier-B's loss beside the reconstruction error, which is a sum over pixels and drowns a factor
+    of 1: classifier-B then reads the image where it should read the slot."""
     held_out: HeldOutAttack
     evaluation: EvaluationPlan
     slow: EvaluationPlan
@@ -103,8 +106,13 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
         fit=scale.offline,
         offline=OfflineSet(attack=PAPER_PGD, ball=Linf(0.03)),
     )
+    weight = scale.cross_entropy
     memory = Stage(
-        name="joint", part="autoencoder", objective=MemoryObjective(), score="objective", fit=scale.autoencoder
+        name="joint",
+        part="autoencoder",
+        objective=MemoryObjective(cross_entropy=weight),
+        score="objective",
+        fit=scale.autoencoder,
     )
     pairs = OfflinePairs(attacks=scale.pairs_attacks, images=scale.pairs_images)
     reconstruct = Stage(
@@ -160,14 +168,14 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
             "autoencoder",
             "Autoencoder and classifier-B, no memory",
             "autoencoder",
-            (replace(memory, objective=AutoencoderObjective()),),
+            (replace(memory, objective=AutoencoderObjective(cross_entropy=weight)),),
         ),
         _row(
             scale,
             "memae",
             "Memory without slots, no selector",
             "memae",
-            (replace(memory, objective=MemAeObjective()),),
+            (replace(memory, objective=MemAeObjective(cross_entropy=weight)),),
         ),
         _row(
             scale,

@@ -13,6 +13,7 @@ from memory_defense.recipes.rivals import Scale, brief_pairs, published_pairs, r
 from memory_defense.threat import L2, Linf
 from memory_defense.training.adversarial import Online, WarmStart
 from memory_defense.training.fit import FitConfig
+from memory_defense.training.optimizer import OptimizerConfig
 
 _FLIPS = Augmentation(horizontal_flip=True)
 _CROPS = Augmentation(crop_padding=4, horizontal_flip=True)
@@ -24,6 +25,7 @@ _BRIEF_CW: dict[str, Attack] = {
 }
 _PAPER_CW: dict[str, Attack] = {"cw": PAPER_CW, "cw-confident": replace(PAPER_CW, confidence=50, best_effort=True)}
 
+_STEADY = OptimizerConfig(name="adam", learning_rate=1e-3)
 _QUICK = FitConfig(epochs=10, optimizer=QUICK_OPTIMIZER, averaging=0.998, augmentation=_FLIPS, validate_every=2)
 _QUICK_SLOWER = replace(_QUICK, optimizer=replace(QUICK_OPTIMIZER, learning_rate=2e-3), augmentation=Augmentation())
 
@@ -62,9 +64,9 @@ FASHION_CPU = Scale(
     name="cpu",
     dataset="fashion-mnist",
     network="small-cnn",
-    classifier=replace(_QUICK_SLOWER, epochs=8, augmentation=_FLIPS),
+    classifier=replace(_QUICK_SLOWER, epochs=16, augmentation=_FLIPS),
     offline=replace(_QUICK_SLOWER, epochs=4, augmentation=_FLIPS),
-    autoencoder=replace(_QUICK, epochs=4, optimizer=replace(QUICK_OPTIMIZER, learning_rate=4e-3)),
+    autoencoder=replace(_QUICK, epochs=4, optimizer=_STEADY),
     purifier=replace(_QUICK_SLOWER, epochs=2),
     pixelcnn=replace(_QUICK_SLOWER, epochs=1, batch_size=32),
     preset="small",
