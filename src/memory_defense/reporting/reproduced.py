@@ -17,6 +17,7 @@ from rich.table import Table
 from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.files import write_text
 from memory_defense.reporting.published import Column, PublishedRow, PublishedTable
+from memory_defense.reporting.shortfall import Gap, explained
 
 LINES = ("published", "its protocol", "strongest knowledge", "worst case")
 ADDED = {
@@ -76,12 +77,27 @@ def reproduced(table: PublishedTable, records: Sequence[tuple[str, Record, str]]
         For a row that is neither the paper's nor in `ADDED`, or a record that lacks an attack of the table.
     """
     published = {row.key: row for row in table.rows}
+    head = tuple(_head(column, cell) for column in table.columns for cell in range(column.cells))
+    systems = tuple(_system(table, published.get(key), key, record, place) for key, record, place in records)
+    reasons = [_shortfall(head, key, system, scale) for (key, _, _), system in zip(records, systems, strict=True)]
     return Reproduced(
         title=f"{table.title}, at the scale {scale!r}",
-        head=tuple(_head(column, cell) for column in table.columns for cell in range(column.cells)),
-        systems=tuple(_system(table, published.get(key), key, record, place) for key, record, place in records),
-        remarks=_remarks([record for _, record, _ in records]),
+        head=head,
+        systems=systems,
+        remarks=(*_remarks([record for _, record, _ in records]), *(reason for reason in reasons if reason)),
     )
+
+
+def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str | None:
+    """Return why a system stays under its published numbers, where it does."""
+    pairs = zip(head, system.lines["published"], system.lines["its protocol"], strict=True)
+    gaps = [
+        Gap(name, float(theirs.text), float(ours.text))
+        for name, theirs, ours in pairs
+        if theirs.text not in ("NA", "–")
+    ]
+    clean = next((gap for gap in gaps if gap.head == "Clean"), None)
+    return explained(system.title, key, scale, clean, [gap for gap in gaps if gap is not clean])
 
 
 def _head(column: Column, cell: int) -> str:
