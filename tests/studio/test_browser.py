@@ -2,8 +2,12 @@
 
 import numpy as np
 
-from .conftest import png
-from .pages import SETTLED, set_epsilon, shown, told, until
+from memory_defense.data.own import load_splits
+from recipes.own_folder import write_folder
+
+from .conftest import Running, png
+from .pages import PHONE, SETTLED, set_epsilon, shown, told, until
+from .test_own_images import run_on
 
 
 def test_the_first_result_is_there_without_a_click(page, splits) -> None:
@@ -65,6 +69,61 @@ def test_every_choice_reaches_the_attack(page) -> None:
         page.fill("#option-steps", "7")
         page.press("#option-steps", "Tab")
     assert sent.value.post_data_json["attack"]["attack"] == "ddn"
+
+
+def test_adaptive_knowledge_is_chosen_by_keyboard(page) -> None:
+    heading = "#knowledge optgroup[label^=Adaptive]"
+    assert page.eval_on_selector_all(f"{heading} option", "all => all.map((one) => one.value)") == [
+        "steering",
+        "joint",
+    ]
+    page.focus("#knowledge")
+    page.keyboard.press("End")
+    assert page.input_value("#knowledge") == "joint"
+    with page.expect_response("**/api/play"):
+        page.keyboard.press("ArrowUp")
+    page.wait_for_selector("#told.trouble")
+    assert "pgd leads away" in page.inner_text("#told")
+    note = page.inner_text("#" + page.get_attribute("#knowledge", "aria-describedby"))
+    assert note.startswith("Adaptive. The attacker knows the whole defense")
+    assert note.endswith("It needs pgd-t, fab-t, apgd-t or autoattack.")
+    with page.expect_request("**/api/play") as sent:
+        page.select_option("#attack", "pgd-t")
+    assert sent.value.post_data_json["attack"]["knowledge"] == "steering"
+    page.wait_for_selector("#told.fail, #told.pass")
+    assert "It needs" not in page.inner_text("#knowledge-note")
+    until(page, SETTLED)
+    assert "each of the 9 wrong classes" in page.inner_text("#play")
+    page.click("#tab-compare")
+    page.wait_for_selector("#compare .faces")
+    assert page.inner_text("#compare").count("each of the 9 wrong classes") == 2
+
+
+def test_own_test_images_are_offered_or_their_absence_told(chromium, tmp_path, splits) -> None:
+    here, lost = write_folder(tmp_path / "here"), write_folder(tmp_path / "lost")
+    run_on(here, tmp_path / "runs" / "own")
+    run_on(lost, tmp_path / "runs" / "without")
+    lost.rename(tmp_path / "moved")
+    with Running(tmp_path / "runs", splits) as running:
+        page = chromium.new_page(viewport=PHONE)
+        page.goto(running.address)
+        until(page, SETTLED)
+        assert page.locator("#thumbnails button").count() == 9
+        assert (shown(page, 0) == load_splits(here).test.images[0].permute(1, 2, 0).numpy()).all()
+        assert page.inner_text("#test-note") == ""
+        page.select_option("#run", "without")
+        until(page, "document.getElementById('test-note').textContent")
+        assert page.is_visible("#test-note")
+        assert f"{lost}, which is not there any more" in page.inner_text("#test-note")
+        assert page.is_disabled("#source-test")
+        assert page.is_visible("#canvas")
+        assert page.inner_text("#told") == "Upload an image or draw one."
+        assert page.inner_text("#play") == "", "the result of another run is no answer about this one"
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        page.select_option("#run", "own")
+        until(page, f"{SETTLED} && document.querySelectorAll('#thumbnails button').length")
+        assert page.is_checked("#source-test")
+        page.close()
 
 
 def test_another_test_image_is_one_click_away(page, splits) -> None:

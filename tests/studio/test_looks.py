@@ -4,6 +4,10 @@ import shutil
 
 import pytest
 
+from memory_defense.evaluation.flag import Flag
+from memory_defense.recipes.flag import keep_flag
+from memory_defense.recipes.run_directory import RunDirectory
+
 from .conftest import Running
 from .pages import DESK, PHONE, SETTLED, until
 
@@ -44,6 +48,31 @@ def test_text_stands_out_in_both_schemes(page) -> None:
         }"""
     )
     assert low == []
+
+
+@pytest.mark.parametrize("score", ["reconstruction", "disagreement"])
+def test_the_flag_names_its_score_and_fits_on_a_phone(chromium, own_root, splits, score) -> None:
+    flag = Flag(score=score, threshold=-1.0, false_alarms=0.05, calibration_images=50)
+    keep_flag(RunDirectory(own_root / "first"), flag)
+    with Running(own_root, splits) as running:
+        page = chromium.new_page(viewport=PHONE)
+        page.goto(running.address)
+        page.select_option("#run", "first")
+        until(page, "document.querySelector('#play .badge.flagged')")
+        assert page.inner_text("#play .faces .badge.flagged >> nth=0") == f"⚑ flagged by {score}"
+        for tab in ("play", "compare"):
+            page.click(f"#tab-{tab}")
+            page.wait_for_selector(f"#{tab} .badge.flagged")
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
+            outside = page.evaluate(
+                """() => {
+                  const right = (one) => one.getBoundingClientRect().right;
+                  return [...document.querySelectorAll('.faces .badge')].filter((one) => one.offsetParent)
+                    .filter((one) => right(one) > right(one.closest('figure')) + 1).length;
+                }"""
+            )
+            assert outside == 0, tab
+        page.close()
 
 
 def test_a_name_that_looks_like_markup_stays_text(chromium, root, splits, tmp_path) -> None:

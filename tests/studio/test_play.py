@@ -22,7 +22,7 @@ def first(library) -> Subject:
 
 
 def posed(library: Library, index: int, label: int | None = None) -> Posed:
-    return library.pose(ImageChoice(test=index), label, library.shape(library.runs.find("first")))
+    return library.pose(ImageChoice(test=index), label, library.runs.find("first"))
 
 
 def test_a_look_agrees_with_the_defense_itself(library, first) -> None:

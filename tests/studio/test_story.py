@@ -18,6 +18,7 @@ def seen(answer: int, slot: int | None = None, flagged: bool | None = None) -> L
         attention=None,
         slots=None,
         flagged=flagged,
+        flag_score=None if flagged is None else "reconstruction",
     )
 
 

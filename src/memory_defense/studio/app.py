@@ -135,7 +135,7 @@ def _add_playing(app: FastAPI, library: Library, workshop: Workshop) -> None:
     async def one(request: Request, wanted: PlayRequest) -> Played:
         def job(ticket: Ticket) -> Played:
             subject = library.subject(wanted.run)
-            posed = library.pose(wanted.image, wanted.label, library.shape(library.runs.find(wanted.run)))
+            posed = library.pose(wanted.image, wanted.label, library.runs.find(wanted.run))
             return play(subject, posed, wanted.attack, ticket)[0]
 
         return await _computed(workshop, request, job)

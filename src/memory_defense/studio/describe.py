@@ -11,7 +11,7 @@ import memory_defense
 from memory_defense.attacks import ATTACKS
 from memory_defense.contracts import Flagging, SlotDefense
 from memory_defense.randomness import ImageDraws
-from memory_defense.reporting.wording import ADAPTIVE, KNOWLEDGE, knowledge_label
+from memory_defense.studio.knowledge import knowledge_of
 from memory_defense.studio.library import Library
 from memory_defense.studio.messages import Message
 from memory_defense.studio.pictures import uri
@@ -29,6 +29,8 @@ class RunView(Message):
     """Why it cannot be played with, or nothing."""
     recipe: str
     dataset: str
+    images: str
+    """The same for two runs exactly where their test images are the same; see `Library.images_key`."""
     classes: list[str]
     channels: int
     size: int
@@ -63,11 +65,17 @@ class Shelf(Message):
 
 
 class KnowledgeView(Message):
-    """What one adversary knows."""
+    """What one attacker knows; see `knowledge.Known`."""
 
     name: str
     label: str
     meaning: str
+    adaptive: bool
+    """Whether the defense publishes it for attacks on itself."""
+    methods: list[str]
+    """The attacks that fit."""
+    needs: str
+    """The same in words; nothing where every attack does."""
 
 
 class Described(Message):
@@ -111,24 +119,31 @@ def shelf(library: Library) -> Shelf:
 def describe_run(library: Library, name: str) -> Described:
     """Return what a run's defense publishes; raise what `Library.subject` raises."""
     defense = library.subject(name).defense
-    known = KNOWLEDGE | ADAPTIVE
     try:
-        total, fault = len(library.test_images(library.shape(library.runs.find(name)).dataset)), ""
+        total, fault = len(library.tests_of(library.runs.find(name))), ""
     except ValueError as error:
         total, fault = 0, str(error)
     flag = "This defense never flags an image."
     if isinstance(defense, Flagging):
         threshold = defense.flag_threshold
         flag = (
-            "This defense can flag images, but no threshold was chosen for it, so it flags none."
+            f"This defense can flag images by their {defense.flag_score} score, but no threshold was chosen for "
+            "it, so it flags none."
             if threshold is None
-            else f"This defense flags images that score above {threshold:.4g}."
+            else f"This defense flags images whose {defense.flag_score} score lies above {threshold:.4g}."
         )
     return Described(
         run=name,
         knowledge=[
-            KnowledgeView(name=one, label=knowledge_label(one), meaning=known[one].meaning if one in known else "")
-            for one in defense.surrogates()
+            KnowledgeView(
+                name=known.name,
+                label=known.label,
+                meaning=known.meaning,
+                adaptive=known.adaptation is not None,
+                methods=list(known.methods),
+                needs=known.needs,
+            )
+            for known in knowledge_of(defense).values()
         ],
         slots=isinstance(defense, SlotDefense),
         flag=flag,
@@ -138,8 +153,8 @@ def describe_run(library: Library, name: str) -> Described:
 
 
 def thumbnails(library: Library, name: str, start: int, count: int) -> Thumbnails:
-    """Return some of the test images of a run's dataset, fewer at its end; raise ValueError without a dataset."""
-    tests = library.test_images(library.shape(library.runs.find(name)).dataset)
+    """Return some of a run's test images, fewer at their end; raise ValueError where there are none."""
+    tests = library.tests_of(library.runs.find(name))
     rows = torch.arange(min(start, len(tests)), min(start + count, len(tests)))
     images = tests.floats(rows)
     return Thumbnails(
@@ -161,6 +176,7 @@ def _run_view(library: Library, run: Run) -> RunView:
             fault=fault or str(error),
             recipe="",
             dataset="",
+            images="",
             classes=[],
             channels=0,
             size=0,
@@ -171,6 +187,7 @@ def _run_view(library: Library, run: Run) -> RunView:
         fault=fault,
         recipe=recipe,
         dataset=shape.dataset,
+        images=library.images_key(run),
         classes=list(shape.classes),
         channels=shape.channels,
         size=shape.size,

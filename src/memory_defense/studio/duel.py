@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memory_defense.contracts import Images
+from memory_defense.studio.knowledge import knowledge_of
 from memory_defense.studio.library import Library
 from memory_defense.studio.messages import Compared, CompareRequest, Played
 from memory_defense.studio.play import answer_to, play
@@ -23,17 +24,18 @@ def compare(library: Library, wanted: CompareRequest, ticket: Ticket) -> Compare
     ValueError
         When the runs take different images, and for what `play.play` refuses.
     """
-    shapes = [library.shape(library.runs.find(name)) for name in wanted.runs]
-    if shapes[0].dataset != shapes[1].dataset:
+    runs = [library.runs.find(name) for name in wanted.runs]
+    first, second = (library.shape(run) for run in runs)
+    if first != second:
         raise ValueError(
-            f"{wanted.runs[0]} takes images of {shapes[0].dataset}, {wanted.runs[1]} those of {shapes[1].dataset}; "
+            f"{wanted.runs[0]} takes images of {first}, {wanted.runs[1]} those of {second}; "
             "choose two runs of one dataset"
         )
-    posed = library.pose(wanted.image, wanted.label, shapes[0])
+    posed = library.pose(wanted.image, wanted.label, runs[0])
     subjects = [library.subject(name) for name in wanted.runs]
     played: list[tuple[Played, Images]] = []
     for subject in subjects:
-        published = subject.defense.surrogates()
+        published = knowledge_of(subject.defense)
         knowledge = wanted.attack.knowledge
         if knowledge not in published:
             knowledge = _FALLBACK if _FALLBACK in published else next(iter(published))

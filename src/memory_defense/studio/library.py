@@ -21,11 +21,12 @@ from memory_defense.recipes.build import images_of
 from memory_defense.recipes.load import load
 from memory_defense.recipes.recipe import ModelSpec
 from memory_defense.studio.messages import ImageChoice
+from memory_defense.studio.own_images import own_source, own_test_images
 from memory_defense.studio.play import Posed, Subject
 from memory_defense.studio.runs import Run, Runs
 
 KEPT = 4
-"""Defenses in memory; the one that was used longest ago makes room."""
+"""Defenses in memory, and sets of people's own test images; what was used longest ago makes room."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Shape:
     size: int
     classes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """Return what tells it from others."""
+        return f"{self.dataset} ({self.channels} x {self.size} x {self.size}, {len(self.classes)} classes)"
+
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -45,14 +50,14 @@ class _Loaded:
 
 
 class Library:
-    """Defenses by the name of their run, and test images by the name of their dataset.
+    """Defenses by the name of their run, and the test images of their datasets.
 
     Parameters
     ----------
     runs
         Where defenses come from.
     data_dir
-        Directory to look in first for datasets. They are never downloaded from here.
+        Directory to look in first for known datasets. They are never downloaded from here.
     tests
         Test images that are at hand already, by the name of their dataset.
     """
@@ -64,6 +69,7 @@ class Library:
         self._data_dir = data_dir
         self._defenses: OrderedDict[str, _Loaded] = OrderedDict()
         self._tests: dict[str, ImageSet | str] = dict(tests or {})
+        self._own: OrderedDict[str, ImageSet] = OrderedDict()
 
     def shape(self, run: Run) -> Shape:
         """Return what images a run takes; raise ValueError when the run is damaged."""
@@ -83,8 +89,38 @@ class Library:
             self._defenses.popitem(last=False)
         return Subject(name, kept.defense, self.shape(run).classes)
 
+    def tests_of(self, run: Run) -> ImageSet:
+        """Return the test images of a run: its dataset's, or its own from where its manifest says.
+
+        A known dataset is looked for once. One's own images are looked for until they are found, then kept as
+        they were.
+
+        Raises
+        ------
+        ValueError
+            When they are not on this machine, or no longer those that the run was trained on.
+        """
+        source = own_source(run)
+        if source is None:
+            return self.test_images(self.shape(run).dataset)
+        key = self.images_key(run)
+        found = self._own.pop(key, None)
+        self._own[key] = own_test_images(run, source) if found is None else found
+        while len(self._own) > KEPT:
+            self._own.popitem(last=False)
+        return self._own[key]
+
+    def images_key(self, run: Run) -> str:
+        """Return a name that two runs share exactly where their test images are the same."""
+        shape = self.shape(run)
+        try:
+            source = own_source(run)
+        except ValueError:
+            source = None
+        return shape.dataset if source is None else f"{source.sha256} {shape}"
+
     def test_images(self, dataset: str) -> ImageSet:
-        """Return a dataset's test images; raise ValueError when it is not on this machine."""
+        """Return a known dataset's test images; raise ValueError when it is not on this machine."""
         if dataset not in self._tests:
             self._tests[dataset] = self._found(dataset)
         found = self._tests[dataset]
@@ -94,7 +130,7 @@ class Library:
 
     def _found(self, dataset: str) -> ImageSet | str:
         if dataset not in DATASETS:
-            return f"{dataset} is a dataset of your own, whose images the studio does not read: upload or draw one"
+            return f"{dataset} is a dataset of your own, and the run does not say where it is: upload or draw one"
         try:
             return load_dataset(dataset, data_dir=self._data_dir, offline=True).test
         except DataNotFoundError:
@@ -103,7 +139,7 @@ class Library:
                 f"'memdef data {dataset}' and start the studio again"
             )
 
-    def pose(self, choice: ImageChoice, label: int | None, shape: Shape) -> Posed:
+    def pose(self, choice: ImageChoice, label: int | None, run: Run) -> Posed:
         """Return the image that the page chose, and the class it is to leave.
 
         Raises
@@ -114,7 +150,7 @@ class Library:
         if (choice.test is None) == (choice.pixels is None):
             raise ValueError("an image is named by test, a position, or by pixels; give exactly one of them")
         if choice.test is not None:
-            tests = self.test_images(shape.dataset)
+            tests = self.tests_of(run)
             if choice.test >= len(tests):
                 raise ValueError(f"test image {choice.test} does not exist; choose 0 to {len(tests) - 1}")
             rows = torch.tensor([choice.test])
@@ -126,7 +162,7 @@ class Library:
                 "dataset" if label in (None, own) else "you",
             )
         assert choice.pixels is not None
-        image = pixels_of(choice.pixels, shape)
+        image = pixels_of(choice.pixels, self.shape(run))
         identity = int.from_bytes(hashlib.blake2b(choice.pixels.encode(), digest_size=4).digest(), "little") >> 1
         return Posed(image, identity, label, "you")
 

@@ -81,6 +81,8 @@ class Look(Message):
     """(K,)"""
     flagged: bool | None
     """None where the defense has no flag, or no threshold for it."""
+    flag_score: str | None
+    """The score that the flag looks at; None where the defense has no flag."""
 
 
 class Played(Message):

@@ -21,6 +21,7 @@ from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import Submissions, answers
 from memory_defense.passes import regular
 from memory_defense.randomness import seeded
+from memory_defense.studio.knowledge import Known, chosen
 from memory_defense.studio.messages import AttackChoice, Look, Played, Slot
 from memory_defense.studio.pictures import MAGNIFICATION, magnified, signs, uri
 from memory_defense.studio.story import what_happened
@@ -100,7 +101,7 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
     ------
     ValueError
         For an unknown attack, option or knowledge, a radius or a class out of range, or an attack that does not
-        fit the norm.
+        fit the norm or the knowledge.
     TooSlowError, StoppedError
         As the ticket says.
     """
@@ -108,9 +109,8 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
     if choice.epsilon > limit:
         raise ValueError(f"epsilon is {choice.epsilon:g}, but the studio goes up to {limit:g} in {choice.norm}")
     attack = build_attack(choice.attack, choice.options)
-    surrogates = subject.defense.surrogates()
-    if choice.knowledge not in surrogates:
-        raise nearest(choice.knowledge, surrogates, f"knowledge of {subject.run}")
+    known = chosen(subject.defense, choice.knowledge, subject.run)
+    known.check_fits(choice.attack, attack)
     label, source = posed.label, posed.source
     if label is not None and label >= len(subject.classes):
         raise ValueError(f"label is {label}, but there are {len(subject.classes)} classes, numbered from 0")
@@ -126,7 +126,7 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
         attempt = _attempt(
             subject.defense,
             case,
-            surrogates[choice.knowledge],
+            known.surrogate,
             replace(posed, label=clean.answer if label is None else label),
             choice.seed,
             ticket,
@@ -151,7 +151,7 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
         forward=attempt.passes.forward,
         seconds=attempt.seconds,
         sentence=what_happened(clean, adversarial, label, subject.classes, moved=bool(offset.any())),
-        notes=_notes(case, attempt),
+        notes=_notes(case, known, attempt, len(subject.classes)),
     )
     return played, attempt.images
 
@@ -174,6 +174,7 @@ def look(defense: Defense, image: Images, seed: int = 0) -> Look:
             attention=attention,
             slots=slots,
             flagged=_flagged(defense, image),
+            flag_score=defense.flag_score if isinstance(defense, Flagging) else None,
         )
 
 
@@ -222,8 +223,16 @@ def _flagged(defense: Defense, image: Images) -> bool | None:
     return bool(defense.suspicious(image)[0])
 
 
-def _notes(case: Case, attempt: Attempt) -> list[str]:
+def _notes(case: Case, known: Known, attempt: Attempt, classes: int) -> list[str]:
     notes = [attempt.failure] if attempt.failure else []
+    if known.adaptation and known.adaptation.towards_each_class:
+        targets, wrong = getattr(case.attack, "targets", None) or classes, classes - 1
+        which = (
+            f"each of the {wrong} wrong classes" if targets >= wrong else f"the {targets} likeliest wrong classes"
+        )
+        notes.append(f"It is led towards {which}, the likeliest first, until the answer is wrong.")
+    if known.adaptation and known.adaptation.fights_flag:
+        notes.append(_own_measure(attempt))
     if getattr(case.attack, "gradient_free", False) and case.knowledge != EXACT_KNOWLEDGE:
         notes.append(f"{case.name} uses no gradient, so what this adversary knows is only whose answers it sees.")
     if attempt.disagreements:
@@ -231,3 +240,11 @@ def _notes(case: Case, attempt: Attempt) -> list[str]:
             "The defense answered otherwise when asked again, as a randomised one does; the judge's answer counts."
         )
     return notes
+
+
+def _own_measure(attempt: Attempt) -> str:
+    if bool(attempt.silent[0]):
+        return "This attacker got what it wants: a wrong answer that is not flagged."
+    if bool(attempt.fooled[0]):
+        return "This attacker wants a wrong answer that is not flagged; this one is wrong, but flagged."
+    return "This attacker wants a wrong answer that is not flagged, and did not get it."

@@ -11,7 +11,8 @@ function verdict(right) {
 
 function flag(look) {
   if (look.flagged === null) return null;
-  return make("span", { class: look.flagged ? "badge flagged" : "badge" }, look.flagged ? "⚑ flagged" : "not flagged");
+  const said = look.flagged ? "⚑ flagged" : "not flagged";
+  return make("span", { class: look.flagged ? "badge flagged" : "badge" }, `${said} by ${look.flag_score}`);
 }
 
 function face(title, look, label, names) {

@@ -3,7 +3,7 @@
 import { newest, post } from "./api.js";
 import { faces, probabilities } from "./charts.js";
 import { byId, make, offer } from "./dom.js";
-import { classes, request, runOf, state } from "./state.js";
+import { alike, classes, request, runOf, state } from "./state.js";
 
 const latest = newest(140);
 
@@ -14,14 +14,17 @@ export function startCompare(changed) {
 /** Offer the runs that take the same images. */
 export function offerOthers() {
   const run = runOf(state.run);
-  const others = state.shelf.runs.filter((one) => !one.fault && one.dataset === run.dataset && one.name !== run.name);
+  const others = state.shelf.runs.filter((one) => !one.fault && alike(one, run) && one.name !== run.name);
   offer(byId("other"), others.map((one) => [one.name, one.name]));
 }
 
 export function refreshCompare(tell) {
   const asked = request();
   const other = byId("other").value;
-  if (!asked) return;
+  if (!asked) {
+    if (state.described) forget();
+    return;
+  }
   if (!other) {
     byId("compare").replaceChildren();
     tell("There is no second run of this dataset to compare with; train one with 'memdef train'.", "trouble");
@@ -42,6 +45,13 @@ export function refreshCompare(tell) {
     }
     byId("compare").removeAttribute("aria-busy");
   });
+}
+
+/** Without an image there is nothing to show; what is shown or still under way belongs to another one. */
+function forget() {
+  latest(async () => {});
+  byId("compare").replaceChildren();
+  byId("compare").removeAttribute("aria-busy");
 }
 
 function show(compared) {

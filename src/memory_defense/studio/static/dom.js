@@ -34,6 +34,19 @@ export function offer(select, entries, wanted = select.value) {
   select.value = values.includes(String(wanted)) ? wanted : (values[0] ?? "");
 }
 
+/** Put headings over the entries of a select that `offer` filled: pairs of a heading and how many it is for. */
+export function group(select, groups) {
+  let rest = [...select.options];
+  const wanted = select.value;
+  const parts = groups.filter(([, count]) => count).map(([label, count]) => {
+    const part = make("optgroup", { label }, rest.slice(0, count));
+    rest = rest.slice(count);
+    return part;
+  });
+  select.replaceChildren(...parts, ...rest);
+  select.value = wanted;
+}
+
 export function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }

@@ -9,6 +9,7 @@ const COUNT = 12;
 const AS_IT_IS = ["image/png", "image/jpeg", "image/bmp"];
 const LARGEST_SIDE = 1024;
 let source = "test";
+let forced = false; // drawing is shown only because there are no test images
 let start = 0;
 let file = null;
 const latest = newest(0);
@@ -30,27 +31,37 @@ export function startPicker(trouble) {
   startDropping(trouble);
   startDrawing((blob) => submit(blob, false, trouble));
   onChange((changes) => {
-    if (changes.described) loaded(changes.described, trouble);
+    if (changes.described) loaded(changes.described, "image" in changes);
     if ("image" in changes) mark();
   });
 }
 
+function settle(name, because) {
+  byId(`source-${name}`).checked = true;
+  showSource(name);
+  forced = because;
+}
+
 function showSource(name) {
   source = name;
+  forced = false;
   for (const one of ["test", "upload", "draw"]) byId(`from-${one}`).hidden = one !== name;
   if (name === "test" && state.described?.test_images) chooseTest(Number(byId("test-index").value));
 }
 
-function loaded(described) {
+/** A run is loaded; `others` says that its test images are not those of the run before. */
+function loaded(described, others) {
   byId("test-note").textContent = described.test_fault;
   byId("source-test").disabled = described.test_images === 0;
   byId("test-index").max = Math.max(described.test_images - 1, 0);
+  if (others) {
+    start = 0;
+    byId("test-index").value = 0;
+  }
   if (described.test_images) page(start);
   else byId("thumbnails").replaceChildren();
-  if (!described.test_images && source === "test") {
-    byId("source-draw").checked = true;
-    showSource("draw");
-  }
+  if (!described.test_images && source === "test") settle("draw", true);
+  else if (described.test_images && forced && !state.image?.pixels) settle("test", false);
   if (state.image?.pixels && state.image.pixels.length !== lengthOf(described.run)) choose({ image: null });
 }
 

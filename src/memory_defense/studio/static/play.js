@@ -9,7 +9,10 @@ const latest = newest(140);
 
 export function refreshPlay(tell) {
   const asked = request();
-  if (!asked) return;
+  if (!asked) {
+    if (state.described) forget();
+    return;
+  }
   byId("play").setAttribute("aria-busy", "true");
   latest(async (signal) => {
     try {
@@ -24,6 +27,13 @@ export function refreshPlay(tell) {
     }
     byId("play").removeAttribute("aria-busy");
   });
+}
+
+/** Without an image there is nothing to show; what is shown or still under way belongs to another one. */
+function forget() {
+  latest(async () => {});
+  byId("play").replaceChildren();
+  byId("play").removeAttribute("aria-busy");
 }
 
 function show(played) {

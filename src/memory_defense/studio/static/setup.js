@@ -1,7 +1,7 @@
 // Defense, attack, knowledge, norm and epsilon.
 
 import { get } from "./api.js";
-import { byId, make, offer } from "./dom.js";
+import { byId, group, make, offer } from "./dom.js";
 import { choose, onChange, runOf, state } from "./state.js";
 
 const RANGES = {
@@ -54,8 +54,8 @@ export async function chooseRun(name) {
   if (state.run !== name) return;
   const run = runOf(name);
   byId("run-note").textContent = [`${run.recipe}, ${run.dataset}.`, described.flag].join(" ");
-  offer(byId("knowledge"), described.knowledge.map((one) => [one.name, one.label]), state.knowledge);
-  const same = before && before.dataset === run.dataset;
+  offerKnowledge(described.knowledge);
+  const same = before && before.images === run.images;
   offer(byId("label"), labels(run), same ? state.label : "");
   choose({
     described,
@@ -71,9 +71,19 @@ function labels(run) {
   return [["", "automatic"], ...run.classes.map((name, place) => [place, name])];
 }
 
+function offerKnowledge(knowledge) {
+  const plain = knowledge.filter((one) => !one.adaptive);
+  const adaptive = knowledge.filter((one) => one.adaptive);
+  offer(byId("knowledge"), [...plain, ...adaptive].map((one) => [one.name, one.label]), state.knowledge);
+  const headings = [["Surrogates", plain.length], ["Adaptive: made for attacking this defense", adaptive.length]];
+  if (adaptive.length) group(byId("knowledge"), headings);
+}
+
 function tellKnowledge() {
   const known = state.described?.knowledge.find((one) => one.name === state.knowledge);
-  byId("knowledge-note").textContent = known?.meaning ?? "";
+  const parts = known ? [known.adaptive && "Adaptive.", known.meaning] : [];
+  if (known && !known.methods.includes(state.attack)) parts.push(`It needs ${known.needs}.`);
+  byId("knowledge-note").textContent = parts.filter(Boolean).join(" ");
 }
 
 function attackView(name) {
@@ -87,6 +97,7 @@ function chooseAttack(name) {
   byId("options").replaceChildren(...view.options.map((one) => optionField(one)));
   for (const choice of byId("norm").options) choice.disabled = !view.norms.includes(choice.value);
   choose({ attack: name, options });
+  tellKnowledge();
   if (view.norms.length && !view.norms.includes(state.norm)) chooseNorm(view.norms[0]);
 }
 

@@ -29,6 +29,12 @@ export function runOf(name) {
   return state.shelf.runs.find((run) => run.name === name);
 }
 
+/** Return whether two runs take images of one dataset. */
+export function alike(one, other) {
+  const kind = (run) => JSON.stringify([run.dataset, run.channels, run.size, run.classes]);
+  return kind(one) === kind(other);
+}
+
 export function classes() {
   return runOf(state.run)?.classes ?? [];
 }

@@ -37,7 +37,9 @@ onChange((changes) => {
     trouble("");
     offerOthers();
   }
-  if (!state.image && state.described) tell("Choose a test image, upload one or draw one.", "");
+  if (!state.image && state.described) {
+    tell(state.described.test_images ? "Choose a test image, upload one or draw one." : "Upload an image or draw one.", "");
+  }
   refresh();
 });
 

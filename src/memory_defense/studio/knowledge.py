@@ -1,0 +1,103 @@
+"""What an attacker may know of a defense: the surrogates that it publishes, and the adaptations made against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memory_defense.attacks import ATTACKS
+from memory_defense.checks import nearest
+from memory_defense.contracts import Adaptation, Adaptive, Attack, Binding, Classifier, Defense
+from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
+from memory_defense.reporting.wording import ADAPTIVE, KNOWLEDGE, joined, knowledge_label
+
+_MEANINGS = {
+    "steering": "The attacker knows the whole defense and pushes the selector alone towards one wrong class after "
+    "the other, until the defense's answer is wrong.",
+    "joint": "The attacker knows the whole defense and pushes the selector and the classifier behind the slot "
+    "towards a wrong answer together.",
+    "silent": "The attacker knows the whole defense and its flag, and wants a wrong answer that is not flagged.",
+}
+"""The adaptations that the library's own defenses publish."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One attacker's knowledge of one defense."""
+
+    name: str
+    surrogate: Classifier | Binding
+    """What is attacked."""
+    adaptation: Adaptation | None = None
+    """None for a plain surrogate."""
+
+    @property
+    def label(self) -> str:
+        """Its short name."""
+        return knowledge_label(self.name)
+
+    @property
+    def meaning(self) -> str:
+        """What the attacker knows and attacks, in a sentence; nothing where nobody knows."""
+        if self.adaptation is None:
+            known = KNOWLEDGE | ADAPTIVE
+            return known[self.name].meaning if self.name in known else ""
+        if self.name in _MEANINGS:
+            return _MEANINGS[self.name]
+        aim = "a wrong answer that is not flagged" if self.adaptation.fights_flag else "a wrong answer"
+        way = ", towards one wrong class after the other" if self.adaptation.towards_each_class else ""
+        return f"The attacker wants {aim} and follows a gradient that this defense publishes against itself{way}."
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the attacks that `check_fits` lets pass."""
+        return tuple(name for name, made in ATTACKS.items() if not self._fault(made()))
+
+    @property
+    def needs(self) -> str:
+        """Which attacks fit, in words; nothing where every one does."""
+        if len(self.methods) == len(ATTACKS):
+            return ""
+        if self.adaptation and self.adaptation.towards_each_class:
+            return joined(self.methods).replace(" and ", " or ")
+        return "a method that uses gradients"
+
+    def check_fits(self, name: str, attack: Attack) -> None:
+        """Raise ValueError for an attack that cannot use what makes this knowledge another one.
+
+        The evaluator pairs them in the same way (`recipes.campaign`).
+
+        Parameters
+        ----------
+        name
+            The attack's.
+        attack
+            Any, for a plain surrogate. For an adaptation towards each class, one that names target classes. For
+            one whose answers are the defense's own, so that only its gradient is different, one with gradients.
+        """
+        if fault := self._fault(attack):
+            raise ValueError(f"{name} {fault}; choose {self.needs}, or another knowledge")
+
+    def _fault(self, attack: Attack) -> str:
+        if self.adaptation is None:
+            return ""
+        if self.adaptation.towards_each_class and not hasattr(attack, "targets"):
+            return f"leads away from the right class, but {self.label} is for attacks towards each wrong class"
+        if getattr(attack, "gradient_free", False) and not self.adaptation.fights_flag:
+            return f"uses no gradient, but {self.label} differs from {EXACT_KNOWLEDGE} by its gradient alone"
+        return ""
+
+
+def knowledge_of(defense: Defense) -> dict[str, Known]:
+    """Return everything that a defense publishes, by name: surrogates first, then its adaptive set."""
+    found = {name: Known(name, surrogate) for name, surrogate in defense.surrogates().items()}
+    adaptive: Mapping[str, Adaptation] = defense.adaptive() if isinstance(defense, Adaptive) else {}
+    return found | {name: Known(name, one.surrogate, one) for name, one in adaptive.items()}
+
+
+def chosen(defense: Defense, name: str, run: str) -> Known:
+    """Return a defense's knowledge of this name; raise ValueError, naming the run, where it publishes none."""
+    known = knowledge_of(defense)
+    if name not in known:
+        raise nearest(name, known, f"knowledge of {run}")
+    return known[name]
