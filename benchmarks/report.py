@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def save(name: str, asked: argparse.Namespace, results: Mapping[str, Sequence[Ro
     document = {
         "benchmark": name,
         "version": origin.version,
-        "git": origin.git,
+        "git": _revision(),
         "seed": asked.seed,
         "device": _processor(),
         "machine": platform.machine(),
@@ -102,6 +103,21 @@ def save(name: str, asked: argparse.Namespace, results: Mapping[str, Sequence[Ro
 def _right(network: nn.Module, images: Images, labels: Labels) -> Tensor:
     with torch.no_grad():
         return torch.cat([network(part).argmax(1) for part in images.split(256)]) == labels
+
+
+def _revision() -> str:
+    """Return the git revision; what an earlier benchmark has just written does not make it dirty."""
+    git = ["git", "-C", str(RESULTS.parents[1])]
+    changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"]
+    try:
+        revision = _output([*git, "rev-parse", "--short=12", "HEAD"])
+        return f"{revision}-dirty" if _output(changed) else revision
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def _processor() -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable
 
 import torch
 
 from memory_defense.contracts import Images, Labels
+from memory_defense.names import nearest
+
+__all__ = ["NoGradientError", "check_images", "check_labels", "nearest"]
 
 _ROUNDING = 1e-6
 
@@ -72,11 +73,3 @@ def check_labels(labels: Labels, count: int, classes: int | None = None) -> None
     limit = "" if classes is None else f" and below {classes}, the number of classes"
     if low < 0 or (classes is not None and high >= classes):
         raise ValueError(f"labels span {low}..{high}, expected at least 0{limit}")
-
-
-def nearest(name: str, known: Iterable[str], what: str) -> ValueError:
-    """Return the error for an unknown name, with the nearest known one suggested."""
-    options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"unknown {what} {name!r}{guess} Known: {', '.join(options)}")

@@ -81,6 +81,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_tensor_file(path: Path) -> None:
+    """Raise ValueError unless a file is there, whatever is in it; `tensorfiles` reads it."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there; raise WriteError where that is forbidden."""
     with _explained(path):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open  # pyright: ignore[reportUnkn
 from safetensors.torch import save as serialised  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from memory_defense.files import write_bytes
+from memory_defense.files import check_tensor_file, write_bytes
 
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
@@ -32,8 +32,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     ValueError
         When the file is missing, truncated, a pickle, a web page, or anything but safetensors.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
+    check_tensor_file(path)
     try:
         with path.open("rb") as source:
             start = source.read(9)

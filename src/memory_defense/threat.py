@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from memory_defense.contracts import Ball, Draws, Images, PerImage
+from memory_defense.names import check_norm, check_radius
 
 TOLERANCE = 1e-5
 """How far outside its ball a float32 image may lie by rounding alone (1/400 of a grey level)."""
@@ -49,11 +50,7 @@ class Linf:
     norm: ClassVar[str] = "linf"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.epsilon <= 1:
-            raise ValueError(
-                f"epsilon is {self.epsilon}, but an L-inf radius must be in [0, 1], as images are; "
-                f"a radius in grey levels is divided by 255 ({self.epsilon:g}/255)"
-            )
+        check_radius(self.norm, self.epsilon)
 
     def project(self, points: Images, centre: Images) -> Images:
         """Return points clamped to ``centre +- epsilon`` and to [0, 1]."""
@@ -97,8 +94,7 @@ class L2:
     norm: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
-        if not self.epsilon >= 0:
-            raise ValueError(f"epsilon is {self.epsilon}, but an L2 radius must be at least 0")
+        check_radius(self.norm, self.epsilon)
 
     def project(self, points: Images, centre: Images) -> Images:
         """Return points scaled back to the ball, then clamped to [0, 1] (which moves them closer still)."""
@@ -134,6 +130,5 @@ BALLS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
 
 def ball(norm: str, epsilon: float) -> Ball:
     """Return the ball of this name and radius; raise ValueError for an unknown norm."""
-    if norm not in BALLS:
-        raise ValueError(f"unknown norm {norm!r}; known: {', '.join(BALLS)}")
+    check_norm(norm)
     return BALLS[norm](epsilon)

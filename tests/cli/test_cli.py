@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from memory_defense.cli.evaluating import Selection, radius
+from memory_defense.cli.arguments import radius
+from memory_defense.cli.evaluate_arguments import Selection
 from memory_defense.cli.machine import Machine
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from memory_defense.data.limits import Limits, check_sides, check_size, fit, fit_all
+from memory_defense.data.limits import Limits, check_sides, fit, fit_all
+from memory_defense.data.places import check_size
 
 NOISE = np.random.default_rng(5)
 

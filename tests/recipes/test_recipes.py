@@ -10,11 +10,11 @@ from memory_defense.attacks import ATTACKS
 from memory_defense.checks import check_images
 from memory_defense.data.spec import DATASETS
 from memory_defense.defenses.memory.presets import PRESETS
+from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.recipes import RECIPES, recipe
 from memory_defense.recipes.assess import plan_cases
 from memory_defense.recipes.build import build_classifier, build_defense, classifier_of
-from memory_defense.recipes.recipe import ImageSpec, ModelSpec
 from memory_defense.recipes.systems import SYSTEMS
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from memory_defense.checks import nearest
+from memory_defense.cli.arguments import record_of
 from memory_defense.cli.machine import Machine, joined
 from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import find_data, print_tables, wide_console
@@ -20,7 +20,7 @@ from memory_defense.evaluation.record import Record
 from memory_defense.recipes import RECIPES, recipe
 from memory_defense.recipes.adapt import adapt
 from memory_defense.recipes.build import dataset_spec
-from memory_defense.recipes.demo import SCALES, demo
+from memory_defense.recipes.demo import demo
 from memory_defense.recipes.images_from import images_from, keep_images_from
 from memory_defense.recipes.pipeline import train
 from memory_defense.recipes.run_directory import RunDirectory
@@ -32,8 +32,6 @@ TITLE = "Memory Defense: what survives"
 
 def run_demo(out: Path, data_dir: Path | None, *, offline: bool, seed: int, scale: str) -> None:
     """Train, attack and report both faces; print the table."""
-    if scale not in SCALES:
-        raise nearest(scale, SCALES, "scale")
     with shown() as progress:
         splits = find_data(
             "fashion-mnist", data_dir, offline=offline, device=torch.device("cpu"), progress=progress
@@ -68,8 +66,6 @@ def run_train(
 ) -> int | None:
     """Train a recipe, on its own images or on others; return an exit status if other processes did it."""
     chosen = recipe(name)
-    if size is not None and data is None:
-        raise ValueError("--size: only together with --data; a recipe's own images keep their size")
     device = machine.ready()
     status = machine.launch(sys.argv[1:])
     if status is not None:
@@ -105,8 +101,6 @@ def run_report(paths: Sequence[Path], out: Path, *, markdown: bool) -> None:
 
 def run_data(name: str, data_dir: Path | None, *, offline: bool) -> None:
     """Show what a dataset holds."""
-    if name not in DATASETS:
-        raise nearest(name, DATASETS, "dataset")
     with shown() as progress:
         splits = find_data(name, data_dir, offline=offline, device=torch.device("cpu"), progress=progress)
     spec = dataset_spec(name)
@@ -140,10 +134,8 @@ def _section(run: RunDirectory, base: Path, title: str) -> Section:
 
 
 def _section_of(path: Path, base: Path) -> Section:
+    place = record_of(path)
+    record = Record.read(place)
     if path.is_dir():
-        run = RunDirectory(path)
-        if not run.record.is_file():
-            raise ValueError(f"{path} has no record.json; make one with: memdef evaluate {path}")
-        return _section(run, base, Record.read(run.record).recipe)
-    record = Record.read(path)
+        return _section(RunDirectory(path), base, record.recipe)
     return Section(title=record.recipe, record=record, record_path=path)

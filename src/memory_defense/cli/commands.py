@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import memory_defense
+from memory_defense.cli.evaluate_command import evaluate
 from memory_defense.cli.harden_command import harden
 from memory_defense.cli.options import DataDir, Device, Offline, Seed, Threads
 from memory_defense.cli.predict_command import predict
@@ -52,6 +53,12 @@ def demo(
 
     About a quarter of an hour on two cores. A demo that was stopped goes on where it was.
     """
+    from memory_defense.cli.arguments import check_data_dir
+    from memory_defense.names import DEMO_SCALES, check_name
+
+    check_name(scale, DEMO_SCALES, "scale")
+    check_data_dir(data_dir)
+
     from memory_defense.cli.actions import run_demo
 
     run_demo(out, data_dir, offline=offline, seed=seed, scale=scale)
@@ -60,102 +67,7 @@ def demo(
 app.command()(train)
 
 
-@app.command()
-def evaluate(
-    target: Annotated[
-        str, typer.Argument(help="Run directory of a trained defense, or package.module:build for your classifier.")
-    ],
-    data_dir: DataDir = None,
-    offline: Offline = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Threads = None,
-    processes: Annotated[
-        int,
-        typer.Option(min=1, help="Processes that share the images; for several machines use torchrun."),
-    ] = 1,
-    images: Annotated[int | None, typer.Option(min=1, help="Test images; all, or the recipe's number.")] = None,
-    attacks: Annotated[
-        str | None,
-        typer.Option(
-            help="fast, standard (autoattack), rand, or attacks joined by commas; of a run also those of its plan."
-        ),
-    ] = None,
-    knowledge: Annotated[list[str] | None, typer.Option(help="Only these surrogates; may be repeated.")] = None,
-    epsilon: Annotated[
-        list[str] | None,
-        typer.Option(help="Radii, such as 8/255 or 0.1; may be repeated. Of a run, L-inf."),
-    ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2, for a classifier of your own.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."
-        ),
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Resize your images to this many pixels a side.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")] = None,
-    start_from: Annotated[
-        Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
-    ] = None,
-    submissions: Annotated[
-        int, typer.Option(min=1, help="How often an image is handed in; one wrong answer breaks it.")
-    ] = 1,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in one pass; else the fastest is found.")] = None,
-    bfloat16: Annotated[
-        bool,
-        typer.Option(
-            "--bfloat16", help="Compute gradients in bfloat16: faster where the chip has it, may find less."
-        ),
-    ] = False,
-    detection: Annotated[
-        bool,
-        typer.Option(
-            "--detection",
-            help="Also say what a run's flag is worth, against attacks that ignore it and that fight it.",
-        ),
-    ] = False,
-    false_alarms: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of clean images the flag may call suspicious, 0.01 if left out; with --detection."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to write the record; else the run's record.json (partial.json when something is left out), "
-            "or record.json here."
-        ),
-    ] = None,
-) -> None:
-    """Attack a defense, or any classifier, until nothing is left to try, and write the record.
-
-    What was stopped goes on where it was, when the same command is given again.
-    """
-    from memory_defense.cli.evaluating import Manner, Own, Selection, detection_rate, run_evaluate
-    from memory_defense.cli.machine import Machine
-
-    status = run_evaluate(
-        target,
-        Selection(images=images, attacks=attacks, knowledge=knowledge, epsilons=epsilon),
-        Own(data=data, weights=weights, size=size, norm=norm, start_from=start_from),
-        Manner(
-            machine=Machine(device=device, threads=threads, processes=processes),
-            seed=seed,
-            submissions=submissions,
-            batch=batch,
-            bfloat16=bfloat16,
-            data_dir=data_dir,
-            offline=offline,
-        ),
-        out,
-        false_alarms=detection_rate(detection, false_alarms),
-    )
-    if status:
-        raise typer.Exit(status)
-
-
+app.command()(evaluate)
 app.command()(predict)
 app.command()(harden)
 
@@ -170,13 +82,15 @@ def report(
     ] = "html",
 ) -> None:
     """Render records as tables and as one HTML page that needs no network."""
-    from memory_defense.checks import nearest
+    from memory_defense.cli.arguments import record_of
+    from memory_defense.names import REPORTS, check_name
 
-    if format not in (known := ("html", "markdown", "latex")):
-        raise nearest(format, known, "format")
+    check_name(format, REPORTS, "format")
+    if format == "latex" and markdown:
+        raise ValueError("--markdown and --format latex: give one of them")
+    for path in runs:
+        record_of(path)
     if format == "latex":
-        if markdown:
-            raise ValueError("--markdown and --format latex: give one of them")
         from memory_defense.cli.exporting import run_latex
 
         run_latex(runs)
@@ -199,9 +113,13 @@ def export(
 
     ONNX needs the extra 'export', and is written only if ONNX Runtime gives the defense's own answers.
     """
+    from memory_defense.cli.arguments import check_export
+
+    place = check_export(run, format, out, force=force)
+
     from memory_defense.cli.exporting import run_export
 
-    run_export(run, format, out, force=force)
+    run_export(run, format, place, force=force)
 
 
 @app.command()
@@ -225,13 +143,19 @@ def reproduce(
     threads: Threads = None,
 ) -> None:
     """Reproduce a table or figure of the paper: train what is missing, attack it, show ours beside its own."""
+    from memory_defense.cli.arguments import check_data_dir, check_reproduce
     from memory_defense.cli.machine import Machine
+
+    check_reproduce(what, scale, row or ())
+    machine = Machine(device=device, threads=threads)
+    check_data_dir(data_dir)
+
     from memory_defense.cli.reproducing import run_reproduce
 
     run_reproduce(
         what,
         out,
-        Machine(device=device, threads=threads),
+        machine,
         scale=scale,
         results=results,
         rows=row,
@@ -248,6 +172,10 @@ def data(
     offline: Offline = False,
 ) -> None:
     """Find or fetch a dataset, check its hash, and say what it holds and where it came from."""
+    from memory_defense.cli.arguments import check_dataset
+
+    check_dataset(name, data_dir)
+
     from memory_defense.cli.actions import run_data
 
     run_data(name, data_dir, offline=offline)

@@ -9,21 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
+from memory_defense.cli.arguments import record_of
 from memory_defense.evaluation.record import Record
-from memory_defense.recipes.export import FORMATS, CardWriter, export
+from memory_defense.recipes.export import CardWriter, export
 from memory_defense.recipes.export_facts import Facts
 from memory_defense.reporting import Section
 from memory_defense.reporting.card import CardSubject, model_card
 from memory_defense.reporting.latex import latex
 
-_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "hub-folder": "-hub"}
 
-assert set(_SUFFIXES) == set(FORMATS), "every format has a default place"
-
-
-def run_export(run: Path, format: str, out: Path | None, *, force: bool) -> None:
-    """Write a run in a format, by default beside its directory, and say how it was checked."""
-    place = out or run.resolve().parent / f"{run.resolve().name}{_SUFFIXES.get(format, '')}"
+def run_export(run: Path, format: str, place: Path, *, force: bool) -> None:
+    """Write a run in a format, and say how it was checked."""
     card = _card(place.resolve().name) if format == "hub-folder" else None
     done = export(run, place, format=format, force=force, card=card)
     Console().print(
@@ -36,7 +32,7 @@ def run_export(run: Path, format: str, out: Path | None, *, force: bool) -> None
 
 def run_latex(paths: Sequence[Path]) -> None:
     """Print every table of these records as LaTeX."""
-    records = [Record.read(path / "record.json" if path.is_dir() else path) for path in paths]
+    records = [Record.read(record_of(path)) for path in paths]
     sys.stdout.write(latex([Section(record.recipe, record) for record in records]))
 
 

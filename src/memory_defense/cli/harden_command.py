@@ -49,6 +49,7 @@ def harden(
     from memory_defense.cli.hardening import Order, check, run_harden
     from memory_defense.cli.machine import Machine
 
+    machine = Machine(device=device, threads=threads)
     order = Order(
         classifier=classifier,
         weights=weights,
@@ -65,4 +66,4 @@ def harden(
         seed=seed,
     )
     check(order)
-    run_harden(order, Machine(device=device, threads=threads))
+    run_harden(order, machine)

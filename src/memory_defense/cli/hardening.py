@@ -7,7 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memory_defense.cli.arguments import check_source
+from memory_defense.data.places import check_trained_size
 from memory_defense.data.spec import DATASETS
+from memory_defense.names import check_attacks, check_classifier
 
 if TYPE_CHECKING:
     from memory_defense.cli.machine import Machine
@@ -59,6 +62,10 @@ def check(order: Order) -> None:
         raise ValueError(
             f"--size is {order.size}, but the memory autoencoder takes {_SIZES[0]} to {_SIZES[1]} pixels"
         )
+    check_trained_size(order.data, order.size)
+    check_source(order.data, order.data_dir)
+    check_classifier(order.classifier)
+    check_attacks(order.attacks)
     if order.epsilon is not None:
         _radius(order.epsilon)
 
@@ -67,7 +74,6 @@ def run_harden(order: Order, machine: Machine) -> None:
     """Harden, and print the table of the three evaluations and the paragraph."""
     from rich.console import Console
 
-    from memory_defense.attacks.suites import parts_of
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables, wide_console
     from memory_defense.data.own import load_splits
@@ -76,7 +82,6 @@ def run_harden(order: Order, machine: Machine) -> None:
     from memory_defense.recipes.images_from import images_from
     from memory_defense.reporting import Section
 
-    parts_of(order.attacks)
     device = machine.ready()
     with shown() as progress:
         splits = load_splits(
@@ -144,7 +149,7 @@ def _radius(text: str) -> float:
     """Return a radius written as 8/255 or 0.03."""
     try:
         value = float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(f"--epsilon {text!r} is not a number; write it as 8/255 or 0.03") from error
     if not 0 < value <= 1:
         raise ValueError(

@@ -1,37 +1,50 @@
-"""Where to compute: device, threads, and several processes that share one evaluation."""
+"""Where to compute: device, threads, and several processes that share one evaluation; torch is imported on use."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch
 
 LAUNCHED = "WORLD_SIZE"
 """The variable that torchrun sets in every process it starts."""
 
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where to compute."""
+    """Where to compute.
+
+    Raises
+    ------
+    ValueError
+        For a device that is not written as one; whether it is there, only `ready` knows.
+    """
 
     device: str = "cpu"
     threads: int | None = None
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ValueError(f"unknown device {self.device!r}; use cpu, cuda or cuda:N")
 
     def ready(self) -> torch.device:
         """Return the device; under torchrun each process gets its own GPU for a plain ``cuda``.
 
         Raises ValueError when the device is not there.
         """
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"unknown device {self.device!r}; use cpu, cuda or cuda:N") from error
+        import torch
+
+        device = torch.device(self.device)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError("there is no CUDA device here (or torch has no CUDA); use --device cpu")
         if self.device == "cuda" and LAUNCHED in os.environ:
@@ -65,6 +78,8 @@ def joined(device: torch.device) -> Generator[bool]:
     if int(os.environ.get(LAUNCHED, "1")) == 1:
         yield True
         return
+    import torch.distributed as dist
+
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield dist.get_rank() == 0

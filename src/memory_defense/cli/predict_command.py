@@ -35,12 +35,17 @@ def predict(
     The flag's threshold comes from held-out clean images. An image that cannot be read has a line of its own; the
     exit status is then 1.
     """
+    from memory_defense.cli.arguments import check_predict
     from memory_defense.cli.machine import Machine
+
+    machine = Machine(device=device, threads=threads)
+    check_predict(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir)
+
     from memory_defense.cli.predicting import Wanted, run_predict
 
     wanted = Wanted(
         false_alarms=false_alarms, batch=batch, data=data, as_json=as_json, data_dir=data_dir, offline=offline
     )
-    status = run_predict(run, images, wanted, Machine(device=device, threads=threads))
+    status = run_predict(run, images, wanted, machine)
     if status:
         raise typer.Exit(status)

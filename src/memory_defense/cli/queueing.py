@@ -58,18 +58,22 @@ def run(
         raise ValueError("--data-dir and --offline: not with --tiny, whose images are made up")
     if tiny and device not in (None, "cpu"):
         raise ValueError(f"--device {device}: not with --tiny, which is for a processor; leave one of them out")
+    from memory_defense.cli.arguments import check_data_dir
+    from memory_defense.cli.machine import Machine
+    from memory_defense.names import QUEUE, check_name
+
+    check_name(name, QUEUE, "entry of the queue")
+    machine = Machine(device="cpu" if tiny else device or "cuda", threads=threads)
+    check_data_dir(data_dir)
     if not tiny and device == "cpu":
         typer.echo("note: this was planned for a GPU; on a processor it takes days", err=True)
 
-    from memory_defense.cli.machine import Machine
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import find_data
     from memory_defense.data.images import Splits
-    from memory_defense.recipes.queue import entry
     from memory_defense.recipes.queue_work import Deadline, made_up, work
 
-    entry(name)
-    place = Machine(device="cpu" if tiny else device or "cuda", threads=threads).ready()
+    place = machine.ready()
     with shown() as progress:
         deadline = Deadline(progress, minutes * 60)
 

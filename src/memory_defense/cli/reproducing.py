@@ -8,18 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from memory_defense.checks import nearest
 from memory_defense.cli.machine import Machine
 from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import find_data, wide_console
 from memory_defense.data.images import Splits
-from memory_defense.recipes.reproduction import (
-    REPRODUCTIONS,
-    ReproducedRow,
-    keep_results,
-    reproduce,
-    scale_names,
-)
+from memory_defense.recipes.reproduction import ReproducedRow, keep_results, reproduce
 from memory_defense.reporting.published import PUBLISHED, PublishedTable
 from memory_defense.reporting.reproduced import Reproduced, reproduced, terminal, write_reproduced
 
@@ -39,12 +32,6 @@ def run_reproduce(
     seed: int,
 ) -> None:
     """Reproduce one table or figure, write it with its records beside it, and print a table."""
-    if what not in REPRODUCTIONS and what not in FIGURES:
-        raise nearest(what, [*REPRODUCTIONS, *FIGURES], "table or figure")
-    if what in FIGURES and rows:
-        raise ValueError(f"{what} has no rows to choose from; leave out --row")
-    if scale not in scale_names():
-        raise nearest(scale, scale_names(), "scale")
     device = machine.ready()
     place = results or out / "results" / scale
     with shown() as progress:

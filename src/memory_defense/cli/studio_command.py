@@ -7,6 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from memory_defense.cli.arguments import check_data_dir
+from memory_defense.names import check_seconds
+
 
 def run_studio(
     runs: Path, data_dir: Path | None, *, host: str, port: int, seconds: float, threads: int | None
@@ -22,6 +25,9 @@ def run_studio(
     del fastapi, uvicorn
     if not runs.is_dir():
         raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
+    check_seconds(seconds)
+    check_data_dir(data_dir)
+
     import torch
 
     from memory_defense.studio.server import Settings, serve

@@ -32,10 +32,14 @@ def train(
     size: Annotated[int | None, typer.Option(help="Resize them to this many pixels a side.")] = None,
 ) -> None:
     """Train every part of a recipe into a run directory."""
-    from memory_defense.cli.actions import run_train
+    from memory_defense.cli.arguments import check_train
     from memory_defense.cli.machine import Machine
 
     machine = Machine(device=device, threads=threads, processes=processes)
+    check_train(recipe, out, data=data, size=size, data_dir=data_dir, resume=resume)
+
+    from memory_defense.cli.actions import run_train
+
     status = run_train(
         recipe,
         out,

@@ -15,7 +15,6 @@ from memory_defense.data.limits import Limits, check_sides, fit_all
 from memory_defense.data.npz import Npz
 from memory_defense.tensorfiles import read_tensors
 
-SUFFIXES = (".npz", ".safetensors")
 _BARE = ("images", "labels")
 _PAIRS = {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")}
 _KNOWN = (*_BARE, *_PAIRS["train"], *_PAIRS["test"])

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-SMALLEST_SIDE = 4
-LARGEST_SIDE = 128
+from memory_defense.data.places import LARGEST_SIDE, SMALLEST_SIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +66,6 @@ class Limits:
                 f"{where} has {classes} classes, at most {self.classes} are read; are the labels class numbers? "
                 "If so, raise Limits.classes"
             )
-
-
-def check_size(size: int | None) -> None:
-    """Raise ValueError unless images may be resized to this many pixels a side; None leaves them as they are."""
-    if size is not None and not SMALLEST_SIDE <= size <= LARGEST_SIDE:
-        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side")
 
 
 def check_sides(where: str, height: int, width: int, size: int | None) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from memory_defense.checks import nearest
 from memory_defense.contracts import Labels, Progress
-from memory_defense.data.array_files import SUFFIXES, ArrayFile
+from memory_defense.data.array_files import ArrayFile
 from memory_defense.data.folders import ImageFolder
 from memory_defense.data.images import ImageSet, Splits, cut, image_set, load_dataset
-from memory_defense.data.limits import Limits, check_size, fit_all
-from memory_defense.data.sources import DataNotFoundError
+from memory_defense.data.limits import Limits, fit_all
+from memory_defense.data.places import DataNotFoundError, check_size, check_trained_size, place_of
 from memory_defense.data.spec import DATASETS, DatasetSpec
 from memory_defense.randomness import generator
 
@@ -130,10 +130,8 @@ def load_splits(
     permutation, the same in every run. Mean and standard deviation are those of all training pixels. Every class
     must have two training images, and train and test must be of one shape and type. A known dataset keeps its size.
     """
-    check_size(size)
+    check_trained_size(source, size)
     if isinstance(source, str) and source in DATASETS:
-        if size not in (None, DATASETS[source].size):
-            raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")
         return load_dataset(source, data_dir=data_dir, offline=offline, device=device, progress=progress)
     with _readable(source):
         opened = _open(source, limits or Limits(), data_dir, progress)
@@ -188,20 +186,9 @@ def _readable(source: str | Path) -> Generator[None]:
 def _open(
     source: str | Path, limits: Limits, data_dir: Path | str | None, progress: Progress | None
 ) -> ImageFolder | ArrayFile:
-    path = Path(source).expanduser()
-    if not path.exists():
-        known = f"; {nearest(source, DATASETS, 'dataset')}" if isinstance(source, str) else ""
-        raise DataNotFoundError(f"there is no folder or file {path}{known}")
-    if data_dir is not None:
-        raise ValueError(
-            f"data_dir is for {', '.join(sorted(DATASETS))}, but {path} is a path of its own; leave it out"
-        )
+    path = place_of(source, data_dir)
     if path.is_dir():
         return ImageFolder(path, limits, progress)
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        raise ValueError(
-            f"{path} is neither a folder nor a {' or '.join(SUFFIXES)} file; convert it to one of them"
-        )
     return ArrayFile(path, limits)
 
 

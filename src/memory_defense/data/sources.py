@@ -10,16 +10,13 @@ from memory_defense.contracts import Progress
 from memory_defense.data.cache import cache_path, read_cache, write_cache
 from memory_defense.data.decode import Arrays, DamagedDataError
 from memory_defense.data.layouts import LAYOUTS, AbsentDataError, read_directory
+from memory_defense.data.places import DataNotFoundError, check_directory
 from memory_defense.data.spec import DatasetSpec
 
 DATA_VARIABLE = "MEMDEF_DATA"
 
 SYSTEM: dict[str, Path] = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where the system's own package manager puts a dataset."""
-
-
-class DataNotFoundError(ValueError):
-    """No source has the dataset; the text lists each, why it failed and what to do."""
 
 
 def find(
@@ -96,8 +93,7 @@ def _sources(spec: DatasetSpec, offline: bool, progress: Progress | None) -> lis
 
 
 def _named(directory: Path, spec: DatasetSpec, by: str) -> Arrays:
-    if not directory.is_dir():
-        raise ValueError(f"{by} is {directory}, which is no directory; name one that exists, or none")
+    check_directory(directory, by)
     return read_directory(directory, spec)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from memory_defense.contracts import PerImage
+from memory_defense.names import check_false_alarms
 
 
 def auroc(clean: PerImage, attacked: PerImage) -> float:
@@ -74,11 +75,7 @@ def conformal_rank(calibration_images: int, false_alarms: float) -> int:
         For a rate outside (0, 1), or too few images for it: the rank would be above n, so that no threshold keeps
         the promise.
     """
-    if not 0 < false_alarms < 1:
-        raise ValueError(
-            f"false_alarms is {false_alarms}, but the share of clean images that may be flagged lies between 0 and "
-            "1; write 1 % as 0.01"
-        )
+    check_false_alarms(false_alarms)
     rate = Fraction(str(false_alarms))  # as written: 0.05 is five in a hundred, not the nearest binary fraction
     rank = math.ceil((calibration_images + 1) * (1 - rate))
     if rank > calibration_images:

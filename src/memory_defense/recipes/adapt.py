@@ -6,13 +6,15 @@ import math
 from dataclasses import replace
 
 from memory_defense.data.spec import DatasetSpec
+from memory_defense.model_spec import ImageSpec, ModelSpec
+from memory_defense.names import check_adaptable
 from memory_defense.recipes import recipe as recipe_named
 from memory_defense.recipes.build import dataset_spec, image_spec
 from memory_defense.recipes.harden_recipe import KEY as HARDENED
 from memory_defense.recipes.harden_recipe import harden_recipe, kept_hardening
 from memory_defense.recipes.images_from import KEY as IMAGES_FROM
 from memory_defense.recipes.lengths import batch_size
-from memory_defense.recipes.recipe import ImageSpec, ModelSpec, Recipe, Stage
+from memory_defense.recipes.recipe import Recipe, Stage
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.training.adversarial import WarmStart
 
@@ -70,11 +72,7 @@ def recipe_of(run: RunDirectory) -> Recipe:
 
 
 def _adapted(recipe: Recipe, dataset: str, images: ImageSpec, count: int) -> Recipe:
-    if recipe.model.defense != "memory-defense":
-        raise ValueError(
-            f"{recipe.name} is a recipe of {recipe.model.defense}, and only recipes of memory-defense are trained "
-            "on other images; choose one, such as fashion-mnist/demo"
-        )
+    check_adaptable(recipe.name, recipe.model.defense)
     if recipe.model.images is not None:
         raise ValueError(f"{recipe.name} is made for other images already; give the recipe that it was made from")
     made_for = dataset_spec(recipe.model.dataset)

@@ -11,10 +11,12 @@ from typing import cast
 import torch
 from torch import nn
 
+from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import parts_of
 from memory_defense.contracts import Ball, Classifier, Defense, Images, Labels, Progress, Rows
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.audit import audit
+from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.results import read_per_image, write_per_image
@@ -23,6 +25,7 @@ from memory_defense.evaluation.robustness import evaluate as run
 from memory_defense.evaluation.shards import current_shard
 from memory_defense.evaluation.store import discard
 from memory_defense.recipes.campaign import cascade_cases
+from memory_defense.recipes.exported_onnx import QUERIES
 from memory_defense.recipes.provenance import provenance
 from memory_defense.threat import ball as ball_of
 
@@ -112,11 +115,13 @@ def evaluate(
     if chosen.start_from is not None:
         file = Path(chosen.start_from)
         earlier = Replay(source=file.name, results=read_per_image(file))
+    cases = cascade_cases(defense, parts_of(attacks), balls, earlier)
+    _check_something_can_be_tried(defense, cases, attacks)
     evaluation = run(
         defense,
         images,
         labels,
-        cascade_cases(defense, parts_of(attacks), balls, earlier),
+        cases,
         seed=chosen.seed,
         ids=chosen.ids,
         conduct=how,
@@ -130,6 +135,19 @@ def evaluate(
         if how.resume_at is not None and how.keep_state:
             discard(how.resume_at)
     return record
+
+
+def _check_something_can_be_tried(defense: Defense, cases: Sequence[Case], attacks: str) -> None:
+    """Raise ValueError where the model only answers and every case needs a gradient: nothing would be attacked."""
+    if set(defense.surrogates()) != {QUERIES} or any(
+        isinstance(case.attack, Replay) or getattr(case.attack, "gradient_free", False) for case in cases
+    ):
+        return
+    remedy = ", ".join(name for name, one in ATTACKS.items() if getattr(one, "gradient_free", False))
+    raise ValueError(
+        f"the model answers but has no gradient, and all of {attacks!r} need one: nothing would be tried; "
+        f"give attacks that only ask: {remedy}, or the suite fast, which has the first"
+    )
 
 
 def per_image_path(record: Path) -> Path:

@@ -8,10 +8,10 @@ from torch import nn
 
 from memory_defense.checks import nearest
 from memory_defense.data.spec import DATASETS, DatasetSpec
+from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.randomness import seeded
 from memory_defense.recipes.own_model import build_user_model
-from memory_defense.recipes.recipe import ImageSpec, ModelSpec
 from memory_defense.recipes.systems import SYSTEMS, System
 
 

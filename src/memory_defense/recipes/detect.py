@@ -16,9 +16,6 @@ from memory_defense.evaluation.results import read_per_image
 from memory_defense.recipes.any_model import per_image_path
 from memory_defense.recipes.recipe import EvaluationPlan
 
-FALSE_ALARMS = 0.01
-"""Where nobody chose a rate."""
-
 ANY_NORM = Pgd(steps=20, loss="margin")
 """Attacks the flag where the plan has no white-box attack for the norm."""
 

@@ -9,18 +9,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from memory_defense.checks import nearest
 from memory_defense.evaluation.record import Record
 from memory_defense.files import atomic, write_text
-from memory_defense.recipes.export_facts import CONFIG, KEY, WEIGHTS, Facts, facts_of
+from memory_defense.names import FORMATS, check_name
+from memory_defense.recipes.export_facts import KEY, Facts, facts_of
 from memory_defense.recipes.load import load
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import CARD, CONFIG, RECORD, WEIGHTS, RunDirectory
 from memory_defense.tensorfiles import write_tensors
 
-FORMATS = ("safetensors", "onnx", "hub-folder")
-
-CARD = "README.md"
-RECORD = "record.json"
 UNDEFENDED = "undefended/"
 """Starts the names of the transfer source's tensors; the defense's own carry no prefix."""
 
@@ -65,12 +61,11 @@ def export(
         For an unknown format, something already there, a run that is not finished or (hub folder) not evaluated,
         or an ONNX model that does not answer as the defense does. Nothing is then written.
     """
-    if format not in FORMATS:
-        raise nearest(format, FORMATS, "format")
+    check_name(format, FORMATS, "format")
     if (card is not None) != (format == "hub-folder"):
         raise ValueError(f"a model card goes with the format hub-folder and with no other; the format is {format}")
     run, place = RunDirectory(Path(directory)), Path(out)
-    _check_place(run, place, folder=format == "hub-folder", force=force)
+    run.check_export(place, folder=format == "hub-folder", force=force)
     defense = load(run.path)
     facts = facts_of(run)
     if format == "onnx":
@@ -95,27 +90,6 @@ def tensors_of(defense: nn.Module) -> dict[str, Tensor]:
     if isinstance(source, nn.Module):
         tensors |= {f"{UNDEFENDED}{name}": tensor for name, tensor in source.state_dict().items()}
     return tensors
-
-
-def _check_place(run: RunDirectory, place: Path, *, folder: bool, force: bool) -> None:
-    if folder:
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file; choose a folder")
-        if (place / "manifest.json").exists():
-            raise ValueError(f"{place} is a run directory and stays one; choose another folder")
-        there = [name for name in (CONFIG, WEIGHTS, CARD, RECORD) if (place / name).exists()]
-        if there and not force:
-            raise ValueError(f"{place} already holds {there[0]}; give --force to replace it, or another folder")
-        if not run.record.is_file() and run.manifest_path.is_file():
-            raise ValueError(
-                f"{run.path} has no record.json, and a model card states what an evaluation found; "
-                f"make one with: memdef evaluate {run.path}"
-            )
-        return
-    if place.is_dir():
-        raise ValueError(f"{place} is a folder; name the file to write, such as {place / 'defense.safetensors'}")
-    if place.exists() and not force:
-        raise ValueError(f"{place} already exists; give --force to replace it, or another name")
 
 
 def _write_folder(

@@ -14,15 +14,12 @@ from memory_defense.recipes.build import images_of
 from memory_defense.recipes.flag import KEY as FLAG
 from memory_defense.recipes.flag import kept_flag
 from memory_defense.recipes.recipe import ModelSpec
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import RunDirectory
 
 SCHEMA = 1
 
 KEY = "memory_defense"
-"""Under this key a safetensors file or an ONNX model holds its facts, as JSON; a folder holds `CONFIG`."""
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+"""Under this key a safetensors file or an ONNX model holds its facts, as JSON; a folder has `CONFIG`."""
 
 
 @dataclass(frozen=True, kw_only=True)

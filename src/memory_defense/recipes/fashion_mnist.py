@@ -8,6 +8,7 @@ from memory_defense.attacks import PAPER_PGD, CarliniWagner, Fgsm, Pgd
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.defenses.memory.objective import MemoryObjective
 from memory_defense.recipes.parts import (
+    CLASSIFIER_B_WEIGHT,
     CURVE_RADII,
     PAPER_FIT,
     QUICK_OPTIMIZER,
@@ -39,7 +40,7 @@ _QUICK_UNDEFENDED = Stage(name="benign", objective=Benign(), fit=replace(_QUICK_
 _QUICK_AUTOENCODER = Stage(
     name="joint",
     part="autoencoder",
-    objective=MemoryObjective(),
+    objective=MemoryObjective(cross_entropy=CLASSIFIER_B_WEIGHT),
     score="objective",
     fit=FitConfig(epochs=2, optimizer=replace(QUICK_OPTIMIZER, learning_rate=4e-3), augmentation=_FLIPS),
 )

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from memory_defense.contracts import Flagging
 from memory_defense.evaluation.flag import Flag
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import FLAG, RunDirectory
 
-KEY = "flag"
+KEY = FLAG
 """Of the manifest: ``{"score": ..., "threshold": ..., "false_alarms": ..., "calibration_images": ...}``."""
 
 DEFAULT_FALSE_ALARMS = 0.05

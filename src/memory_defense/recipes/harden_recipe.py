@@ -13,14 +13,16 @@ from pydantic import TypeAdapter, ValidationError
 from memory_defense.attacks import Pgd
 from memory_defense.attacks.suites import parts_of
 from memory_defense.defenses.memory.objective import MemoryObjective
+from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.recipes.lengths import batch_size, epochs_for
-from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, ImageSpec, ModelSpec, Recipe, Stage
+from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Recipe, Stage
+from memory_defense.run_directory import HARDENED
 from memory_defense.threat import Linf
 from memory_defense.training.adversarial import WarmStart
 from memory_defense.training.fit import FitConfig
 from memory_defense.training.optimizer import OptimizerConfig
 
-KEY = "hardened"
+KEY = HARDENED
 """Of the manifest: the fields of `Hardening`."""
 
 SMALLEST, LARGEST = 16, 128

@@ -16,11 +16,11 @@ from memory_defense.data.images import Splits
 from memory_defense.data.own import load_splits
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS, DatasetSpec
+from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.recipes.build import images_of
-from memory_defense.recipes.recipe import ImageSpec, ModelSpec
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import IMAGES_FROM, RunDirectory
 
-KEY = "images_from"
+KEY = IMAGES_FROM
 """Of the manifest: the fields of `ImagesFrom`."""
 
 

@@ -53,9 +53,7 @@ def load(directory: str | Path) -> TrainedDefense:
     if is_exported(Path(directory)):
         return cast("TrainedDefense", load_exported(Path(directory)))
     run = RunDirectory(Path(directory))
-    manifest = run.read()
-    if not manifest.get("complete"):
-        raise ValueError(f"{run.path} is not finished; continue it with 'memdef train --resume'")
+    manifest = run.read_finished()
     run.check_room(manifest)
     model = ModelSpec(**manifest["model"])
     other = manifest["undefended_network"]

@@ -10,10 +10,11 @@ from torch import nn
 
 from memory_defense.contracts import Flagging
 from memory_defense.recipes.build import build_classifier, build_defense, images_of
-from memory_defense.recipes.export_facts import CONFIG, KEY, WEIGHTS, Facts, read_facts
+from memory_defense.recipes.export_facts import KEY, Facts, read_facts
 from memory_defense.recipes.exported_onnx import read_onnx
 from memory_defense.recipes.flag import KEY as FLAG
 from memory_defense.recipes.flag import restore_flag
+from memory_defense.run_directory import CONFIG, WEIGHTS
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.precision import lay_out
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from memory_defense.names import check_classifier
 from memory_defense.randomness import generator, seeded
 from memory_defense.tensorfiles import read_tensors
 
-_PLACE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NAMED = 5
 """Weights that one message lists of each kind."""
 
@@ -92,11 +91,7 @@ def _users_code(doing: str) -> Generator[None]:
 
 def _find(place: str) -> object:
     """Return what `place` names."""
-    if not _PLACE.fullmatch(place):
-        module, _, attribute = place.partition(":")
-        guess = f"{module.removesuffix('.py').replace('/', '.')}:{attribute or 'build'}"
-        hint = f", such as {guess}" if _PLACE.fullmatch(guess) else ""
-        raise ValueError(f"{place!r} names no classifier; write package.module:attribute{hint}")
+    check_classifier(place)
     name, attributes = place.split(":")
     with _users_code(f"importing {name}"):
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_defense.attacks import PAPER_BIM, PAPER_CW, PAPER_FGSM, PAPER_PGD, CarliniWagner, Pgd
+from memory_defense.attacks import PAPER_BIM, PAPER_CW, PAPER_FGSM, PAPER_PGD, CarliniWagner, Ddn, Pgd
 from memory_defense.contracts import Attack
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.recipes.recipe import EvaluationPlan
@@ -19,6 +19,10 @@ PAPER_FIT = FitConfig(
     augmentation=PAPER_AUGMENTATION,
 )
 """Section 4: Adam at 1e-4. Epochs and batch size are not given there."""
+
+CLASSIFIER_B_WEIGHT = 100.0
+"""Factor of classifier-B's loss beside the reconstruction error, which is a sum over pixels and drowns a factor of
+1: classifier-B then still reads the image where it should read the slot."""
 
 QUICK_OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=5e-3, weight_decay=5e-4, schedule="one-cycle")
 
@@ -53,7 +57,7 @@ def quick_plan(radii: tuple[float, ...], l2_radius: float) -> EvaluationPlan:
         attacks=PAPER_ATTACKS,
         white_box={"pgd-margin": Pgd(steps=20, loss="margin")},
         l2=(L2(l2_radius),),
-        minimum_norm={"cw": CarliniWagner(steps=10, search_steps=2)},
+        minimum_norm={"cw": CarliniWagner(steps=10, search_steps=2), "ddn": Ddn(steps=40)},
         suite="brief",
         curve=Pgd(steps=5),
         curve_balls=tuple(Linf(radius) for radius in CURVE_RADII),

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from memory_defense.checks import check_images
 from memory_defense.data.image_files import SUFFIXES, read_image
-from memory_defense.data.limits import SMALLEST_SIDE, Limits, fit
+from memory_defense.data.limits import Limits, fit
 from memory_defense.data.npz import Npz
+from memory_defense.data.places import SMALLEST_SIDE
 
 ARRAYS = "images"
 """The array of a ``.npz`` that is read: (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or float in [0, 1]."""

@@ -5,60 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Literal
 
 from memory_defense.contracts import Attack, Ball, Objective
+from memory_defense.model_spec import ModelSpec
 from memory_defense.training.fit import FitConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSpec:
-    """What a model needs to know of the images it reads."""
-
-    channels: int
-    """C: 1 is grey, 3 is red, green, blue."""
-    size: int
-    """H = W, in pixels."""
-    classes: tuple[str, ...]
-    """Names by label."""
-    mean: tuple[float, ...]
-    """Of the training pixels in [0, 1], one for each channel."""
-    std: tuple[float, ...]
-    """Of the training pixels in [0, 1], one for each channel."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """What is built; with the weights it is the whole model."""
-
-    dataset: str
-    """Name of the images it was trained on."""
-    defense: str = "memory-defense"
-    """Name of the system in `recipes.systems.SYSTEMS`."""
-    preset: str
-    """Of the system: paper, reference or sound for Memory Defense; see each system's builder."""
-    selector: str = ""
-    """The classifier that chooses the slot, or that stands behind a purifier, or that is the whole system: a name
-    in `networks.classifiers.CLASSIFIERS`, or ``package.module:attribute`` of the user's own. Empty where the
-    system has none."""
-    memory_size: int | None = None
-    """M; None is the preset's."""
-    images: ImageSpec | None = None
-    """Of images that are no dataset in `data.spec.DATASETS`."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.images, Mapping):  # as read from a manifest
-            object.__setattr__(self, "images", _read_images(cast("Mapping[str, Any]", self.images)))
-
-
-def _read_images(values: Mapping[str, Any]) -> ImageSpec:
-    try:
-        return TypeAdapter(ImageSpec).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"the images' description: {first['loc'][-1]}: {first['msg']}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

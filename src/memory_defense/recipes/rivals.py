@@ -18,6 +18,7 @@ from memory_defense.defenses.defense_vae_objective import DefenseVaeEndToEnd, De
 from memory_defense.defenses.magnet_objective import MagNetObjective
 from memory_defense.defenses.memory.objective import MemoryObjective
 from memory_defense.defenses.pixeldefend_objective import PixelCnnObjective, StandInObjective
+from memory_defense.recipes.parts import CLASSIFIER_B_WEIGHT
 from memory_defense.recipes.recipe import (
     EvaluationPlan,
     HeldOutAttack,
@@ -63,9 +64,8 @@ class Scale:
     stand_in: FitConfig
     """Of the network that imitates PixelDefend for an attack."""
     stand_in_images: int | None = None
-    cross_entropy: float = 100.0
-    """Factor of classifier-B's loss beside the reconstruction error, which is a sum over pixels and drowns a factor
-    of 1: classifier-B then reads the image where it should read the slot."""
+    cross_entropy: float = CLASSIFIER_B_WEIGHT
+    """Factor of classifier-B's loss, in the rows that have one."""
     held_out: HeldOutAttack
     evaluation: EvaluationPlan
     slow: EvaluationPlan

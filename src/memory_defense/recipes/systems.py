@@ -21,7 +21,7 @@ from memory_defense.defenses.memory.presets import build_memory_defense
 from memory_defense.defenses.pixeldefend import PixelDefend
 from memory_defense.defenses.pixeldefend_objective import build_pixeldefend
 from memory_defense.defenses.undefended import Undefended
-from memory_defense.recipes.recipe import ImageSpec, ModelSpec
+from memory_defense.model_spec import ImageSpec, ModelSpec
 
 Builder = Callable[[ImageSpec, ModelSpec, nn.Module | None], nn.Module]
 """From the images, the whole specification and the classifier (None where there is none) to the system."""

@@ -14,6 +14,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from memory_defense.names import check_seconds
 from memory_defense.studio.app import create_app
 from memory_defense.studio.guard import Guard, Patience
 from memory_defense.studio.library import Library
@@ -57,8 +58,7 @@ class Settings:
     patience: Patience = field(default_factory=lambda: Patience(upload_bytes=UPLOAD_LIMITS.file_bytes))
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds <= 3600:
-            raise ValueError(f"seconds is {self.seconds:g}, but a computation may take up to 3600 s, and some time")
+        check_seconds(self.seconds)
 
     @property
     def local_only(self) -> bool:

@@ -1,0 +1,61 @@
+"""Where images are said to lie, checked before anything is read or torch is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memory_defense.data.spec import DATASETS
+from memory_defense.names import nearest
+
+SUFFIXES = (".npz", ".safetensors")
+"""Endings of the files of arrays that are read."""
+
+SMALLEST_SIDE = 4
+LARGEST_SIDE = 128
+
+
+class DataNotFoundError(ValueError):
+    """No source has the dataset; the text lists each, why it failed and what to do."""
+
+
+def check_size(size: int | None) -> None:
+    """Raise ValueError unless images may be resized to this many pixels a side; None leaves them as they are."""
+    if size is not None and not SMALLEST_SIDE <= size <= LARGEST_SIDE:
+        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side")
+
+
+def check_trained_size(source: str | Path, size: int | None) -> None:
+    """Raise ValueError as `check_size` does, and for a known dataset that would not be trained on as it is."""
+    check_size(size)
+    if isinstance(source, str) and source in DATASETS and size not in (None, DATASETS[source].size):
+        raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")
+
+
+def check_directory(directory: Path, by: str) -> None:
+    """Raise ValueError unless the directory of a known dataset's files is there; `by` is what named it."""
+    if not directory.is_dir():
+        raise ValueError(f"{by} is {directory}, which is no directory; name one that exists, or none")
+
+
+def place_of(source: str | Path, data_dir: Path | str | None = None) -> Path:
+    """Return the path of a source that is no key of `DATASETS`: a folder, or a file of arrays.
+
+    Raises
+    ------
+    ValueError
+        For another kind of file, or a `data_dir`, which is for known datasets; `DataNotFoundError`, a ValueError,
+        when nothing is there.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        known = f"; {nearest(source, DATASETS, 'dataset')}" if isinstance(source, str) else ""
+        raise DataNotFoundError(f"there is no folder or file {path}{known}")
+    if data_dir is not None:
+        raise ValueError(
+            f"data_dir is for {', '.join(sorted(DATASETS))}, but {path} is a path of its own; leave it out"
+        )
+    if not path.is_dir() and (path.suffix.lower() not in SUFFIXES or not path.is_file()):
+        raise ValueError(
+            f"{path} is neither a folder nor a {' or '.join(SUFFIXES)} file; convert it to one of them"
+        )
+    return path

@@ -1,0 +1,210 @@
+"""The names and ranges that users write, without what stands behind them: a mistake is told without torch.
+
+Each tuple has the names of a registry that lives beside its own torch code; `tests/test_names.py` holds them equal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+ATTACKS = (
+    "fgsm",
+    "rand-fgsm",
+    "bim",
+    "pgd",
+    "pgd-t",
+    "gama",
+    "cw",
+    "ddn",
+    "fmn",
+    "fab-t",
+    "apgd",
+    "apgd-t",
+    "square",
+    "hop-skip-jump",
+    "autoattack",
+)
+"""Of `attacks.ATTACKS`."""
+
+SUITES = ("standard", "rand", "fast", "brief", "glimpse")
+"""Of `attacks.suites.SUITES`."""
+
+ALIASES = ("autoattack",)
+"""Of `attacks.suites.ALIASES`."""
+
+NORMS = ("linf", "l2")
+"""Of `threat.BALLS`."""
+
+SCALES = ("cpu", "paper", "tiny")
+"""Of `recipes.reproduction.scale_names`."""
+
+DEMO_SCALES = ("cpu", "tiny")
+"""Of `recipes.demo.SCALES`."""
+
+FORMATS = ("safetensors", "onnx", "hub-folder")
+"""What ``memdef export`` writes."""
+
+REPORTS = ("html", "markdown", "latex")
+"""What ``memdef report`` writes."""
+
+QUEUE = (
+    "fashion-mnist-paper",
+    "fashion-mnist-strong",
+    "cifar10-strong",
+    "cifar10-resnet50",
+    "pixelcnn",
+    "cifar10-purifiers",
+)
+"""Of `recipes.queue.QUEUE`."""
+
+_SHARED = ("resnet-benign", "pixeldefend", "comdefend", "resnet-offline", "memory-defense")
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "table1": (*_SHARED, "magnet", "resnet-online", "memory-defense-sound"),
+    "table2": (*_SHARED, "resnet-online", "memory-defense-sound"),
+    "table3": ("defense-vae-rec", "defense-vae-e2e", "memory-defense"),
+    "table5": ("target-classifier", "autoencoder", "resnet-offline", "memory-defense", "memae", "resnet-online"),
+}
+"""Of `recipes.reproduction.REPRODUCTIONS`: the rows of each table, in its order."""
+
+FIGURES = ("figure3", "figure4", "timing", "anatomy")
+"""Of `cli.reproducing.FIGURES`: what is reproduced and has no rows."""
+
+MEMORY_DEFENSE = "memory-defense"
+_SYSTEMS = {
+    "resnet-benign": "undefended",
+    "resnet-offline": "undefended",
+    "resnet-online": "undefended",
+    "pixeldefend": "pixeldefend",
+    "comdefend": "comdefend",
+    "magnet": "magnet",
+    "defense-vae-rec": "defense-vae",
+    "defense-vae-e2e": "defense-vae",
+    "target-classifier": "target-classifier",
+    "autoencoder": "autoencoder",
+    "memae": "memae",
+    "memory-defense": MEMORY_DEFENSE,
+    "memory-defense-reference": MEMORY_DEFENSE,
+    "memory-defense-sound": MEMORY_DEFENSE,
+}
+"""The rows that every scale has on every dataset, and the system of each."""
+
+_PAPERS = ("fgsm", "bim", "pgd")
+_QUICK = (*_PAPERS, "pgd-margin", "cw", "ddn")
+_LONG = (*_PAPERS, "pgd-margin", "cw", "cw-paper")
+_OWN_ATTACKS = {
+    "fashion-mnist/demo": _QUICK,
+    "fashion-mnist/demo-paper": _QUICK,
+    "fashion-mnist/paper": _LONG,
+    "fashion-mnist/reference": _LONG,
+    "fashion-mnist/paper-small": _QUICK,
+    "fashion-mnist/sound": _LONG,
+    "fashion-mnist/sound-single-step": _QUICK,
+    "fashion-mnist/sound-pgd": _QUICK,
+    "fashion-mnist/tiny": ("fgsm", "pgd", "cw"),
+    "cifar10/paper": _LONG,
+    "cifar10/sound": _LONG,
+    "fashion-mnist/strong": ("pgd",),
+    "cifar10/strong": ("pgd",),
+    "fashion-mnist/strong-tiny": ("pgd",),
+    "cifar10/strong-tiny": ("pgd",),
+}
+"""The recipes that are no row of a table: all are Memory Defenses."""
+
+_ROWS = {
+    f"{dataset}/{scale}/{row}": system
+    for dataset in ("fashion-mnist", "cifar10")
+    for scale in SCALES
+    for row, system in _SYSTEMS.items()
+}
+
+RECIPES: dict[str, str] = {**dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE), **_ROWS}
+"""Of `recipes.RECIPES`: the system that each trains."""
+
+PLANNED: dict[str, tuple[str, ...]] = {**_OWN_ATTACKS, **dict.fromkeys(_ROWS, _PAPERS)}
+"""The attacks of each recipe's plan that ``--attacks`` chooses from."""
+
+PLANNED_HARDENED = ("pgd-margin",)
+"""The same for what ``memdef harden`` made."""
+
+FALSE_ALARMS = 0.01
+"""The share of clean images that ``--detection`` allows a flag where nobody chose one."""
+
+CLASSIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""How a classifier of the user's own is written: ``package.module:attribute``."""
+
+
+def nearest(name: str, known: Iterable[str], what: str) -> ValueError:
+    """Return the error for an unknown name, with the nearest known one suggested."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return ValueError(f"unknown {what} {name!r}{guess} Known: {', '.join(options)}")
+
+
+def check_name(name: str, known: Iterable[str], what: str) -> None:
+    """Raise the error of `nearest` for a name that is not known."""
+    options = tuple(known)
+    if name not in options:
+        raise nearest(name, options, what)
+
+
+def check_attacks(names: str) -> None:
+    """Raise ValueError unless this is a suite, or attacks joined by commas: what `suites.parts_of` takes."""
+    if names in (*SUITES, *ALIASES):
+        return
+    for one in names.split(","):
+        if one.strip() not in ATTACKS:
+            raise nearest(one.strip(), [*SUITES, *ALIASES, *ATTACKS], "attack or suite")
+
+
+def check_norm(norm: str) -> None:
+    """Raise ValueError for a norm that no ball is made of."""
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
+
+
+def check_radius(norm: str, epsilon: float) -> None:
+    """Raise ValueError for a radius that no ball of this norm has: L-inf in [0, 1], L2 at least 0, never NaN."""
+    if norm == "linf" and not 0 <= epsilon <= 1:
+        raise ValueError(
+            f"epsilon is {epsilon}, but an L-inf radius must be in [0, 1], as images are; "
+            f"a radius in grey levels is divided by 255 ({epsilon:g}/255)"
+        )
+    if norm == "l2" and not epsilon >= 0:
+        raise ValueError(f"epsilon is {epsilon}, but an L2 radius must be at least 0")
+
+
+def check_classifier(place: str) -> None:
+    """Raise ValueError unless this is written ``package.module:attribute``; nothing is imported."""
+    if not CLASSIFIER.fullmatch(place):
+        module, _, attribute = place.partition(":")
+        guess = f"{module.removesuffix('.py').replace('/', '.')}:{attribute or 'build'}"
+        hint = f", such as {guess}" if CLASSIFIER.fullmatch(guess) else ""
+        raise ValueError(f"{place!r} names no classifier; write package.module:attribute{hint}")
+
+
+def check_adaptable(recipe: str, system: str) -> None:
+    """Raise ValueError for a recipe of a system that is not trained on other images than its own."""
+    if system != MEMORY_DEFENSE:
+        raise ValueError(
+            f"{recipe} is a recipe of {system}, and only recipes of {MEMORY_DEFENSE} are trained "
+            "on other images; choose one, such as fashion-mnist/demo"
+        )
+
+
+def check_false_alarms(share: float) -> None:
+    """Raise ValueError unless this is a share of clean images that may be flagged, in (0, 1)."""
+    if not 0 < share < 1:
+        raise ValueError(
+            f"false_alarms is {share}, but the share of clean images that may be flagged lies between 0 and "
+            "1; write 1 % as 0.01"
+        )
+
+
+def check_seconds(seconds: float) -> None:
+    """Raise ValueError for a time that the studio does not give a computation: above 0, at most 3600 s."""
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"seconds is {seconds:g}, but a computation may take up to 3600 s, and some time")
