@@ -4,6 +4,7 @@ torchattacks' class of that name gives APGD, APGD-T and FAB 10 steps where the e
 run here with 100, one after the other on what is left, as its class does. Time is spent on the images that
 survive. At radius 0.1 a single image of `standard` survives everything, and its 5,000 queries, one after the other,
 are what all wait for; at 0.2 none does, and the peers still finish a run for images that are fooled already.
+A line of its own has the gradients in bfloat16, which is off unless told; whether that finds less stands beside it.
 With more images (``--images 1000 --repetitions 1``) the robust accuracies can be told apart.
 
     python benchmarks/compare_autoattack.py
@@ -11,10 +12,15 @@ With more images (``--images 1000 --repetitions 1``) the robust accuracies can b
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 
-from measure import Job, Outcome, measure
+from measure import Job, Outcome, Run, measure
 from memory_defense.attacks import AutoAttack
+from memory_defense.contracts import Images
+from memory_defense.passes import bfloat16_gradients
 from memory_defense.threat import Linf
 from nets import EPSILON
 from peers import autoattack, ours
@@ -40,7 +46,18 @@ def jobs(peers: list[str], epsilon: float) -> list[Job]:
     """Return the peers' lines, then ours."""
     settings = {"pyautoattack": "the authors' code, batches of 250", "torchattacks": "its parts, 100 steps"}
     found = [Job(f"AutoAttack {peer}", peer, settings[peer], autoattack(peer, epsilon)) for peer in peers]
-    return [*found, Job(REFERENCE, "ours", "standard", ours(AutoAttack(), Linf(epsilon)))]
+    mine = ours(AutoAttack(), Linf(epsilon))
+    return [
+        *found,
+        Job(REFERENCE, "ours", "standard", mine),
+        Job(f"{REFERENCE}, bfloat16", "ours", "standard, gradients in bfloat16", partial(_in_bfloat16, mine)),
+    ]
+
+
+def _in_bfloat16(run: Run, *subject: Any) -> Images:
+    """Run it with gradients in bfloat16; what judges stays float32."""
+    with bfloat16_gradients(True):
+        return run(*subject)
 
 
 def lines(outcomes: dict[str, Outcome]) -> list[Row]:
