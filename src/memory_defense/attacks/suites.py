@@ -5,7 +5,8 @@ ours. Twenty steps on the margin break nearly everything that can be broken, and
 image that falls to a hundred times the effort is one whose margin they almost closed. So the dear attacks begin
 with the nearest survivors and go on outward while they still break some. Where gradients are masked, a short Square
 breaks on the pilot what they do not, and a long one on its sample; then it is carried to every survivor. `brief` is
-`fast` with a tenth of the queries, for a demonstration; `glimpse` is for defenses whose every pass takes seconds.
+`fast` with a tenth of the queries and fewer targets, for a demonstration;
+`glimpse` is for defenses whose every pass takes seconds.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def _published(version: Literal["standard", "rand"]) -> Callable[[str], tuple[Pa
     return lambda norm: tuple(Part(name, one) for name, one in AutoAttack(version=version).parts(norm).items())
 
 
-def _ours(queries: int) -> tuple[Part, ...]:
+def _ours(queries: int, targeted: ApgdTargeted) -> tuple[Part, ...]:
     return (
         Part("pgd-margin", Pgd(steps=20, loss="margin"), "scout"),
         Part("square-100", Square(queries=100, p_init=0.3), "scout"),
-        Part("apgd-t", ApgdTargeted(steps=40, targets=4), "outward"),
+        Part("apgd-t", targeted, "outward"),
         Part("pgd-restarts", Pgd(steps=50, loss="margin", restarts=4), "outward"),
         Part("square", Square(queries=queries), "outward"),
     )
@@ -49,8 +50,8 @@ def _ours(queries: int) -> tuple[Part, ...]:
 SUITES: dict[str, Callable[[str], tuple[Part, ...]]] = {
     "standard": _published("standard"),
     "rand": _published("rand"),
-    "fast": lambda _: _ours(5000),
-    "brief": lambda _: _ours(500),
+    "fast": lambda _: _ours(5000, ApgdTargeted(steps=20, targets=9)),
+    "brief": lambda _: _ours(500, ApgdTargeted(steps=40, targets=4)),
     "glimpse": lambda _: (Part("pgd-margin", Pgd(steps=10, loss="margin")),),
 }
 """Every suite by name: norm (``linf`` or ``l2``) to its parts, in order."""
