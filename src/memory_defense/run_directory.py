@@ -262,3 +262,8 @@ def _check(manifest: dict[str, Any]) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether this is a file or a hub folder that ``memdef export`` writes, rather than a run directory."""
+    return path.suffix in (".onnx", ".safetensors") or (path / CONFIG).is_file()

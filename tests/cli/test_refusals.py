@@ -102,6 +102,9 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "run", *NOWHERE), NO_DATA),
     (("evaluate", "run", "--device", "gpu"), NO_DEVICE),
     (("evaluate", "net:build", "--epsilon", "8/255"), "which images? give --data"),
+    (("evaluate", "net.onnx", "--epsilon", "8/255"), "which images? give --data"),
+    (("evaluate", "no.onnx", *OWN[2:]), "no.onnx does not exist; write it with 'memdef export RUN'"),
+    (("evaluate", "net.safetensors", *OWN[2:], "--weights", "net.safetensors"), "net.safetensors brings its own"),
     (("evaluate", "net:build", "--data", "folder"), "how far may an image be moved? give --epsilon"),
     (
         ("evaluate", "my/net.py:build", *OWN[2:]),

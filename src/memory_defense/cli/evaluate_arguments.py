@@ -24,7 +24,7 @@ from memory_defense.names import (
     check_norm,
     nearest,
 )
-from memory_defense.run_directory import HARDENED, RunDirectory
+from memory_defense.run_directory import HARDENED, RunDirectory, is_exported
 
 if TYPE_CHECKING:
     from memory_defense.evaluation.robustness import Conduct
@@ -131,8 +131,8 @@ def detection_rate(wanted: bool, false_alarms: float | None) -> float | None:
 
 
 def is_own(target: str) -> bool:
-    """Return whether this names a classifier of the user's own rather than a run directory."""
-    return ":" in target and not Path(target).exists()
+    """Return whether this names a classifier of the user's own, or an exported one, rather than a run directory."""
+    return (":" in target and not Path(target).exists()) or is_exported(Path(target))
 
 
 def check_evaluate(
@@ -169,7 +169,12 @@ def _check_own(target: str, selection: Selection, own: Own, manner: Manner, fals
         raise ValueError("--knowledge: only for a run directory; a classifier of your own is its own surrogate")
     if not selection.epsilons:
         raise ValueError("how far may an image be moved? give --epsilon, such as 8/255; it may be repeated")
-    check_classifier(target)
+    if not is_exported(Path(target)):
+        check_classifier(target)
+    elif own.weights is not None:
+        raise ValueError(f"--weights: only for package.module:build; {target} brings its own")
+    elif not Path(target).exists():
+        raise ValueError(f"{target} does not exist; write it with 'memdef export RUN'")
     check_attacks(selection.attacks or "fast")
     norm = own.norm or "linf"
     check_norm(norm)

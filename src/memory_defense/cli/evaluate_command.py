@@ -12,7 +12,10 @@ from memory_defense.cli.options import DataDir, Device, Offline, Seed, Threads
 
 def evaluate(
     target: Annotated[
-        str, typer.Argument(help="Run directory of a trained defense, or package.module:build for your classifier.")
+        str,
+        typer.Argument(
+            help="Run directory of a trained defense, its export, or package.module:build for your classifier."
+        ),
     ],
     data_dir: DataDir = None,
     offline: Offline = False,
@@ -35,7 +38,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Radii, such as 8/255 or 0.1; may be repeated. Of a run, L-inf."),
     ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2, for a classifier of your own.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2, for a classifier of your own or an export.")] = None,
     data: Annotated[
         str | None,
         typer.Option(

@@ -25,8 +25,8 @@ from memory_defense.recipes.flag import keep_flag
 from memory_defense.recipes.images_from import splits_of
 from memory_defense.recipes.load import load
 from memory_defense.recipes.own_model import build_user_model
-from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.reporting import Section
+from memory_defense.run_directory import RunDirectory, is_exported
 
 
 def run_evaluate(
@@ -38,7 +38,7 @@ def run_evaluate(
     *,
     false_alarms: float | None = None,
 ) -> int | None:
-    """Evaluate a run directory, or ``package.module:build``; return an exit status if other processes did it.
+    """Evaluate a run directory, an export, or ``package.module:build``; return an exit status if others did it.
 
     `evaluate_arguments.check_evaluate` has found nothing wrong with what was asked for.
 
@@ -121,8 +121,12 @@ def _own(
             offline=manner.offline,
             progress=progress,
         )
-        model = build_user_model(
-            target, classes=len(data.classes), channels=data.channels, size=data.size, weights=own.weights
+        model = (
+            load(target)
+            if is_exported(Path(target))
+            else build_user_model(
+                target, classes=len(data.classes), channels=data.channels, size=data.size, weights=own.weights
+            )
         )
         subset = data.images.first(min(selection.images or len(data.images), len(data.images)))
         record = evaluate(

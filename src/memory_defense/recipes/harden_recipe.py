@@ -15,6 +15,7 @@ from memory_defense.attacks.suites import parts_of
 from memory_defense.defenses.memory.objective import MemoryObjective
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.recipes.lengths import batch_size, epochs_for
+from memory_defense.recipes.parts import CLASSIFIER_B_WEIGHT
 from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Recipe, Stage
 from memory_defense.run_directory import HARDENED
 from memory_defense.threat import Linf
@@ -134,7 +135,7 @@ def harden_recipe(hardening: Hardening, dataset: str, images: ImageSpec, train_i
     autoencoder = Stage(
         name="joint",
         part="autoencoder",
-        objective=MemoryObjective(),
+        objective=MemoryObjective(cross_entropy=CLASSIFIER_B_WEIGHT),
         score="objective",
         fit=_fit(hardening, train_images, _AUTOENCODER, AUTOENCODER_SEES, AUTOENCODER_EPOCHS),
     )

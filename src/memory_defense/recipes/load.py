@@ -13,9 +13,9 @@ from memory_defense.contracts import Binding, Classifier, Flagging, Images, Logi
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.recipes.build import build_classifier, build_defense, images_of
 from memory_defense.recipes.flag import restore_flag
-from memory_defense.recipes.load_exported import is_exported, load_exported
+from memory_defense.recipes.load_exported import load_exported
 from memory_defense.recipes.recipe import ModelSpec
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import RunDirectory, is_exported
 from memory_defense.training.checkpoint import load_weights
 from memory_defense.training.precision import lay_out
 
@@ -50,7 +50,7 @@ def load(directory: str | Path) -> TrainedDefense:
     ValueError
         When the directory is no run, is unfinished, or its weights are damaged or of another model.
     """
-    if is_exported(Path(directory)):
+    if Path(directory).is_file() or is_exported(Path(directory)):
         return cast("TrainedDefense", load_exported(Path(directory)))
     run = RunDirectory(Path(directory))
     manifest = run.read_finished()

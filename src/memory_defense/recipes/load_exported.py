@@ -21,11 +21,6 @@ from memory_defense.training.precision import lay_out
 _UNDEFENDED = "undefended/"
 
 
-def is_exported(path: Path) -> bool:
-    """Return whether this is a file or a hub folder rather than a run directory."""
-    return path.is_file() or path.suffix in (".onnx", ".safetensors") or (path / CONFIG).is_file()
-
-
 def load_exported(path: Path) -> nn.Module:
     """Return the defense in an exported file or folder, in eval mode and on the CPU.
 
