@@ -96,3 +96,14 @@ def test_a_missing_score_is_printed_as_the_paper_does(slots: Record) -> None:
     row = replace(TABLE_5.rows[-1], scores=((92.36,), (None,)))
     made = reproduced(replace(TABLE_5, rows=(row,)), [(row.key, slots, "r")], scale="cpu")
     assert made.systems[0].lines["published"][1].text == "NA"
+
+
+def test_a_row_that_stays_under_its_published_number_is_explained_below_the_table(slots: Record) -> None:
+    near = reproduced(TABLE_5, [("memory-defense", slots, "r")], scale="cpu")
+    row = replace(TABLE_5.rows[-1], scores=((92.36,), (96.5,)))
+    far = reproduced(replace(TABLE_5, rows=(row,)), [(row.key, slots, "r")], scale="cpu")
+    assert far.remarks[: len(near.remarks)] == near.remarks
+    (said,) = far.remarks[len(near.remarks) :]
+    assert said.startswith(
+        "Memory Defense, under the attack of its own protocol: 6.5 points under the published number for FGSM 25/255"
+    )

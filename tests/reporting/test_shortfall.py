@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_defense.reporting.shortfall import CW_REASON, REASONS, Gap, explained
+from memory_defense.reporting.shortfall import REASONS, Gap, explained
 
 CLEAN = Gap("Clean", 93.0, 89.0)
 
@@ -29,7 +29,7 @@ def test_a_classifier_without_a_defense_is_not_excused_by_its_size() -> None:
     assert "cores" not in said
 
 
-def test_carlini_wagner_has_a_reason_of_its_own() -> None:
+def test_carlini_wagner_is_counted_apart() -> None:
     said = explained("A", "memory-defense", "cpu", CLEAN, [Gap("PGD 25/255", 89.8, 90.0), Gap("CW", 89.3, 60.6)])
     assert (
         said

@@ -17,7 +17,7 @@ from rich.table import Table
 from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.files import write_text
 from memory_defense.reporting.published import Column, PublishedRow, PublishedTable
-from memory_defense.reporting.shortfall import Gap, explained
+from memory_defense.reporting.shortfall import CW_REASON, Gap, explained
 
 LINES = ("published", "its protocol", "strongest knowledge", "worst case")
 ADDED = {
@@ -84,8 +84,14 @@ def reproduced(table: PublishedTable, records: Sequence[tuple[str, Record, str]]
         title=f"{table.title}, at the scale {scale!r}",
         head=head,
         systems=systems,
-        remarks=(*_remarks([record for _, record, _ in records]), *(reason for reason in reasons if reason)),
+        remarks=(*_remarks([record for _, record, _ in records]), *_reasons(reasons)),
     )
+
+
+def _reasons(found: Sequence[str | None]) -> list[str]:
+    """Return what is said of single systems, and after it what is said of CW if any of them is about it."""
+    said = [reason for reason in found if reason]
+    return [*said, *([CW_REASON] if any("for CW" in reason for reason in said) else [])]
 
 
 def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str | None:
