@@ -31,10 +31,7 @@ def test_a_classifier_without_a_defense_is_not_excused_by_its_size() -> None:
 
 def test_carlini_wagner_is_counted_apart() -> None:
     said = explained("A", "memory-defense", "cpu", CLEAN, [Gap("PGD 25/255", 89.8, 90.0), Gap("CW", 89.3, 60.6)])
-    assert (
-        said
-        == f"A, under the attack of its own protocol: 28.7 points under the published number for CW: {CW_REASON}."
-    )
+    assert said == "A, under the attack of its own protocol: 28.7 points under the published number for CW."
 
 
 def test_no_reason_is_made_up_at_another_scale() -> None:

@@ -26,8 +26,9 @@ REASONS: dict[str, str] = {
 """Of rows whose gap has nothing to do with how long they learned."""
 
 CW_REASON = (
-    "Carlini-Wagner, where it is under the published number: it may go anywhere in [0, 1], and with a learning rate that moves pixels it ends at images of another class; "
-    "the published 0.005 cannot move pixels that are exactly 0, which half of Fashion-MNIST's are."
+    "Carlini-Wagner, where it is under the published number: it may go anywhere in [0, 1], and with a learning "
+    "rate that moves pixels it ends at images of another class; the published 0.005 cannot move pixels that are "
+    "exactly 0, which half of Fashion-MNIST's are."
 )
 """Said once for a table in which a system is under its published number for CW."""
 
