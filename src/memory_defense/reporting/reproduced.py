@@ -17,7 +17,7 @@ from rich.table import Table
 from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.files import write_text
 from memory_defense.reporting.published import Column, PublishedRow, PublishedTable
-from memory_defense.reporting.shortfall import CW_REASON, Gap, explained
+from memory_defense.reporting.shortfall import CW_REASON, SEE_CW, Gap, explained
 
 LINES = ("published", "its protocol", "strongest knowledge", "worst case")
 ADDED = {
@@ -91,7 +91,7 @@ def reproduced(table: PublishedTable, records: Sequence[tuple[str, Record, str]]
 def _reasons(found: Sequence[str | None]) -> list[str]:
     """Return what is said of single systems, and after it what is said of CW if any of them is about it."""
     said = [reason for reason in found if reason]
-    return [*said, *([CW_REASON] if any("for CW" in reason for reason in said) else [])]
+    return [*said, *([CW_REASON] if any(SEE_CW in reason for reason in said) else [])]
 
 
 def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str | None:
