@@ -49,7 +49,11 @@ def run_reproduce(
             tables = [_beside_published(what, table, made[table.dataset], scale) for table in PUBLISHED[what]]
             written = [*write_reproduced(tables, place, what), place / what]
     for table in tables:
-        wide_console().print(terminal(table))
+        drawn, console = terminal(table), wide_console()
+        console.width = max(
+            console.width, console.measure(drawn, options=console.options.update(width=500)).maximum
+        )
+        console.print(drawn)
     Console().print("written: " + ", ".join(map(str, written)), highlight=False, soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import HORIZONTALS
 from rich.table import Table
 
 from memory_defense.evaluation.record import Accuracy, AttackResult, Record
@@ -219,11 +220,11 @@ def _bold(text: str, line: str) -> str:
 
 def terminal(table: Reproduced) -> Table:
     """Return the table for a terminal."""
-    drawn = Table(title=table.title, title_justify="left")
+    drawn = Table(title=table.title, title_justify="left", box=HORIZONTALS, padding=(0, 1, 0, 0))
     drawn.add_column("System", min_width=18)
     drawn.add_column("", no_wrap=True)
     for name in table.head:
-        drawn.add_column(name, justify="right")
+        drawn.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for system in table.systems:
         for number, name in enumerate(LINES):
             cells = [cell.text for cell in system.lines[name]]
