@@ -62,7 +62,7 @@ QUEUE = (
 _SHARED = ("resnet-benign", "pixeldefend", "comdefend", "resnet-offline", "memory-defense")
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "table1": (*_SHARED, "magnet", "resnet-online", "memory-defense-sound"),
+    "table1": (*_SHARED, "memory-defense-reference", "magnet", "resnet-online", "memory-defense-sound"),
     "table2": (*_SHARED, "resnet-online", "memory-defense-sound"),
     "table3": ("defense-vae-rec", "defense-vae-e2e", "memory-defense"),
     "table5": ("target-classifier", "autoencoder", "resnet-offline", "memory-defense", "memae", "resnet-online"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from memory_defense.cli import machine
 from memory_defense.cli.arguments import radius
 from memory_defense.cli.evaluate_arguments import Selection
 from memory_defense.cli.machine import Machine
@@ -230,3 +231,21 @@ def test_a_record_that_is_none(tmp_path) -> None:
     done = memdef("report", path)
     assert done.returncode == 2
     assert "is not a record of schema 1" in done.stderr
+
+
+def test_reproduce_makes_rows_at_once_and_prints_their_table(data_present, tmp_path: Path) -> None:
+    rows = ("--row", "target-classifier", "--row", "resnet-offline")
+    done = memdef("reproduce", "table5", *rows, "--scale", "tiny", "--processes", "2", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for row in ("target-classifier", "resnet-offline"):
+        assert f"fashion-mnist/tiny/{row}: attacks" in done.stderr
+        record = json.loads((tmp_path / f"results/tiny/table5/fashion-mnist/{row}.json").read_text())
+        assert record["provenance"]["device"] == "cpu, 1 threads"
+    assert (tmp_path / "results/tiny/table5.md").is_file()
+
+
+@pytest.mark.parametrize(("cores", "threads", "at_once", "share"), [(8, None, 8, 2), (8, 2, 4, 2), (1, 4, 1, 4)])
+def test_processes_share_the_cores(monkeypatch, cores: int, threads: int | None, at_once: int, share: int) -> None:
+    monkeypatch.setattr(machine, "_cores", lambda: cores)
+    here = Machine(threads=threads)
+    assert (here.at_once(), here.share(3)) == (at_once, share)

@@ -160,6 +160,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("reproduce", "table1", "--scale", "papre"), "unknown scale 'papre'; did you mean 'paper'?"),
     (("reproduce", "table2", "--row", "magnet"), "unknown row of table2 'magnet'"),
     (("reproduce", "figure3", "--row", "magnet"), "figure3 has no rows to choose from; leave out --row"),
+    (("reproduce", "figure3", "--processes", "2"), "figure3 has no rows to make at once; leave out --processes"),
     (("reproduce", "table1", *NOWHERE), NO_DATA),
     (("reproduce", "table1", "--device", "gpu"), NO_DEVICE),
     (("queue", "run", "pixelcn"), "unknown entry of the queue 'pixelcn'; did you mean 'pixelcnn'?"),

@@ -6,42 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from memory_defense.data.images import ImageSet, Splits
-from memory_defense.data.spec import DATASETS
+from memory_defense.data.images import Splits
 from memory_defense.evaluation.record import Record
 from memory_defense.recipes.reproduction import keep_results, reproduce
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.reporting.published import PUBLISHED
 from memory_defense.reporting.reproduced import LINES, reproduced
-
-
-def splits(name: str) -> Splits:
-    spec = DATASETS[name]
-
-    def some(count: int, seed: int) -> ImageSet:
-        generator = torch.Generator().manual_seed(seed)
-        labels = torch.arange(count) % len(spec.classes)
-        pixels = torch.randint(0, 60, (count, spec.channels, spec.size, spec.size), generator=generator)
-        pixels[torch.arange(count), :, labels, :] += 150  # a bright row tells the class
-        return ImageSet(pixels.to(torch.uint8), labels, torch.arange(count))
-
-    return Splits(train=some(200, 0), held_out=some(100, 1), test=some(20, 2), spec=spec)
-
-
-class Notes:
-    """A `Progress` that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes = list[str]()
-
-    def begin(self, what: str, total: int) -> None: ...
-
-    def advance(self, steps: int, text: str = "") -> None: ...
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+from recipes.rows import Notes, splits
 
 
 @pytest.fixture(scope="module")

@@ -114,11 +114,13 @@ def check_export(run: Path, format: str, out: Path | None, *, force: bool) -> Pa
     return place
 
 
-def check_reproduce(what: str, scale: str, rows: Sequence[str]) -> None:
-    """Raise ValueError for no table or figure, rows that it does not have, or an unknown scale."""
+def check_reproduce(what: str, scale: str, rows: Sequence[str], processes: int | None = None) -> None:
+    """Raise ValueError for no table or figure, rows that it does not have to make, or an unknown scale."""
     check_name(what, [*TABLES, *FIGURES], "table or figure")
     if what in FIGURES and rows:
         raise ValueError(f"{what} has no rows to choose from; leave out --row")
+    if what in FIGURES and processes is not None:
+        raise ValueError(f"{what} has no rows to make at once; leave out --processes")
     check_name(scale, SCALES, "scale")
     for row in rows:
         check_name(row, TABLES[what], f"row of {what}")

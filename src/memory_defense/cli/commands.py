@@ -141,12 +141,20 @@ def reproduce(
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rows of a table made at once, each in a process of its own; by default one for each core of a "
+            "processor, and one on a GPU or at scale tiny.",
+        ),
+    ] = None,
 ) -> None:
     """Reproduce a table or figure of the paper: train what is missing, attack it, show ours beside its own."""
     from memory_defense.cli.arguments import check_data_dir, check_reproduce
     from memory_defense.cli.machine import Machine
 
-    check_reproduce(what, scale, row or ())
+    check_reproduce(what, scale, row or (), processes)
     machine = Machine(device=device, threads=threads)
     check_data_dir(data_dir)
 
@@ -159,6 +167,7 @@ def reproduce(
         scale=scale,
         results=results,
         rows=row,
+        processes=processes,
         data_dir=data_dir,
         offline=offline,
         seed=seed,

@@ -63,10 +63,23 @@ class Machine:
             return None
         import subprocess
 
-        share = self.threads or max(1, (os.cpu_count() or 1) // self.processes)
+        share = self.share(self.processes)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={self.processes}", "-m", "memory_defense", *arguments]
         return subprocess.call(command, env=os.environ | {"OMP_NUM_THREADS": str(share)})
+
+    def share(self, processes: int) -> int:
+        """Return how many threads each of several processes may use: the number that was given, or its share."""
+        return self.threads or max(1, _cores() // processes)
+
+    def at_once(self) -> int:
+        """Return how many processes of that many threads this processor has cores for; one thread by default."""
+        return max(1, _cores() // (self.threads or 1))
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

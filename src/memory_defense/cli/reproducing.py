@@ -10,9 +10,9 @@ from rich.console import Console
 
 from memory_defense.cli.machine import Machine
 from memory_defense.cli.progress import shown
-from memory_defense.cli.shared import find_data, wide_console
-from memory_defense.data.images import Splits
+from memory_defense.cli.shared import DataPlace, wide_console
 from memory_defense.recipes.reproduction import ReproducedRow, keep_results, reproduce
+from memory_defense.recipes.row_pool import RowPool
 from memory_defense.reporting.published import PUBLISHED, PublishedTable
 from memory_defense.reporting.reproduced import Reproduced, reproduced, terminal, write_reproduced
 
@@ -27,24 +27,31 @@ def run_reproduce(
     scale: str,
     results: Path | None,
     rows: Sequence[str] | None,
+    processes: int | None,
     data_dir: Path | None,
     offline: bool,
     seed: int,
 ) -> None:
-    """Reproduce one table or figure, write it with its records beside it, and print a table."""
+    """Reproduce one table or figure, write it with its records beside it, and print a table.
+
+    Without a number of `processes`, a table takes one for each core of a processor; a tiny one, and one on a GPU,
+    is made row by row.
+    """
     device = machine.ready()
     place = results or out / "results" / scale
     with shown() as progress:
-
-        def data(name: str) -> Splits:
-            return find_data(name, data_dir, offline=offline, device=device, progress=progress)
-
+        data = DataPlace(data_dir=data_dir, offline=offline, device=device, progress=progress)
         if what in FIGURES:
             make, write = FIGURES[what]()
             written = write(make(out, data, scale=scale, seed=seed, progress=progress), place / what)
             tables: list[Reproduced] = []
         else:
-            made = reproduce(what, out, data, scale=scale, rows=rows or None, seed=seed, progress=progress)
+            alone = device.type != "cpu" or scale == "tiny"
+            count = processes or (1 if alone else machine.at_once())
+            pool = RowPool(processes=count, threads=machine.share(count)) if count > 1 else None
+            made = reproduce(
+                what, out, data, scale=scale, rows=rows or None, seed=seed, pool=pool, progress=progress
+            )
             keep_results(made, place / what)
             tables = [_beside_published(what, table, made[table.dataset], scale) for table in PUBLISHED[what]]
             written = [*write_reproduced(tables, place, what), place / what]

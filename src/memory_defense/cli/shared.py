@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,26 @@ from memory_defense.reporting import Section, terminal_tables
 def find_data(name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown) -> Splits:
     """Return a dataset on a device."""
     return load_dataset(name, data_dir=data_dir, offline=offline, device=device, progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlace:
+    """Finds datasets for a command, in whichever of its processes needs one; only the first shows how far it is."""
+
+    data_dir: Path | None
+    offline: bool
+    device: torch.device
+    progress: Shown | None = None
+
+    def __call__(self, name: str) -> Splits:
+        """Return a dataset on the device."""
+        return load_dataset(
+            name, data_dir=self.data_dir, offline=self.offline, device=self.device, progress=self.progress
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the display behind."""
+        return {**self.__dict__, "progress": None}
 
 
 def wide_console() -> Console:

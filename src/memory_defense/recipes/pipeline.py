@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -15,7 +16,7 @@ from torch import nn
 from memory_defense.contracts import Progress
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.defenses.defense_vae import DefenseVae
-from memory_defense.files import remove
+from memory_defense.files import LockedError, locked, remove
 from memory_defense.randomness import derive
 from memory_defense.ranks import current
 from memory_defense.recipes.build import build_classifier, build_defense, classifier_of, images_of, system_of
@@ -25,6 +26,8 @@ from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import Validate, fit
 from memory_defense.training.validate import clean_accuracy, negative_objective, robust_accuracy
+
+_TURN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,21 +72,39 @@ class _Training:
             rmtree(self.run.workshop(name), ignore_errors=True)
             return
         common, leads = self._common(chain), current().leads
-        _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
-        if common is not None and known:
-            load_weights(common, model)
-            outcome = {"best_epoch": None, "best_score": None, "shared": common.name}
-        else:
-            outcome = self._fit(stage, model, name, classifier)
-            if common is not None and leads:
-                common.parent.mkdir(parents=True, exist_ok=True)
-                save_weights(common, model, {"stage": name})
+        with self._turn(common) if common is not None and leads else nullcontext():
+            _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
+            if common is not None and known:
+                load_weights(common, model)
+                outcome = {"best_epoch": None, "best_score": None, "shared": common.name}
+            else:
+                outcome = self._fit(stage, model, name, classifier)
+                if common is not None and leads:
+                    save_weights(common, model, {"stage": name})
         self.manifest["stages"][name] = outcome
         if leads:
             save_weights(self.run.stage(name), model)
             self.run.write(self.manifest)
             remove(self.run.state(name))
             rmtree(self.run.workshop(name), ignore_errors=True)
+
+    @contextmanager
+    def _turn(self, common: Path) -> Generator[None]:
+        """Wait until no other run trains what several share, then be the one that does."""
+        with ExitStack() as turn:
+            waited = False
+            while True:
+                try:
+                    turn.enter_context(locked(common))
+                    break
+                except LockedError:
+                    if self.progress and not waited:
+                        self.progress.note(f"{self.recipe.name}: another run is training what both need; waiting")
+                    waited = True
+                time.sleep(_TURN_SECONDS)
+                if self.progress:
+                    self.progress.advance(0)
+            yield
 
     def _fit(self, stage: Stage, model: nn.Module, name: str, classifier: nn.Module | None) -> dict[str, Any]:
         if self.progress:

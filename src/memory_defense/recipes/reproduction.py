@@ -21,6 +21,7 @@ from memory_defense.recipes.load import load
 from memory_defense.recipes.pipeline import train
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.rivals import rows_of
+from memory_defense.recipes.row_pool import RowPool
 from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.recipes.scales import SCALES, table_3_plan
 
@@ -49,6 +50,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "comdefend",
             "resnet-offline",
             "memory-defense",
+            "memory-defense-reference",
             "magnet",
             "resnet-online",
             "memory-defense-sound",
@@ -100,6 +102,7 @@ def reproduce(
     scale: str = "cpu",
     rows: Sequence[str] | None = None,
     seed: int = 0,
+    pool: RowPool | None = None,
     progress: Progress | None = None,
 ) -> Mapping[str, tuple[ReproducedRow, ...]]:
     """Train and evaluate every row of a table; return the rows by dataset.
@@ -111,13 +114,15 @@ def reproduce(
     out
         Directory of all runs; what is there already is used.
     data
-        Asked for a dataset when it is needed.
+        Asked for a dataset when it is needed; with a `pool` also in its processes, for which it is pickled.
     scale
         One of `scale_names`.
     rows
         Only these rows; all by default.
     seed
         Of training and of the attacks.
+    pool
+        Makes several rows at once; one after the other by default.
     progress
         Told how far it is.
 
@@ -125,6 +130,8 @@ def reproduce(
     ------
     ValueError
         For an unknown table, scale or row, or runs in `out` that were made otherwise.
+    RowError
+        When a process of the pool was killed.
     """
     if table not in REPRODUCTIONS:
         raise nearest(table, REPRODUCTIONS, "table")
@@ -136,19 +143,56 @@ def reproduce(
             raise nearest(row, wanted.rows, f"row of {table}")
     chosen = [row for row in wanted.rows if rows is None or row in rows]
     found: dict[str, tuple[ReproducedRow, ...]] = {}
+    works = [_Row(table, scale, dataset, row, out, seed) for dataset in wanted.datasets for row in chosen]
+    missing = [work for work in works if not work.is_made()]
+    if pool is not None and len(missing) > 1:
+        for dataset in wanted.datasets:
+            data(dataset)  # fetched once, before several processes want it
+        pool.make(missing, data, progress)
     for dataset in wanted.datasets:
-        recipes = _recipes(scale, dataset)
         splits = data(dataset)
-        if scale == "tiny":
-            splits = replace(splits, train=splits.train.first(200), held_out=splits.held_out.first(100))
-        made: list[ReproducedRow] = []
-        for row in chosen:
-            recipe, name = recipes[row], "record"
-            if wanted.own_plan:
-                recipe, name = replace(recipe, evaluation=table_3_plan(recipe.evaluation)), "table3"
-            made.append(reproduced_row(row, recipe, out, splits, record=name, seed=seed, progress=progress))
-        found[dataset] = tuple(made)
+        found[dataset] = tuple(work.on(splits, progress) for work in works if work.dataset == dataset)
     return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of one table on one dataset: `row_pool.RowWork`."""
+
+    table: str
+    scale: str
+    dataset: str
+    row: str
+    out: Path
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self._asked()[0].name
+
+    def is_made(self) -> bool:
+        """Return whether its record is there."""
+        recipe, record = self._asked()
+        run = RunDirectory(self.out / recipe.name)
+        return _is_trained(run) and _is_made(run.path / f"{record}.json", recipe)
+
+    def make(self, data: DataSource, progress: Progress | None) -> ReproducedRow:
+        """Make it from the data it asks for."""
+        return self.on(data(self.dataset), progress)
+
+    def on(self, splits: Splits, progress: Progress | None) -> ReproducedRow:
+        """Make it, or find it made, from these splits."""
+        if self.scale == "tiny":
+            splits = replace(splits, train=splits.train.first(200), held_out=splits.held_out.first(100))
+        recipe, record = self._asked()
+        return reproduced_row(self.row, recipe, self.out, splits, record=record, seed=self.seed, progress=progress)
+
+    def _asked(self) -> tuple[Recipe, str]:
+        """Return the recipe with the plan of its table, and its record's name."""
+        recipe = _recipes(self.scale, self.dataset)[self.row]
+        if REPRODUCTIONS[self.table].own_plan:
+            return replace(recipe, evaluation=table_3_plan(recipe.evaluation)), "table3"
+        return recipe, "record"
 
 
 def _recipes(scale: str, dataset: str) -> dict[str, Recipe]:
@@ -172,7 +216,7 @@ def reproduced_row(
     """Train and evaluate one row where that is not done yet; `record` names its file inside the run."""
     run = trained(recipe, out, splits, seed=seed, progress=progress)
     place = run.path / f"{record}.json"
-    if place.is_file() and _made_by(place) == recipe.sha256:
+    if _is_made(place, recipe):
         return ReproducedRow(row, Record.read(place), place)
     if progress:
         progress.note(f"{recipe.name}: attacks")
@@ -189,7 +233,7 @@ def trained(
     The evaluation's plan is no part of what was trained: a run is the same whatever it is attacked with.
     """
     run = RunDirectory(out / recipe.name)
-    if run.manifest_path.is_file() and run.read().get("complete"):
+    if _is_trained(run):
         return run
     return train(
         recipe,
@@ -202,8 +246,16 @@ def trained(
     )
 
 
-def _made_by(place: Path) -> str:
-    return str(json.loads(place.read_text(encoding="utf-8")).get("provenance", {}).get("recipe_sha256", ""))
+def _is_trained(run: RunDirectory) -> bool:
+    return run.manifest_path.is_file() and bool(run.read().get("complete"))
+
+
+def _is_made(place: Path, recipe: Recipe) -> bool:
+    """Return whether a record is there and was made by this very recipe."""
+    if not place.is_file():
+        return False
+    made_by = json.loads(place.read_text(encoding="utf-8")).get("provenance", {}).get("recipe_sha256", "")
+    return str(made_by) == recipe.sha256
 
 
 def keep_results(rows: Mapping[str, tuple[ReproducedRow, ...]], directory: Path) -> None:

@@ -1,0 +1,213 @@
+"""Making several rows of a table at once, each in a process of its own.
+
+Small networks gain little from a second thread, so two cores make two rows in about the time of one. A row's
+numbers do not depend on what is made beside it. Which row waits for which is left to the locks of what they share.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from typing import Any, Protocol
+
+import torch
+
+from memory_defense.contracts import Progress
+from memory_defense.data.images import Splits
+
+_POLL_SECONDS = 0.2
+_NOTE, _AT, _DONE, _WRONG, _FAILED = "note", "at", "done", "wrong", "failed"
+
+
+class RowSource(Protocol):
+    """From a dataset's name to its splits, in whichever process asks; it must survive pickling."""
+
+    def __call__(self, name: str, /) -> Splits:
+        """Return the splits."""
+        ...
+
+
+class RowWork(Protocol):
+    """One row, to be made anywhere; it must survive pickling."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        ...
+
+    def make(self, data: RowSource, progress: Progress | None) -> object:
+        """Make it, or find it made."""
+        ...
+
+
+class RowError(RuntimeError):
+    """A row's process ended before its row was made."""
+
+
+@dataclass
+class _Relay:
+    """Progress in a worker: says it to the parent, and ends the work when the parent wants it or is gone."""
+
+    said: Any
+    stop: Event
+    label: str
+    what: str = ""
+    total: int = 1
+    done: int = 0
+
+    def begin(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, max(total, 1), 0
+
+    def advance(self, steps: int, text: str = "") -> None:
+        parent = multiprocessing.parent_process()
+        if self.stop.is_set() or (parent is not None and not parent.is_alive()):
+            raise KeyboardInterrupt
+        self.done += steps
+        said = f", {text}" if text else ""
+        self.said.put((_AT, self.label, f"{self.label}: {self.what} {self.done}/{self.total}{said}"))
+
+    def note(self, text: str) -> None:
+        self.said.put((_NOTE, self.label, text if self.label in text else f"{self.label}: {text}"))
+
+
+def _make(work: RowWork, data: RowSource, threads: int, said: Any, stop: Event) -> None:
+    """Make one row in a worker; what goes wrong is told to the parent."""
+    torch.set_num_threads(threads)
+    try:
+        work.make(data, _Relay(said, stop, work.label))
+    except KeyboardInterrupt:
+        return
+    except ValueError as error:
+        said.put((_WRONG, work.label, str(error)))
+    except Exception:
+        said.put((_FAILED, work.label, traceback.format_exc()))
+    else:
+        said.put((_DONE, work.label, ""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPool:
+    """How many rows are made at once, and how many threads each may use.
+
+    Raises
+    ------
+    ValueError
+        For fewer than one of either.
+    """
+
+    processes: int
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.threads < 1:
+            raise ValueError(f"{self.processes} processes of {self.threads} threads make nothing; give 1 or more")
+
+    def make(self, works: Sequence[RowWork], data: RowSource, progress: Progress | None = None) -> None:
+        """Make all of `works`, the first ones first.
+
+        Parameters
+        ----------
+        works
+            Each is pickled, and made by a new process.
+        data
+            Asked in the new processes; download before.
+        progress
+            Told how far it is. When it raises in `advance`, as on Ctrl-C, the rows stop at their next whole step;
+            what is done of them stays.
+
+        Raises
+        ------
+        ValueError
+            What a row's own ValueError says; the other rows are stopped.
+        RowError
+            When a row failed otherwise, or its process was killed.
+        """
+        _Shift(self, data, progress).run(list(works))
+
+
+@dataclass
+class _Shift:
+    """The rows of one call, as they come and go."""
+
+    pool: RowPool
+    data: RowSource
+    progress: Progress | None
+    running: dict[str, BaseProcess] = field(default_factory=dict[str, BaseProcess])
+    ended: set[str] = field(default_factory=set[str])
+
+    def run(self, waiting: list[RowWork]) -> None:
+        context = multiprocessing.get_context("spawn")
+        said, stop = context.Queue(), context.Event()
+        if self.progress:
+            self.progress.begin("rows", len(waiting))
+        try:
+            while waiting or self.running:
+                while waiting and len(self.running) < self.pool.processes:
+                    work = waiting.pop(0)
+                    worker = context.Process(target=_make, args=(work, self.data, self.pool.threads, said, stop))
+                    worker.start()
+                    self.running[work.label] = worker
+                self._listen(said)
+                self._bury(said)
+        finally:
+            stop.set()
+            for worker in self.running.values():
+                while worker.is_alive():
+                    self._drop(said)
+                    worker.join(_POLL_SECONDS)
+            said.close()
+
+    def _listen(self, said: Any) -> None:
+        """Hear everything that was said up to now; wait a moment where it is nothing."""
+        wait = _POLL_SECONDS
+        while True:
+            try:
+                kind, label, text = said.get(timeout=wait) if wait else said.get_nowait()
+            except queue.Empty:
+                break
+            wait = 0.0
+            self._hear(kind, label, text)
+        if self.progress:
+            self.progress.advance(0)
+
+    def _hear(self, kind: str, label: str, text: str) -> None:
+        if kind == _WRONG:
+            raise ValueError(text)
+        if kind == _FAILED:
+            raise RowError(f"{label} failed:\n{text}")
+        if kind == _DONE:
+            self.ended.add(label)
+        if self.progress is None:
+            return
+        if kind == _DONE:
+            self.progress.advance(1, f"{label}: done")
+        elif kind == _AT:
+            self.progress.advance(0, text)
+        else:
+            self.progress.note(text)
+
+    def _bury(self, said: Any) -> None:
+        """Forget the workers that ended; what one has said last may still be under way."""
+        for label, worker in list(self.running.items()):
+            if worker.is_alive():
+                continue
+            worker.join()
+            self._listen(said)
+            if label not in self.ended:
+                raise RowError(
+                    f"{label}: its process ended with status {worker.exitcode}; the same command resumes it"
+                )
+            del self.running[label]
+
+    def _drop(self, said: Any) -> None:
+        """Empty the queue, as a worker does not end while it has something to say."""
+        try:
+            while True:
+                said.get_nowait()
+        except queue.Empty:
+            return
