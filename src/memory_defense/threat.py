@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from memory_defense.contracts import Ball, Draws, Images, PerImage
@@ -54,8 +53,7 @@ class Linf:
 
     def project(self, points: Images, centre: Images) -> Images:
         """Return points clamped to ``centre +- epsilon`` and to [0, 1]."""
-        low, high = (centre - self.epsilon).clamp_(min=0), (centre + self.epsilon).clamp_(max=1)
-        return torch.minimum(torch.maximum(points, low), high)
+        return points.clamp(centre - self.epsilon, centre + self.epsilon).clamp_(0, 1)
 
     def random_point(self, centre: Images, draws: Draws) -> Images:
         """Return a uniform point of the cube, clamped to [0, 1]."""

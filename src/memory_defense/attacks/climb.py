@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -55,6 +57,37 @@ def always(loss: AdversarialLoss) -> Callable[[int, Rows], AdversarialLoss]:
     return loss_of
 
 
+Start = Callable[[Rows], Images]
+"""From the rows of a micro-batch to new images (B, C, H, W) where its climb begins."""
+
+
+@dataclass
+class _Part:
+    """A micro-batch on its way. It stays together, so nothing is gathered but when one of its images is done."""
+
+    rows: Rows
+    here: Images
+    centre: Images
+
+    def keep(self, going: PerImage) -> Rows:
+        """Forget the images that are done; `going` is (B,) bool, and its positions are returned."""
+        kept = going.nonzero().squeeze(1)
+        self.rows = self.rows.index_select(0, kept)
+        self.here, self.centre = self.here.index_select(0, kept), self.centre.index_select(0, kept)
+        return kept
+
+    @classmethod
+    def packed(cls, parts: Sequence[Self], most: int) -> Sequence[Self]:
+        """Return the parts, or the same images in as few as hold them where that is fewer."""
+        left = sum(len(part.rows) for part in parts)
+        if -(-left // most) == len(parts):
+            return parts
+        rows = torch.cat([part.rows for part in parts])
+        here, centre = torch.cat([part.here for part in parts]), torch.cat([part.centre for part in parts])
+        cuts = [slice(first, first + most) for first in range(0, left, most)]
+        return [cls(rows[cut], here[cut], centre[cut]) for cut in cuts]
+
+
 class Climb:
     """The state of one call: the best iterate that every image has seen, over any number of runs.
 
@@ -89,20 +122,34 @@ class Climb:
     def begin(self) -> tuple[Rows, Logits]:
         """Judge the clean images; return the rows that go on, and all logits (N, K)."""
         rows = self.victim.all_rows()
-        seen = [self._judge(self.images, part) for part in self.victim.parts(rows)]
+        seen = [self._judge(self.clean(part), part) for part in self.victim.parts(rows)]
         return torch.cat([part for part, _ in seen]), torch.cat([logits for _, logits in seen])
 
-    def random_points(self, rows: Rows, draws: Draws) -> Images:
-        """Return all images (N, C, H, W), with these rows at a random point of their ball."""
-        points = self.images.clone()
-        for part in self.victim.parts(rows):
-            start = self.ball.random_point(self.images[part], draws.rows(part.cpu()))
-            points.index_copy_(0, part, start)
-        return points
+    def clean(self, rows: Rows) -> Images:
+        """Return these images as they are: a `Start`."""
+        return self.images.index_select(0, rows)
+
+    def random(self, draws: Draws) -> Start:
+        """Return the start at a random point of the ball."""
+
+        def start(rows: Rows) -> Images:
+            return self.ball.random_point(self.clean(rows), draws.rows(rows.cpu()))
+
+        return start
+
+    def noise(self, draws: Draws, length: float) -> Start:
+        """Return the start one step of this length along normal noise: random signs, or a random direction."""
+
+        def start(rows: Rows) -> Images:
+            centre = self.clean(rows)
+            noise = draws.rows(rows.cpu()).normal(*centre.shape[1:]).to(centre)
+            return self.ball.project(centre + length * self.ball.ascent(noise), centre)
+
+        return start
 
     def run(
         self,
-        points: Images,
+        start: Start,
         rows: Rows,
         sizes: Sequence[float],
         loss_of: Callable[[int, Rows], AdversarialLoss],
@@ -113,8 +160,8 @@ class Climb:
 
         Parameters
         ----------
-        points
-            (N, C, H, W) where to start; moved in place.
+        start
+            Where each image begins.
         rows
             Positions of the images that climb.
         sizes
@@ -124,33 +171,36 @@ class Climb:
         judge
             Spend a pass on the last iterates. Otherwise they are taken without one.
         """
+        parts: Sequence[_Part] = [
+            _Part(part, self.victim.laid_out(start(part)), self.victim.laid_out(self.clean(part)))
+            for part in self.victim.parts(rows)
+        ]
         for step, size in enumerate(sizes):
-            survivors = [self._step(points, part, size, loss_of(step, part)) for part in self.victim.parts(rows)]
-            rows = torch.cat(survivors) if survivors else rows
+            for part in parts:
+                self._step(part, size, loss_of(step, part.rows))
+            parts = _Part.packed(parts, self.victim.micro_batch)
         if not judge:
-            self.best.index_copy_(0, rows, points.index_select(0, rows))
-            return rows
-        return torch.cat([rows[:0], *(self._judge(points, part)[0] for part in self.victim.parts(rows))])
+            for part in parts:
+                self.best.index_copy_(0, part.rows, part.here)
+            return torch.cat([rows[:0], *(part.rows for part in parts)])
+        return torch.cat([rows[:0], *(self._judge(part.here, part.rows)[0] for part in parts)])
 
-    def _step(self, points: Images, rows: Rows, size: float, loss: AdversarialLoss) -> Rows:
-        """Judge one micro-batch and move its survivors one step, in place; return their rows."""
-        here = points.index_select(0, rows)
-        seen = self.victim.gradient(here, rows, loss)
-        scores = seen.losses if loss is self.score else self._scores(seen.logits, rows, here)
-        keep = self._record(here, rows, scores, seen.logits)
+    def _step(self, part: _Part, size: float, loss: AdversarialLoss) -> None:
+        """Judge one micro-batch and move its survivors one step."""
+        seen = self.victim.gradient(part.here, part.rows, loss)
+        scores = seen.losses if loss is self.score else self._scores(seen.logits, part.rows, part.here)
+        going = self._record(part.here, part.rows, scores, seen.logits)
         gradient = seen.gradient
-        if keep is not None:
-            here, rows, gradient = here[keep], rows[keep], gradient[keep]
-        moved = here.add_(self.ball.ascent(gradient), alpha=size)
-        points.index_copy_(0, rows, self.ball.project(moved, self.images.index_select(0, rows)))
-        return rows
+        if going is not None:
+            gradient = gradient.index_select(0, part.keep(going))
+        moved = torch.add(part.here, self.ball.ascent(gradient), alpha=size)
+        part.here = self.ball.project(moved, part.centre)
 
-    def _judge(self, points: Images, rows: Rows) -> tuple[Rows, Logits]:
+    def _judge(self, here: Images, rows: Rows) -> tuple[Rows, Logits]:
         """Judge one micro-batch without moving it; return its survivors and its logits."""
-        here = points.index_select(0, rows)
         logits = self.victim.answers(here, rows)
-        keep = self._record(here, rows, self._scores(logits, rows, here), logits)
-        return rows if keep is None else rows[keep], logits
+        going = self._record(here, rows, self._scores(logits, rows, here), logits)
+        return rows if going is None else rows[going], logits
 
     def _scores(self, logits: Logits, rows: Rows, like: Images) -> PerImage:
         return self.score(logits, self.victim.labels.index_select(0, rows)).to(like.dtype)
@@ -158,14 +208,14 @@ class Climb:
     def _record(self, here: Images, rows: Rows, scores: PerImage, logits: Logits) -> PerImage | None:
         """Store what is worth keeping; return which rows go on, None for all of them."""
         better = scores > self.best_score.index_select(0, rows)
-        keep = None
+        going = None
         if self.stop_when_fooled:
             fooled = reached(logits, self.victim.labels.index_select(0, rows), self.targeted)
             if bool(fooled.any()):
-                keep, better = ~fooled, better | fooled
+                going, better = ~fooled, better | fooled
         chosen = better.nonzero().squeeze(1)
         if len(chosen) < len(rows):
             here, rows, scores = here.index_select(0, chosen), rows.index_select(0, chosen), scores[chosen]
         self.best.index_copy_(0, rows, here)
         self.best_score.index_copy_(0, rows, scores)
-        return keep
+        return going

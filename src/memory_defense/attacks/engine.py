@@ -22,17 +22,35 @@ from memory_defense.passes import differentiable_answers, micro_batch_for, regul
 from memory_defense.wrappers import CountingPasses, frozen, rows_of
 
 
-def log_odds(logits: Logits, labels: Labels) -> PerImage:
-    """Return the log-odds of any other class, ``log sum_{i != y} exp z_i - z_y``.
+class LogOdds:
+    """The log-odds of any other class, ``log sum_{i != y} exp z_i - z_y``.
 
     The cross-entropy is ``log(1 + exp(log_odds))``: the same directions, the same order of iterates, but no
     float32 saturation when the model is sure of itself. Steps here ignore the gradient's length, so this is
     the cross-entropy attack without its blind spot.
     """
-    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
-    return others - logits.gather(1, labels[:, None]).squeeze(1)
+
+    def __call__(self, logits: Logits, labels: Labels) -> PerImage:
+        """Return the log-odds (B,), as `losses.AdversarialLoss`."""
+        others, at = self._others(logits, labels)
+        return others.logsumexp(1) - logits.gather(1, at).squeeze(1)
+
+    def with_slope(self, logits: Logits, labels: Labels) -> tuple[PerImage, Tensor]:
+        """Return the log-odds (B,) and their gradient (B, K) with respect to the logits: no graph is needed.
+
+        That gradient is the softmax over the other classes, and -1 at the label.
+        """
+        others, at = self._others(logits, labels)
+        sums = others.logsumexp(1, keepdim=True)
+        return (sums - logits.gather(1, at)).squeeze(1), (others - sums).exp_().scatter_(1, at, -1)
+
+    @staticmethod
+    def _others(logits: Logits, labels: Labels) -> tuple[Logits, Labels]:
+        at = labels[:, None]
+        return logits.scatter(1, at, -torch.inf), at
 
 
+log_odds = LogOdds()
 ASCENT_LOSSES: dict[str, AdversarialLoss] = {**LOSSES, "cross-entropy": log_odds}
 
 
@@ -67,6 +85,21 @@ class Pass(NamedTuple):
     logits: Logits
 
 
+def _descended(
+    loss: AdversarialLoss, logits: Logits, labels: Labels, leaf: Images
+) -> tuple[PerImage, Tensor | None]:
+    """Return the losses (B,) and their gradient at the images, None where nothing leads back to them."""
+    if isinstance(loss, LogOdds):
+        losses, slope = loss.with_slope(logits.detach(), labels)
+        ends, slopes = logits, slope
+    else:
+        losses = loss(logits, labels)
+        ends, slopes = losses.sum(), None
+    if not ends.requires_grad:
+        return losses, None
+    return losses, torch.autograd.grad(ends, leaf, slopes, allow_unused=True)[0]
+
+
 class Victim:
     """A frozen classifier and the labels it is attacked with; made by `attacked`.
 
@@ -95,6 +128,10 @@ class Victim:
         for start in range(0, len(rows), self.micro_batch):
             yield rows[start : start + self.micro_batch]
 
+    def laid_out(self, images: Images) -> Images:
+        """Return the images in the memory layout of a pass, themselves where they have it."""
+        return images.to(memory_format=self._layout)
+
     def answers(self, points: Images, rows: Rows) -> Logits:
         """Return the logits (B, K) of one micro-batch that holds these rows, without a graph."""
         with torch.no_grad():
@@ -117,13 +154,10 @@ class Victim:
             If something is NaN or infinite.
         """
         with torch.enable_grad():
-            # `to` before `requires_grad_` makes the laid-out copy the leaf, so the gradient has its layout.
-            leaf = points.detach().to(memory_format=self._layout, copy=True).requires_grad_()
+            # Laid out before `requires_grad_`, the leaf has that layout, and so has its gradient.
+            leaf = self.laid_out(points.detach()).requires_grad_()
             logits = differentiable_answers(rows_of(self.model, rows), leaf)
-            losses = loss(logits, self.labels.index_select(0, rows))
-            (gradient,) = (
-                torch.autograd.grad(losses.sum(), leaf, allow_unused=True) if losses.requires_grad else (None,)
-            )
+            losses, gradient = _descended(loss, logits, self.labels.index_select(0, rows), leaf)
         if gradient is None:
             raise NoGradientError(
                 "the model's logits do not depend on the images differentiably, so there is no gradient to "

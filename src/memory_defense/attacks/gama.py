@@ -91,12 +91,8 @@ class Gama:
             rows, logits = climb.begin()
             loss_of = self._guided_by(logits.softmax(1))
             for restart in range(self.restarts):
-                points = images.clone()
-                for part in victim.parts(rows):
-                    own = draws.child("restart", restart).rows(part.cpu())
-                    noise = own.normal(*images.shape[1:]).to(images)
-                    points[part] = ball.project(images[part] + ball.epsilon * ball.ascent(noise), images[part])
-                rows = climb.run(points, rows, drop_steps(ball.epsilon, self.steps), loss_of)
+                start = climb.noise(draws.child("restart", restart), ball.epsilon)
+                rows = climb.run(start, rows, drop_steps(ball.epsilon, self.steps), loss_of)
             return climb.best
 
     def _guided_by(self, clean: Tensor) -> Callable[[int, Rows], AdversarialLoss]:

@@ -71,9 +71,8 @@ class Pgd:
             rows = climb.begin()[0] if self.random_start and self.stop_when_fooled else victim.all_rows()
             rivals = self.steps > 1 or self.random_start  # one step from clean has none to be judged by
             for restart in range(self.restarts):
-                own = draws.child("restart", restart)
-                points = climb.random_points(rows, own) if self.random_start else images.clone()
-                rows = climb.run(points, rows, sizes, always(loss), judge=rivals)
+                start = climb.random(draws.child("restart", restart)) if self.random_start else climb.clean
+                rows = climb.run(start, rows, sizes, always(loss), judge=rivals)
             return climb.best
 
     def for_transfer(self) -> Self:
@@ -204,11 +203,8 @@ class RandFgsm:
                 victim, images, ball, score=loss, targeted=self.targeted, stop_when_fooled=self.stop_when_fooled
             )
             rows = climb.begin()[0] if self.stop_when_fooled else victim.all_rows()
-            points, own = images.clone(), draws.child("random step")
-            for part in victim.parts(rows):
-                noise = own.rows(part.cpu()).normal(*images.shape[1:]).to(images)
-                points[part] = ball.project(images[part] + alpha * ball.ascent(noise), images[part])
-            climb.run(points, rows, [ball.epsilon - alpha], always(loss))
+            start = climb.noise(draws.child("random step"), alpha)
+            climb.run(start, rows, [ball.epsilon - alpha], always(loss))
             return climb.best
 
     def for_transfer(self) -> Self:

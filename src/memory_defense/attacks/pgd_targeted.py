@@ -74,8 +74,8 @@ class PgdTargeted:
             ranked = likeliest_others(logits, labels, self.targets)
             for restart in range(self.restarts):
                 for rank, goals in enumerate(ranked.unbind(1)):
-                    points = climb.random_points(rows, draws.child("restart", restart, "target", rank))
-                    rows = climb.run(points, rows, sizes, _towards(goals))
+                    start = climb.random(draws.child("restart", restart, "target", rank))
+                    rows = climb.run(start, rows, sizes, _towards(goals))
             return climb.best
 
     def for_transfer(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -12,16 +13,17 @@ from typing import TypeVar, cast
 
 from torch import Tensor, nn
 
-from memory_defense.contracts import RowBound, Rows
+from memory_defense.contracts import Rows
 
 _Model = TypeVar("_Model")
+_TENSORS = ("_parameters", "_buffers")
+_TABLES = (dict, OrderedDict, set)
 
 
 def rows_of(model: _Model, index: Rows) -> _Model:
     """Return `model` restricted to these rows of its batch, or `model` itself if rows mean nothing to it."""
-    if isinstance(model, RowBound):
-        return cast("_Model", model.rows(index))
-    return model
+    bound = getattr(model, "rows", None)  # what `RowBound` asks, without its look at every attribute
+    return cast("_Model", bound(index)) if callable(bound) else model
 
 
 def modules_of(model: object) -> Iterator[nn.Module]:
@@ -53,7 +55,11 @@ def _held_by(thing: object) -> Iterator[object]:
     elif ismethod(thing):
         yield from (thing.__self__, thing.__func__)
     elif callable(thing) or is_dataclass(thing):
-        yield from getattr(thing, "__dict__", {}).values()
+        held = cast("dict[str, object]", getattr(thing, "__dict__", {}))
+        hidden = _TENSORS if isinstance(thing, nn.Module) else ()
+        for name, one in held.items():
+            if name not in hidden and not (type(one) in _TABLES and not one):  # most tables of hooks are empty
+                yield one
         yield from (getattr(thing, name, None) for name in getattr(type(thing), "__slots__", ()))
         yield from (_content(cell) for cell in getattr(thing, "__closure__", None) or ())
 
