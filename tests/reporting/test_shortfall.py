@@ -43,3 +43,10 @@ def test_no_reason_is_made_up_at_another_scale() -> None:
     said = explained("A", "comdefend", "paper", None, [Gap("PGD 25/255", 60.0, 40.0)])
     assert said is not None
     assert said.endswith("no reason is known.")
+
+
+def test_an_attack_is_not_blamed_for_what_is_missing_without_it() -> None:
+    said = explained("A", "memory-defense", "cpu", Gap("Clean", 92.0, 74.0), [Gap("BIM 16/255", 86.9, 68.2)])
+    assert said is not None
+    assert REASONS["memory-defense"] not in said
+    assert "two processor cores" in said
