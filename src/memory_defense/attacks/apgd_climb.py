@@ -198,23 +198,25 @@ class Climb:
         else:
             logits = self.victim.answers(run.point, run.rows)
             losses = loss(logits, labels).to(run.loss)
-        better = losses > run.top_loss
-        run.top[better], run.top_loss[better] = run.point[better], losses[better]
+        better = (losses > run.top_loss).nonzero().squeeze(1)
+        _copy(run.top, better, run.point)
+        _copy(run.top_loss, better, losses)
         if k > 0:
             run.rises.add_(losses > run.loss)
         run.loss.copy_(losses)
-        keep = torch.ones_like(better)
+        keep = torch.ones_like(losses, dtype=torch.bool)
         if self.stop_when_fooled:
             keep = ~reached(logits, labels)
-            self.best[run.rows[~keep]] = run.point[~keep]
+            fooled = (~keep).nonzero().squeeze(1)
+            self.best.index_copy_(0, run.rows.index_select(0, fooled), run.point.index_select(0, fooled))
         if gradient is not None:
-            run.top_gradient[better] = gradient[better]
+            _copy(run.top_gradient, better, gradient)
             self._advance(run, k, gradient)
         return keep
 
     def _advance(self, run: _Run, k: int, gradient: Tensor) -> None:
         """Take the step from iterate k, after halving it and going back to the top where a checkpoint says so."""
-        here = run.point.clone()
+        here = run.point
         if k in self.gaps:
             stalled = run.rises <= self.rho * self.gaps[k]
             stalled |= ~run.halved & (run.top_loss == run.checked)
@@ -224,12 +226,18 @@ class Climb:
             run.rises.zero_()
             run.checked.copy_(run.top_loss)
             run.halved.copy_(stalled)
-        ahead = self.ball.project(here + _column(run.size) * self.ball.ascent(gradient), run.clean)
+        ahead = self.ball.project(torch.addcmul(here, self.ball.ascent(gradient), _column(run.size)), run.clean)
         if k > 0:
-            ahead = here + _MOMENTUM * (ahead - here) + (1 - _MOMENTUM) * (here - run.previous)
+            ahead = torch.lerp(here, ahead, _MOMENTUM).add_(here - run.previous, alpha=1 - _MOMENTUM)
             ahead = self.ball.project(ahead, run.clean)
         run.previous.copy_(here)
         run.point.copy_(ahead)
+
+
+def _copy(into: Tensor, rows: Tensor, source: Tensor) -> None:
+    """Copy these rows, a few of many, in place."""
+    if len(rows):
+        into.index_copy_(0, rows, source.index_select(0, rows))
 
 
 def _column(values: Tensor) -> Tensor:

@@ -179,21 +179,27 @@ def shortest_steps(points: Images, normals: Tensor, gaps: PerImage, norm: str) -
         ``linf`` or ``l2``.
     """
     flat, weight = points.flatten(1), normals.flatten(1).abs()  # (B, D)
-    direction = normals.flatten(1).sign() * gaps.sign()[:, None]
-    room = 0.5 - direction * (flat - 0.5)  # arithmetic on masks: torch.where is far slower on a CPU
+    direction = normals.flatten(1).sign().mul_(gaps.sign()[:, None])
+    # Arithmetic on masks, as torch.where is far slower on a CPU; in place, as passes over memory are the cost.
+    room = (flat - 0.5).mul_(direction).neg_().add_(0.5)
     # A plane is the same at any scale; at this one the multiplier is near the step's own length.
     scale = weight.amax(1).clamp(min=1e-30)
-    weight, needed = weight / scale[:, None], gaps.abs() / scale
-    speed, gain = (direction.abs(), weight) if norm == "linf" else (weight, weight * weight)
+    weight, needed = weight.div_(scale[:, None]), gaps.abs() / scale
+    # In L-inf a pixel without slope would not move, but its speed matters to no sum and its direction is 0.
+    speed, gain = (1.0, weight) if norm == "linf" else (weight, weight * weight)
     reachable = weight * room
     multiplier = torch.zeros_like(needed)
     for _ in range(_NEWTON_STEPS):
-        free = (multiplier[:, None] * speed < room).to(weight)
+        free = (_at_speed(multiplier, speed) < room).to(weight)
         slope = (free * gain).sum(1)
-        left = needed - ((1 - free) * reachable).sum(1)
+        left = needed + free.sub_(1).mul_(reachable).sum(1)
         better = torch.where(slope > 0, left / slope, _BEYOND).clamp(max=_BEYOND)
         if not bool((better > multiplier).any()):
             break
         multiplier = torch.maximum(multiplier, better)
-    step = torch.minimum(multiplier[:, None] * speed, room) * direction
-    return step.view_as(points)  # (B, C, H, W)
+    return torch.minimum(_at_speed(multiplier, speed), room).mul_(direction).view_as(points)  # (B, C, H, W)
+
+
+def _at_speed(multiplier: PerImage, speed: Tensor | float) -> Tensor:
+    """Return how far pixels of this speed go: (B, D), or (B, 1) where all have speed 1."""
+    return multiplier[:, None] if isinstance(speed, float) else multiplier[:, None] * speed
