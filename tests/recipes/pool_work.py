@@ -19,10 +19,25 @@ class Work:
     what: str
     place: Path
 
+    @property
+    def common(self) -> Path:
+        return self.place / "common"
+
+    def shares(self) -> set[Path]:
+        mine = self.what in ("makes common", "needs common")
+        return {self.common} if mine and not self.common.exists() else set()
+
     def make(self, data, progress) -> None:
         assert progress is not None
         progress.begin("counting", 1000)
         (self.place / f"{self.label}.pid").write_text(str(os.getpid()))
+        if self.what == "makes common":
+            _wait_for(self.place / "beside.pid")
+            self.common.touch()
+        if self.what == "beside":
+            _wait_for(self.common)
+        if self.what == "needs common" and not self.common.exists():
+            raise ValueError(f"{self.label} came too early")
         if self.what == "wrong":
             raise ValueError(f"{self.label} cannot be")
         if self.what == "fail":
@@ -34,6 +49,14 @@ class Work:
             time.sleep(0.05 if self.what == "long" else 0)
         progress.note(data("it"))
         (self.place / self.label).touch()
+
+
+def _wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise ValueError(f"{path.name} never came")
 
 
 def data(name: str) -> str:

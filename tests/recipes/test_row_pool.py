@@ -5,12 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from memory_defense.recipes.reproduction import reproduce
+from memory_defense.files import locked
+from memory_defense.recipes import recipe
+from memory_defense.recipes.pipeline import shared_stages
+from memory_defense.recipes.reproduction import reproduce, shared_directory
 from memory_defense.recipes.row_pool import RowError, RowPool
 from memory_defense.recipes.run_directory import RunDirectory
 from recipes.pool_work import Work, data, parent
@@ -40,7 +44,11 @@ def test_a_table_made_at_once_is_the_table_made_row_by_row(tmp_path: Path) -> No
         assert mine.key == theirs.key
         assert accuracies(mine) == accuracies(theirs)
     trained = [note for note in progress.notes if note.endswith(": selector-benign")]
-    assert len(trained) == 1  # whoever came second waited for it
+    assert len(trained) == 1
+    recipes = [recipe(f"fashion-mnist/tiny/{row}") for row in ROWS]
+    where = shared_directory(tmp_path / "at-once", "fashion-mnist")
+    told = {path for one in recipes for path in shared_stages(one, where, 0, 200)}
+    assert set(where.glob("*.safetensors")) == told
     runs = [tmp_path / "at-once/fashion-mnist/tiny" / row for row in ROWS]
     shared = {RunDirectory(run).read()["stages"]["selector-benign"].get("shared") for run in runs}
     assert len(shared - {None}) == 1
@@ -63,6 +71,12 @@ def test_every_row_is_made_and_heard(tmp_path: Path) -> None:
     pids = {(tmp_path / f"row{n}.pid").read_text() for n in range(3)}
     assert len(pids) == 3
     assert str(os.getpid()) not in pids
+
+
+def test_a_row_that_would_wait_for_another_lets_a_later_one_go_first(tmp_path: Path) -> None:
+    names = {"first": "makes common", "second": "needs common", "beside": "beside"}
+    RowPool(processes=2).make([Work(name, what, tmp_path) for name, what in names.items()], data)
+    assert all((tmp_path / name).exists() for name in names)
 
 
 @pytest.mark.parametrize(
@@ -114,3 +128,22 @@ def test_rows_of_a_killed_parent_end(tmp_path: Path) -> None:
 def test_a_pool_of_nothing_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="make nothing; give 1 or more"):
         RowPool(**wrong)
+
+
+def test_a_run_waits_for_who_trains_what_both_need(tmp_path: Path) -> None:
+    (path,) = shared_stages(recipe("fashion-mnist/tiny/resnet-benign"), tmp_path / "shared/fashion-mnist", 0, 200)
+    progress = Notes()
+    made = threading.Thread(
+        target=reproduce,
+        args=("table1", tmp_path, splits),
+        kwargs={"scale": "tiny", "rows": ["resnet-benign"], "progress": progress},
+    )
+    with locked(path):
+        made.start()
+        while not any("waiting" in note for note in progress.notes):
+            assert made.is_alive()
+            time.sleep(0.05)
+        assert not path.exists()
+    made.join()
+    assert path.is_file()
+    assert [note for note in progress.notes if "selector-benign" in note]

@@ -137,9 +137,7 @@ class _Training:
         """Return where a stage lies for every run that trains it alike; None where nothing is shared."""
         if self.shared is None or not chain:
             return None
-        model = self.recipe.model
-        decided_by = (model.dataset, model.images, self.seed, len(self.splits.train), self.recipe.held_out, chain)
-        return self.shared / f"{hashlib.sha256(repr(decided_by).encode()).hexdigest()[:20]}.safetensors"
+        return _shared_stage(self.recipe, self.shared, self.seed, len(self.splits.train), chain)
 
     def _score(self, stage: Stage) -> Validate:
         held_out = self.splits.held_out
@@ -149,6 +147,30 @@ class _Training:
         if stage.score == "robust":
             return robust_accuracy(subset, self.recipe.held_out.attack, self.recipe.held_out.ball, self.seed)
         return negative_objective(subset, stage.objective, self.seed)
+
+
+def _shared_stage(recipe: Recipe, shared: Path, seed: int, train_images: int, chain: tuple[object, ...]) -> Path:
+    model = recipe.model
+    decided_by = (model.dataset, model.images, seed, train_images, recipe.held_out, chain)
+    return shared / f"{hashlib.sha256(repr(decided_by).encode()).hexdigest()[:20]}.safetensors"
+
+
+def shared_stages(recipe: Recipe, shared: Path, seed: int, train_images: int) -> tuple[Path, ...]:
+    """Return where the classifiers lie that this recipe trains and other runs may as well, in its order.
+
+    Parameters
+    ----------
+    shared
+        As in `train`.
+    train_images
+        How many training images there are.
+    """
+    undefended = (recipe.undefended,) if recipe.undefended else ()
+    chains = [(recipe.undefended_network, "undefended", stage) for stage in undefended]
+    if recipe.model.selector:
+        own = [stage for stage in recipe.stages if stage.part == "selector"]
+        chains += [(recipe.model.selector, "selector", *own[: count + 1]) for count in range(len(own))]
+    return tuple(_shared_stage(recipe, shared, seed, train_images, chain) for chain in chains)
 
 
 def train(  # noqa: PLR0913 - all keyword-only but what, where and from what

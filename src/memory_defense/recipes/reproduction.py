@@ -18,7 +18,7 @@ from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.recipes.assess import assess
 from memory_defense.recipes.load import load
-from memory_defense.recipes.pipeline import train
+from memory_defense.recipes.pipeline import shared_stages, train
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.rivals import rows_of
 from memory_defense.recipes.row_pool import RowPool
@@ -146,9 +146,9 @@ def reproduce(
     works = [_Row(table, scale, dataset, row, out, seed) for dataset in wanted.datasets for row in chosen]
     missing = [work for work in works if not work.is_made()]
     if pool is not None and len(missing) > 1:
-        for dataset in wanted.datasets:
-            data(dataset)  # fetched once, before several processes want it
-        pool.make(missing, data, progress)
+        # Fetched once, before several processes want it.
+        counts = {dataset: len(at_scale(scale, data(dataset)).train) for dataset in wanted.datasets}
+        pool.make([replace(work, train_images=counts[work.dataset]) for work in missing], data, progress)
     for dataset in wanted.datasets:
         splits = data(dataset)
         found[dataset] = tuple(work.on(splits, progress) for work in works if work.dataset == dataset)
@@ -165,6 +165,8 @@ class _Row:
     row: str
     out: Path
     seed: int
+    train_images: int = 0
+    """How many there are; only `shares` asks."""
 
     @property
     def label(self) -> str:
@@ -182,10 +184,18 @@ class _Row:
 
     def on(self, splits: Splits, progress: Progress | None) -> ReproducedRow:
         """Make it, or find it made, from these splits."""
-        if self.scale == "tiny":
-            splits = replace(splits, train=splits.train.first(200), held_out=splits.held_out.first(100))
         recipe, record = self._asked()
-        return reproduced_row(self.row, recipe, self.out, splits, record=record, seed=self.seed, progress=progress)
+        own = at_scale(self.scale, splits)
+        return reproduced_row(self.row, recipe, self.out, own, record=record, seed=self.seed, progress=progress)
+
+    def shares(self) -> set[Path]:
+        """Return the classifiers still missing which other rows may need as well."""
+        recipe, _ = self._asked()
+        if _is_trained(RunDirectory(self.out / recipe.name)):
+            return set()
+        where = shared_directory(self.out, self.dataset)
+        stages = shared_stages(recipe, where, self.seed, self.train_images)
+        return {path for path in stages if not path.is_file()}
 
     def _asked(self) -> tuple[Recipe, str]:
         """Return the recipe with the plan of its table, and its record's name."""
@@ -193,6 +203,18 @@ class _Row:
         if REPRODUCTIONS[self.table].own_plan:
             return replace(recipe, evaluation=table_3_plan(recipe.evaluation)), "table3"
         return recipe, "record"
+
+
+def at_scale(scale: str, splits: Splits) -> Splits:
+    """Return the splits that a scale trains on; tiny takes a few images."""
+    if scale != "tiny":
+        return splits
+    return replace(splits, train=splits.train.first(200), held_out=splits.held_out.first(100))
+
+
+def shared_directory(out: Path, dataset: str) -> Path:
+    """Return where the runs under `out` keep the classifiers that several of them need."""
+    return out / "shared" / dataset
 
 
 def _recipes(scale: str, dataset: str) -> dict[str, Recipe]:
@@ -241,7 +263,7 @@ def trained(
         splits,
         seed=seed,
         resume=True,
-        shared=out / "shared" / recipe.model.dataset,
+        shared=shared_directory(out, recipe.model.dataset),
         progress=progress,
     )
 

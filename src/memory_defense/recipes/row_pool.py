@@ -1,7 +1,8 @@
 """Making several rows of a table at once, each in a process of its own.
 
 Small networks gain little from a second thread, so two cores make two rows in about the time of one. A row's
-numbers do not depend on what is made beside it. Which row waits for which is left to the locks of what they share.
+numbers do not depend on what is made beside it. Rows that need the same classifier are kept apart until one of them
+has trained it; where nothing else is left to do, one waits for the other at its lock.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -38,6 +40,10 @@ class RowWork(Protocol):
     @property
     def label(self) -> str:
         """What messages call it."""
+        ...
+
+    def shares(self) -> Collection[Path]:
+        """Return the files that are still missing which both this and another row would make."""
         ...
 
     def make(self, data: RowSource, progress: Progress | None) -> object:
@@ -108,7 +114,7 @@ class RowPool:
             raise ValueError(f"{self.processes} processes of {self.threads} threads make nothing; give 1 or more")
 
     def make(self, works: Sequence[RowWork], data: RowSource, progress: Progress | None = None) -> None:
-        """Make all of `works`, the first ones first.
+        """Make all of `works`, the first ones first as far as they need not wait for each other.
 
         Parameters
         ----------
@@ -137,7 +143,7 @@ class _Shift:
     pool: RowPool
     data: RowSource
     progress: Progress | None
-    running: dict[str, BaseProcess] = field(default_factory=dict[str, BaseProcess])
+    running: dict[str, tuple[RowWork, BaseProcess]] = field(default_factory=dict[str, tuple[RowWork, BaseProcess]])
     ended: set[str] = field(default_factory=set[str])
 
     def run(self, waiting: list[RowWork]) -> None:
@@ -148,19 +154,25 @@ class _Shift:
         try:
             while waiting or self.running:
                 while waiting and len(self.running) < self.pool.processes:
-                    work = waiting.pop(0)
+                    work = self._next(waiting)
                     worker = context.Process(target=_make, args=(work, self.data, self.pool.threads, said, stop))
                     worker.start()
-                    self.running[work.label] = worker
+                    self.running[work.label] = (work, worker)
                 self._listen(said)
                 self._bury(said)
         finally:
             stop.set()
-            for worker in self.running.values():
+            for _, worker in self.running.values():
                 while worker.is_alive():
                     self._drop(said)
                     worker.join(_POLL_SECONDS)
             said.close()
+
+    def _next(self, waiting: list[RowWork]) -> RowWork:
+        """Take the first row that makes nothing which a running one is to make, or the first of all."""
+        taken = {path for work, _ in self.running.values() for path in work.shares()}
+        free = (at for at, work in enumerate(waiting) if taken.isdisjoint(work.shares()))
+        return waiting.pop(next(free, 0))
 
     def _listen(self, said: Any) -> None:
         """Hear everything that was said up to now; wait a moment where it is nothing."""
@@ -193,7 +205,7 @@ class _Shift:
 
     def _bury(self, said: Any) -> None:
         """Forget the workers that ended; what one has said last may still be under way."""
-        for label, worker in list(self.running.items()):
+        for label, (_, worker) in list(self.running.items()):
             if worker.is_alive():
                 continue
             worker.join()

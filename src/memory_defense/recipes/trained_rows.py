@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from memory_defense.contracts import Images, Labels, Progress, Rows
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.recipes.load import load
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.recipes.reproduction import DataSource, trained
+from memory_defense.recipes.reproduction import DataSource, at_scale, trained
 from memory_defense.recipes.rivals import rows_of
 from memory_defense.recipes.scales import SCALES
 
@@ -55,9 +55,7 @@ class TrainedRows:
             raise nearest(dataset, {name for name, _ in known}, "dataset")
         if (dataset, scale) not in known:
             raise nearest(scale, {name for of, name in known if of == dataset}, "scale")
-        splits = data(dataset)
-        if scale == "tiny":
-            splits = replace(splits, train=splits.train.first(200), held_out=splits.held_out.first(100))
+        splits = at_scale(scale, data(dataset))
         recipes = {one.name.rsplit("/", 1)[1]: one for one in rows_of(known[dataset, scale])}
         return cls(out=out, splits=splits, recipes=recipes, seed=seed, progress=progress)
 
