@@ -14,6 +14,7 @@ from memory_defense.passes import (
     GRANULE,
     Regular,
     bfloat16_gradients,
+    channels_last,
     fastest_micro_batch,
     micro_batch_for,
     micro_batches_of,
@@ -142,3 +143,54 @@ def test_bfloat16_is_for_gradients_only_and_off_by_default() -> None:
             moved = Pgd(steps=3)(model, images, labels, Linf(1e-3), ImageDraws.of(0, "a", 8))
         assert kinds == [torch.float32, kind, kind, kind, torch.float32]
         assert moved.dtype == torch.float32
+
+
+class WritesInPlace(nn.Module):
+    """Centres its images where they are, as hurried code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images.sub_(0.5).flatten(1))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_model_that_writes_into_its_images_gets_copies(channels: int) -> None:
+    torch.manual_seed(0)
+    network = WritesInPlace()
+    model = Regular(network)
+    images = ImageDraws.of(0, "images", 8).uniform(channels, 2, 4 // channels)
+    kept = images.clone()
+    for _ in range(3):
+        logits = model(images)
+        assert torch.equal(images, kept)
+        torch.testing.assert_close(logits, network.linear((kept - 0.5).flatten(1)))
+    labels = logits.argmax(1)
+    found = Pgd(steps=3)(network, images, labels, Linf(0.2), ImageDraws.of(0, "attack", 8))
+    assert Linf(0.2).contains(found, kept).all()
+    assert torch.equal(images, kept)
+
+
+def test_a_model_that_starts_to_write_later_is_an_error() -> None:
+    network = WritesInPlace()
+    writes = iter([False, True])
+    model = Regular(lambda images: network(images if next(writes) else images.clone()))
+    images = torch.full((8, 1, 2, 4), 0.5)
+    model(images)
+    with pytest.raises(ValueError, match="changed its images in place"):
+        model(images)
+
+
+def test_one_channel_is_laid_out_without_a_copy() -> None:
+    for channels, copied in ((1, False), (3, True)):
+        images = ImageDraws.of(0, "images", 5).uniform(channels, 4, 6)
+        laid_out = channels_last(images)
+        assert torch.equal(laid_out, images)
+        assert laid_out.stride() == (24 * channels, 1, 6 * channels, channels)
+        assert (laid_out.data_ptr() != images.data_ptr()) == copied
+        assert channels_last(laid_out) is laid_out
+        leaf = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(channels_last(leaf).square().sum(), leaf)
+        torch.testing.assert_close(gradient, 2 * images)

@@ -18,7 +18,7 @@ from torch import Tensor
 from memory_defense.checks import NoGradientError, check_images, check_labels, nearest
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
-from memory_defense.passes import differentiable_answers, micro_batch_for, regular
+from memory_defense.passes import channels_last, differentiable_answers, micro_batch_for, regular
 from memory_defense.wrappers import CountingPasses, frozen, rows_of
 
 
@@ -117,7 +117,7 @@ class Victim:
         self.model = regular(model)
         self.labels = labels
         self.micro_batch = micro_batch or micro_batch_for(labels.device)
-        self._layout = torch.channels_last if labels.device.type == "cpu" else torch.preserve_format
+        self._on_cpu = labels.device.type == "cpu"
 
     def all_rows(self) -> Rows:
         """Return every row of the set."""
@@ -130,7 +130,7 @@ class Victim:
 
     def laid_out(self, images: Images) -> Images:
         """Return the images in the memory layout of a pass, themselves where they have it."""
-        return images.to(memory_format=self._layout)
+        return channels_last(images) if self._on_cpu and images.dim() == 4 else images
 
     def answers(self, points: Images, rows: Rows) -> Logits:
         """Return the logits (B, K) of one micro-batch that holds these rows, without a graph."""
