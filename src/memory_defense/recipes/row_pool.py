@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import signal
 import traceback
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class _Relay:
 
 def _make(work: RowWork, data: RowSource, threads: int, said: Any, stop: Event) -> None:
     """Make one row in a worker; what goes wrong is told to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the parent says when
     torch.set_num_threads(threads)
     try:
         work.make(data, _Relay(said, stop, work.label))
