@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks import victims
+from memory_defense.attacks import square_moves
 from memory_defense.attacks.square_moves import L2Moves, LinfMoves
 from memory_defense.randomness import ImageDraws
 
@@ -121,3 +122,17 @@ def test_windows_are_uniform_and_reach_every_edge() -> None:
     counts = corners.bincount(minlength=36).view(6, 6)
     assert counts[3:].sum() == counts[:, 3:].sum() == 0
     assert bool(((counts[:3, :3] - 6000 / 9).abs() < 100).all())
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8])
+def test_small_squares_are_painted_as_large_ones(monkeypatch, side: int) -> None:
+    draws = ImageDraws.of(3, "paint", 6)
+    clean, noise = draws.child("clean").uniform(3, 8, 11), draws.child("noise").uniform(5)
+    moves = LinfMoves(0.2, 3, 8, 11)
+    best = moves.start(clean, draws.child("start").uniform(3, 1, 11))
+    painted = []
+    for few in (0, 10**6):  # all are small, then none
+        monkeypatch.setattr(square_moves, "_FEW", few)
+        painted.append(moves.square(clean, best, noise, side))
+    assert torch.equal(*painted)
+    assert int((painted[0] != best).any(1).sum(0).gt(0).sum()) > 0

@@ -17,6 +17,8 @@ from torch import Tensor
 from memory_defense.contracts import Images, PerImage
 
 _TINY = 1e-12
+_FEW = 16
+"""A square is small where the image has that many times its pixels."""
 
 
 class Moves(Protocol):
@@ -59,9 +61,14 @@ class LinfMoves:
 
     def square(self, clean: Images, best: Images, noise: Tensor, side: int) -> Images:
         """See `Moves`; noise (B, 2 + C). Adding ``+-2 epsilon`` and projecting leaves ``clean +- epsilon``."""
-        inside = _window(noise[:, 0], noise[:, 1], side, clean)
-        painted = (clean + self.epsilon * _signs(noise[:, 2:, None, None])).clamp_(0, 1)
-        return torch.where(inside, painted, best)
+        steps = self.epsilon * _signs(noise[:, 2:, None])  # (B, C, 1)
+        if _FEW * side * side > clean[0, 0].numel():
+            inside = _window(noise[:, 0], noise[:, 1], side, clean)
+            return torch.where(inside, (clean + steps[..., None]).clamp_(0, 1), best)
+        # A small square is painted pixel by pixel; late in a search nearly all are small.
+        at = _pixels(noise[:, 0], noise[:, 1], side, clean)[:, None].expand(-1, clean.shape[1], -1)  # (B, C, S * S)
+        painted = (clean.flatten(2).gather(2, at) + steps).clamp_(0, 1)
+        return best.flatten(2).scatter(2, at, painted).view_as(best)
 
 
 class L2Moves:
@@ -142,6 +149,14 @@ def _window(down: PerImage, across: PerImage, side: int, like: Images) -> Tensor
     _, rows = _inside(down, side, like.shape[2])
     _, columns = _inside(across, side, like.shape[3])
     return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _pixels(down: PerImage, across: PerImage, side: int, like: Images) -> Tensor:
+    """Return (B, S * S) the positions of the pixels, row by row, in which `_window` is true."""
+    height, width = like.shape[2:]
+    top, left = (down * (height - side + 1)).long(), (across * (width - side + 1)).long()
+    own = torch.arange(side, device=like.device)
+    return (top * width + left)[:, None] + (own[:, None] * width + own).flatten()
 
 
 def _place(patches: Tensor, down: PerImage, across: PerImage, like: Images) -> Tensor:
