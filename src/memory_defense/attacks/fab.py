@@ -141,18 +141,19 @@ class FabTargeted:
         seen = victim.gradient(points, rows, lead)
         back = (seen.gradient * (points - clean)).flatten(1).sum(1)
         here, origin = shortest_steps(
-            torch.cat([points, clean]),
-            torch.cat([seen.gradient, seen.gradient]),
-            torch.cat([-seen.losses, back - seen.losses]),
-            ball.norm,
-        ).chunk(2)
-        near, far = (ball.distance(step, torch.zeros_like(step)).clamp(min=1e-8) for step in (here, origin))
+            torch.stack([points, clean]), seen.gradient, torch.stack([-seen.losses, back - seen.losses]), ball.norm
+        )
+        zero = points.new_zeros(())
+        near, far = (ball.distance(step, zero).clamp(min=1e-8) for step in (here, origin))
         pull = column((near / (near + far)).clamp(max=self.alpha_max))
-        moved = (points + self.eta * here).mul_(1 - pull).add_((clean + self.eta * origin).mul_(pull)).clamp_(0, 1)
+        moved = points.add(here, alpha=self.eta).lerp_(clean.add(origin, alpha=self.eta), pull).clamp_(0, 1)
         if self.best_effort:
             moved = ball.project(moved, clean)
-        fooled = found.record(moved, rows, victim.answers(moved, rows))
-        return torch.where(column(fooled), clean + self.beta * (moved - clean), moved)
+        fooled = found.record(moved, rows, victim.answers(moved, rows)).nonzero().squeeze(1)
+        if len(fooled):
+            back_to = clean.index_select(0, fooled).lerp(moved.index_select(0, fooled), self.beta)
+            moved.index_copy_(0, fooled, back_to)
+        return moved
 
     def for_transfer(self) -> Self:
         """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
@@ -170,19 +171,20 @@ def shortest_steps(points: Images, normals: Tensor, gaps: PerImage, norm: str) -
     Parameters
     ----------
     points
-        (B, C, H, W) in [0, 1].
+        (..., B, C, H, W) in [0, 1].
     normals
         (B, C, H, W) of the planes.
     gaps
-        (B,) what ``<normal, point>`` lacks.
+        (..., B) what ``<normal, point>`` lacks.
     norm
         ``linf`` or ``l2``.
     """
-    flat, weight = points.flatten(1), normals.flatten(1).abs()  # (B, D)
-    direction = normals.flatten(1).sign().mul_(gaps.sign()[:, None])
+    normal = normals.flatten(1)  # (B, D)
+    direction = normal.sign() * gaps.sign()[..., None]  # (..., B, D)
     # Arithmetic on masks, as torch.where is far slower on a CPU; in place, as passes over memory are the cost.
-    room = (flat - 0.5).mul_(direction).neg_().add_(0.5)
+    room = (points.flatten(-3) - 0.5).mul_(direction).neg_().add_(0.5)
     # A plane is the same at any scale; at this one the multiplier is near the step's own length.
+    weight = normal.abs()
     scale = weight.amax(1).clamp(min=1e-30)
     weight, needed = weight.div_(scale[:, None]), gaps.abs() / scale
     # In L-inf a pixel without slope would not move, but its speed matters to no sum and its direction is 0.
@@ -191,15 +193,15 @@ def shortest_steps(points: Images, normals: Tensor, gaps: PerImage, norm: str) -
     multiplier = torch.zeros_like(needed)
     for _ in range(_NEWTON_STEPS):
         free = (_at_speed(multiplier, speed) < room).to(weight)
-        slope = (free * gain).sum(1)
-        left = needed + free.sub_(1).mul_(reachable).sum(1)
+        slope = (free * gain).sum(-1)
+        left = needed + free.sub_(1).mul_(reachable).sum(-1)
         better = torch.where(slope > 0, left / slope, _BEYOND).clamp(max=_BEYOND)
         if not bool((better > multiplier).any()):
             break
         multiplier = torch.maximum(multiplier, better)
-    return torch.minimum(_at_speed(multiplier, speed), room).mul_(direction).view_as(points)  # (B, C, H, W)
+    return torch.minimum(_at_speed(multiplier, speed), room).mul_(direction).view(points.shape)
 
 
 def _at_speed(multiplier: PerImage, speed: Tensor | float) -> Tensor:
-    """Return how far pixels of this speed go: (B, D), or (B, 1) where all have speed 1."""
-    return multiplier[:, None] if isinstance(speed, float) else multiplier[:, None] * speed
+    """Return how far pixels of this speed go: (..., B, D), or (..., B, 1) where all have speed 1."""
+    return multiplier[..., None] if isinstance(speed, float) else multiplier[..., None] * speed
