@@ -58,6 +58,13 @@ def test_the_linf_projection_is_the_nearest_point(radius: float, seed: int, othe
     assert bool((mine <= its + 1e-5).all())
 
 
+@settings(max_examples=40, deadline=None)
+@given(radii, seeds, st.floats(0.01, 100))
+def test_clamping_to_the_walls_is_the_linf_projection(radius: float, seed: int, spread: float) -> None:
+    area, centre, far = Linf(radius), centre_of(seed), cloud(seed, spread)
+    assert torch.equal(far.clamp(*area.walls(centre)), area.project(far, centre))
+
+
 def test_the_l2_projection_keeps_the_direction_away_from_the_box() -> None:
     centre, offset = torch.full(SHAPE, 0.5), 0.1 * torch.randn(SHAPE, generator=generator(0, "offset"))
     moved = L2(0.05).project(centre + offset, centre) - centre

@@ -55,6 +55,10 @@ class Linf:
         """Return points clamped to ``centre +- epsilon`` and to [0, 1]."""
         return points.clamp(centre - self.epsilon, centre + self.epsilon).clamp_(0, 1)
 
+    def walls(self, centre: Images) -> tuple[Images, Images]:
+        """Return the lowest and the highest pixels inside: `project` clamps to them, many projections faster."""
+        return (centre - self.epsilon).clamp_(min=0), (centre + self.epsilon).clamp_(max=1)
+
     def random_point(self, centre: Images, draws: Draws) -> Images:
         """Return a uniform point of the cube, clamped to [0, 1]."""
         noise = draws.uniform(*centre.shape[1:]).to(centre)

@@ -204,3 +204,24 @@ def test_pixels_a_rounding_error_outside_the_box_are_brought_back() -> None:
     for ball in (Linf(0), Linf(1e-4)):
         result = Pgd(steps=2)(model, clean, labels, ball, draws)
         assert bool(ball.contains(result, clean).all())
+
+
+@dataclasses.dataclass(frozen=True)
+class UpperHalf(Linf):
+    """A ball of its own kind: only the upper half of an image may change."""
+
+    def project(self, points: Tensor, centre: Tensor) -> Tensor:
+        inside = super().project(points, centre)
+        half = centre.shape[2] // 2
+        return torch.cat([inside[:, :, :half], centre[:, :, half:]], 2)
+
+
+def test_a_ball_made_from_another_keeps_its_own_projection() -> None:
+    model, images = victims.affine(), victims.images(8, 1)
+    labels = model(images).argmax(1)
+    found = Pgd(steps=5, random_start=False, stop_when_fooled=False)(
+        model, images, labels, UpperHalf(0.1), ImageDraws.of(0, "half", 8)
+    )
+    half = images.shape[2] // 2
+    assert torch.equal(found[:, :, half:], images[:, :, half:])
+    assert not torch.equal(found[:, :, :half], images[:, :, :half])

@@ -19,6 +19,7 @@ import torch
 from memory_defense.attacks.engine import Victim, reached
 from memory_defense.contracts import Ball, Draws, Images, Logits, PerImage, Rows
 from memory_defense.losses import AdversarialLoss
+from memory_defense.threat import Linf
 
 
 def cosine_steps(epsilon: float, steps: int) -> list[float]:
@@ -67,13 +68,14 @@ class _Part:
 
     rows: Rows
     here: Images
-    centre: Images
+    limits: tuple[Images, ...]
+    """What an iterate is brought back to: the lowest and the highest pixels in L-inf, else the ball's centre."""
 
     def keep(self, going: PerImage) -> Rows:
         """Forget the images that are done; `going` is (B,) bool, and its positions are returned."""
         kept = going.nonzero().squeeze(1)
-        self.rows = self.rows.index_select(0, kept)
-        self.here, self.centre = self.here.index_select(0, kept), self.centre.index_select(0, kept)
+        self.rows, self.here = self.rows.index_select(0, kept), self.here.index_select(0, kept)
+        self.limits = tuple(limit.index_select(0, kept) for limit in self.limits)
         return kept
 
     @classmethod
@@ -82,10 +84,10 @@ class _Part:
         left = sum(len(part.rows) for part in parts)
         if -(-left // most) == len(parts):
             return parts
-        rows = torch.cat([part.rows for part in parts])
-        here, centre = torch.cat([part.here for part in parts]), torch.cat([part.centre for part in parts])
+        rows, here = torch.cat([part.rows for part in parts]), torch.cat([part.here for part in parts])
+        limits = [torch.cat(each) for each in zip(*(part.limits for part in parts), strict=True)]
         cuts = [slice(first, first + most) for first in range(0, left, most)]
-        return [cls(rows[cut], here[cut], centre[cut]) for cut in cuts]
+        return [cls(rows[cut], here[cut], tuple(limit[cut] for limit in limits)) for cut in cuts]
 
 
 class Climb:
@@ -172,8 +174,7 @@ class Climb:
             Spend a pass on the last iterates. Otherwise they are taken without one.
         """
         parts: Sequence[_Part] = [
-            _Part(part, self.victim.laid_out(start(part)), self.victim.laid_out(self.clean(part)))
-            for part in self.victim.parts(rows)
+            _Part(part, self.victim.laid_out(start(part)), self._limits(part)) for part in self.victim.parts(rows)
         ]
         for step, size in enumerate(sizes):
             for part in parts:
@@ -194,7 +195,12 @@ class Climb:
         if going is not None:
             gradient = gradient.index_select(0, part.keep(going))
         moved = torch.add(part.here, self.ball.ascent(gradient), alpha=size)
-        part.here = self.ball.project(moved, part.centre)
+        part.here = moved.clamp_(*part.limits) if len(part.limits) > 1 else self.ball.project(moved, *part.limits)
+
+    def _limits(self, rows: Rows) -> tuple[Images, ...]:
+        centre = self.victim.laid_out(self.clean(rows))
+        # Of this very type: one made from it may project otherwise.
+        return self.ball.walls(centre) if type(self.ball) is Linf else (centre,)
 
     def _judge(self, here: Images, rows: Rows) -> tuple[Rows, Logits]:
         """Judge one micro-batch without moving it; return its survivors and its logits."""
