@@ -26,6 +26,9 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _BLOCK = 64
 """Queries whose random numbers are drawn at once."""
 
+_VISIT = 10
+"""Images whose pass takes as long as everything else about a visit; measured on small networks."""
+
 
 def square_side(p_init: float, query: int, height: int, width: int) -> int:
     """Return the side of the squares at this query, counted from 0: ``sqrt(p * height * width)``, rounded.
@@ -151,8 +154,12 @@ class Search:
             waiting = everyone[going & ~state.fooled if self.settings.stop_when_fooled else going]
 
     def _width(self, images: int, left: int) -> int:
-        """Return how many squares of each image to try together; it decides about time, never about outcomes."""
-        likely = round(1 / max(self.kept, 1e-3))
+        """Return how many squares of each image to try together; it decides about time, never about outcomes.
+
+        With W squares of n images a visit costs as much as a pass of `_VISIT` + W n images. Of an image's W squares
+        about W (W - 1) / 2 times the share kept are wasted. Where that is rare, the best W is the root below.
+        """
+        likely = round(math.sqrt(2 * _VISIT / (images * max(self.kept, 1e-3))))
         return max(min(likely, self.victim.micro_batch // images, self.settings.ahead, left), 1)
 
     def _visit(self, state: _State, part: Rows | slice, side: int) -> None:
