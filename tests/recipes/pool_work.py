@@ -38,10 +38,14 @@ class Work:
             _wait_for(self.common)
         if self.what == "needs common" and not self.common.exists():
             raise ValueError(f"{self.label} came too early")
-        if self.what == "wrong":
+        if self.what == "waits for deaf":
+            _wait_for(self.place / "deaf.pid")
+        if self.what in ("wrong", "waits for deaf"):
             raise ValueError(f"{self.label} cannot be")
         if self.what == "fail":
             raise OSError("the disk is gone")
+        if self.what == "deaf":
+            time.sleep(600)
         if self.what == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         for _ in range(1000 if self.what == "long" else 1):

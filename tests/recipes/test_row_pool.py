@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from memory_defense.files import locked
-from memory_defense.recipes import recipe
+from memory_defense.recipes import recipe, row_pool
 from memory_defense.recipes.pipeline import shared_stages
 from memory_defense.recipes.reproduction import reproduce, shared_directory
 from memory_defense.recipes.row_pool import RowError, RowPool
@@ -93,6 +93,14 @@ def test_a_row_that_fails_stops_the_others(tmp_path: Path, what: str, error: typ
         RowPool(processes=2).make(works, data)
     assert not (tmp_path / "long").exists()
     assert not (tmp_path / "never").exists()
+    assert not multiprocessing.active_children()
+
+
+def test_a_row_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(row_pool, "_PATIENCE_SECONDS", 1.0)
+    works = [Work("deaf", "deaf", tmp_path), Work("bad", "waits for deaf", tmp_path)]
+    with pytest.raises(ValueError, match="bad cannot be"):
+        RowPool(processes=2).make(works, data)
     assert not multiprocessing.active_children()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import signal
+import time
 import traceback
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
 
 _POLL_SECONDS = 0.2
+_PATIENCE_SECONDS = 120.0
+"""How long stopped rows may take to their next whole step; what is killed then loses little (see `pipeline`)."""
 _NOTE, _AT, _DONE, _WRONG, _FAILED = "note", "at", "done", "wrong", "failed"
 
 
@@ -89,7 +92,7 @@ def _make(work: RowWork, data: RowSource, threads: int, said: Any, stop: Event) 
     try:
         work.make(data, _Relay(said, stop, work.label))
     except KeyboardInterrupt:
-        return
+        said.cancel_join_thread()  # nobody listens, and a killed worker may hold the queue's lock for ever
     except ValueError as error:
         said.put((_WRONG, work.label, str(error)))
     except Exception:
@@ -164,10 +167,13 @@ class _Shift:
                 self._bury(said)
         finally:
             stop.set()
+            patience = time.monotonic() + _PATIENCE_SECONDS
             for _, worker in self.running.values():
                 while worker.is_alive():
                     self._drop(said)
                     worker.join(_POLL_SECONDS)
+                    if time.monotonic() > patience:
+                        worker.kill()
             said.close()
 
     def _next(self, waiting: list[RowWork]) -> RowWork:
