@@ -42,8 +42,10 @@ class Work:
             _wait_for(self.place / "deaf.pid")
         if self.what in ("wrong", "waits for deaf"):
             raise ValueError(f"{self.label} cannot be")
+        if self.what == "full":
+            raise OSError("the disk is full")
         if self.what == "fail":
-            raise OSError("the disk is gone")
+            raise RuntimeError("a defect")
         if self.what == "deaf":
             time.sleep(600)
         if self.what == "killed":

@@ -83,7 +83,8 @@ def test_a_row_that_would_wait_for_another_lets_a_later_one_go_first(tmp_path: P
     ("what", "error", "message"),
     [
         ("wrong", ValueError, "^bad cannot be$"),
-        ("fail", RowError, "(?s)bad failed.*the disk is gone"),
+        ("full", ValueError, "^the disk is full$"),
+        ("fail", RowError, "(?s)bad failed.*Traceback.*a defect"),
         ("killed", RowError, "bad: its process ended with status -9"),
     ],
 )

@@ -147,9 +147,9 @@ class Search:
                 part = waiting[start : start + together]
                 if width > 1:
                     self._visit_ahead(state, part, width, end, side)
-                else:  # where everyone is visited, the images of a part lie side by side and are not gathered
-                    everyone_is = len(waiting) == len(everyone)
-                    self._visit(state, slice(start, start + together) if everyone_is else part, side)
+                else:  # where all are visited, the images of a part lie side by side and are not gathered
+                    whole = len(waiting) == len(everyone)
+                    self._visit(state, part, slice(start, start + together) if whole else part, side)
             going = state.query < end
             waiting = everyone[going & ~state.fooled if self.settings.stop_when_fooled else going]
 
@@ -162,18 +162,15 @@ class Search:
         likely = round(math.sqrt(2 * _VISIT / (images * max(self.kept, 1e-3))))
         return max(min(likely, self.victim.micro_batch // images, self.settings.ahead, left), 1)
 
-    def _visit(self, state: _State, part: Rows | slice, side: int) -> None:
-        """Try the next square of these images."""
-        noise = state.noise[
-            torch.arange(len(state.rows), device=state.rows.device)[part], state.query[part] % _BLOCK
-        ]
-        tried = self.moves.square(state.clean[part], state.best[part], noise, side)
-        lead, fooled = self._judge(tried, state.rows[part])
-        winners = _is_kept(lead, fooled, state.lead[part]).nonzero().squeeze(1)
-        chosen = winners + part.start if isinstance(part, slice) else part[winners]
-        self._keep(state, chosen, tried, lead, fooled, winners)
-        state.query[part] += 1
-        self._note(len(chosen), len(lead))
+    def _visit(self, state: _State, part: Rows, at: Rows | slice, side: int) -> None:
+        """Try the next square of these images; `at` says where they lie, as a slice where that is one."""
+        noise = state.noise[part, state.query[at] % _BLOCK]
+        tried = self.moves.square(state.clean[at], state.best[at], noise, side)
+        lead, fooled = self._judge(tried, state.rows[at])
+        winners = _is_kept(lead, fooled, state.lead[at]).nonzero().squeeze(1)
+        self._keep(state, part[winners], tried, lead, fooled, winners)
+        state.query[at] += 1
+        self._note(len(winners), len(part))
 
     def _visit_ahead(self, state: _State, part: Rows, width: int, end: int, side: int) -> None:
         """Try the next few squares of these images, and go on to the first that is kept, or past all."""

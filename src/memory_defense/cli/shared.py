@@ -14,7 +14,9 @@ from memory_defense.data.images import Splits, load_dataset
 from memory_defense.reporting import Section, terminal_tables
 
 
-def find_data(name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown) -> Splits:
+def find_data(
+    name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown | None
+) -> Splits:
     """Return a dataset on a device."""
     return load_dataset(name, data_dir=data_dir, offline=offline, device=device, progress=progress)
 
@@ -30,9 +32,7 @@ class DataPlace:
 
     def __call__(self, name: str) -> Splits:
         """Return a dataset on the device."""
-        return load_dataset(
-            name, data_dir=self.data_dir, offline=self.offline, device=self.device, progress=self.progress
-        )
+        return find_data(name, self.data_dir, offline=self.offline, device=self.device, progress=self.progress)
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the display behind."""

@@ -55,7 +55,7 @@ class RowWork(Protocol):
         ...
 
 
-class RowError(RuntimeError):
+class RowError(ChildProcessError):
     """A row's process ended before its row was made."""
 
 
@@ -93,7 +93,7 @@ def _make(work: RowWork, data: RowSource, threads: int, said: Any, stop: Event) 
         work.make(data, _Relay(said, stop, work.label))
     except KeyboardInterrupt:
         said.cancel_join_thread()  # nobody listens, and a killed worker may hold the queue's lock for ever
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         said.put((_WRONG, work.label, str(error)))
     except Exception:
         said.put((_FAILED, work.label, traceback.format_exc()))
@@ -134,7 +134,7 @@ class RowPool:
         Raises
         ------
         ValueError
-            What a row's own ValueError says; the other rows are stopped.
+            What a row's own ValueError or OSError says, a full disk for instance; the other rows are stopped.
         RowError
             When a row failed otherwise, or its process was killed.
         """
