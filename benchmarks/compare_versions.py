@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from memory_defense.attacks.suites import parts_of
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.robustness import Evaluation, evaluate
-from memory_defense.recipes.campaign import cascade_cases
 from memory_defense.threat import Linf
+from memory_defense.workflows.evaluate import cascade_cases
 from nets import EPSILON, NETS, load_net
 from report import Row, options, save, splits, table
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from memory_defense.contracts import Images, Objective
 from memory_defense.data.images import Splits, load_dataset
 from memory_defense.randomness import derive
-from memory_defense.recipes.build import build_classifier
 from memory_defense.recipes.parts import QUICK_OPTIMIZER
+from memory_defense.systems.build import build_classifier
 from memory_defense.training.adversarial import Benign, SingleStep, WarmStart
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import FitConfig, fit

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Labels
 from memory_defense.data.images import Splits, load_dataset
-from memory_defense.recipes.provenance import provenance
+from memory_defense.evaluation.provenance import provenance
 from nets import DATASET, load_net
 from peers import versions
 

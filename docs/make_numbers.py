@@ -13,9 +13,9 @@ from typing import Any
 
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
+from memory_defense.paper.printed.published import PUBLISHED, PublishedTable
+from memory_defense.paper.printed.reproduced import LINES, reproduced
 from memory_defense.reporting import Section, headline_markdown, why_protocols_differ
-from memory_defense.reporting.published import PUBLISHED, PublishedTable
-from memory_defense.reporting.reproduced import LINES, reproduced
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md")

@@ -14,12 +14,12 @@ from memory_defense.attacks.suites import ALIASES, SUITES, parts_of
 from memory_defense.cli.reproducing import FIGURES
 from memory_defense.evaluation.detection import conformal_rank
 from memory_defense.model_spec import ImageSpec
-from memory_defense.recipes import RECIPES
-from memory_defense.recipes.demo import SCALES
-from memory_defense.recipes.harden_recipe import Hardening, harden_recipe
-from memory_defense.recipes.queue import QUEUE
-from memory_defense.recipes.reproduction import REPRODUCTIONS, scale_names
+from memory_defense.paper.queue import QUEUE
+from memory_defense.paper.tables import REPRODUCTIONS, scale_names
+from memory_defense.recipes.hardened import Hardening, harden_recipe
+from memory_defense.recipes.registry import RECIPES
 from memory_defense.threat import BALLS
+from memory_defense.workflows.demo import SCALES
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class ModelSpec:
     dataset: str
     """Name of the images it was trained on."""
     defense: str = "memory-defense"
-    """Name of the system in `recipes.systems.SYSTEMS`."""
+    """Name of the system in `systems.registry.SYSTEMS`."""
     preset: str
     """Of the system: paper, reference or sound for Memory Defense; see each system's builder."""
     selector: str = ""

@@ -38,10 +38,10 @@ NORMS = ("linf", "l2")
 """Of `threat.BALLS`."""
 
 SCALES = ("cpu", "paper", "tiny")
-"""Of `recipes.reproduction.scale_names`."""
+"""Of `paper.tables.scale_names`."""
 
 DEMO_SCALES = ("cpu", "tiny")
-"""Of `recipes.demo.SCALES`."""
+"""Of `workflows.demo.SCALES`."""
 
 FORMATS = ("safetensors", "onnx", "hub-folder")
 """What ``memdef export`` writes."""
@@ -57,7 +57,7 @@ QUEUE = (
     "pixelcnn",
     "cifar10-purifiers",
 )
-"""Of `recipes.queue.QUEUE`."""
+"""Of `paper.queue.QUEUE`."""
 
 _SHARED = ("resnet-benign", "pixeldefend", "comdefend", "resnet-offline", "memory-defense")
 
@@ -67,7 +67,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "table3": ("defense-vae-rec", "defense-vae-e2e", "memory-defense"),
     "table5": ("target-classifier", "autoencoder", "resnet-offline", "memory-defense", "memae", "resnet-online"),
 }
-"""Of `recipes.reproduction.REPRODUCTIONS`: the rows of each table, in its order."""
+"""Of `paper.tables.REPRODUCTIONS`: the rows of each table, in its order."""
 
 FIGURES = ("figure3", "figure4", "timing", "anatomy")
 """Of `cli.reproducing.FIGURES`: what is reproduced and has no rows."""

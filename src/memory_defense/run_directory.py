@@ -17,7 +17,7 @@ from memory_defense.model_spec import ModelSpec
 
 SCHEMA = 1
 FLAG, IMAGES_FROM, HARDENED = "flag", "images_from", "hardened"
-"""Entries that not every manifest has: see `recipes.flag`, `recipes.images_from` and `recipes.harden_recipe`."""
+"""Entries that not every manifest has: see `evaluation.flag`, `workflows.run_images` and `recipes.hardened`."""
 _MOST_BYTES = 1 << 22
 _LEAST_ITEM = 4
 """Bytes in the weights that one memory item takes at least: a number."""

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from attacks import victims
 from memory_defense.attacks import Apgd, ApgdTargeted
-from memory_defense.attacks.apgd import targeted_difference_of_logits_ratio
-from memory_defense.attacks.apgd_climb import checkpoints
+from memory_defense.attacks.apgd import checkpoints, targeted_difference_of_logits_ratio
 from memory_defense.contracts import Attack, Ball, Classifier
 from memory_defense.losses import LOSSES, difference_of_logits_ratio
 from memory_defense.randomness import ImageDraws

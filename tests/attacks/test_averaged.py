@@ -7,8 +7,7 @@ from torch import Tensor
 
 from attacks import victims
 from memory_defense.attacks import Apgd
-from memory_defense.attacks.averaged import Averaged
-from memory_defense.attacks.engine import attacked
+from memory_defense.attacks.engine import Averaged, attacked
 from memory_defense.losses import cross_entropy
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import Linf

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from attacks import victims
 from memory_defense.attacks import PAPER_CW, CarliniWagner
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
-from memory_defense.attacks.carlini_wagner_search import Plan, Search, first_const
+from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE, Plan, Search, first_const
 from memory_defense.attacks.engine import attacked
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws

@@ -14,8 +14,7 @@ from attacks.minimum import lead, least_distance
 from memory_defense.attacks import HopSkipJump
 from memory_defense.attacks.closest import Closest
 from memory_defense.attacks.engine import attacked
-from memory_defense.attacks.hop_skip_jump import LabelsOnly
-from memory_defense.attacks.hop_skip_jump_search import Budget, Search
+from memory_defense.attacks.hop_skip_jump import Budget, LabelsOnly, Search
 from memory_defense.contracts import Ball
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws

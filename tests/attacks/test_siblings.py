@@ -11,7 +11,7 @@ from torch import Tensor
 from attacks import victims
 from memory_defense.attacks import ApgdTargeted, FabTargeted, apgd, fab
 from memory_defense.attacks.engine import Victim
-from memory_defense.attacks.siblings import Siblings, together
+from memory_defense.attacks.targets import Siblings, together
 from memory_defense.contracts import Attack, Ball
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import L2, Linf

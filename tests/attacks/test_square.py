@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from attacks import victims
 from memory_defense.attacks import Apgd, Square
-from memory_defense.attacks.square_moves import L2Moves, LinfMoves
-from memory_defense.attacks.square_search import square_side
+from memory_defense.attacks.square import L2Moves, LinfMoves, square_side
 from memory_defense.contracts import Ball, Classifier
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attacks import victims
-from memory_defense.attacks import square_moves
-from memory_defense.attacks.square_moves import L2Moves, LinfMoves
+from memory_defense.attacks import square as square_moves
+from memory_defense.attacks.square import L2Moves, LinfMoves
 from memory_defense.randomness import ImageDraws
 
 EPSILON = 0.2

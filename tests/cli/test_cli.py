@@ -18,7 +18,7 @@ from memory_defense.cli.machine import Machine
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.evaluation.record import Record
-from memory_defense.recipes import recipe
+from memory_defense.recipes.registry import recipe
 
 COMMANDS = (
     "demo",

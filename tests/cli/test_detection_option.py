@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from memory_defense.cli import evaluating, main
+from memory_defense.evaluation.flag import kept_flag
+from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
 from memory_defense.evaluation.robustness import cross, evaluate
-from memory_defense.recipes.any_model import per_image_path
-from memory_defense.recipes.flag import kept_flag
-from memory_defense.recipes.provenance import provenance
-from recipes.made_up import made_up_splits, tiny_run
+from memory_defense.workflows.evaluate import per_image_path
+from paper.made_up import made_up_splits, tiny_run
 
 SPLITS = made_up_splits(held_out=100)
 IMAGES = 20

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import memory_defense
 from memory_defense.cli.commands import app
 from memory_defense.evaluation.record import Record
-from memory_defense.recipes.build import build_defense
-from memory_defense.recipes.export import export
 from memory_defense.recipes.fashion_mnist import TINY
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import RunDirectory
+from memory_defense.systems.build import build_defense
+from memory_defense.systems.export import export
 from memory_defense.training.checkpoint import save_weights
 
 COUNT = 6

@@ -14,7 +14,7 @@ import torch
 import memory_defense
 from memory_defense.cli.hardening import Order, check
 from memory_defense.evaluation.record import Record
-from recipes.own_folder import PLACE, write_folder, write_net
+from workflows.own_folder import PLACE, write_folder, write_net
 
 QUICK = ("--epochs", "1", "--attacks", "glimpse", "--images", "8")
 

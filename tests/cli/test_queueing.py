@@ -7,8 +7,8 @@ import pytest
 
 from memory_defense.cli import main
 from memory_defense.cli.queueing import UNFINISHED
-from memory_defense.recipes.half_weights import read_half
-from memory_defense.recipes.queue import QUEUE
+from memory_defense.paper.half_weights import read_half
+from memory_defense.paper.queue import QUEUE
 
 
 def memdef(monkeypatch, *arguments: str) -> int:

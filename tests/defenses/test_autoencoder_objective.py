@@ -12,8 +12,7 @@ from torch import nn
 from memory_defense.contracts import Batch
 from memory_defense.data.images import Splits, load_dataset
 from memory_defense.data.sources import DataNotFoundError
-from memory_defense.defenses.autoencoder import Codes
-from memory_defense.defenses.autoencoder_objective import AutoencoderObjective, MemAeObjective
+from memory_defense.defenses.autoencoder import AutoencoderObjective, Codes, MemAeObjective
 from memory_defense.defenses.autoencoder_presets import build_autoencoder_defense, build_memae_defense
 from memory_defense.randomness import ImageDraws
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from defenses.small_comdefend import batch, build, by_hand, sigmoid
-from memory_defense.defenses.comdefend_objective import ComDefendObjective
+from memory_defense.defenses.comdefend import ComDefendObjective
 
 
 def test_the_losses_agree_with_plain_arithmetic() -> None:

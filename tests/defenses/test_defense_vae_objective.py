@@ -12,12 +12,7 @@ from torch.distributions.kl import kl_divergence as reference_kl
 
 from defenses.small_defense_vae import build, build_double, pairs
 from memory_defense.contracts import Batch
-from memory_defense.defenses.defense_vae import DefenseVae
-from memory_defense.defenses.defense_vae_objective import (
-    DefenseVaeEndToEnd,
-    DefenseVaeObjective,
-    kl_divergence,
-)
+from memory_defense.defenses.defense_vae import DefenseVae, DefenseVaeEndToEnd, DefenseVaeObjective, kl_divergence
 from memory_defense.networks.defense_vae import Latent
 
 

@@ -8,8 +8,7 @@ import torch
 from memory_defense.contracts import Batch
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError
-from memory_defense.defenses.magnet import MagNet, build_magnet
-from memory_defense.defenses.magnet_objective import MagNetObjective
+from memory_defense.defenses.magnet import MagNet, MagNetObjective, build_magnet
 from memory_defense.networks.classifiers import Linear
 from memory_defense.randomness import ImageDraws
 

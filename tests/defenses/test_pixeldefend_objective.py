@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from memory_defense.contracts import Batch
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError
-from memory_defense.defenses.pixeldefend import PixelDefend
-from memory_defense.defenses.pixeldefend_objective import PixelCnnObjective, StandInObjective, build_pixeldefend
+from memory_defense.defenses.pixeldefend import PixelCnnObjective, PixelDefend, StandInObjective, build_pixeldefend
 from memory_defense.networks.classifiers import Linear
 from memory_defense.networks.pixelcnn import PixelCnn, PixelCnnPlan
 from memory_defense.networks.stand_in import StandIn

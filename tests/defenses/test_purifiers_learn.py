@@ -9,10 +9,8 @@ from torch import Tensor
 from memory_defense.contracts import Batch
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError
-from memory_defense.defenses.comdefend import build_comdefend
-from memory_defense.defenses.comdefend_objective import ComDefendObjective
-from memory_defense.defenses.defense_vae import build_defense_vae
-from memory_defense.defenses.defense_vae_objective import DefenseVaeEndToEnd, DefenseVaeObjective
+from memory_defense.defenses.comdefend import ComDefendObjective, build_comdefend
+from memory_defense.defenses.defense_vae import DefenseVaeEndToEnd, DefenseVaeObjective, build_defense_vae
 from memory_defense.networks.classifiers import Linear
 from memory_defense.randomness import ImageDraws, seeded
 

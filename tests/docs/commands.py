@@ -13,9 +13,9 @@ from torch.distributed.run import get_args_parser
 
 from memory_defense.cli.commands import app
 from memory_defense.cli.reproducing import FIGURES
-from memory_defense.recipes import RECIPES
-from memory_defense.recipes.queue import QUEUE
-from memory_defense.recipes.reproduction import REPRODUCTIONS
+from memory_defense.paper.queue import QUEUE
+from memory_defense.paper.tables import REPRODUCTIONS
+from memory_defense.recipes.registry import RECIPES
 
 ROOT = Path(__file__).parents[2]
 GENERATED = {"commands.md"}

@@ -16,14 +16,15 @@ import memory_defense
 from memory_defense.attacks import Pgd
 from memory_defense.evaluation.record import Record
 from memory_defense.randomness import ImageDraws
-from memory_defense.recipes import RECIPES, systems
-from memory_defense.recipes.assess import assess
 from memory_defense.recipes.fashion_mnist import TINY
-from memory_defense.recipes.pipeline import train
 from memory_defense.recipes.recipe import ModelSpec, Stage
+from memory_defense.recipes.registry import RECIPES
+from memory_defense.systems import registry as systems
 from memory_defense.threat import Linf
 from memory_defense.training.adversarial import Benign
-from recipes.made_up import made_up_splits
+from memory_defense.workflows.assess import assess
+from memory_defense.workflows.train import train
+from paper.made_up import made_up_splits
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-defense.md"
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from memory_defense.evaluation.record import Record
-from memory_defense.reporting.published import PUBLISHED
+from memory_defense.paper.printed.published import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]

@@ -120,7 +120,7 @@ def main() -> None:
     store = sys.modules[to_tensors.__module__]
     store.SAVE_SECONDS = 0.0
     evaluation = run(conduct=Conduct(chunk=6, resume_at=resume), seconds=seconds)
-    if robustness.current_shard().rank == 0:
+    if robustness.current().rank == 0:
         write_tensors(out, outcomes(evaluation))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from memory_defense.evaluation.cascade import BLOCK_IMAGES, BLOCKS, Cascade
 from memory_defense.evaluation.cases import Case, Role
-from memory_defense.evaluation.shards import Shard
 from memory_defense.evaluation.state import Attempt, State
+from memory_defense.ranks import Ranks
 from memory_defense.threat import Linf
 from memory_defense.wrappers import Passes
 
@@ -58,7 +58,7 @@ def run(*plan: tuple[Role, Planned], wrong: int = 0) -> tuple[State, list[list[i
         attempt = Attempt(images[rows], fooled, fooled, lead, torch.zeros(len(rows)), passes, 0.0, 0)
         state.add(cases[position], position, rows, attempt)
 
-    order = Cascade(state, cases, range(len(cases)), attack, Shard(), seed=0).run()
+    order = Cascade(state, cases, range(len(cases)), attack, Ranks(), seed=0).run()
     return state, tried, order
 
 

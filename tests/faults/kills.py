@@ -23,12 +23,12 @@ import scipy.stats  # imported late by the program, and so by every fork
 import torch
 import torch._dynamo  # the same
 
-import memory_defense.recipes.demo
+import memory_defense.workflows.demo
 from faults.helpers_faults import made_up
 from memory_defense.cli import actions, evaluating, main
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation import store
-from memory_defense.recipes import any_model
+from memory_defense.workflows import evaluate as any_model
 
 POINTS, TIMES = 15, 5
 
@@ -129,7 +129,7 @@ def kill_often(chance: random.Random, command: list[str], again: list[str]) -> N
 def begin() -> None:
     torch.set_num_threads(1)
     seed, place, *command = sys.argv[1:]
-    assert memory_defense.recipes.demo
+    assert memory_defense.workflows.demo
     assert scipy.stats
     assert torch._dynamo
     assert actions

@@ -27,8 +27,8 @@ from memory_defense.data.limits import Limits
 from memory_defense.evaluation.detection import auroc, conformal_threshold, tpr_at_fpr
 from memory_defense.evaluation.results import read_per_image
 from memory_defense.evaluation.robustness import Conduct
-from memory_defense.recipes.any_model import Settings
 from memory_defense.training.fit import FitConfig
+from memory_defense.workflows.evaluate import Settings
 
 
 def copied(idx_folder: Path, place: Path) -> Path:

@@ -19,7 +19,7 @@ import memory_defense
 from faults.helpers_faults import Front, memdef, refused, some_images, some_labels
 from memory_defense.evaluation import store
 from memory_defense.evaluation.record import Record
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import RunDirectory
 from memory_defense.tensorfiles import read_tensors, write_tensors
 
 ATTACKS = ("--attacks", "fgsm,pgd", "--knowledge", "end-to-end", "--epsilon", "0.1", "--images", "10")
@@ -39,7 +39,7 @@ def test_case_16_what_was_stopped_goes_on_only_as_it_was(tmp_path, trained_run, 
         return memdef("evaluate", trained_run, *ATTACKS, "--data-dir", idx_folder, "--out", out, *more)
 
     with monkeypatch.context() as stopping:
-        stopping.setattr("memory_defense.recipes.assess.audit", _interrupt)
+        stopping.setattr("memory_defense.workflows.assess.audit", _interrupt)
         said = evaluate()
     assert said.status == 130
     assert "the same command" in said.err
@@ -119,7 +119,7 @@ def _full_at(patch: pytest.MonkeyPatch, number: int) -> Callable[[], int]:
 def test_case_17_a_read_only_place(tmp_path, trained_run, idx_folder, monkeypatch) -> None:
     place = tmp_path / "mine"
     place.mkdir()
-    monkeypatch.setattr("memory_defense.recipes.pipeline._Training.stage", _never)
+    monkeypatch.setattr("memory_defense.workflows.train._Training.stage", _never)
     read_only(monkeypatch, place)
     said = train(place / "run", idx_folder)
     refused(said, "could not be written: Read-only file system", "choose a place that you may write to (--out)")

@@ -34,8 +34,8 @@ from memory_defense.evaluation.results import read_per_image, write_per_image
 from memory_defense.evaluation.state import State
 from memory_defense.evaluation.store import Store, to_tensors
 from memory_defense.files import write_text
-from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.reporting import Gallery
+from memory_defense.run_directory import RunDirectory
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.threat import Linf
 from memory_defense.training.checkpoint import load_weights, read_state, save_weights

@@ -8,15 +8,16 @@ import pytest
 
 from memory_defense.data.images import Splits
 from memory_defense.data.own import load_splits
-from memory_defense.recipes import RECIPES
-from memory_defense.recipes.adapt import adapt, recipe_of
-from memory_defense.recipes.build import image_spec
+from memory_defense.data.spec import image_spec
+from memory_defense.recipes.adapt import adapt
 from memory_defense.recipes.fashion_mnist import DEMO, TINY
-from memory_defense.recipes.harden_recipe import Hardening, default_epsilon, harden_recipe
-from memory_defense.recipes.images_from import ImagesFrom, images_from, keep_images_from
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.recipes.hardened import Hardening, default_epsilon, harden_recipe
+from memory_defense.recipes.registry import RECIPES
+from memory_defense.run_directory import RunDirectory
 from memory_defense.training.adversarial import WarmStart
-from recipes.own_folder import write_folder
+from memory_defense.workflows.run_images import ImagesFrom, images_from, keep_images_from
+from memory_defense.workflows.run_recipe import recipe_of
+from workflows.own_folder import write_folder
 
 HARDENING = Hardening(classifier="a:b", weights_sha256="", epsilon=8 / 255)
 

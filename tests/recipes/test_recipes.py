@@ -12,10 +12,10 @@ from memory_defense.data.spec import DATASETS
 from memory_defense.defenses.memory.presets import PRESETS
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.networks.classifiers import CLASSIFIERS
-from memory_defense.recipes import RECIPES, recipe
-from memory_defense.recipes.assess import plan_cases
-from memory_defense.recipes.build import build_classifier, build_defense, classifier_of
-from memory_defense.recipes.systems import SYSTEMS
+from memory_defense.recipes.registry import RECIPES, recipe
+from memory_defense.systems.build import build_classifier, build_defense, classifier_of
+from memory_defense.systems.registry import SYSTEMS
+from memory_defense.workflows.assess import plan_cases
 
 
 @pytest.mark.parametrize("one", RECIPES.values(), ids=RECIPES)

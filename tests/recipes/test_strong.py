@@ -3,9 +3,9 @@
 import pytest
 from torch import nn
 
-from memory_defense.recipes import recipe
-from memory_defense.recipes.build import build_classifier
+from memory_defense.recipes.registry import recipe
 from memory_defense.recipes.strong import CIFAR_STRONG, FASHION_STRONG, NETWORK, STRONG
+from memory_defense.systems.build import build_classifier
 from memory_defense.training.trades import Trades
 from memory_defense.training.weight_perturbation import WeightPerturbation
 

@@ -20,15 +20,15 @@ from memory_defense.data.decode import Arrays
 from memory_defense.data.images import Splits, split
 from memory_defense.data.spec import DATASETS
 from memory_defense.randomness import ImageDraws
-from memory_defense.recipes import recipe
-from memory_defense.recipes.build import build_defense
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.recipes.registry import recipe
+from memory_defense.run_directory import RunDirectory
 from memory_defense.studio.app import create_app
 from memory_defense.studio.guard import Guard, Patience
 from memory_defense.studio.library import Library
 from memory_defense.studio.runs import Runs
 from memory_defense.studio.server import Settings, build_server
 from memory_defense.studio.tickets import Workshop
+from memory_defense.systems.build import build_defense
 from memory_defense.training.checkpoint import save_weights
 
 from .pages import CHROMIUM, DESK, FLAGS, SETTLED, until

@@ -3,7 +3,7 @@
 import numpy as np
 
 from memory_defense.data.own import load_splits
-from recipes.own_folder import write_folder
+from workflows.own_folder import write_folder
 
 from .conftest import Running, png
 from .pages import PHONE, SETTLED, set_epsilon, shown, told, until

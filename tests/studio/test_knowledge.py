@@ -10,12 +10,13 @@ from torch import nn
 from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import Part
 from memory_defense.contracts import Adaptation
-from memory_defense.defenses.memory.adaptive import Joint, SilentBinder
+from memory_defense.defenses.flagging import SilentBinder
+from memory_defense.defenses.memory.adaptive import Joint
+from memory_defense.defenses.memory.surrogates import EndToEnd
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.robustness import evaluate
 from memory_defense.randomness import ImageDraws
-from memory_defense.recipes.campaign import cascade_cases
 from memory_defense.studio.describe import describe_run
 from memory_defense.studio.duel import compare
 from memory_defense.studio.knowledge import knowledge_of
@@ -23,6 +24,7 @@ from memory_defense.studio.messages import AttackChoice, CompareRequest, ImageCh
 from memory_defense.studio.play import Posed, Subject, build_attack, play
 from memory_defense.studio.tickets import Ticket, TooSlowError
 from memory_defense.threat import Linf
+from memory_defense.workflows.evaluate import cascade_cases
 
 from .conftest import attack
 
@@ -65,7 +67,7 @@ def test_the_image_is_the_library_s_own(library, flagged, knowledge, name) -> No
     surrogate = {
         "steering": Joint(flagged, weight=0.0),
         "joint": Joint(flagged),
-        "silent": SilentBinder(flagged).bind(image),
+        "silent": SilentBinder(EndToEnd(flagged), flagged.excess).bind(image),
     }[knowledge]
     draws = ImageDraws.of(7, f"{name} {knowledge}", torch.tensor([index]))
     expected = ATTACKS[name](steps=5)(surrogate, image, label, Linf(0.1), draws)

@@ -4,9 +4,8 @@ import shutil
 
 import pytest
 
-from memory_defense.evaluation.flag import Flag
-from memory_defense.recipes.flag import keep_flag
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.evaluation.flag import Flag, keep_flag
+from memory_defense.run_directory import RunDirectory
 
 from .conftest import Running
 from .pages import DESK, PHONE, SETTLED, until

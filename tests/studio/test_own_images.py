@@ -13,17 +13,17 @@ from PIL import Image
 
 from memory_defense.data.own import load_splits
 from memory_defense.recipes.adapt import adapt
-from memory_defense.recipes.build import build_defense
 from memory_defense.recipes.fashion_mnist import TINY
-from memory_defense.recipes.images_from import ImagesFrom, images_from, keep_images_from
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import RunDirectory
 from memory_defense.studio.app import create_app
 from memory_defense.studio.describe import Described, describe_run, shelf
 from memory_defense.studio.library import Library
 from memory_defense.studio.runs import Runs
 from memory_defense.studio.tickets import Workshop
+from memory_defense.systems.build import build_defense
 from memory_defense.training.checkpoint import save_weights
-from recipes.own_folder import CLASSES, write_folder
+from memory_defense.workflows.run_images import ImagesFrom, images_from, keep_images_from
+from workflows.own_folder import CLASSES, write_folder
 
 from .conftest import attack
 from .pages import opened

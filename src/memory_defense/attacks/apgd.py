@@ -6,17 +6,246 @@ included; `Pgd` follows the cross-entropy through the log-odds instead. The algo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
-from memory_defense.attacks.apgd_climb import Climb
-from memory_defense.attacks.averaged import Averaged
-from memory_defense.attacks.engine import Victim, attacked, check_settings
-from memory_defense.attacks.siblings import Siblings, together
-from memory_defense.attacks.targets import lead_of, likeliest_others, targeted_difference_of_logits_ratio
+import torch
+from torch import Tensor
+
+from memory_defense.attacks.engine import Averaged, Victim, attacked, check_settings, reached
+from memory_defense.attacks.targets import (
+    Siblings,
+    lead_of,
+    likeliest_others,
+    targeted_difference_of_logits_ratio,
+    together,
+)
 from memory_defense.checks import nearest
-from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Rows
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss
+
+_MOMENTUM = 0.75
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Return the iterates below `steps` at which step sizes are reconsidered.
+
+    The first comes after 22 % of the steps; each gap is 3 % shorter than the last, but never below 6 %. Every
+    share is rounded down to whole steps, at least 1.
+    """
+    gap, shrink, least = (max(share * steps // 100, 1) for share in (22, 3, 6))
+    marks = [gap]
+    while marks[-1] < steps:
+        gap = max(gap - shrink, least)
+        marks.append(marks[-1] + gap)
+    return marks[:-1]
+
+
+@dataclass
+class _Run:
+    """One run from one start, packed: the first axis of every field is the images that are still attacked."""
+
+    rows: Rows
+    clean: Images
+    point: Images
+    previous: Images
+    top: Images
+    """The iterate of highest loss; its gradient and its loss follow."""
+    top_gradient: Tensor
+    top_loss: PerImage
+    loss: PerImage
+    size: PerImage
+    rises: PerImage
+    """How often the loss rose since the last checkpoint."""
+    checked: PerImage
+    """`top_loss` at the last checkpoint."""
+    halved: PerImage
+    """Whether the step was halved there; true before the first, as in the authors' code."""
+
+    def take(self, index: Tensor | slice) -> _Run:
+        """Return these images: as views for a slice, to be changed in place, else as copies."""
+        return _Run(*(getattr(self, part.name)[index] for part in fields(self)))
+
+
+class Climb:
+    """One call of the attack: the images that are still attacked, and the best known for every row.
+
+    Parameters
+    ----------
+    victim, images, ball
+        What is attacked.
+    steps, rho, stop_when_fooled
+        As in `apgd.Apgd`.
+    siblings
+        Where the images are copies that follow several targets: they are not judged as they are, and a copy is left
+        alone once a sibling with an earlier target fools the model.
+
+    Raises
+    ------
+    ValueError
+        For an unbounded ball.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        images: Images,
+        ball: Ball,
+        *,
+        steps: int,
+        rho: float,
+        stop_when_fooled: bool,
+        siblings: Siblings | None = None,
+    ) -> None:
+        if math.isinf(ball.epsilon):
+            raise ValueError("the first step is 2 epsilon long, so the ball must be bounded; give a finite epsilon")
+        self.victim, self.images, self.ball = victim, images, ball
+        self.steps, self.rho, self.stop_when_fooled = steps, rho, stop_when_fooled
+        self.best = images.clamp(0, 1)
+        self.best_loss = images.new_full((len(images),), -math.inf)
+        marks = checkpoints(steps)
+        self.gaps = {mark: mark - before for before, mark in zip([0, *marks], marks, strict=False)}
+        self.rows, self.siblings = victim.all_rows(), siblings
+
+    def judge_clean(self) -> Logits:
+        """Let go of the images that fool the model as they are, if any are let go; return all logits (N, K)."""
+        seen = [self.victim.answers(self.images[part], part) for part in self.victim.parts(self.rows)]
+        logits = torch.cat(seen)
+        if self.stop_when_fooled:
+            self.rows = self.rows[~reached(logits, self.victim.labels)]
+        return logits
+
+    def run(self, loss_of: Callable[[Rows], AdversarialLoss], *draws: Draws) -> None:
+        """Climb once with the images not yet fooled.
+
+        Parameters
+        ----------
+        loss_of
+            The loss of a micro-batch with these rows.
+        draws
+            Of the starts: for all images, or for one equal part of them after the other.
+        """
+        run = self._begin(draws)
+        size = self.victim.micro_batch
+        for k in range(self.steps + 1):
+            parts = [run.take(slice(at, at + size)) for at in range(0, len(run.rows), size)]
+            if not parts:
+                break
+            keep = torch.cat([self._visit(part, k, loss_of(part.rows)) for part in parts])
+            if self.siblings:
+                self.siblings.seen(run.rows, forward=1, backward=int(k < self.steps))
+            if not bool(keep.all()):
+                if self.siblings:
+                    self.siblings.settle(run.rows[~keep])
+                    keep &= self.siblings.needed(run.rows)
+                run = run.take(keep)
+        self.rows = run.rows
+        higher = run.top_loss > self.best_loss[run.rows]
+        self.best[run.rows[higher]] = run.top[higher]
+        self.best_loss[run.rows[higher]] = run.top_loss[higher]
+
+    def merge(self, climb: Climb, rows: Rows, images: Rows) -> None:
+        """Take over what another climb found for these rows of its set, which are these images of this one.
+
+        The images which it fooled go on no more; of the others the iterate of the higher loss is kept.
+        """
+        left = torch.zeros_like(climb.best_loss, dtype=torch.bool)
+        left[climb.rows] = True
+        higher = ~left[rows] | (climb.best_loss[rows] > self.best_loss[images])
+        taken, at = rows[higher], images[higher]
+        self.best[at], self.best_loss[at] = climb.best[taken], climb.best_loss[taken]
+        done = torch.zeros_like(self.best_loss, dtype=torch.bool)
+        done[images[~left[rows]]] = True
+        self.rows = self.rows[~done[self.rows]]
+
+    def _begin(self, draws: Sequence[Draws]) -> _Run:
+        """Return a run that starts on the surface of the ball, clamped to [0, 1]."""
+        rows, clean, epsilon = self.rows, self.images[self.rows], self.ball.epsilon
+        part = len(self.images) // len(draws)
+        noise = torch.cat(
+            [
+                self._noise(one.rows(own.cpu() % part))
+                for one, own in zip(draws, rows.chunk(len(draws)), strict=True)
+            ]
+        ).to(clean)
+        length = self.ball.distance(noise, torch.zeros_like(noise))
+        start = (clean + noise * _column(epsilon / length.clamp(min=1e-12))).clamp_(0, 1)
+        low, zero = clean.new_full((len(rows),), -math.inf), clean.new_zeros(len(rows))
+        return _Run(
+            rows=rows,
+            clean=clean,
+            point=start,
+            previous=start.clone(),
+            top=start.clone(),
+            top_gradient=torch.zeros_like(start),
+            top_loss=low,
+            loss=low.clone(),
+            size=zero + 2 * epsilon,
+            rises=zero,
+            checked=low.clone(),
+            halved=zero == 0,
+        )
+
+    def _noise(self, draws: Draws) -> Tensor:
+        shape = self.images.shape[1:]
+        return draws.normal(*shape) if self.ball.norm == "l2" else 2 * draws.uniform(*shape) - 1
+
+    def _visit(self, run: _Run, k: int, loss: AdversarialLoss) -> PerImage:
+        """Judge iterate k of one micro-batch and step on, in place; return (B,) which images go on."""
+        labels = self.victim.labels[run.rows]
+        gradient = None
+        if k < self.steps:
+            gradient, losses, logits = self.victim.gradient(run.point, run.rows, loss)
+        else:
+            logits = self.victim.answers(run.point, run.rows)
+            losses = loss(logits, labels).to(run.loss)
+        better = (losses > run.top_loss).nonzero().squeeze(1)
+        _copy(run.top, better, run.point)
+        _copy(run.top_loss, better, losses)
+        if k > 0:
+            run.rises.add_(losses > run.loss)
+        run.loss.copy_(losses)
+        keep = torch.ones_like(losses, dtype=torch.bool)
+        if self.stop_when_fooled:
+            keep = ~reached(logits, labels)
+            fooled = (~keep).nonzero().squeeze(1)
+            self.best.index_copy_(0, run.rows.index_select(0, fooled), run.point.index_select(0, fooled))
+        if gradient is not None:
+            _copy(run.top_gradient, better, gradient)
+            self._advance(run, k, gradient)
+        return keep
+
+    def _advance(self, run: _Run, k: int, gradient: Tensor) -> None:
+        """Take the step from iterate k, after halving it and going back to the top where a checkpoint says so."""
+        here = run.point
+        if k in self.gaps:
+            stalled = run.rises <= self.rho * self.gaps[k]
+            stalled |= ~run.halved & (run.top_loss == run.checked)
+            run.size[stalled] /= 2
+            here = torch.where(_column(stalled), run.top, here)
+            gradient = torch.where(_column(stalled), run.top_gradient, gradient)
+            run.rises.zero_()
+            run.checked.copy_(run.top_loss)
+            run.halved.copy_(stalled)
+        ahead = self.ball.project(torch.addcmul(here, self.ball.ascent(gradient), _column(run.size)), run.clean)
+        if k > 0:
+            ahead = torch.lerp(here, ahead, _MOMENTUM).add_(here - run.previous, alpha=1 - _MOMENTUM)
+            ahead = self.ball.project(ahead, run.clean)
+        run.previous.copy_(here)
+        run.point.copy_(ahead)
+
+
+def _copy(into: Tensor, rows: Tensor, source: Tensor) -> None:
+    """Copy these rows, a few of many, in place."""
+    if len(rows):
+        into.index_copy_(0, rows, source.index_select(0, rows))
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]  # (B, 1, 1, 1)
+
 
 _TARGETED_LOSSES = {"dlr": targeted_difference_of_logits_ratio, "margin": lead_of}
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
 from memory_defense.attacks.closest import Closest, check_search, column
 from memory_defense.attacks.engine import Victim, attacked
-from memory_defense.attacks.siblings import Siblings, together
+from memory_defense.attacks.targets import Siblings, together
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 
 _NEWTON_STEPS = 60

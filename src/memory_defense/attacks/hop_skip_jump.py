@@ -17,12 +17,197 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from memory_defense.attacks.closest import Closest, check_search, column
 from memory_defense.attacks.engine import Victim, attacked, reached
-from memory_defense.attacks.hop_skip_jump_search import Budget, Search
-from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, Rows
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
+
+MOST_EVALUATIONS = 10_000
+"""The most probes for one direction."""
+
+_FIRST_REACH = 0.1
+"""How far the probes of the first round reach, in pixel units."""
+
+_START_PRECISION = 1e-3
+"""How far a random start is drawn towards the clean image, as a share of the way; a straight line in any norm."""
+
+_CELLS = (1, 2, 4, 8)
+"""Sides of the cells of a random start, in pixels."""
+
+_HALVINGS = 15
+"""After so many halvings a stride is given up, and the point stays."""
+
+_BLOCK = 32
+"""Probes of one image that are drawn at once."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one image may cost."""
+
+    queries: int
+    evaluations: int
+    """Probes for the first direction."""
+
+    def probes(self, step: int) -> int:
+        """Return how many probes the round `step`, counted from 1, would like."""
+        return min(int(self.evaluations * math.sqrt(step)), MOST_EVALUATIONS)
+
+
+class Search:
+    """Where every image stands; `point` is always an image that the model was asked about and that fooled it.
+
+    Parameters
+    ----------
+    found
+        Told about every answer but those to probes.
+    draws
+        Of the whole set.
+    budget
+        Of each image.
+    gamma
+        As in `hop_skip_jump.HopSkipJump`.
+    """
+
+    def __init__(self, found: Closest, draws: Draws, budget: Budget, gamma: float) -> None:
+        self.found, self.victim, self.ball = found, found.victim, found.ball
+        self.draws, self.budget = draws, budget
+        self.point = found.clean.clone()
+        self.left = torch.full_like(self.victim.labels, budget.queries)
+        pixels = found.clean[0].numel()
+        self.reach = torch.full_like(found.distance, _FIRST_REACH)
+        self.probe_share = gamma / pixels
+        self.precision = gamma / pixels ** (1.5 if self.ball.norm == "l2" else 2)
+
+    def begin(self, rows: Rows, starts: int) -> Rows:
+        """Find random images that fool the model, and go from there to the boundary; return the rows that did."""
+        waiting = rows
+        for number in range(starts):
+            waiting = self._able(waiting)
+            if len(waiting) == 0:
+                break
+            wrong = self._ask(self._random_images(waiting, number), waiting)
+            waiting = waiting[~wrong]
+        rows = self._able(rows[(self.point[rows] != self.found.clean[rows]).flatten(1).any(1)])
+        self._bisect(rows, "l2", _START_PRECISION)
+        self._bisect(rows, self.ball.norm, self.precision)
+        return self._able(rows)
+
+    def round(self, rows: Rows, step: int) -> Rows:
+        """Do one round, counted from 1, with the images that can afford it; return them."""
+        spare = self.left[rows] - _halvings_to(self.precision) - 1
+        rows, counts = rows[spare > 0], spare[spare > 0].clamp(max=self.budget.probes(step))
+        if len(rows) == 0:
+            return rows
+        direction = self.ball.ascent(self._normals(rows, counts, step))
+        self._stride(rows, direction, step)
+        self.reach[rows] = self.probe_share * self.ball.distance(self.point[rows], self.found.clean[rows])
+        self._bisect(rows, self.ball.norm, self.precision)
+        return self._able(rows)
+
+    def _able(self, rows: Rows) -> Rows:
+        """Return the rows that still need work and can afford a query."""
+        return self.found.unfinished(rows[self.left[rows] > 0])
+
+    def _ask(self, points: Images, rows: Rows) -> PerImage:
+        """Ask once about each of these images; move to those that fool the model. Return (B,) which did."""
+        answers = [rows.new_zeros(0, dtype=torch.bool)]
+        for at, part in _split(len(rows), self.victim.micro_batch, rows):
+            answers.append(self.found.record(points[at], part, self.victim.answers(points[at], part)))
+        wrong = torch.cat(answers)
+        self.left[rows] -= 1
+        self.point[rows[wrong]] = points[wrong]
+        return wrong
+
+    def _random_images(self, rows: Rows, number: int) -> Images:
+        channels, height, width = self.point.shape[1:]
+        side = min(_CELLS[number % len(_CELLS)], height, width)
+        own = self.draws.child("start", number).rows(rows.cpu())
+        cells = own.uniform(channels, -(-height // side), -(-width // side)).to(self.point)
+        return F.interpolate(cells, scale_factor=side, mode="nearest")[:, :, :height, :width]
+
+    def _bisect(self, rows: Rows, norm: str, precision: float) -> None:
+        """Move the points to within this share of the way of the boundary, towards the clean images."""
+        far, clean = self.point[rows], self.found.clean[rows]
+        span = (far - clean).abs().flatten(1).amax(1)  # (B,)
+        low, high = torch.zeros_like(span), torch.ones_like(span)
+        for _ in range(_halvings_to(precision)):
+            going = torch.isin(rows, self._able(rows)).nonzero().squeeze(1)
+            if len(going) == 0:
+                break
+            share = (low[going] + high[going]) / 2
+            if norm == "l2":
+                tried = torch.lerp(clean[going], far[going], column(share)).clamp_(0, 1)
+            else:
+                radius = column(share * span[going])
+                tried = torch.minimum(torch.maximum(far[going], clean[going] - radius), clean[going] + radius)
+            wrong = self._ask(tried, rows[going])
+            high[going], low[going] = torch.where(wrong, share, high[going]), torch.where(wrong, low[going], share)
+
+    def _normals(self, rows: Rows, counts: Tensor, step: int) -> Tensor:
+        """Return (B, C, H, W): the sum of the probes, weighted by their answers; `counts` (B,) probes for each."""
+        signed = torch.zeros_like(self.point[rows], dtype=torch.float64)
+        plain, total = torch.zeros_like(signed), torch.zeros_like(self.reach[rows], dtype=torch.float64)
+        for first in range(0, int(counts.max()), _BLOCK):
+            going = (counts > first).nonzero().squeeze(1)
+            for _, some in _split(len(going), max(1, self.victim.micro_batch // _BLOCK), going):
+                used = first + torch.arange(_BLOCK, device=rows.device) < counts[some][:, None]  # (B, S)
+                moved, phi = self._probe(rows[some], used, (step, first))
+                signed[some] += (phi[:, :, None, None, None] * moved).sum(1)
+                plain[some] += moved.sum(1)
+                total[some] += phi.sum(1)
+        mean = total / counts
+        mean[mean.abs() == 1] = 0  # with one answer to all probes there is nothing to compare
+        self.left[rows] -= counts
+        return (signed - column(mean) * plain).to(self.point)
+
+    def _probe(self, rows: Rows, used: Tensor, purpose: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the probes' offsets (B, S, C, H, W) in units of their reach, and the answers (B, S) as +-1.
+
+        Both are 0 where a probe is not used.
+        """
+        here, reach = (
+            self.point[rows][:, None],
+            column(self.reach[rows])[:, None],
+        )  # (B, 1, C, H, W), (B, 1, 1, 1, 1)
+        own, shape = self.draws.child("probe", *purpose).rows(rows.cpu()), (_BLOCK, *self.point.shape[1:])
+        noise = (own.normal(*shape) if self.ball.norm == "l2" else 2 * own.uniform(*shape) - 1).to(here)
+        length = noise.flatten(2).square().sum(2).sqrt().clamp(min=1e-12)  # (B, S)
+        probes = (here + reach * noise / length[:, :, None, None, None]).clamp_(0, 1)
+        points, owners = probes[used], rows[used.nonzero()[:, 0]]
+        answers = [
+            reached(self.victim.answers(points[at], part), self.victim.labels[part])
+            for at, part in _split(len(points), self.victim.micro_batch, owners)
+        ]
+        phi = torch.zeros_like(used, dtype=torch.float64)
+        phi[used] = 2 * torch.cat(answers).double() - 1
+        return (probes - here).double() / reach * used[:, :, None, None, None], phi
+
+    def _stride(self, rows: Rows, direction: Tensor, step: int) -> None:
+        """Move the points along the direction, as far as they still fool the model."""
+        here, size = (
+            self.point[rows],
+            self.ball.distance(self.point[rows], self.found.clean[rows]) / math.sqrt(step),
+        )
+        waiting = torch.arange(len(rows), device=rows.device)
+        for _ in range(_HALVINGS):
+            waiting = waiting[self.left[rows[waiting]] > 0]
+            if len(waiting) == 0:
+                break
+            tried = (here[waiting] + column(size[waiting]) * direction[waiting]).clamp_(0, 1)
+            waiting = waiting[~self._ask(tried, rows[waiting])]
+            size[waiting] /= 2
+
+
+def _halvings_to(precision: float) -> int:
+    """Return how many bisections narrow 1 down to this; float32 has no use for more than 24."""
+    return min(max(math.ceil(-math.log2(precision)), 1), 24)
+
+
+def _split(count: int, size: int, rows: Rows) -> list[tuple[slice, Rows]]:
+    return [(slice(at, at + size), rows[at : at + size]) for at in range(0, count, size)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,17 +15,16 @@ from memory_defense.cli.machine import Machine, joined
 from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import find_data, print_tables, wide_console
 from memory_defense.data.own import load_splits
-from memory_defense.data.spec import DATASETS
+from memory_defense.data.spec import DATASETS, dataset_spec
 from memory_defense.evaluation.record import Record
-from memory_defense.recipes import RECIPES, recipe
 from memory_defense.recipes.adapt import adapt
-from memory_defense.recipes.build import dataset_spec
-from memory_defense.recipes.demo import demo
-from memory_defense.recipes.images_from import images_from, keep_images_from
-from memory_defense.recipes.pipeline import train
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.recipes.registry import RECIPES, recipe
 from memory_defense.reporting import Section, why_protocols_differ, write_report
 from memory_defense.reporting import markdown as markdown_tables
+from memory_defense.run_directory import RunDirectory
+from memory_defense.workflows.demo import demo
+from memory_defense.workflows.run_images import images_from, keep_images_from
+from memory_defense.workflows.train import train
 
 TITLE = "Memory Defense: what survives"
 

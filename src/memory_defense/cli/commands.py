@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-import memory_defense
 from memory_defense.cli.evaluate_command import evaluate
 from memory_defense.cli.harden_command import harden
 from memory_defense.cli.options import DataDir, Device, Offline, Seed, Threads
 from memory_defense.cli.predict_command import predict
 from memory_defense.cli.queueing import app as queue
 from memory_defense.cli.train_command import train
+from memory_defense.version import __version__
 
 app = typer.Typer(
     name="memdef",
@@ -28,7 +28,7 @@ app.add_typer(queue, name="queue", help="Work that wants a GPU, a few minutes at
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(memory_defense.__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -17,16 +17,15 @@ from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import print_tables
 from memory_defense.data.own import load_images
 from memory_defense.data.spec import DATASETS
-from memory_defense.recipes.adapt import recipe_of
-from memory_defense.recipes.any_model import Settings, evaluate
-from memory_defense.recipes.assess import assess
-from memory_defense.recipes.detect import add_detection, calibrated
-from memory_defense.recipes.flag import keep_flag
-from memory_defense.recipes.images_from import splits_of
-from memory_defense.recipes.load import load
-from memory_defense.recipes.own_model import build_user_model
+from memory_defense.evaluation.flag import keep_flag
 from memory_defense.reporting import Section
 from memory_defense.run_directory import RunDirectory, is_exported
+from memory_defense.systems.load import load
+from memory_defense.systems.own_model import build_user_model
+from memory_defense.workflows.assess import add_detection, assess, calibrated
+from memory_defense.workflows.evaluate import Settings, evaluate
+from memory_defense.workflows.run_images import splits_of
+from memory_defense.workflows.run_recipe import recipe_of
 
 
 def run_evaluate(

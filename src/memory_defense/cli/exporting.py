@@ -11,11 +11,11 @@ from rich.console import Console
 
 from memory_defense.cli.arguments import record_of
 from memory_defense.evaluation.record import Record
-from memory_defense.recipes.export import CardWriter, export
-from memory_defense.recipes.export_facts import Facts
 from memory_defense.reporting import Section
 from memory_defense.reporting.card import CardSubject, model_card
 from memory_defense.reporting.latex import latex
+from memory_defense.systems.export import CardWriter, export
+from memory_defense.systems.facts import Facts
 
 
 def run_export(run: Path, format: str, place: Path, *, force: bool) -> None:

@@ -15,7 +15,7 @@ from memory_defense.names import check_attacks, check_classifier
 if TYPE_CHECKING:
     from memory_defense.cli.machine import Machine
     from memory_defense.data.images import Splits
-    from memory_defense.recipes.harden_recipe import Hardening
+    from memory_defense.recipes.hardened import Hardening
 
 _SIZES = (16, 128)
 """Pixels a side that the memory autoencoder takes."""
@@ -77,10 +77,10 @@ def run_harden(order: Order, machine: Machine) -> None:
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables, wide_console
     from memory_defense.data.own import load_splits
-    from memory_defense.recipes.harden import harden, weights_sha256
-    from memory_defense.recipes.harden_recipe import Hardening, default_epsilon
-    from memory_defense.recipes.images_from import images_from
+    from memory_defense.recipes.hardened import Hardening, default_epsilon
     from memory_defense.reporting import Section
+    from memory_defense.workflows.harden import harden, weights_sha256
+    from memory_defense.workflows.run_images import images_from
 
     device = machine.ready()
     with shown() as progress:
@@ -130,8 +130,8 @@ def run_harden(order: Order, machine: Machine) -> None:
 
 def _plan(hardening: Hardening, splits: Splits) -> str:
     """Return what is about to be done, in a few lines."""
-    from memory_defense.recipes.build import image_spec
-    from memory_defense.recipes.harden_recipe import harden_recipe
+    from memory_defense.data.spec import image_spec
+    from memory_defense.recipes.hardened import harden_recipe
 
     spec, train = splits.spec, len(splits.train)
     recipe = harden_recipe(hardening, spec.name, image_spec(spec), train)

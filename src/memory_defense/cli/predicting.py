@@ -16,16 +16,16 @@ from memory_defense.cli.machine import Machine
 from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import wide_console
 from memory_defense.data.images import ImageSet
+from memory_defense.data.pictures import Unreadable, pictures
 from memory_defense.data.sources import DataNotFoundError
+from memory_defense.data.spec import images_of
 from memory_defense.evaluation.flag import Flag
-from memory_defense.recipes.build import images_of
-from memory_defense.recipes.images_from import splits_of
-from memory_defense.recipes.load import load
-from memory_defense.recipes.picture_source import Unreadable, pictures
-from memory_defense.recipes.predict import Prediction, flag_for, predict
 from memory_defense.recipes.recipe import ModelSpec
-from memory_defense.recipes.run_directory import RunDirectory
 from memory_defense.reporting.wording import MISSING, number, percent, plain
+from memory_defense.run_directory import RunDirectory
+from memory_defense.systems.load import load
+from memory_defense.workflows.predict import Prediction, flag_for, predict
+from memory_defense.workflows.run_images import splits_of
 
 SOME_UNREADABLE = 1
 """Exit status where some images could not be read and the others were predicted."""

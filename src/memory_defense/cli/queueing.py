@@ -21,7 +21,7 @@ def show() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from memory_defense.recipes.queue import QUEUE
+    from memory_defense.paper.queue import QUEUE
 
     table = Table("name", "what it proves", "minutes", "what comes back", box=None, pad_edge=False)
     for name, one in QUEUE.items():
@@ -71,7 +71,7 @@ def run(
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import find_data
     from memory_defense.data.images import Splits
-    from memory_defense.recipes.queue_work import Deadline, made_up, work
+    from memory_defense.paper.queue_work import Deadline, made_up, work
 
     place = machine.ready()
     with shown() as progress:

@@ -11,10 +11,10 @@ from rich.console import Console
 from memory_defense.cli.machine import Machine
 from memory_defense.cli.progress import shown
 from memory_defense.cli.shared import DataPlace, wide_console
-from memory_defense.recipes.reproduction import ReproducedRow, keep_results, reproduce
-from memory_defense.recipes.row_pool import RowPool
-from memory_defense.reporting.published import PUBLISHED, PublishedTable
-from memory_defense.reporting.reproduced import Reproduced, reproduced, terminal, write_reproduced
+from memory_defense.paper.printed.published import PUBLISHED, PublishedTable
+from memory_defense.paper.printed.reproduced import Reproduced, reproduced, terminal, write_reproduced
+from memory_defense.paper.row_pool import RowPool
+from memory_defense.paper.tables import ReproducedRow, keep_results, reproduce
 
 Figure = tuple[Callable[..., Any], Callable[[Any, Path], list[Path]]]
 
@@ -70,29 +70,29 @@ def _beside_published(what: str, table: PublishedTable, rows: Sequence[Reproduce
 
 
 def _figure3() -> Figure:
-    from memory_defense.recipes.reproduce_figure3 import reproduce_figure3
-    from memory_defense.reporting.figure3 import write_figure3
+    from memory_defense.paper.figure3 import reproduce_figure3
+    from memory_defense.paper.printed.figure3 import write_figure3
 
     return reproduce_figure3, write_figure3
 
 
 def _figure4() -> Figure:
-    from memory_defense.recipes.reproduce_figure4 import reproduce_figure4
-    from memory_defense.reporting.figure4 import write_figure4
+    from memory_defense.paper.figure4 import reproduce_figure4
+    from memory_defense.paper.printed.figure4 import write_figure4
 
     return reproduce_figure4, write_figure4
 
 
 def _timing() -> Figure:
-    from memory_defense.recipes.reproduce_timing import reproduce_timing
-    from memory_defense.reporting.timing import write_timing
+    from memory_defense.paper.printed.timing import write_timing
+    from memory_defense.paper.timing import reproduce_timing
 
     return reproduce_timing, write_timing
 
 
 def _anatomy() -> Figure:
-    from memory_defense.recipes.anatomy import reproduce_anatomy
-    from memory_defense.reporting.anatomy import write_anatomy
+    from memory_defense.paper.anatomy import reproduce_anatomy
+    from memory_defense.paper.printed.anatomy import write_anatomy
 
     return reproduce_anatomy, write_anatomy
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memory_defense.checks import nearest
+from memory_defense.model_spec import ImageSpec, ModelSpec
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
@@ -80,3 +83,20 @@ DATASETS: dict[str, DatasetSpec] = {
         sha256="32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493",
     ),
 }
+
+
+def dataset_spec(name: str) -> DatasetSpec:
+    """Return a dataset's description; raise ValueError for an unknown name."""
+    if name not in DATASETS:
+        raise nearest(name, DATASETS, "dataset")
+    return DATASETS[name]
+
+
+def image_spec(spec: DatasetSpec) -> ImageSpec:
+    """Return what a model needs to know of a dataset's images."""
+    return ImageSpec(channels=spec.channels, size=spec.size, classes=spec.classes, mean=spec.mean, std=spec.std)
+
+
+def images_of(model: ModelSpec) -> ImageSpec:
+    """Return the images that a model reads; raise ValueError for an unknown dataset without a description."""
+    return model.images or image_spec(dataset_spec(model.dataset))

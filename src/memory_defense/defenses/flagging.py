@@ -1,4 +1,4 @@
-"""What every defense that flags images shares: the flag, its thresholds, and the adversary who keeps below them."""
+"""The flag that calls an image suspicious: its threshold, and the adversary who stays below it."""
 
 from __future__ import annotations
 
@@ -21,35 +21,24 @@ SMALLEST_UNIT = 1e-6
 """What an excess is measured in where the threshold is nearly 0."""
 
 
-class FlaggingModule(nn.Module, ABC):
-    """The part of a defense that calls images suspicious; see `contracts.Flagging`.
-
-    Subclasses say what `scores` there are and set `flag_score`.
-    """
+class ThresholdFlag(ABC):
+    """Calls an image suspicious if one of its scores lies above a threshold; see `contracts.Flagging`."""
 
     flag_score: str
     """Which of `scores` the flag looks at."""
-    flag: Tensor
-    """() the threshold, infinite while there is none; a buffer, so that it is part of the state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("flag", torch.tensor(torch.inf))
+    flag_threshold: float | None
+    """Above it an image is suspicious; None while no threshold was chosen."""
 
     @abstractmethod
     def scores(self, images: Images) -> Mapping[str, PerImage]:
         """Return every score by name, (B,), higher where more suspicious, with gradients."""
 
-    @property
-    def flag_threshold(self) -> float | None:
-        """Above it an image is suspicious; None while no threshold was chosen."""
-        return None if bool(self.flag.isinf()) else float(self.flag)
-
-    @flag_threshold.setter
-    def flag_threshold(self, threshold: float | None) -> None:
-        if threshold is not None and not math.isfinite(threshold):
-            raise ValueError(f"flag_threshold is {threshold}, but a threshold is a finite number; None unsets it")
-        self.flag.fill_(torch.inf if threshold is None else threshold)
+    def watched_score(self, images: Images) -> PerImage:
+        """Return (B,) the score that the flag looks at; raise ValueError for a name that `scores` has not."""
+        scores = self.scores(images)
+        if self.flag_score not in scores:
+            raise nearest(self.flag_score, scores, "score")
+        return scores[self.flag_score]
 
     @torch.no_grad()
     def suspicious(self, images: Images) -> PerImage:
@@ -67,12 +56,37 @@ class FlaggingModule(nn.Module, ABC):
         threshold = self.flag_threshold
         if threshold is None:
             raise ValueError(
-                "no image can be flagged before flag_threshold is set; choose it on held-out clean images"
+                "no image can be flagged before flag_threshold is set; choose it on held-out clean images, "
+                "with evaluation.flag.calibrate or 'memdef evaluate RUN --detection'"
             )
-        scores = self.scores(images)
-        if self.flag_score not in scores:
-            raise nearest(self.flag_score, scores, "score")
-        return (scores[self.flag_score] - threshold) / max(abs(threshold), SMALLEST_UNIT)
+        return (self.watched_score(images) - threshold) / max(abs(threshold), SMALLEST_UNIT)
+
+
+class FlaggingModule(nn.Module, ThresholdFlag):
+    """A `ThresholdFlag` whose threshold is part of the module's state.
+
+    Subclasses say what `scores` there are and set `flag_score`.
+    """
+
+    flag: Tensor
+    """() the threshold, infinite while there is none; a buffer, so that it is part of the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("flag", torch.tensor(torch.inf))
+
+    @property
+    def flag_threshold(self) -> float | None:
+        """Above it an image is suspicious; None while no threshold was chosen."""
+        return None if bool(self.flag.isinf()) else float(self.flag)
+
+    @flag_threshold.setter
+    def flag_threshold(  # pyright: ignore[reportIncompatibleVariableOverride]  # a property where others have a field
+        self, threshold: float | None
+    ) -> None:
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"flag_threshold is {threshold}, but a threshold is a finite number; None unsets it")
+        self.flag.fill_(torch.inf if threshold is None else threshold)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
         """Return ``silent``, which errs and is not flagged, where a threshold was set."""

@@ -22,9 +22,9 @@ import torch
 
 from memory_defense.contracts import PerImage, Rows
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.shards import Shard
 from memory_defense.evaluation.state import State
 from memory_defense.randomness import ImageDraws
+from memory_defense.ranks import Ranks
 
 PILOT_IMAGES = 64
 """About how many images the scouts are compared on."""
@@ -71,7 +71,7 @@ class Cascade:
     cases: Sequence[Case]
     positions: Sequence[int]
     attack: Attack
-    shard: Shard
+    shard: Ranks
     seed: int
 
     def run(self) -> tuple[int, ...]:

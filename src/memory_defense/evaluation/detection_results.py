@@ -15,8 +15,7 @@ import torch
 from memory_defense.contracts import Adaptive, Attack, Ball, Defense, Flagging, Images, PerImage, Progress, Rows
 from memory_defense.data.images import ImageSet
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Prosecutor
-from memory_defense.evaluation.cases import Case, parameters_of
-from memory_defense.evaluation.conduct import Conduct
+from memory_defense.evaluation.cases import Case, Conduct, parameters_of
 from memory_defense.evaluation.detection import accuracy_with_rejection, auroc, tpr_at_fpr
 from memory_defense.evaluation.flag import Flag, calibrate, flagging, score_images
 from memory_defense.evaluation.metrics import accuracy, judged

@@ -27,17 +27,16 @@ from memory_defense.contracts import (
 )
 from memory_defense.evaluation.attempt import Prosecutor
 from memory_defense.evaluation.cascade import Cascade
-from memory_defense.evaluation.cases import Case, cross
-from memory_defense.evaluation.conduct import Conduct
+from memory_defense.evaluation.cases import Case, Conduct, cross
 from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
 from memory_defense.evaluation.record import Accuracy, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
-from memory_defense.evaluation.shards import Shard, current_shard
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
 from memory_defense.passes import bfloat16_gradients, fastest_micro_batch, micro_batches_of
 from memory_defense.randomness import seeded
+from memory_defense.ranks import Ranks, current
 from memory_defense.wrappers import frozen
 
 __all__ = ["Broken", "Case", "Conduct", "Evaluation", "Outcome", "cross", "evaluate"]
@@ -131,7 +130,7 @@ def evaluate(
     for case in cases:
         if case.knowledge not in surrogates:
             raise nearest(case.knowledge, surrogates, "knowledge")
-    how, shard = conduct or Conduct(), current_shard()
+    how, shard = conduct or Conduct(), current()
     numbers = torch.arange(len(images)) if ids is None else ids.cpu()
     mine = shard.rows(len(images))
     with frozen(defense), only_writer(how.resume_at, shard):
@@ -161,7 +160,7 @@ class _Trial:
     surrogates: dict[str, Classifier | Binding]
     cases: tuple[Case, ...]
     conduct: Conduct
-    shard: Shard
+    shard: Ranks
     seed: int
     progress: Progress | None
     store: Store | None = None
@@ -184,7 +183,7 @@ class _Trial:
     def merge(self, mine: State, whole: State) -> State:
         """Return `whole` with what every rank found."""
         for rank, tensors in enumerate(self.shard.gather(to_tensors(mine))):
-            take_over(whole, tensors, Shard(rank, self.shard.world).rows(len(whole.labels)))
+            take_over(whole, tensors, Ranks(rank, self.shard.world).rows(len(whole.labels)))
         return whole
 
     def _fingerprint(self, state: State) -> str:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.shards import Shard
 from memory_defense.evaluation.state import CaseState, State
 from memory_defense.files import locked, remove
+from memory_defense.ranks import Ranks
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.wrappers import modules_of
 
@@ -150,13 +150,13 @@ class Store:
             remove(self.path)
 
 
-def of_rank(path: Path, shard: Shard) -> Path:
+def of_rank(path: Path, shard: Ranks) -> Path:
     """Return the file of one process among several."""
     return path if shard.world == 1 else path.with_name(f"{path.name}.rank-{shard.rank}")
 
 
 @contextmanager
-def only_writer(path: Path | None, shard: Shard) -> Generator[None]:
+def only_writer(path: Path | None, shard: Ranks) -> Generator[None]:
     """Keep other processes off the file to go on from; raise `files.LockedError` where one is at it."""
     if path is None:
         yield

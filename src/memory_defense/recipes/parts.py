@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from memory_defense.attacks import PAPER_BIM, PAPER_CW, PAPER_FGSM, PAPER_PGD, CarliniWagner, Ddn, Pgd
 from memory_defense.contracts import Attack
 from memory_defense.data.augmentation import Augmentation
@@ -9,6 +11,17 @@ from memory_defense.recipes.recipe import EvaluationPlan
 from memory_defense.threat import L2, Linf
 from memory_defense.training.fit import FitConfig
 from memory_defense.training.optimizer import OptimizerConfig
+
+
+def batch_size(images: int, most: int = 128) -> int:
+    """Return a batch size for so many images: at most an eighth of them, and at least 2 (or all, if fewer)."""
+    return min(most, max(min(2, images), images // 8))
+
+
+def epochs_for(images: int, seen: int, *, least: int, most: int) -> int:
+    """Return the epochs in which `images` training images are seen about `seen` times in all, within two limits."""
+    return min(most, max(least, math.ceil(seen / images)))
+
 
 PAPER_AUGMENTATION = Augmentation(crop_padding=4, horizontal_flip=True, erase_probability=0.5)
 """Section 3.3 without vertical flips, which turn Fashion-MNIST's shoes and shirts into other images."""

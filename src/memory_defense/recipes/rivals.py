@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from memory_defense.attacks import PAPER_PGD, CarliniWagner, Fgsm, RandFgsm
 from memory_defense.contracts import Attack, Ball
 from memory_defense.data.augmentation import Augmentation
-from memory_defense.defenses.autoencoder_objective import AutoencoderObjective, MemAeObjective
-from memory_defense.defenses.comdefend_objective import ComDefendObjective
-from memory_defense.defenses.defense_vae_objective import DefenseVaeEndToEnd, DefenseVaeObjective
-from memory_defense.defenses.magnet_objective import MagNetObjective
+from memory_defense.defenses.autoencoder import AutoencoderObjective, MemAeObjective
+from memory_defense.defenses.comdefend import ComDefendObjective
+from memory_defense.defenses.defense_vae import DefenseVaeEndToEnd, DefenseVaeObjective
+from memory_defense.defenses.magnet import MagNetObjective
 from memory_defense.defenses.memory.objective import MemoryObjective
-from memory_defense.defenses.pixeldefend_objective import PixelCnnObjective, StandInObjective
+from memory_defense.defenses.pixeldefend import PixelCnnObjective, StandInObjective
 from memory_defense.recipes.parts import CLASSIFIER_B_WEIGHT
 from memory_defense.recipes.recipe import (
     EvaluationPlan,

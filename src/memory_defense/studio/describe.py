@@ -7,7 +7,6 @@ from functools import cache
 import torch
 from torch import nn
 
-import memory_defense
 from memory_defense.attacks import ATTACKS
 from memory_defense.contracts import Flagging, SlotDefense
 from memory_defense.randomness import ImageDraws
@@ -19,6 +18,7 @@ from memory_defense.studio.play import OPTION_LIMITS, options_of
 from memory_defense.studio.runs import Run
 from memory_defense.studio.uploads import UPLOAD_LIMITS
 from memory_defense.threat import BALLS, ball
+from memory_defense.version import __version__
 
 
 class RunView(Message):
@@ -108,7 +108,7 @@ class Thumbnails(Message):
 def shelf(library: Library) -> Shelf:
     """Return all runs and attacks."""
     return Shelf(
-        version=memory_defense.__version__,
+        version=__version__,
         runs=[_run_view(library, run) for run in library.runs.all().values()],
         attacks=[_attack_view(name) for name in ATTACKS],
         upload_bytes=UPLOAD_LIMITS.file_bytes,

@@ -65,7 +65,7 @@ class Known:
     def check_fits(self, name: str, attack: Attack) -> None:
         """Raise ValueError for an attack that cannot use what makes this knowledge another one.
 
-        The evaluator pairs them in the same way (`recipes.campaign`).
+        The evaluator pairs them in the same way (`workflows.evaluate`).
 
         Parameters
         ----------

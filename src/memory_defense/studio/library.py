@@ -16,14 +16,13 @@ import torch
 from memory_defense.contracts import Defense, Images
 from memory_defense.data.images import ImageSet, load_dataset
 from memory_defense.data.sources import DataNotFoundError
-from memory_defense.data.spec import DATASETS
-from memory_defense.recipes.build import images_of
-from memory_defense.recipes.load import load
+from memory_defense.data.spec import DATASETS, images_of
 from memory_defense.recipes.recipe import ModelSpec
 from memory_defense.studio.messages import ImageChoice
 from memory_defense.studio.own_images import own_source, own_test_images
 from memory_defense.studio.play import Posed, Subject
 from memory_defense.studio.runs import Run, Runs
+from memory_defense.systems.load import load
 
 KEPT = 4
 """Defenses in memory, and sets of people's own test images; what was used longest ago makes room."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from memory_defense.data.images import ImageSet
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS
-from memory_defense.recipes.images_from import ImagesFrom, kept_images_from, splits_of
 from memory_defense.studio.runs import Run
+from memory_defense.workflows.run_images import ImagesFrom, kept_images_from, splits_of
 
 _INSTEAD = "upload or draw one"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memory_defense.checks import nearest
-from memory_defense.recipes.run_directory import RunDirectory
+from memory_defense.run_directory import RunDirectory
 
 DEPTH = 3
 """Levels of directories below the root that are looked into."""

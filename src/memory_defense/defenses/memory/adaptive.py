@@ -13,23 +13,16 @@ differ in the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from memory_defense.contracts import Adaptation, Classifier, Images, Labels, Logits, Rows
-from memory_defense.defenses.memory.evidence import score
+from memory_defense.contracts import Adaptation, Images, Logits, PerImage
+from memory_defense.defenses.flagging import SilentBinder
+from memory_defense.defenses.memory.slotted import SlottedClassifier
 from memory_defense.defenses.memory.surrogates import EndToEnd
 from memory_defense.wrappers import replace_value
-
-if TYPE_CHECKING:
-    from memory_defense.defenses.memory.defense import MemoryDefense
-
-SMALLEST_UNIT = 1e-6
-"""What an excess is measured in where the threshold is nearly 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +44,7 @@ class Joint:
         For a negative weight.
     """
 
-    defense: MemoryDefense
+    defense: SlottedClassifier
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -72,66 +65,23 @@ class Joint:
         return replace_value(value.detach(), carrier + self.weight * value.log_softmax(1))
 
 
-@dataclass(frozen=True, eq=False)
-class _Silent:
-    """End-to-end logits in which the right class gains by what the flag would say; row-bound.
+def adaptive_set(
+    defense: SlottedClassifier, excess: Callable[[Images], PerImage] | None = None
+) -> Mapping[str, Adaptation]:
+    """Return every adaptation by name; ``silent`` only where the defense flags.
 
     Parameters
     ----------
     defense
-        With a threshold.
-    right
-        (B,) the classes answered for the clean images.
-    weight
-        Logits for each unit of the score above the threshold, in units of the threshold.
+        Its logits are every adaptation's.
+    excess
+        (B, C, H, W) to (B,), above 0 for the images that are flagged (`flagging.ThresholdFlag.excess`); None while
+        there is no threshold.
     """
-
-    defense: MemoryDefense
-    right: Labels
-    weight: float
-
-    def __call__(self, images: Images) -> Logits:
-        """Return logits (B, K) whose largest is a wrong class only if the image would not be flagged."""
-        logits = EndToEnd(self.defense)(images)
-        excess = self.excess(images)
-        flagged = excess > 0
-        # A flagged image must not count as fooled, whatever the lead: the right class is lifted above all others.
-        lead = (logits.detach().amax(1) - logits.detach().gather(1, self.right[:, None]).squeeze(1)).clamp(min=0)
-        lift = torch.where(flagged, self.weight * excess + lead + 1e-3, 0.0)
-        return logits.scatter_add(1, self.right[:, None], lift[:, None].to(logits.dtype))
-
-    def excess(self, images: Images) -> Tensor:
-        """Return (B,) how far the score lies above the threshold, as a share of it; negative below."""
-        defense = self.defense
-        threshold = defense.flag_threshold
-        assert threshold is not None
-        unit = max(abs(threshold), SMALLEST_UNIT)
-        return (score(defense, defense.flag_score, images) - threshold) / unit
-
-    def rows(self, index: Rows) -> _Silent:
-        """Return the classifier for these rows."""
-        return _Silent(self.defense, self.right[index], self.weight)
-
-
-@dataclass(frozen=True, eq=False)
-class SilentBinder:
-    """The adaptation ``silent``: remembers what the defense answers for the clean images."""
-
-    defense: MemoryDefense
-    weight: float = 10.0
-
-    def bind(self, clean: Images) -> Classifier:
-        """Return the classifier for attacks on these images."""
-        with torch.no_grad():
-            return _Silent(self.defense, self.defense(clean).argmax(1), self.weight)
-
-
-def adaptive_set(defense: MemoryDefense) -> Mapping[str, Adaptation]:
-    """Return every adaptation by name; ``silent`` only where the defense flags."""
     published = {
         "steering": Adaptation(Joint(defense, weight=0.0), towards_each_class=True),
         "joint": Adaptation(Joint(defense)),
     }
-    if defense.flag_threshold is not None:
-        published["silent"] = Adaptation(SilentBinder(defense), fights_flag=True)
+    if excess is not None:
+        published["silent"] = Adaptation(SilentBinder(EndToEnd(defense), excess), fights_flag=True)
     return published

@@ -14,17 +14,14 @@ Both are differentiable, so that an adversary can fight them (`adaptive`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from memory_defense.checks import nearest
 from memory_defense.contracts import Images, PerImage
+from memory_defense.defenses.memory.slotted import SlottedClassifier
 from memory_defense.passes import GRANULE
-
-if TYPE_CHECKING:
-    from memory_defense.defenses.memory.defense import MemoryDefense
 
 SMALLEST_SPREAD = 1e-12
 """Spread of the slots' errors below which they are no evidence."""
@@ -33,13 +30,13 @@ RECONSTRUCTIONS = 4096
 """About so many are held at once, so that many classes do not need memory for all images' slots."""
 
 
-def reconstruction(defense: MemoryDefense, images: Images) -> PerImage:
+def reconstruction(defense: SlottedClassifier, images: Images) -> PerImage:
     """Return (B,) the mean squared error of the reconstruction from the slot that the selector chooses."""
     rebuilt = defense.reconstruct(images, defense.choose_slots(images))
     return (images - rebuilt).square().flatten(1).mean(1)
 
 
-def disagreement(defense: MemoryDefense, images: Images) -> PerImage:
+def disagreement(defense: SlottedClassifier, images: Images) -> PerImage:
     """Return (B,) in [0, 1] how little the slots' evidence supports the selector; see `regret`."""
     at_once = max(RECONSTRUCTIONS // defense.classes // GRANULE, 1) * GRANULE
     errors = [
@@ -64,20 +61,20 @@ def regret(errors: Tensor, probabilities: Tensor) -> PerImage:
     return (expected / (high - low).clamp_min(SMALLEST_SPREAD)).clamp(0, 1)
 
 
-SCORES: dict[str, Callable[[MemoryDefense, Images], PerImage]] = {
+SCORES: dict[str, Callable[[SlottedClassifier, Images], PerImage]] = {
     "reconstruction": reconstruction,
     "disagreement": disagreement,
 }
 """Every score by name; the density of an image is no part of this defense."""
 
 
-def score(defense: MemoryDefense, name: str, images: Images) -> PerImage:
+def score(defense: SlottedClassifier, name: str, images: Images) -> PerImage:
     """Return one score (B,); raise ValueError for a name that is not in `SCORES`."""
     if name not in SCORES:
         raise nearest(name, SCORES, "score")
     return SCORES[name](defense, images)
 
 
-def evidence(defense: MemoryDefense, images: Images) -> Mapping[str, PerImage]:
+def evidence(defense: SlottedClassifier, images: Images) -> Mapping[str, PerImage]:
     """Return every score by name, (B,) each."""
     return {name: one(defense, images) for name, one in SCORES.items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,7 @@ from torch.nn import functional as F
 
 from memory_defense.contracts import Batch, Images, Labels
 from memory_defense.defenses.memory.slots import class_mask
-
-if TYPE_CHECKING:
-    from memory_defense.defenses.memory.defense import MemoryDefense
+from memory_defense.defenses.memory.slotted import SlottedClassifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +54,7 @@ def entropy(weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryObjective:
-    """Eq. 13 as an objective on a `MemoryDefense`: trains all of it but the selector.
+    """Eq. 13 as an objective on a `SlottedClassifier`: trains all of it but the selector.
 
     Raises
     ------
@@ -86,14 +84,14 @@ class MemoryObjective:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(map(repr, known))}")
 
-    def __call__(self, model: MemoryDefense, batch: Batch) -> MemoryLosses:
+    def __call__(self, model: SlottedClassifier, batch: Batch) -> MemoryLosses:
         """Return the losses of one batch; noise is drawn in train mode only."""
         seen = batch.images
         if model.training and self.noise_std:
             seen = seen + self.noise_std * batch.draws.normal(*seen.shape[1:]).to(seen)
         return self.losses(model, batch.images, batch.labels, seen)
 
-    def losses(self, model: MemoryDefense, clean: Images, labels: Labels, seen: Images) -> MemoryLosses:
+    def losses(self, model: SlottedClassifier, clean: Images, labels: Labels, seen: Images) -> MemoryLosses:
         """Return the losses when the defense sees `seen` and is to reconstruct `clean`, both (B, C, H, W)."""
         slots = labels if self.slot_source == "label" else model.choose_slots(clean)
         goal = model.normalize(clean)
@@ -124,7 +122,7 @@ class MemoryObjective:
 
 
 def nontarget_gradient_share(
-    model: MemoryDefense, images: Images, labels: Labels, objective: MemoryObjective | None = None
+    model: SlottedClassifier, images: Images, labels: Labels, objective: MemoryObjective | None = None
 ) -> float:
     """Return how much of the memory's training gradient comes from the non-target term, in [0, 1] when inert.
 

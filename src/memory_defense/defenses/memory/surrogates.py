@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from memory_defense.contracts import Binding, Classifier, Images, Labels, Logits, Rows
 from memory_defense.defenses.memory.slots import class_mask
+from memory_defense.defenses.memory.slotted import SlottedClassifier
 from memory_defense.wrappers import replace_value
-
-if TYPE_CHECKING:
-    from memory_defense.defenses.memory.defense import MemoryDefense
 
 TRANSFER_KNOWLEDGE = frozenset({"fixed-slots", "target-classifier", "undefended"})
 """Surrogates that decide otherwise than the defense: an error of theirs need not be one of the defense.
@@ -39,7 +36,7 @@ class FixedSlots:
         (B,) one slot for each row.
     """
 
-    defense: MemoryDefense
+    defense: SlottedClassifier
     slots: Labels
 
     def __call__(self, images: Images) -> Logits:
@@ -60,7 +57,7 @@ class FixedSlots:
 class SlotFreezer:
     """The knowledge ``fixed-slots``: freezes the slots that the selector chooses for the clean images."""
 
-    defense: MemoryDefense
+    defense: SlottedClassifier
 
     def bind(self, clean: Images) -> FixedSlots:
         """Return the defense with these images' slots."""
@@ -88,7 +85,7 @@ class EndToEnd:
         For a temperature that is not positive.
     """
 
-    defense: MemoryDefense
+    defense: SlottedClassifier
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -115,21 +112,23 @@ class EndToEnd:
 class TargetClassifierAlone:
     """The knowledge ``target-classifier``: classifier-B on the image itself, without selector or memory."""
 
-    defense: MemoryDefense
+    defense: SlottedClassifier
 
     def __call__(self, images: Images) -> Logits:
         """Return logits (B, K)."""
         return self.defense.classifier_b(self.defense.normalize(images))
 
 
-def published_surrogates(defense: MemoryDefense) -> Mapping[str, Classifier | Binding]:
-    """Return every surrogate by its knowledge; ``undefended`` only where a transfer source was given."""
+def published_surrogates(
+    defense: SlottedClassifier, transfer_source: Classifier | None = None
+) -> Mapping[str, Classifier | Binding]:
+    """Return every surrogate by its knowledge; ``undefended`` only where a transfer source is given."""
     surrogates: dict[str, Classifier | Binding] = {
         "fixed-slots": SlotFreezer(defense),
         "selector": defense.selector,
         "end-to-end": EndToEnd(defense),
         "target-classifier": TargetClassifierAlone(defense),
     }
-    if defense.transfer_source is not None:
-        surrogates["undefended"] = defense.transfer_source
+    if transfer_source is not None:
+        surrogates["undefended"] = transfer_source
     return surrogates

@@ -1,0 +1,1 @@
+"""The audit of an evaluation; `run.audit` is its entry."""

@@ -1,0 +1,236 @@
+"""Checks of the set of attacks: what one kind found that another should have found, and what nobody tried.
+
+A cascade shows an attack only what is still standing, so two kinds of attack are compared on the images that both
+of them saw, never by their accuracies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from memory_defense.contracts import Ball
+from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
+from memory_defense.evaluation.audit.findings import TWO_TENTHS, Check, Findings, gradient_free, line, pieces
+from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.record import AuditLine
+from memory_defense.evaluation.replay import EARLIER
+from memory_defense.evaluation.state import CaseState
+
+_PILOT_SHARE = 0.05
+"""Where a rival saw only a few of the images that another case broke, this share of them is beyond chance."""
+
+Run = tuple[Case, CaseState]
+Chosen = Callable[[Case], bool]
+
+_SCOUT_SHARE = 0.02
+"""What a scout without gradients may find that the scouts with gradients do not."""
+
+
+def _inside(runs: Sequence[Run], ball: Ball) -> list[Run]:
+    """Return the runs whose images count in this ball."""
+    return [
+        run
+        for run in runs
+        if run[0].ball.norm == ball.norm and run[0].ball.epsilon <= ball.epsilon and run[0].purpose != "curve"
+    ]
+
+
+def _found_alone(findings: Findings, winners: Chosen, rivals: Chosen) -> float | None:
+    """Return the largest share of images, over the balls, that a winner broke and no rival that saw them did.
+
+    A winner's image counts where every rival of this ball, outward cases left aside, saw it; the share is
+    of all images. Of the images that only some rivals saw, as in a cascade's pilot, the share among them counts,
+    if it is above `_PILOT_SHARE`. None where no image was shown to both.
+    """
+    shares: list[float] = []
+    for broken in findings.evaluation.broken:
+        counting = _inside(findings.tried, broken.ball)
+        here = [run for run in counting if run[0].ball == broken.ball]
+        ours = [one for case, one in here if winners(case)]
+        theirs = [(case, one) for case, one in here if rivals(case)]
+        leading = [one for case, one in theirs if case.role != "outward"] or [one for _, one in theirs]
+        if not ours or not leading:
+            continue
+        attacked = torch.stack([one.done for one in ours]).any(0)
+        won = torch.stack([one.fooled for one in ours]).any(0)
+        lost = torch.stack([one.fooled for case, one in counting if rivals(case)]).any(0)
+        every = attacked & torch.stack([one.done for one in leading]).all(0)
+        some = attacked & torch.stack([one.done for one in leading]).any(0)
+        alone = won & ~lost
+        if every.any():
+            shares.append(int((alone & every).sum()) / len(alone))
+        few = some & ~every
+        if few.any() and (share := int((alone & few).sum()) / int(few.sum())) > _PILOT_SHARE:
+            shares.append(share)
+    return max(shares, default=None)
+
+
+def black_box_stronger(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.1, and AutoAttack's flag: whoever sees more must not find less.
+
+    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`).
+    """
+
+    def rivals(case: Case) -> bool:
+        return not gradient_free(case) and not findings.transfers(case)
+
+    def alone(*, scouts: bool) -> float | None:
+        return _found_alone(
+            findings,
+            lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
+            rivals,
+        )
+
+    late, early = alone(scouts=False), alone(scouts=True)
+    shares = [share for share in (late, early) if share is not None]
+    masked = (late or 0.0) > TWO_TENTHS or (early or 0.0) > _SCOUT_SHARE
+    return line(
+        "no gradient-free attack finds what gradients miss",
+        masked if shares else None,
+        max(shares, default=None),
+        "largest share of images in one ball that an attack without gradients broke, and no gradient attack that "
+        "saw the same image did; above 0.2 points, or 2 for a scout that went ahead of the better ones, the "
+        "gradients are masked, or the gradient attacks too weak",
+        "differentiate a stand-in (wrappers.Bpda, StraightThrough), use the margin loss, raise steps and restarts; "
+        "until then believe the attack without gradients, and give it more queries",
+    )
+
+
+def transfer_stronger(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.1: images made for another model must not beat those made for this one."""
+    share = _found_alone(findings, findings.transfers, lambda case: not findings.transfers(case))
+    return line(
+        "no transferred image finds what white-box attacks miss",
+        None if share is None else share > TWO_TENTHS,
+        share,
+        "largest share of images in one ball that were broken by an image made for another model, or found by an "
+        "earlier evaluation, and by no white-box attack that saw the same image; above 0.2 points the white-box "
+        "attacks are misled",
+        "start the white-box attack from the transferred image, or differentiate the model it was made for",
+    )
+
+
+def every_gradient_exists(findings: Findings) -> AuditLine:
+    """A gradient attack that met no gradient has tested nothing, whatever accuracy it left."""
+    runs = [(case, one) for case, one in findings.tried if not gradient_free(case)]
+    without = [one for _, one in runs if "differentiably" in one.note]
+    share = len(without) / len(runs) if runs else None
+    return line(
+        "every gradient attack had a gradient",
+        None if share is None else share > 0,
+        share,
+        "share of the gradient attacks that could not run because the logits do not depend on the image "
+        "differentiably; the accuracy under them is the clean one and proves nothing",
+        "publish a surrogate with a stand-in for the step that cuts the gradient (wrappers.Bpda, StraightThrough), "
+        "and add attacks without gradients",
+    )
+
+
+def enough_classes(findings: Findings) -> AuditLine:
+    """The DLR loss orders the logits: it needs 3 classes, its targeted form 4 (Croce & Hein 2020)."""
+    answered = findings.logits(findings.evaluation.images[:1]).shape[1]
+    needed = 2
+    for case, _ in findings.tried:
+        for attack in pieces(case):
+            if getattr(attack, "loss", "") == "dlr":
+                needed = max(needed, 4 if hasattr(attack, "targets") else 3)
+    return line(
+        "classes suit the losses",
+        answered != findings.classes or answered < needed,
+        float(answered),
+        f"classes that the model answers with; the data have {findings.classes}, and the losses that were used "
+        f"order {needed}",
+        "use the margin loss where there are fewer than 4 classes; build the model for the classes of the data",
+    )
+
+
+def _coverage(check: str, meaning: str, remedy: str, count: Callable[[Findings], int], least: int = 1) -> Check:
+    """Return the check that something was tried at least so often; where it was not, the check did not run."""
+
+    def run(findings: Findings) -> AuditLine:
+        found = count(findings)
+        return line(check, False if found >= least else None, float(found), meaning, remedy)
+
+    return run
+
+
+def _attacks(findings: Findings, chosen: Callable[[object], bool]) -> int:
+    return sum(any(chosen(piece) for piece in pieces(case)) for case, _ in findings.tried)
+
+
+def _targeted(attack: object) -> bool:
+    return bool(getattr(attack, "targeted", False)) or hasattr(attack, "targets")
+
+
+def _both_ways(findings: Findings) -> int:
+    """Return the number of kinds among gradient attacks: towards a class, and away from one."""
+    kinds = {
+        _targeted(piece)
+        for case, _ in findings.tried
+        if not findings.transfers(case)
+        for piece in pieces(case)
+        if not getattr(piece, "gradient_free", False)
+    }
+    return len(kinds)
+
+
+def every_knowledge_attacked(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 3: the adaptive adversary uses whatever is known about the defense."""
+    known = findings.white_box
+    used = {case.knowledge for case, _ in findings.tried}
+    share = sum(name in used for name in known) / len(known) if known else None
+    missing = [name for name in known if name not in used]
+    exact = f"; never attacked: {', '.join(missing)}" if missing else ""
+    return line(
+        "every published white-box knowledge was attacked",
+        None if share is None else share < 1,
+        share,
+        "share of the surrogates deciding as the defense does, and of its adaptations, that some attack followed; "
+        f"for a plain classifier that is the classifier itself{exact}",
+        f"attack with every knowledge that the defense publishes, {EXACT_KNOWLEDGE!r} and its adaptive set first",
+    )
+
+
+ATTACK_CHECKS: dict[str, Check] = {
+    "black-box": black_box_stronger,
+    "transfer": transfer_stronger,
+    "undifferentiable": every_gradient_exists,
+    "classes": enough_classes,
+    "adaptive": every_knowledge_attacked,
+    "both-ways": _coverage(
+        "targeted and untargeted gradient attacks were run",
+        "kinds of gradient attack that were run: away from the true class, towards another one",
+        "add a targeted attack (apgd-t, pgd-t), or an untargeted one",
+        _both_ways,
+        least=2,
+    ),
+    "gradient-free": _coverage(
+        "an attack without gradients was run",
+        "cases whose attack never asks for a gradient; without one, masked gradients cannot be told from "
+        "robustness",
+        "add 'square'",
+        lambda findings: _attacks(findings, lambda attack: bool(getattr(attack, "gradient_free", False))),
+    ),
+    "hard-label": _coverage(
+        "an attack that sees labels alone was run",
+        "cases whose attack sees the predicted class only, which no masking of the logits can mislead",
+        "add 'hop-skip-jump'",
+        lambda findings: _attacks(findings, lambda attack: bool(getattr(attack, "hard_label", False))),
+    ),
+    "transferred": _coverage(
+        "a transfer attack was run",
+        "cases whose images were made for another model, or found by an earlier evaluation",
+        f"give the defense a transfer source, or start from another record's images (knowledge {EARLIER!r})",
+        lambda findings: sum(findings.transfers(case) for case, _ in findings.tried),
+    ),
+    "norms": _coverage(
+        "more than one norm was tried",
+        "norms in which the defense was attacked; robustness in one says little about another",
+        "add a ball of the other norm",
+        lambda findings: len({case.ball.norm for case, _ in findings.tried}),
+        least=2,
+    ),
+}
+"""Checks of the attacks, in the order of the report."""

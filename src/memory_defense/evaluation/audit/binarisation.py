@@ -1,0 +1,248 @@
+"""The binarisation test (Zimmermann et al. 2022): can the attack break a model that is known to break?
+
+For each image x, random points x_i on the surface of its ball are drawn, and phi is what the defense computes: what
+enters its last linear layer, or else its logits. The furthest point p in phi is planted as an adversarial example:
+
+    w = phi(p) - phi(x),   s_i = <w, phi(x_i) - phi(x)>,   t = (max(0, max_{i != p} s_i) + |w|^2) / 2
+
+The readout answers "adversarial" where <w, phi - phi(x)> > t. By Cauchy and Schwarz p lies beyond t and every other
+point, as well as x, on this side: the model's robust accuracy is 0 by construction, and random points do not show
+it. The attack starts at x. Where it finds nothing it is too weak for this defense, or led astray by its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from memory_defense.contracts import Ball, Classifier, Images, Logits, PerImage, Rows
+from memory_defense.evaluation.audit.findings import Findings, gradient_free, line
+from memory_defense.evaluation.audit.probes import surface_point
+from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.record import AuditLine
+from memory_defense.evaluation.state import CaseState
+from memory_defense.randomness import ImageDraws
+from memory_defense.wrappers import modules_of, rows_of
+
+IMAGES = 32
+"""Images that a readout is made for."""
+
+POINTS = 64
+"""Random points on the surface of each ball, the planted one among them."""
+
+SMALL_SET = 2000
+"""The most images of an evaluation for which the test is run unasked."""
+
+BUDGET = 20.0
+"""Seconds that the attacks may take, judged by what they took in the evaluation."""
+
+_FEWEST = 8
+_SUCCESS = 0.95
+_GAP = 1e-3
+"""The planted point must lead the others by this share of its own score."""
+
+_CHECK = "the attack breaks a model that is known to break"
+_REMEDY = (
+    "raise steps and restarts, use another loss, or differentiate a stand-in (wrappers.Bpda): until the attack "
+    "passes, what it leaves standing proves nothing"
+)
+_OUT_OF_REACH = -10.0
+"""Logit of the classes beyond the two: losses that order several classes find enough of them, and none wins."""
+
+Features = Callable[[Classifier, Images], Tensor]
+"""A model, and images (B, C, H, W), to phi: what the readouts see (B, D)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """A classifier for each row: class 0 near its clean image, class 1 beyond its threshold.
+
+    Parameters
+    ----------
+    features
+        phi.
+    target
+        The model that is tested, restricted to the same rows.
+    centre, direction
+        (B, D) phi(x) and w.
+    threshold
+        (B,) t, positive.
+    classes
+        Columns of the answer, at least 2.
+    """
+
+    features: Features
+    target: Classifier
+    centre: Tensor
+    direction: Tensor
+    threshold: PerImage
+    classes: int
+
+    def __call__(self, images: Images) -> Logits:
+        """Return logits (B, K): 0, then the score, which is -1 at the clean image and 0 at the threshold."""
+        offset = self.features(self.target, images) - self.centre
+        score = (offset * self.direction).sum(1) / self.threshold - 1
+        rest = score.new_full((len(images), self.classes - 2), _OUT_OF_REACH)
+        return torch.cat([torch.zeros_like(score)[:, None], score[:, None], rest], 1)
+
+    def rows(self, index: Rows) -> Readout:
+        """Return the classifier for these rows."""
+        parts = (self.centre[index], self.direction[index], self.threshold[index])
+        return Readout(self.features, rows_of(self.target, index), *parts, self.classes)
+
+
+@contextmanager
+def features_of(model: Classifier, images: Images) -> Generator[Features]:
+    """Yield the features: what enters the linear layer whose output the model returns, or else its logits."""
+    entered: list[Tensor] = []
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    linear = [one for one in modules_of(model) if isinstance(one, nn.Linear)]
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs:
+            seen[module] = (inputs[0], output)
+
+    handles = [one.register_forward_hook(look) for one in linear]
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = [
+        one for one, (entry, out) in seen.items() if entry.dim() == 2 and torch.equal(out[: len(logits)], logits)
+    ]
+
+    def logits_of(target: Classifier, points: Images) -> Tensor:
+        return target(points)
+
+    def penultimate(target: Classifier, points: Images) -> Tensor:
+        entered.clear()
+        target(points)
+        return entered[-1][: len(points)]
+
+    if not last:
+        yield logits_of
+        return
+    handle = last[0].register_forward_hook(lambda _module, inputs, _output: entered.append(inputs[0]))
+    try:
+        yield penultimate
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def plant(
+    target: Classifier, features: Features, clean: Images, ball: Ball, draws: ImageDraws, classes: int
+) -> tuple[Readout, PerImage, Images]:
+    """Return a readout for each image, whether it could be made, and the planted adversarial images.
+
+    It cannot be made where phi does not tell the furthest point from the second one, as where a defense gives the
+    same answer all over the ball.
+    """
+    centre = features(target, clean)
+    points = [surface_point(ball, clean, draws.child(number)) for number in range(POINTS)]
+    offsets = torch.stack([features(target, one) - centre for one in points])  # (P, B, D)
+    furthest: Rows = offsets.square().sum(2).argmax(0)  # (B,)
+    each = torch.arange(len(clean), device=clean.device)
+    direction = offsets[furthest, each]
+    scores = (offsets * direction).sum(2)  # (P, B)
+    own = scores[furthest, each]
+    others = scores.scatter(0, furthest[None], -torch.inf).amax(0).clamp(min=0)
+    made = (own > 0) & (others < (1 - _GAP) * own)
+    threshold = torch.where(made, (own + others) / 2, torch.ones_like(own))
+    planted = torch.stack(points)[furthest, each]
+    return Readout(features, target, centre, direction, threshold, classes), made, planted
+
+
+def _suitable(findings: Findings) -> tuple[Ball | None, list[tuple[Case, CaseState]]]:
+    """Return a ball and its gradient attacks on the exact model, in order: the ball with the most of them."""
+    best: tuple[Ball | None, list[tuple[Case, CaseState]]] = (None, [])
+    for ball in findings.balls:
+        runs = [
+            (case, one)
+            for case, one in findings.tried
+            if case.ball == ball and case.purpose != "curve" and case.knowledge == findings.exact
+            if not gradient_free(case) and not findings.transfers(case)
+        ]
+        if ball.epsilon > 0 and len(runs) > len(best[1]):
+            best = (ball, runs)
+    return best
+
+
+def _affordable(runs: list[tuple[Case, CaseState]], images: int) -> list[Case]:
+    """Return the cases that together stay in the budget, if they take here what they took in the evaluation."""
+    spent, cases = 0.0, list[Case]()
+    for case, one in runs:
+        spent += one.seconds / int(one.done.sum()) * images
+        if spent <= BUDGET:
+            cases.append(case)
+    return cases
+
+
+def binarisation(findings: Findings) -> AuditLine:
+    """Run the evaluation's gradient attacks, in their order, against planted adversarial examples."""
+    evaluation = findings.evaluation
+    ball, runs = _suitable(findings)
+    rows = evaluation.correct.nonzero().squeeze(1)[:IMAGES]
+    cases = _affordable(runs, len(rows))
+    share, used, reason = None, 0, _obstacle(findings, runs, cases, rows)
+    if not reason and ball is not None:
+        broken, used = _attack(findings, ball, cases, rows)
+        if used < _FEWEST:
+            reason = "what the defense computes does not change within the ball, or for a few images only"
+        else:
+            share = broken / used
+    return line(
+        _CHECK,
+        None if share is None else share < _SUCCESS,
+        share,
+        "share of images on which the evaluation's gradient attacks find an adversarial example of a readout of "
+        "the defense's own features that has one in the ball by construction"
+        + (f"; not run: {reason}" if reason else f" ({used} images)"),
+        _REMEDY,
+    )
+
+
+def _obstacle(findings: Findings, runs: Sequence[object], cases: Sequence[Case], rows: Rows) -> str:
+    """Return why the test cannot run, or nothing."""
+    reasons = {
+        f"more than {SMALL_SET} images; ask for it": findings.binarisation is None
+        and len(findings.evaluation.images) > SMALL_SET,
+        "not asked for": findings.binarisation is False,
+        "no gradient attack on the exact model in a bounded ball": not runs,
+        f"the attacks would take more than {BUDGET:g} s": not cases,
+        f"fewer than {_FEWEST} images are classified correctly": len(rows) < _FEWEST,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _attack(findings: Findings, ball: Ball, cases: Sequence[Case], rows: Rows) -> tuple[int, int]:
+    """Return how many readouts the cases break, one after the other, of how many that could be made."""
+    clean = findings.evaluation.images[rows]
+    target = findings.surrogate(findings.exact, clean)
+    draws = findings.draws("binarisation", len(findings.evaluation.images)).rows(rows)
+    with features_of(target, clean) as features:
+        readout, made, _ = plant(target, features, clean, ball, draws.child("points"), max(4, findings.classes))
+        usable = made.nonzero().squeeze(1)
+        standing = usable
+        for case in cases:
+            if len(standing):
+                own = draws.child(case.name).rows(standing)
+                standing = standing[~_fooled(case, readout.rows(standing), clean[standing], own)]
+    return len(usable) - len(standing), len(usable)
+
+
+def _fooled(case: Case, readout: Readout, clean: Images, draws: ImageDraws) -> PerImage:
+    """Return (B,) bool: the attack found class 1 inside the ball."""
+    labels = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
+    try:
+        tried = case.attack(readout, clean, labels, case.ball, draws)
+    except ValueError:  # no gradient, or one that is not finite: nothing was found
+        return labels.bool()
+    with torch.no_grad():
+        return case.ball.contains(tried, clean) & (readout(tried).argmax(1) == 1)

@@ -1,0 +1,121 @@
+"""Probes of the attacked model: is there a gradient to follow, and does noise find what the attacks do not?"""
+
+from __future__ import annotations
+
+import torch
+
+from memory_defense.contracts import Ball, Classifier, Images, Labels, PerImage
+from memory_defense.evaluation.audit.findings import Check, Findings, line
+from memory_defense.evaluation.metrics import wrong_answers
+from memory_defense.evaluation.record import AuditLine
+from memory_defense.losses import AdversarialLoss, cross_entropy, margin
+from memory_defense.randomness import ImageDraws
+from memory_defense.wrappers import rows_of
+
+NOISE_DRAWS = 50
+"""Random points of each image's ball that are judged."""
+
+_NOISED = 64
+"""Images that noise is tried on."""
+
+_TOLERATED = 0.01
+"""Share of images without a gradient above which an attack is not to be believed."""
+
+
+def surface_point(ball: Ball, clean: Images, draws: ImageDraws) -> Images:
+    """Return a random point of each ball's surface, inside [0, 1]: a corner of the cube, or a random direction."""
+    step = ball.ascent(draws.normal(*clean.shape[1:]).to(clean))
+    return ball.project(clean + ball.epsilon * step, clean)
+
+
+def without_gradient(model: Classifier, images: Images, labels: Labels, loss: AdversarialLoss) -> PerImage:
+    """Return (B,) bool: the gradient of the loss with respect to the image is exactly 0, or does not exist."""
+    try:
+        return _without_gradient(model, images, labels, loss)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+        halves = torch.arange(len(images), device=images.device).tensor_split(2)
+        parts = [without_gradient(rows_of(model, half), images[half], labels[half], loss) for half in halves]
+        return torch.cat(parts)
+
+
+def _without_gradient(model: Classifier, images: Images, labels: Labels, loss: AdversarialLoss) -> PerImage:
+    with torch.enable_grad():
+        leaf = images.detach().clone().requires_grad_()
+        losses = loss(model(leaf), labels)
+        gradient = None
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        return torch.ones_like(labels, dtype=torch.bool)
+    return (gradient == 0).flatten(1).all(1)
+
+
+def _gradient_exists(name: str, loss: AdversarialLoss, remedy: str) -> Check:
+    """Return AutoAttack's third flag, for one loss."""
+
+    def run(findings: Findings) -> AuditLine:
+        images, labels = findings.probe
+        model = findings.surrogate(findings.exact, images)
+        points = [images]
+        points += [
+            ball.random_point(images, findings.draws(f"gradient {ball.norm}", len(images)))
+            for ball in findings.balls
+            if ball.epsilon > 0
+        ]
+        share = max(float(without_gradient(model, one, labels, loss).float().mean()) for one in points)
+        return line(
+            f"the {name} has a gradient",
+            share > _TOLERATED,
+            share,
+            f"largest share of images where the gradient of the {name} is exactly 0, at the clean image or at a "
+            "random point of the ball; a gradient attack cannot move such an image",
+            remedy,
+        )
+
+    return run
+
+
+def stronger_than_many_draws(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.1: random noise with many draws, image by image, must find nothing new."""
+    evaluation = findings.evaluation
+    rows = evaluation.correct.nonzero().squeeze(1)[:_NOISED]
+    check = f"attacks find all that {NOISE_DRAWS} draws of noise do"
+    meaning = (
+        f"largest share of {len(rows)} images that one of {NOISE_DRAWS} random points on the surface of the ball "
+        "breaks and no attack did"
+    )
+    remedy = "give the attacks more steps, restarts or queries; for a randomised defense raise submissions"
+    balls = [ball for ball in findings.balls if ball.epsilon > 0]
+    if len(rows) == 0 or not balls:
+        return line(check, None, None, meaning, remedy)
+    clean, labels = evaluation.images[rows], evaluation.labels[rows]
+    worst = 0.0
+    for ball in balls:
+        draws = findings.draws(f"many draws {ball.norm}", len(evaluation.images)).rows(rows)
+        standing = evaluation.state.inside(ball).robust[rows].nonzero().squeeze(1)
+        missed = 0
+        for number in range(NOISE_DRAWS):
+            if len(standing) == 0:
+                break
+            noisy = surface_point(ball, clean[standing], draws.rows(standing).child(number))
+            wrong = wrong_answers(findings.defense, noisy, labels[standing], evaluation.submissions)
+            missed += int(wrong.sum())
+            standing = standing[~wrong]
+        worst = max(worst, missed / len(rows))
+    return line(check, worst > 0, worst, meaning, remedy)
+
+
+PROBES: dict[str, Check] = {
+    "zero-cross-entropy": _gradient_exists(
+        "cross-entropy", cross_entropy, "attack with the margin or the DLR loss, which do not saturate"
+    ),
+    "zero-margin": _gradient_exists(
+        "margin loss",
+        margin,
+        "differentiate a stand-in (wrappers.Bpda, StraightThrough), and attack without gradients",
+    ),
+    "many-draws": stronger_than_many_draws,
+}
+"""Probes, in the order of the report."""

@@ -1,0 +1,262 @@
+"""Checks of the finished numbers: sanity that any correct attack must show (Carlini et al. 2019, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from memory_defense.contracts import Ball
+from memory_defense.evaluation.audit.findings import HALF_POINT, Check, Findings, gradient_free, line, pieces
+from memory_defense.evaluation.cases import parameters_of
+from memory_defense.evaluation.metrics import predict
+from memory_defense.evaluation.record import AttackResult, AuditLine
+from memory_defense.evaluation.robustness import Outcome
+from memory_defense.threat import TOLERANCE
+
+
+def _pairs(findings: Findings, weak: str, strong: Iterable[str]) -> list[tuple[Outcome, Outcome]]:
+    """Return (weak, strong) outcomes with the same knowledge and ball."""
+    outcomes = [one for one in findings.evaluation.outcomes if one.case.purpose == "table"]
+    return [
+        (first, second)
+        for first in outcomes
+        for second in outcomes
+        if first.case.name == weak
+        and second.case.name in strong
+        and (first.case.knowledge, first.case.ball) == (second.case.knowledge, second.case.ball)
+    ]
+
+
+def iterative_beats_single_step(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.2: an iterative attack must be at least as strong as one step."""
+    pairs = [pair for pair in _pairs(findings, "fgsm", ("bim", "pgd")) if not findings.transfers(pair[0].case)]
+    gaps = [strong.result.accuracy - weak.result.accuracy for weak, strong in pairs]
+    worst = max(gaps, default=None)
+    return line(
+        "iterative at least as strong as single-step",
+        None if worst is None else worst > HALF_POINT,
+        worst,
+        "largest accuracy under an iterative attack less that under FGSM with the same knowledge and ball; "
+        "above 0 the iterative attack is stuck, which points to masked gradients",
+        "raise steps or restarts, use the margin loss, or differentiate a smoother surrogate",
+    )
+
+
+def stronger_than_noise(findings: Findings) -> AuditLine:
+    """An attack that random noise of the same budget matches has found nothing."""
+    evaluation = findings.evaluation
+    attacked: list[Ball] = [
+        outcome.case.ball
+        for outcome in evaluation.outcomes
+        if outcome.case.ball.norm == "linf" and outcome.case.purpose == "table"
+    ]
+    check = "attack stronger than random noise"
+    meaning = (
+        "accuracy under random sign noise minus worst-case accuracy in the same ball; near 0 the attacks are "
+        "no better than noise"
+    )
+    remedy = "attack the part that decides; try knowledge 'selector' and 'end-to-end'"
+    if not attacked:
+        return line(check, None, None, meaning, remedy)
+    ball = max(attacked, key=lambda one: one.epsilon)
+    signs = 2 * findings.draws("noise", len(evaluation.images)).integers(2, *evaluation.images.shape[1:]) - 1
+    noisy = (evaluation.images + ball.epsilon * signs).clamp(0, 1)
+    under_noise = (predict(findings.defense, noisy) == evaluation.labels).float().mean().item()
+    worst = evaluation.state.inside(ball).robust.float().mean().item()
+    gap = under_noise - worst
+    return line(check, gap < HALF_POINT and worst > 1.5 / findings.classes, gap, meaning, remedy)
+
+
+def protocol_stronger_than_noise(findings: Findings) -> AuditLine:
+    """The same question for each knowledge alone: the weakest surrogate that was called an attack."""
+    evaluation = findings.evaluation
+    check = "every knowledge finds more than the weakest attack does"
+    best = {
+        one.ball.epsilon: one.robust.float().mean().item() for one in evaluation.broken if one.ball.norm == "linf"
+    }
+    meaning = (
+        "largest gap between what one knowledge leaves standing and the worst case in the same ball; where it is "
+        "large, reporting this knowledge alone would overstate robustness"
+    )
+    remedy = "report the worst case over every knowledge, never one protocol alone"
+    strongest: dict[tuple[float, str], float] = {}
+    for result in findings.results:
+        if result.epsilon in best and result.norm == "linf" and "purpose" not in result.parameters:
+            key = (result.epsilon, result.knowledge)
+            strongest[key] = min(strongest.get(key, 1.0), result.accuracy)
+    gaps = [left - best[key[0]] for key, left in strongest.items()]
+    worst = max(gaps, default=None)
+    return line(check, None if worst is None else worst > 0.1, worst, meaning, remedy)
+
+
+def _curves(findings: Findings) -> dict[str, list[AttackResult]]:
+    """Return each knowledge's curve, small radii first."""
+    curves: dict[str, list[AttackResult]] = {}
+    for result in findings.results:
+        if result.parameters.get("purpose") == "curve":
+            curves.setdefault(result.knowledge, []).append(result)
+    return {name: sorted(points, key=lambda one: one.epsilon) for name, points in curves.items()}
+
+
+def monotone_in_epsilon(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.3: a larger ball contains the smaller one."""
+    curves = [
+        points
+        for name, points in _curves(findings).items()
+        if name not in getattr(findings.defense, "transfer_knowledge", ())
+    ]
+    rises = [later.accuracy - earlier.accuracy for points in curves for earlier, later in pairwise(points)]
+    worst = max(rises, default=None)
+    return line(
+        "accuracy falls with epsilon",
+        None if worst is None else worst > 2 * HALF_POINT,
+        worst,
+        "largest rise of accuracy between two neighbouring radii of one curve; a rise means a failing optimiser",
+        "use step sizes that follow epsilon, more steps, or start from the smaller radius' images",
+    )
+
+
+def chance_at_large_epsilon(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.3: with half the pixel range any image can be turned grey."""
+    curves = [points for points in _curves(findings).values() if points[-1].epsilon >= 0.5]
+    lowest = min((points[-1].accuracy for points in curves), default=None)
+    return line(
+        "accuracy reaches chance at a large epsilon",
+        None if lowest is None else lowest > 1.5 / findings.classes,
+        lowest,
+        "lowest accuracy at an L-inf radius of at least 0.5, where every image can become plain grey; above "
+        "chance the attack fails for reasons of its own",
+        "attack with another knowledge, more steps, or without gradients",
+    )
+
+
+def curve_reaches_zero(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.3: the success rate against the budget must reach 100 %."""
+    ends = [points[-1].accuracy for points in _curves(findings).values() if len(points) > 1]
+    lowest = min(ends, default=None)
+    return line(
+        "the curve against epsilon reaches 0 %",
+        None if lowest is None else lowest > 0.01,
+        lowest,
+        "lowest accuracy at the end of any curve of accuracy against epsilon; an unbounded attack succeeds on "
+        "every image, so a curve that ends above 0 ends too early or belongs to a failing attack",
+        "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, mend the attack",
+    )
+
+
+def step_within_epsilon(findings: Findings) -> AuditLine:
+    """A step larger than the radius jumps between the ball's corners (the paper's BIM does)."""
+    steps = [
+        (parameters_of(case.attack).get("step_size"), case.ball.epsilon)
+        for case, _ in findings.tried
+        if "step_size" in parameters_of(case.attack) and case.ball.epsilon > 0
+    ]
+    ratios = [size / epsilon for size, epsilon in steps if isinstance(size, float)]
+    return line(
+        "step no larger than epsilon",
+        any(ratio > 1 for ratio in ratios) if steps else None,
+        max(ratios, default=None),
+        "largest step size that was set by hand, in units of epsilon; above 1 an iterative attack flips between "
+        "corners of its ball",
+        "leave step_size out, and it follows epsilon; a published setting may stay if it is labelled as such",
+    )
+
+
+def ball_respected(findings: Findings) -> AuditLine:
+    """Every returned image was measured before it was judged; a violation ends the evaluation."""
+    excess = [
+        float((one.distance[one.done] - case.ball.epsilon).max())
+        for case, one in findings.tried
+        if case.ball.epsilon != float("inf")
+    ]
+    worst = max(excess, default=None)
+    return line(
+        "every image inside its ball and inside [0, 1]",
+        None if worst is None else worst > TOLERANCE * 10,
+        worst,
+        "largest distance of any returned image beyond its radius, rounding included",
+        "mend the attack's projection; its result is refused",
+    )
+
+
+def better_than_chance(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 4: clean accuracy is reported along with robust accuracy."""
+    clean = findings.evaluation.clean
+    return line(
+        "clean accuracy, with its interval, is above chance",
+        clean.ci95[0] <= 1 / findings.classes,
+        clean.accuracy,
+        f"clean accuracy; its 95 % interval is {100 * clean.ci95[0]:.1f} to {100 * clean.ci95[1]:.1f} %. A "
+        "classifier that does no better than guessing has no robustness to measure",
+        "train the classifier, check that labels and images belong together, or evaluate more images",
+    )
+
+
+def more_iterations_change_nothing(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.2: an attack has converged when twice the iterations find nothing more."""
+    gains: list[float] = []
+    runs = [(case, one) for case, one in findings.tried if case.purpose != "curve" and not findings.transfers(case)]
+    for few, less in runs:
+        for many, more in runs:
+            if (few.knowledge, few.ball) != (many.knowledge, many.ball) or type(few.attack) is not type(
+                many.attack
+            ):
+                continue
+            short, long = parameters_of(few.attack), parameters_of(many.attack)
+            changed = {name for name in short if short[name] != long.get(name)}
+            budget = changed.pop() if len(changed) == 1 else ""
+            before, after = short.get(budget), long.get(budget)
+            if budget not in ("steps", "queries") or not isinstance(before, int) or not isinstance(after, int):
+                continue
+            if after < 2 * before:
+                continue
+            both = less.done & more.done
+            won = int((more.fooled & both).sum()) - int((less.fooled & both).sum())
+            gains.append(won / len(findings.evaluation.labels))
+    worst = max(gains, default=None)
+    return line(
+        "twice the iterations find nothing more",
+        None if worst is None else worst > HALF_POINT,
+        worst,
+        "largest share of all images that an attack breaks with at least twice the steps or queries, and not "
+        "without, all else equal; above 0 the shorter run has not converged, and perhaps the longer one has not "
+        "either",
+        "raise the steps until nothing changes; add a case that differs in its steps alone where this was not run",
+    )
+
+
+def several_starts(findings: Findings) -> AuditLine:
+    """Carlini et al. 2019, section 5.4: one start finds one local maximum."""
+    attacks = [
+        piece
+        for case, _ in findings.tried
+        if not gradient_free(case) and not findings.transfers(case)
+        for piece in pieces(case)
+        if hasattr(piece, "restarts") or hasattr(piece, "targets")
+    ]
+    starts = max(
+        (max(int(getattr(one, "restarts", 1)), int(getattr(one, "targets", 1))) for one in attacks), default=0
+    )
+    return line(
+        "gradient attacks start more than once",
+        False if starts > 1 else None,
+        float(starts),
+        "most runs that one gradient attack makes on an image: restarts, or target classes tried in turn",
+        "set restarts above 1, or add a targeted attack that tries several classes",
+    )
+
+
+RESULT_CHECKS: dict[str, Check] = {
+    "iterative": iterative_beats_single_step,
+    "noise": stronger_than_noise,
+    "knowledge": protocol_stronger_than_noise,
+    "monotone": monotone_in_epsilon,
+    "chance": chance_at_large_epsilon,
+    "curve-end": curve_reaches_zero,
+    "step": step_within_epsilon,
+    "ball": ball_respected,
+    "clean": better_than_chance,
+    "iterations": more_iterations_change_nothing,
+    "starts": several_starts,
+}
+"""Checks of the numbers, in the order of the report."""

@@ -1,0 +1,60 @@
+"""The audit: can these numbers be believed, and what is the defense really doing?
+
+Each check looks at finished outcomes or probes the defense, and says pass, fail or not run with a remedy. The
+checks follow Carlini et al. 2019 (On Evaluating Adversarial Robustness), the flags of AutoAttack (Croce & Hein
+2020), Zimmermann et al. 2022, and the ways in which a label-fed memory defense can mislead. ``docs/audit.md``
+explains every one.
+"""
+
+from __future__ import annotations
+
+from memory_defense.contracts import Defense, SlotDefense
+from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
+from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS, restored
+from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
+from memory_defense.evaluation.audit.findings import Check, Findings
+from memory_defense.evaluation.audit.probes import PROBES
+from memory_defense.evaluation.audit.results import RESULT_CHECKS
+from memory_defense.evaluation.audit.slots import SLOT_CHECKS
+from memory_defense.evaluation.record import AuditLine
+from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.randomness import seeded
+from memory_defense.wrappers import frozen
+
+CHECKS: dict[str, Check] = {
+    **RESULT_CHECKS,
+    **DEFENSE_CHECKS,
+    **PROBES,
+    "binarisation": binarisation_test,
+    **ATTACK_CHECKS,
+}
+"""Every check of any defense, in the order of the report."""
+
+
+def audit(
+    defense: Defense, evaluation: Evaluation, *, classes: int, seed: int, binarisation: bool | None = None
+) -> tuple[AuditLine, ...]:
+    """Run every check; those about slots only where the defense answers through slots.
+
+    The defense's parameters, buffers and modes, and the global random state, are as before afterwards.
+
+    Parameters
+    ----------
+    defense
+        What was evaluated.
+    evaluation
+        What `robustness.evaluate` returned for it.
+    classes
+        K, the number of classes of the data.
+    seed
+        Of the checks' own draws.
+    binarisation
+        Whether to run the binarisation test, which calls the evaluation's attacks once more, on 32 images. None
+        runs it for sets of at most 2000 images.
+    """
+    findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
+    with frozen(defense), restored(defense), seeded(seed, "audit"):
+        lines = [check(findings) for check in CHECKS.values()]
+        if isinstance(defense, SlotDefense):
+            lines += [check(defense, evaluation, seed) for check in SLOT_CHECKS.values()]
+    return tuple(lines)

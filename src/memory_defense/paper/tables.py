@@ -1,0 +1,287 @@
+"""Reproducing the paper's tables: train what is missing, evaluate it, one record for every row.
+
+Everything lies under one directory. Rows that several tables share are trained and evaluated once; what was stopped
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memory_defense.checks import nearest
+from memory_defense.contracts import Progress
+from memory_defense.data.images import Splits
+from memory_defense.evaluation.record import Record
+from memory_defense.files import write_text
+from memory_defense.paper.row_pool import RowPool
+from memory_defense.recipes.recipe import Recipe
+from memory_defense.recipes.rivals import rows_of
+from memory_defense.recipes.scales import SCALES, table_3_plan
+from memory_defense.run_directory import RunDirectory
+from memory_defense.systems.load import load
+from memory_defense.workflows.assess import assess
+from memory_defense.workflows.train import shared_stages, train
+
+DataSource = Callable[[str], Splits]
+"""From a dataset's name to its splits, on the device to work on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Which rows one table has."""
+
+    datasets: tuple[str, ...]
+    rows: tuple[str, ...]
+    """Last parts of the recipes' names: the paper's rows in its order, then systems it should have been compared
+    with."""
+    own_plan: bool = False
+    """Whether its attacks are Table 3's; else those of Tables 1 and 2."""
+
+
+REPRODUCTIONS: dict[str, Reproduction] = {
+    "table1": Reproduction(
+        datasets=("fashion-mnist",),
+        rows=(
+            "resnet-benign",
+            "pixeldefend",
+            "comdefend",
+            "resnet-offline",
+            "memory-defense",
+            "memory-defense-reference",
+            "magnet",
+            "resnet-online",
+            "memory-defense-sound",
+        ),
+    ),
+    "table2": Reproduction(
+        datasets=("cifar10",),
+        rows=(
+            "resnet-benign",
+            "pixeldefend",
+            "comdefend",
+            "resnet-offline",
+            "memory-defense",
+            "resnet-online",
+            "memory-defense-sound",
+        ),
+    ),
+    "table3": Reproduction(
+        datasets=("fashion-mnist", "cifar10"),
+        rows=("defense-vae-rec", "defense-vae-e2e", "memory-defense"),
+        own_plan=True,
+    ),
+    "table5": Reproduction(
+        datasets=("fashion-mnist",),
+        rows=("target-classifier", "autoencoder", "resnet-offline", "memory-defense", "memae", "resnet-online"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ReproducedRow:
+    """One row and where its record lies."""
+
+    key: str
+    record: Record
+    path: Path
+
+
+def scale_names() -> tuple[str, ...]:
+    """Return the scales that exist."""
+    return tuple(dict.fromkeys(scale.name for scale in SCALES))
+
+
+def reproduce(
+    table: str,
+    out: Path,
+    data: DataSource,
+    *,
+    scale: str = "cpu",
+    rows: Sequence[str] | None = None,
+    seed: int = 0,
+    pool: RowPool | None = None,
+    progress: Progress | None = None,
+) -> Mapping[str, tuple[ReproducedRow, ...]]:
+    """Train and evaluate every row of a table; return the rows by dataset.
+
+    Parameters
+    ----------
+    table
+        Key of `REPRODUCTIONS`.
+    out
+        Directory of all runs; what is there already is used.
+    data
+        Asked for a dataset when it is needed; with a `pool` also in its processes, for which it is pickled.
+    scale
+        One of `scale_names`.
+    rows
+        Only these rows; all by default.
+    seed
+        Of training and of the attacks.
+    pool
+        Makes several rows at once; one after the other by default.
+    progress
+        Told how far it is.
+
+    Raises
+    ------
+    ValueError
+        For an unknown table, scale or row, or runs in `out` that were made otherwise.
+    RowError
+        When a process of the pool was killed.
+    """
+    if table not in REPRODUCTIONS:
+        raise nearest(table, REPRODUCTIONS, "table")
+    if scale not in scale_names():
+        raise nearest(scale, scale_names(), "scale")
+    wanted = REPRODUCTIONS[table]
+    for row in rows or ():
+        if row not in wanted.rows:
+            raise nearest(row, wanted.rows, f"row of {table}")
+    chosen = [row for row in wanted.rows if rows is None or row in rows]
+    found: dict[str, tuple[ReproducedRow, ...]] = {}
+    works = [_Row(table, scale, dataset, row, out, seed) for dataset in wanted.datasets for row in chosen]
+    missing = [work for work in works if not work.is_made()]
+    if pool is not None and len(missing) > 1:
+        # Fetched once, before several processes want it.
+        counts = {dataset: len(at_scale(scale, data(dataset)).train) for dataset in wanted.datasets}
+        pool.make([replace(work, train_images=counts[work.dataset]) for work in missing], data, progress)
+    for dataset in wanted.datasets:
+        splits = data(dataset)
+        found[dataset] = tuple(work.on(splits, progress) for work in works if work.dataset == dataset)
+    return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of one table on one dataset: `row_pool.RowWork`."""
+
+    table: str
+    scale: str
+    dataset: str
+    row: str
+    out: Path
+    seed: int
+    train_images: int = 0
+    """How many there are; only `shares` asks."""
+
+    @property
+    def label(self) -> str:
+        return self._asked()[0].name
+
+    def is_made(self) -> bool:
+        """Return whether its record is there."""
+        recipe, record = self._asked()
+        run = RunDirectory(self.out / recipe.name)
+        return _is_trained(run) and _is_made(run.path / f"{record}.json", recipe)
+
+    def make(self, data: DataSource, progress: Progress | None) -> ReproducedRow:
+        """Make it from the data it asks for."""
+        return self.on(data(self.dataset), progress)
+
+    def on(self, splits: Splits, progress: Progress | None) -> ReproducedRow:
+        """Make it, or find it made, from these splits."""
+        recipe, record = self._asked()
+        own = at_scale(self.scale, splits)
+        return reproduced_row(self.row, recipe, self.out, own, record=record, seed=self.seed, progress=progress)
+
+    def shares(self) -> set[Path]:
+        """Return the classifiers still missing which other rows may need as well."""
+        recipe, _ = self._asked()
+        if _is_trained(RunDirectory(self.out / recipe.name)):
+            return set()
+        where = shared_directory(self.out, self.dataset)
+        stages = shared_stages(recipe, where, self.seed, self.train_images)
+        return {path for path in stages if not path.is_file()}
+
+    def _asked(self) -> tuple[Recipe, str]:
+        """Return the recipe with the plan of its table, and its record's name."""
+        recipe = _recipes(self.scale, self.dataset)[self.row]
+        if REPRODUCTIONS[self.table].own_plan:
+            return replace(recipe, evaluation=table_3_plan(recipe.evaluation)), "table3"
+        return recipe, "record"
+
+
+def at_scale(scale: str, splits: Splits) -> Splits:
+    """Return the splits that a scale trains on; tiny takes a few images."""
+    if scale != "tiny":
+        return splits
+    return replace(splits, train=splits.train.first(200), held_out=splits.held_out.first(100))
+
+
+def shared_directory(out: Path, dataset: str) -> Path:
+    """Return where the runs under `out` keep the classifiers that several of them need."""
+    return out / "shared" / dataset
+
+
+def _recipes(scale: str, dataset: str) -> dict[str, Recipe]:
+    """Return the recipes of a scale on a dataset by row."""
+    for one in SCALES:
+        if (one.name, one.dataset) == (scale, dataset):
+            return {recipe.name.rsplit("/", 1)[1]: recipe for recipe in rows_of(one)}
+    raise ValueError(f"there is no scale {scale} on {dataset}")
+
+
+def reproduced_row(
+    row: str,
+    recipe: Recipe,
+    out: Path,
+    splits: Splits,
+    *,
+    record: str,
+    seed: int,
+    progress: Progress | None = None,
+) -> ReproducedRow:
+    """Train and evaluate one row where that is not done yet; `record` names its file inside the run."""
+    run = trained(recipe, out, splits, seed=seed, progress=progress)
+    place = run.path / f"{record}.json"
+    if _is_made(place, recipe):
+        return ReproducedRow(row, Record.read(place), place)
+    if progress:
+        progress.note(f"{recipe.name}: attacks")
+    defense = load(run.path).to(splits.test.images.device)
+    assess(recipe, run, defense, splits, seed=seed, out=place, progress=progress)
+    return ReproducedRow(row, Record.read(place), place)
+
+
+def trained(
+    recipe: Recipe, out: Path, splits: Splits, *, seed: int, progress: Progress | None = None
+) -> RunDirectory:
+    """Return the run of a recipe under `out`, trained now where it is not.
+
+    The evaluation's plan is no part of what was trained: a run is the same whatever it is attacked with.
+    """
+    run = RunDirectory(out / recipe.name)
+    if _is_trained(run):
+        return run
+    return train(
+        recipe,
+        run.path,
+        splits,
+        seed=seed,
+        resume=True,
+        shared=shared_directory(out, recipe.model.dataset),
+        progress=progress,
+    )
+
+
+def _is_trained(run: RunDirectory) -> bool:
+    return run.manifest_path.is_file() and bool(run.read().get("complete"))
+
+
+def _is_made(place: Path, recipe: Recipe) -> bool:
+    """Return whether a record is there and was made by this very recipe."""
+    if not place.is_file():
+        return False
+    made_by = json.loads(place.read_text(encoding="utf-8")).get("provenance", {}).get("recipe_sha256", "")
+    return str(made_by) == recipe.sha256
+
+
+def keep_results(rows: Mapping[str, tuple[ReproducedRow, ...]], directory: Path) -> None:
+    """Copy the records of a table to `directory`, as ``dataset/row.json``."""
+    for dataset, made in rows.items():
+        for row in made:
+            write_text(directory / dataset / f"{row.key}.json", row.path.read_text(encoding="utf-8"))

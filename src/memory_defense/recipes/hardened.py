@@ -1,0 +1,169 @@
+"""The recipe that hardens somebody's own classifier: what was asked for, and what follows from the images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from memory_defense.attacks import Pgd
+from memory_defense.attacks.suites import parts_of
+from memory_defense.defenses.memory.objective import MemoryObjective
+from memory_defense.model_spec import ImageSpec, ModelSpec
+from memory_defense.recipes.parts import CLASSIFIER_B_WEIGHT, batch_size, epochs_for
+from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Recipe, Stage
+from memory_defense.run_directory import HARDENED
+from memory_defense.threat import Linf
+from memory_defense.training.adversarial import WarmStart
+from memory_defense.training.fit import FitConfig
+from memory_defense.training.optimizer import OptimizerConfig
+
+KEY = HARDENED
+"""Of the manifest: the fields of `Hardening`."""
+
+SMALLEST, LARGEST = 16, 128
+"""Pixels a side that the memory autoencoder takes."""
+
+COLOUR_EPSILON, GREY_EPSILON = 8 / 255, 0.1
+"""Radii where nobody chose one: customary for colour images, and for grey ones on a plain ground."""
+
+FINE_TUNING_SEES = 300_000
+"""Training images that fine-tuning sees in all, within `FINE_TUNING_EPOCHS`."""
+FINE_TUNING_EPOCHS = (15, 150)
+AUTOENCODER_SEES = 50_000
+"""The same for the memory autoencoder."""
+AUTOENCODER_EPOCHS = (2, 50)
+
+_TUNING = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=5e-4, schedule="one-cycle")
+_AUTOENCODER = OptimizerConfig(name="adamw", learning_rate=4e-3, weight_decay=5e-4, schedule="one-cycle")
+_SCORES = 10
+"""Times that a stage is scored on held-out images, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardening:
+    """What was asked for; with the images it decides everything.
+
+    Raises
+    ------
+    ValueError
+        For a value out of its range, or an unknown attack.
+    """
+
+    classifier: str
+    """``package.module:attribute`` of the user's classifier."""
+    weights_sha256: str
+    """Of the file of its weights."""
+    epsilon: float
+    """Radius of the L-inf ball to defend and to attack in, in pixel units of [0, 1]."""
+    fine_tune: bool = True
+    """Whether the classifier is trained on adversarial images before it chooses slots."""
+    epochs: int | None = None
+    """Of the fine-tuning and of the autoencoder; None follows the number of training images."""
+    attacks: str = "fast"
+    """A suite, or attacks joined by commas; see `attacks.suites.parts_of`."""
+    images: int = 1000
+    """Test images to attack, at most."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(f"epsilon is {self.epsilon}, but it must be above 0 and at most 1; write it as 8/255")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(
+                f"epochs is {self.epochs}, but it must be at least 1; leave it out to follow the images"
+            )
+        if self.images < 1:
+            raise ValueError(f"images is {self.images}, but at least 1 test image must be attacked")
+        parts_of(self.attacks)
+
+
+def default_epsilon(channels: int) -> float:
+    """Return the radius for images of so many channels where nobody chose one."""
+    return GREY_EPSILON if channels == 1 else COLOUR_EPSILON
+
+
+def kept_hardening(manifest: Mapping[str, Any], where: Path) -> Hardening:
+    """Return what a manifest says was asked for; raise ValueError, naming `where`, when that is damaged."""
+    try:
+        return TypeAdapter(Hardening).validate_json(json.dumps(manifest[KEY]), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(
+            f"{where}: {KEY!r} is damaged ({first['msg']}); harden again into a new directory"
+        ) from error
+
+
+def harden_recipe(hardening: Hardening, dataset: str, images: ImageSpec, train_images: int) -> Recipe:
+    """Return the recipe: fine-tuning by warm-started single steps, the memory autoencoder, one suite of attacks.
+
+    Nothing is mirrored or cropped: nobody but its owner knows whether the image would still show its class.
+
+    Parameters
+    ----------
+    hardening
+        What was asked for.
+    dataset, images
+        Name and description of the images.
+    train_images
+        Images that are trained on.
+
+    Raises
+    ------
+    ValueError
+        For a size that the memory autoencoder does not take, or fewer than 2 training images.
+    """
+    if not SMALLEST <= images.size <= LARGEST:
+        raise ValueError(
+            f"images of {dataset} are {images.size} pixels a side, but the memory autoencoder takes {SMALLEST} to "
+            f"{LARGEST}; resize them with --size {min(max(images.size, SMALLEST), LARGEST)}, which your classifier "
+            "then sees, too: it must have been trained at that size"
+        )
+    if train_images < 2:
+        raise ValueError(f"{dataset} has {train_images} images to train on, but at least 2 are needed; add some")
+    ball = Linf(hardening.epsilon)
+    tuning = Stage(
+        name="warm-start",
+        objective=WarmStart(epsilon=hardening.epsilon, step=0.75, horizontal_flip=False),
+        score="robust",
+        fit=_fit(hardening, train_images, _TUNING, FINE_TUNING_SEES, FINE_TUNING_EPOCHS),
+    )
+    autoencoder = Stage(
+        name="joint",
+        part="autoencoder",
+        objective=MemoryObjective(cross_entropy=CLASSIFIER_B_WEIGHT),
+        score="objective",
+        fit=_fit(hardening, train_images, _AUTOENCODER, AUTOENCODER_SEES, AUTOENCODER_EPOCHS),
+    )
+    return Recipe(
+        name=f"harden {hardening.classifier} on {dataset}",
+        summary=f"Memory Defense around {hardening.classifier}"
+        + (", fine-tuned adversarially" if hardening.fine_tune else ", as it was"),
+        model=ModelSpec(dataset=dataset, preset="sound", selector=hardening.classifier, images=images),
+        undefended_network=hardening.classifier,
+        stages=(tuning, autoencoder) if hardening.fine_tune else (autoencoder,),
+        held_out=HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=ball),
+        evaluation=EvaluationPlan(
+            images=hardening.images,
+            linf=(ball,),
+            attacks={"pgd-margin": Pgd(steps=20, loss="margin")},
+            suite=hardening.attacks,
+        ),
+        expected={},
+    )
+
+
+def _fit(
+    hardening: Hardening, images: int, optimizer: OptimizerConfig, seen: int, limits: tuple[int, int]
+) -> FitConfig:
+    epochs = hardening.epochs or epochs_for(images, seen, least=limits[0], most=limits[1])
+    return FitConfig(
+        epochs=epochs,
+        batch_size=batch_size(images),
+        optimizer=optimizer,
+        averaging=0.99,
+        validate_every=max(1, epochs // _SCORES),
+    )

@@ -1,0 +1,19 @@
+"""Recipes: the only place where concrete datasets, networks, attacks and numbers meet."""
+
+from __future__ import annotations
+
+from memory_defense.checks import nearest
+from memory_defense.recipes.cifar10 import CIFAR10
+from memory_defense.recipes.fashion_mnist import FASHION_MNIST
+from memory_defense.recipes.recipe import Recipe
+from memory_defense.recipes.scales import ROWS
+from memory_defense.recipes.strong import STRONG
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG)}
+
+
+def recipe(name: str) -> Recipe:
+    """Return a recipe by name; raise ValueError with the nearest name for an unknown one."""
+    if name not in RECIPES:
+        raise nearest(name, RECIPES, "recipe")
+    return RECIPES[name]

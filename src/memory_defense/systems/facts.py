@@ -1,0 +1,115 @@
+"""What an exported file says about itself: enough to build the model again and to know where it came from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memory_defense.data.spec import images_of
+from memory_defense.evaluation.flag import KEY as FLAG
+from memory_defense.evaluation.flag import kept_flag
+from memory_defense.model_spec import ModelSpec
+from memory_defense.run_directory import RunDirectory
+from memory_defense.version import __version__
+
+SCHEMA = 1
+
+KEY = "memory_defense"
+"""Under this key a safetensors file or an ONNX model holds its facts, as JSON; a folder has `CONFIG`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Everything beside the tensors."""
+
+    schema: int = SCHEMA
+    version: str
+    """Of this library, when it was exported."""
+    torch: str
+    model: dict[str, Any]
+    """The fields of `model_spec.ModelSpec`."""
+    undefended_network: str | None
+    """Of the plain net whose adversarial images are tried on the defense; None where it is not in the file."""
+    dataset: str
+    channels: int
+    size: int
+    """H = W, in pixels."""
+    classes: tuple[str, ...]
+    """Names by label."""
+    flag: dict[str, Any] | None
+    """The fields of `evaluation.flag.Flag`; None where no threshold was chosen."""
+    recipe: str
+    recipe_sha256: str
+    seed: int
+    train_images: int
+    weights_sha256: str = ""
+    """Of the folder's weights file; empty elsewhere."""
+
+    def spec(self) -> ModelSpec:
+        """Return what `systems.build` builds the model from."""
+        return ModelSpec(**self.model)
+
+    def refuse_foreign_code(self, source: Path) -> None:
+        """Raise ValueError where building the model would import code that the file names; files run none."""
+        for name in (str(self.model.get("selector") or ""), self.undefended_network or ""):
+            if ":" in name:
+                raise ValueError(
+                    f"{source}: its network is {name}, code of your own, and an exported file never imports code; "
+                    "use the run directory itself, or --format onnx, which needs no code"
+                )
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the facts as JSON, keys in the order above."""
+        return json.dumps(asdict(self), indent=indent, allow_nan=False)
+
+
+def facts_of(run: RunDirectory) -> Facts:
+    """Return the facts of a finished run; raise ValueError where its manifest lacks any."""
+    manifest = run.read()
+    try:
+        model = ModelSpec(**manifest["model"])
+        images = images_of(model)
+        return Facts(
+            version=__version__,
+            torch=torch.__version__,
+            model=dict(manifest["model"]),
+            undefended_network=str(manifest["undefended_network"]) if run.undefended.is_file() else None,
+            dataset=model.dataset,
+            channels=images.channels,
+            size=images.size,
+            classes=images.classes,
+            flag=manifest.get(FLAG),
+            recipe=str(manifest["recipe"]),
+            recipe_sha256=str(manifest["recipe_sha256"]),
+            seed=int(manifest["seed"]),
+            train_images=int(manifest["train_images"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"{run.manifest_path} has no {error}; train again into a new directory") from error
+
+
+def read_facts(text: str, source: Path) -> Facts:
+    """Return the facts that `Facts.to_json` wrote into `source`.
+
+    Raises
+    ------
+    ValueError
+        For facts that are damaged, incomplete or of a newer version, naming the file.
+    """
+    try:
+        values: dict[str, Any] = json.loads(text)
+        if values["schema"] != SCHEMA:
+            raise ValueError(f"schema {values['schema']} is not {SCHEMA}; install the version that wrote it")
+        values["classes"] = tuple(values["classes"])
+        facts = Facts(**values)
+        facts.spec()
+        kept_flag({FLAG: facts.flag}, source)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source}: what it says about its model is damaged ({error}); make it again with 'memdef export'"
+        ) from error
+    return facts

@@ -1,0 +1,141 @@
+"""Trained defenses back from their run directories, and from what was exported of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from memory_defense.contracts import Binding, Classifier, Flagging, Images, Logits
+from memory_defense.data.spec import images_of
+from memory_defense.defenses.memory.defense import MemoryDefense
+from memory_defense.evaluation.flag import KEY as FLAG
+from memory_defense.evaluation.flag import restore_flag
+from memory_defense.model_spec import ModelSpec
+from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory, is_exported
+from memory_defense.systems.build import build_classifier, build_defense
+from memory_defense.systems.facts import KEY, Facts, read_facts
+from memory_defense.systems.onnx_run import read_onnx
+from memory_defense.tensorfiles import read_tensors
+from memory_defense.training.checkpoint import load_weights
+from memory_defense.training.precision import lay_out
+
+_UNDEFENDED = "undefended/"
+
+
+def load_exported(path: Path) -> nn.Module:
+    """Return the defense in an exported file or folder, in eval mode and on the CPU.
+
+    Raises
+    ------
+    ValueError
+        For a file that is missing, damaged or of something else; the message says what to do.
+    """
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    return _from_folder(path) if path.is_dir() else _from_file(path)
+
+
+def _from_file(path: Path) -> nn.Module:
+    tensors, described = read_tensors(path)
+    if KEY not in described:
+        raise ValueError(
+            f"{path} holds tensors but does not say of which model (no {KEY!r} in its metadata); "
+            "load a run directory, or export one with 'memdef export RUN --format safetensors'"
+        )
+    return _built(read_facts(described[KEY], path), tensors, path)
+
+
+def _from_folder(path: Path) -> nn.Module:
+    facts = read_facts((path / CONFIG).read_text(encoding="utf-8"), path / CONFIG)
+    weights = path / WEIGHTS
+    tensors, _ = read_tensors(weights)
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != facts.weights_sha256:
+        raise ValueError(
+            f"{weights} is not the file that {CONFIG} was written for (its sha256 is another); "
+            "download the folder again, or export it again with --force"
+        )
+    return _built(facts, tensors, weights)
+
+
+def _built(facts: Facts, tensors: dict[str, torch.Tensor], source: Path) -> nn.Module:
+    facts.refuse_foreign_code(source)
+    own = {name: value for name, value in tensors.items() if not name.startswith(_UNDEFENDED)}
+    theirs = {name.removeprefix(_UNDEFENDED): tensors[name] for name in tensors if name not in own}
+    defense = build_defense(facts.spec())
+    _fill(defense, own, source)
+    if facts.undefended_network is not None:
+        undefended = build_classifier(facts.undefended_network, images_of(facts.spec()), 0, "undefended")
+        _fill(undefended, theirs, source)
+        defense.transfer_source = undefended.eval()
+    if isinstance(defense, Flagging):
+        restore_flag(defense, {FLAG: facts.flag}, source)
+    lay_out(defense, torch.device("cpu"))
+    return defense.eval()
+
+
+def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{source} does not fit the model it names ({reason}); export it again") from error
+
+
+class TrainedDefense(nn.Module):
+    """What `load` returns, to type checkers: any `nn.Module` that is a `contracts.Defense`."""
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits (B, K)."""
+        raise NotImplementedError
+
+    def surrogates(self) -> Mapping[str, Classifier | Binding]:
+        """See `contracts.Defense`."""
+        raise NotImplementedError
+
+
+def load(directory: str | Path) -> TrainedDefense:
+    """Return the trained defense of a run: an `nn.Module`, images (B, C, H, W) in [0, 1] to logits (B, K).
+
+    Parameters
+    ----------
+    directory
+        A finished run, such as ``runs/demo``, or what ``memdef export`` wrote: a .safetensors file, an .onnx
+        file (which answers but has no gradient), or a folder for a model hub.
+
+    Returns
+    -------
+    In eval mode, on the CPU, with gradients to its input.
+
+    Raises
+    ------
+    ValueError
+        When the directory is no run, is unfinished, or its weights are damaged or of another model.
+    """
+    if Path(directory).is_file() or is_exported(Path(directory)):
+        return cast("TrainedDefense", load_exported(Path(directory)))
+    run = RunDirectory(Path(directory))
+    manifest = run.read_finished()
+    run.check_room(manifest)
+    model = ModelSpec(**manifest["model"])
+    other = manifest["undefended_network"]
+    try:
+        defense = build_defense(model)
+        undefended = build_classifier(other, images_of(model), 0, "undefended") if other else None
+    except ValueError as error:
+        if ":" in model.selector or ":" in other:
+            raise ValueError(f"{run.path} needs the classifier that it was made with: {error}") from error
+        raise ValueError(f"{run.manifest_path} is damaged, or of another version: {error}") from error
+    load_weights(run.weights, defense)
+    if undefended is not None and isinstance(defense, MemoryDefense) and run.undefended.is_file():
+        load_weights(run.undefended, undefended)
+        defense.transfer_source = undefended.eval()
+    run.verify(manifest)
+    if isinstance(defense, Flagging):
+        restore_flag(defense, manifest, run.manifest_path)
+    lay_out(defense, torch.device("cpu"))
+    return cast("TrainedDefense", defense.eval())

@@ -1,0 +1,243 @@
+"""Evaluating a recipe's defense by its plan, into a record and a gallery."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from memory_defense.attacks import Pgd
+from memory_defense.attacks.suites import parts_of
+from memory_defense.contracts import Attack, Ball, Defense, Flagging, Progress
+from memory_defense.data.images import ImageSet, Splits
+from memory_defense.data.spec import DatasetSpec
+from memory_defense.evaluation.audit.run import audit
+from memory_defense.evaluation.cases import Conduct
+from memory_defense.evaluation.detection_results import AttackedSet, DetectionPlan, detect, fighting
+from memory_defense.evaluation.flag import Flag, calibrate
+from memory_defense.evaluation.gallery import write_gallery
+from memory_defense.evaluation.provenance import provenance
+from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.results import read_per_image, write_per_image
+from memory_defense.evaluation.robustness import Case, cross, evaluate
+from memory_defense.evaluation.store import discard
+from memory_defense.ranks import current
+from memory_defense.recipes.recipe import EvaluationPlan, Recipe
+from memory_defense.run_directory import RunDirectory
+from memory_defense.threat import L2
+from memory_defense.workflows.evaluate import cascade_cases, per_image_path
+
+ANY_NORM = Pgd(steps=20, loss="margin")
+"""Attacks the flag where the plan has no white-box attack for the norm."""
+
+
+def calibrated(defense: Defense, held_out: ImageSet, false_alarms: float) -> Flag:
+    """Put a flag for this rate of false alarms on the defense and return it.
+
+    Raises ValueError for a defense without scores, or what `evaluation.flag.calibrate` raises.
+    """
+    if not isinstance(defense, Flagging):
+        raise ValueError(
+            f"--detection: {type(defense).__name__} has no scores, so there is no flag to evaluate; leave it out"
+        )
+    flag = calibrate(defense, held_out, false_alarms=false_alarms)
+    flag.put_on(defense)
+    return flag
+
+
+def detection_cases(plan: EvaluationPlan) -> list[tuple[str, Attack, Ball]]:
+    """Return the attacks on the flag: the plan's white-box attacks in its L-inf balls, `ANY_NORM` elsewhere.
+
+    A plan without white-box attacks gives its other L-inf attacks, and `ANY_NORM` if it has none at all.
+    """
+    linf = plan.white_box or plan.attacks or {"pgd-margin": ANY_NORM}
+    cases: list[tuple[str, Attack, Ball]] = [(name, one, ball) for ball in plan.linf for name, one in linf.items()]
+    return cases + [("pgd-margin", ANY_NORM, ball) for ball in plan.l2]
+
+
+def add_detection(
+    record: Record,
+    place: Path,
+    defense: Defense,
+    splits: Splits,
+    plan: EvaluationPlan,
+    flag: Flag,
+    *,
+    conduct: Conduct | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Return the record with its detection part, written in its place.
+
+    Parameters
+    ----------
+    record, place
+        What the evaluation found, and where it lies with its images beside it.
+    defense
+        With a flag.
+    splits
+        Thresholds see the held-out images alone; results are about the record's test images.
+    plan
+        See `detection_cases`.
+    flag
+        For its rate of false alarms.
+    conduct, progress
+        See `evaluation.detection_results.detect`.
+    """
+    test = splits.test.first(record.images)
+    results = detect(
+        defense,
+        test,
+        splits.held_out,
+        DetectionPlan(attacks=detection_cases(plan), false_alarms=flag.false_alarms),
+        seed=record.provenance.seed,
+        found=found_by(per_image_path(place), test, fighting(defense)),
+        conduct=conduct,
+        progress=progress,
+    )
+    whole = record.model_copy(update={"detection": results})
+    whole.write(place)
+    return whole
+
+
+def found_by(path: Path, test: ImageSet, fighters: list[str]) -> list[AttackedSet]:
+    """Return what the evaluation's attacks broke first in each ball without fighting the flag.
+
+    Only images that fool the defense are kept there, so the sets are not whole.
+    """
+    results = read_per_image(path)
+    fights = [any(f", {name}, " in text for name in fighters) for text in results.breakers]
+    place = {number: row for row, number in enumerate(cast("list[int]", test.ids.tolist()))}
+    sets: list[AttackedSet] = []
+    for broken in results.broken:
+        rows = [
+            row
+            for row, breaker in enumerate(cast("list[int]", broken.breaker.tolist()))
+            if breaker >= 0 and not fights[breaker] and int(results.ids[row]) in place
+        ]
+        if rows:
+            device = test.labels.device
+            positions = test.labels.new_tensor([place[int(results.ids[row])] for row in rows])
+            sets.append(
+                AttackedSet(
+                    attack="all attacks, first to fool",
+                    knowledge="any",
+                    ball=broken.ball,
+                    rows=positions,
+                    images=broken.images[rows].to(device),
+                    fooled=test.labels.new_ones(len(rows)).bool(),
+                    whole=False,
+                )
+            )
+    return sets
+
+
+def plan_cases(
+    plan: EvaluationPlan, knowledge: Sequence[str], transfers: Collection[str] = (), *, numbers: int = 0
+) -> list[Case]:
+    """Return every case of a plan for a defense that publishes this knowledge, small balls first.
+
+    Parameters
+    ----------
+    transfers
+        The knowledge whose surrogate decides otherwise than the defense.
+    numbers
+        C * H * W: an L2 ball with its square root as radius holds all images, for what the plan leaves unbounded.
+    """
+    cases = cross(plan.attacks, knowledge, plan.linf)
+    cases += cross(plan.white_box, [known for known in knowledge if known not in transfers], plan.linf)
+    cases += cross(plan.minimum_norm, knowledge, plan.l2)
+    cases += cross(plan.unbounded, knowledge, (L2(math.sqrt(numbers)),))
+    if plan.curve is not None:
+        cases += cross({"pgd": plan.curve}, knowledge, plan.curve_balls, purpose="curve")
+    return cases
+
+
+def assess(
+    recipe: Recipe,
+    run: RunDirectory,
+    defense: Defense,
+    splits: Splits,
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    conduct: Conduct | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Evaluate a trained defense by its recipe's plan and write its record, and a gallery beside it.
+
+    Parameters
+    ----------
+    recipe, run
+        What was trained, and where it lies.
+    defense
+        The trained defense, on the device of the data.
+    splits
+        Of these only the test images are used.
+    seed
+        Of the attacks' draws.
+    out
+        Where the record goes; the run's own place by default.
+    conduct
+        How it is carried out; a stopped evaluation is continued from a file beside the record.
+    progress
+        Told after each case.
+    """
+    plan = recipe.evaluation
+    spec = splits.spec
+    subset = splits.test.first(min(plan.images, len(splits.test)))
+    cases = plan_cases(
+        plan,
+        plan.knowledge or tuple(defense.surrogates()),
+        getattr(defense, "transfer_knowledge", ()),
+        numbers=subset.images[0].numel(),
+    )
+    if plan.suite is not None:
+        going_on = cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
+        cases += [case for case in going_on if plan.knowledge is None or case.knowledge in plan.knowledge]
+    place = out or run.record
+    unfinished = place.with_suffix(".progress.safetensors")
+    evaluation = evaluate(
+        defense,
+        subset.floats(),
+        subset.labels,
+        cases,
+        seed=seed,
+        ids=subset.ids,
+        conduct=replace(conduct or Conduct(), resume_at=unfinished, keep_state=True),
+        progress=progress,
+    )
+    lines = audit(defense, evaluation, classes=len(spec.classes), seed=seed)
+    record = Record(
+        defense=f"{recipe.model.defense}/{recipe.model.preset}",
+        recipe=_trained_as(recipe, run, spec),
+        dataset=spec.name,
+        images=len(subset),
+        clean=evaluation.clean,
+        attacks=tuple(outcome.result for outcome in evaluation.outcomes),
+        worst_case=evaluation.worst_cases(),
+        cascades=evaluation.cascades,
+        submissions=evaluation.submissions.count,
+        bfloat16=evaluation.bfloat16,
+        per_image=per_image_path(place).name,
+        audit=lines,
+        provenance=provenance(seed, subset.images.device, recipe.sha256),
+    )
+    if current().rank > 0:
+        return record  # the first rank writes
+    write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
+    record.write(place)
+    if evaluation.broken:
+        gallery = run.gallery if out is None else out.with_suffix(".gallery.safetensors")
+        write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
+    discard(unfinished)
+    return record
+
+
+def _trained_as(recipe: Recipe, run: RunDirectory, spec: DatasetSpec) -> str:
+    """Return the recipe's name, with the number of training images where it was not all of them."""
+    images = int(run.read()["train_images"])
+    return (
+        recipe.name if images == spec.train_images - spec.held_out_images else f"{recipe.name} on {images} images"
+    )

@@ -1,0 +1,245 @@
+"""Hardening a classifier that somebody brings: before, fine-tuned, with the memory, and what was gained."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from memory_defense.contracts import Flagging, Progress
+from memory_defense.data.images import ImageSet, Splits
+from memory_defense.data.spec import image_spec
+from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, keep_flag, kept_flag
+from memory_defense.evaluation.record import Record
+from memory_defense.files import write_text
+from memory_defense.recipes.hardened import KEY, Hardening, harden_recipe
+from memory_defense.recipes.recipe import Recipe
+from memory_defense.run_directory import RunDirectory
+from memory_defense.systems.load import load
+from memory_defense.systems.own_model import build_user_model
+from memory_defense.training.checkpoint import save_weights
+from memory_defense.workflows.assess import add_detection, assess, calibrated
+from memory_defense.workflows.evaluate import Settings, evaluate, per_image_path
+from memory_defense.workflows.harden_words import Measured, paragraph
+from memory_defense.workflows.run_images import KEY as IMAGES_FROM
+from memory_defense.workflows.run_images import ImagesFrom
+from memory_defense.workflows.train import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardened:
+    """What came of it; everything lies in the run directory, too."""
+
+    run: RunDirectory
+    original: Record
+    """Of the classifier as it was: ``original.json``."""
+    selector: Record
+    """Of the classifier that chooses the slots, alone: ``selector.json``; else `original`, if not fine-tuned."""
+    defense: Record
+    """Of the Memory Defense, its flag included: ``record.json``."""
+    paragraph: str
+    """What was gained and what was not: ``gained.txt``."""
+
+
+def weights_sha256(weights: Path) -> str:
+    """Return the hash by which a run knows the weights it began with; raise ValueError where there is no file."""
+    if not weights.is_file():
+        raise ValueError(f"there is no file {weights}; save your classifier with safetensors.torch.save_file")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def harden(
+    hardening: Hardening,
+    weights: Path,
+    splits: Splits,
+    directory: Path,
+    *,
+    source: ImagesFrom,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Hardened:
+    """Evaluate a classifier, fine-tune it, train the memory autoencoder on it, evaluate again, say what it gave.
+
+    Whatever is finished in the directory is taken from there, so that a stopped call goes on when it is repeated.
+
+    Parameters
+    ----------
+    hardening
+        What is asked for; see `Hardening`.
+    weights
+        The classifier's .safetensors file.
+    splits
+        Images on the device to compute on, from `data.own.load_splits`.
+    directory
+        Of the run; created if needed. `load` and every command read it afterwards.
+    source
+        Where the images came from, which the run keeps.
+    seed
+        Of every draw.
+    progress
+        Told how far it is.
+
+    Raises
+    ------
+    ValueError
+        For images that the autoencoder does not take, a classifier that does not fit them or cannot be trained, or
+        a directory that holds another run.
+    """
+    spec = splits.spec
+    recipe = harden_recipe(hardening, spec.name, image_spec(spec), len(splits.train))
+    original = build_user_model(
+        hardening.classifier, classes=len(spec.classes), channels=spec.channels, size=spec.size, weights=weights
+    )
+    _check_untied(hardening.classifier, original)
+    device = splits.train.images.device
+    original = copy.deepcopy(original).to(device)  # what names a module itself is one module in every place
+    if hardening.fine_tune:
+        _check_trainable(hardening.classifier, original, splits.train)
+    run = RunDirectory(directory)
+    _begin(run, recipe, hardening, source, splits, seed=seed)
+    save_weights(run.undefended, original)
+    work = _Work(hardening, recipe, run, splits, seed, progress)
+    before = work.evaluated("original", original)
+    if not run.read()["complete"]:
+        train(recipe, directory, splits, seed=seed, resume=True, selector_weights=run.undefended, progress=progress)
+    defense = cast("Any", load(directory)).to(device)
+    flag = work.flag(defense)
+    alone = work.evaluated("selector", defense.selector) if hardening.fine_tune else before
+    whole = work.assessed(defense, flag)
+    text = paragraph(
+        Measured(
+            classifier=hardening.classifier,
+            original=before,
+            selector=alone,
+            defense=whole,
+            fine_tuned=hardening.fine_tune,
+            flag_score=flag.score,
+        )
+    )
+    write_text(run.path / "gained.txt", text + "\n")
+    return Hardened(run=run, original=before, selector=alone, defense=whole, paragraph=text)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One hardening in progress."""
+
+    hardening: Hardening
+    recipe: Recipe
+    run: RunDirectory
+    splits: Splits
+    seed: int
+    progress: Progress | None
+
+    def evaluated(self, name: str, classifier: nn.Module) -> Record:
+        """Return the record of a plain classifier, from where it lies or made now."""
+        place = self.run.path / f"{name}.json"
+        subset = self.splits.test.first(min(self.recipe.evaluation.images, len(self.splits.test)))
+        identity = hashlib.sha256(f"{self.recipe.sha256} {name} {self.hardening.weights_sha256}".encode())
+        kept = _kept(place, identity.hexdigest(), self.seed)
+        if kept is not None:
+            return kept
+        self._note(f"attacks on the classifier: {name}")
+        stage = "as it was" if name == "original" else "fine-tuned, alone"
+        return evaluate(
+            classifier.eval(),
+            subset.floats(),
+            subset.labels,
+            epsilon=self.hardening.epsilon,
+            attacks=self.hardening.attacks,
+            out=place,
+            settings=Settings(
+                seed=self.seed,
+                ids=subset.ids,
+                defense=f"{self.hardening.classifier}, {stage}",
+                dataset=self.splits.spec.name,
+                weights_sha256=identity.hexdigest(),
+                progress=self.progress,
+            ),
+        )
+
+    def flag(self, defense: Flagging) -> Flag:
+        """Return the run's flag, chosen on held-out images where it keeps none."""
+        kept = kept_flag(self.run.read(), self.run.manifest_path)
+        if kept is not None:
+            return kept
+        rate = max(DEFAULT_FALSE_ALARMS, 1.01 / (len(self.splits.held_out) + 1))  # fewer cannot tell a smaller one
+        flag = calibrated(cast("Any", defense), self.splits.held_out, rate)
+        keep_flag(self.run, flag)
+        return flag
+
+    def assessed(self, defense: Any, flag: Flag) -> Record:
+        """Return the defense's record with its detection part, from where it lies or made now."""
+        record = _kept(self.run.record, self.recipe.sha256, self.seed)
+        if record is None:
+            self._note("attacks on the Memory Defense")
+            record = assess(self.recipe, self.run, defense, self.splits, seed=self.seed, progress=self.progress)
+        if record.detection:
+            return record
+        plan = self.recipe.evaluation
+        return add_detection(record, self.run.record, defense, self.splits, plan, flag, progress=self.progress)
+
+    def _note(self, text: str) -> None:
+        if self.progress:
+            self.progress.note(text)
+
+
+def _kept(place: Path, sha256: str, seed: int) -> Record | None:
+    """Return the record in a place, if it is of this very recipe and whole."""
+    if not place.is_file() or not per_image_path(place).is_file():
+        return None
+    record = Record.read(place)
+    made_by = record.provenance.recipe_sha256, record.provenance.seed
+    return record if made_by == (sha256, seed) else None
+
+
+def _begin(
+    run: RunDirectory, recipe: Recipe, hardening: Hardening, source: ImagesFrom, splits: Splits, *, seed: int
+) -> None:
+    """Begin the run, or find that the directory holds this very one."""
+    entries = {KEY: asdict(hardening), IMAGES_FROM: asdict(source)}
+    with run.only_writer():
+        manifest = run.begin(recipe, seed, len(splits.train), resume=True)
+        for key, entry in entries.items():
+            found = manifest.get(key, entry)
+            different = [name for name in entry if found.get(name) != entry[name] and name != "source"]
+            if different:
+                raise ValueError(
+                    f"{run.path} holds another run ({different[0]} is {found.get(different[0])!r}, "
+                    f"not {entry[different[0]]!r}); choose another directory"
+                )
+        run.write({**manifest, **entries})
+
+
+def _check_untied(place: str, classifier: nn.Module) -> None:
+    """Raise ValueError where two names of the state share their numbers: a file of weights has each once."""
+    owner: dict[int, str] = {}
+    for name, tensor in classifier.state_dict().items():
+        first = owner.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name)
+        if first != name:
+            raise ValueError(f"{place}: {first} and {name} share their weights; give each its own, and save again")
+
+
+def _check_trainable(place: str, classifier: nn.Module, images: ImageSet) -> None:
+    """Raise ValueError unless a copy in train mode answers with logits whose gradient reaches the images."""
+    model = copy.deepcopy(classifier).train()
+    rows = torch.arange(min(2, len(images)), device=images.labels.device)
+    leaf, labels = images.floats(rows).requires_grad_(), images.labels[rows]
+    remedy = "change it, or harden it as it is with --no-fine-tune"
+    try:
+        answer: object = model(leaf)
+    except Exception as error:
+        raise ValueError(f"{place} in train mode raised {type(error).__name__}: {error}; {remedy}") from error
+    if not isinstance(answer, torch.Tensor):
+        raise ValueError(f"{place} in train mode answers with {type(answer).__name__}, not logits; {remedy}")
+    gradient = None
+    if answer.requires_grad:
+        (gradient,) = torch.autograd.grad(F.cross_entropy(answer.float(), labels), leaf, allow_unused=True)
+    if gradient is None or not bool(torch.isfinite(gradient).all()):
+        raise ValueError(f"{place}: no finite gradient reaches its images, and fine-tuning needs one; {remedy}")

@@ -1,0 +1,163 @@
+"""Predictions with a flag: what a trained system answers, how sure it is, and whether the image is suspicious."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from memory_defense.contracts import Flagging
+from memory_defense.data.images import ImageSet
+from memory_defense.data.pictures import Picture, Unreadable
+from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, calibrate, keep_flag, kept_flag, score_images
+from memory_defense.evaluation.metrics import answers
+from memory_defense.randomness import seeded
+from memory_defense.run_directory import RunDirectory
+from memory_defense.wrappers import frozen
+
+DEFAULT_BATCH = 256
+"""Pictures held at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the system says of one picture."""
+
+    file: str
+    label: str
+    """Name of the class."""
+    confidence: float
+    """The class's softmax probability, in [0, 1]; nothing promises that it is calibrated."""
+    flag: Literal["accept", "suspicious"]
+    score: float
+    """What the flag looks at; suspicious above the threshold."""
+    threshold: float
+    changes: tuple[str, ...]
+    """What had to be done to the picture before the model could read it."""
+
+
+def predict(
+    defense: nn.Module,
+    flag: Flag,
+    source: Iterable[Picture | Unreadable],
+    *,
+    classes: tuple[str, ...],
+    batch: int = DEFAULT_BATCH,
+    seed: int = 0,
+) -> Iterator[Prediction | Unreadable]:
+    """Yield a prediction for every picture, in order; what could not be read passes through.
+
+    An answer does not depend on the batch that its picture travels in.
+
+    Parameters
+    ----------
+    defense
+        With scores (`contracts.Flagging`).
+    flag
+        Its score and threshold.
+    source
+        See `picture_source.pictures`.
+    classes
+        Names by label.
+    batch
+        Pictures held at once, at least 1.
+    seed
+        Of what a randomised defense draws.
+
+    Raises
+    ------
+    ValueError
+        For a batch below 1, a defense without scores, or one that answers NaN.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, but at least 1 picture must be held at once")
+    scored = _flagging(defense)
+    waiting: list[Picture | Unreadable] = []
+    for one in source:
+        waiting.append(one)
+        if len(waiting) == batch:
+            yield from _answered(defense, scored, flag, waiting, classes, seed)
+            waiting = []
+    yield from _answered(defense, scored, flag, waiting, classes, seed)
+
+
+def flag_for(
+    run: RunDirectory,
+    defense: nn.Module,
+    held_out: Callable[[], ImageSet],
+    *,
+    false_alarms: float | None = None,
+) -> tuple[Flag, bool]:
+    """Return the flag to predict with, and whether it was chosen just now.
+
+    A run that keeps a flag for this rate of false alarms needs no data. Otherwise the threshold is chosen on
+    held-out images of the run's dataset; a run that kept no flag keeps this one.
+
+    Parameters
+    ----------
+    run, defense
+        The trained system.
+    held_out
+        Called only where the images are needed; what it raises is passed on.
+    false_alarms
+        None takes the kept one, or 5 %.
+
+    Raises
+    ------
+    ValueError
+        For a defense without scores, too few held-out images for the rate, or a damaged manifest.
+    """
+    scored = _flagging(defense)
+    kept = kept_flag(run.read(), run.manifest_path)
+    if kept is not None and false_alarms in (None, kept.false_alarms):
+        return kept, False
+    rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
+    chosen = calibrate(scored, held_out(), false_alarms=rate)
+    if kept is None:
+        keep_flag(run, chosen)
+    return chosen, True
+
+
+def _flagging(defense: nn.Module) -> Flagging:
+    if not isinstance(defense, Flagging):
+        raise ValueError(
+            f"{type(defense).__name__} has no scores, so it cannot flag an image; choose a run whose system has"
+        )
+    return defense
+
+
+@torch.no_grad()
+def _answered(
+    defense: nn.Module,
+    scored: Flagging,
+    flag: Flag,
+    waiting: list[Picture | Unreadable],
+    classes: tuple[str, ...],
+    seed: int,
+) -> Iterator[Prediction | Unreadable]:
+    read = [one for one in waiting if isinstance(one, Picture)]
+    found: list[Prediction] = []
+    if read:
+        device = next(defense.parameters(), torch.empty(0)).device
+        images = torch.stack([one.pixels for one in read]).to(device)
+        with frozen(defense), seeded(seed, "predict"):
+            best = answers(defense, images).softmax(1).max(1)
+        scores = score_images(scored, images, seed=seed)[flag.score]
+        found = [
+            Prediction(
+                file=one.name,
+                label=classes[int(best.indices[row])],
+                confidence=float(best.values[row]),
+                flag="suspicious" if float(scores[row]) > flag.threshold else "accept",
+                score=float(scores[row]),
+                threshold=flag.threshold,
+                changes=one.changes,
+            )
+            for row, one in enumerate(read)
+        ]
+    predictions = iter(found)
+    for one in waiting:
+        yield next(predictions) if isinstance(one, Picture) else one

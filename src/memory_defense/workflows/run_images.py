@@ -1,0 +1,129 @@
+"""Where the images of a run came from: an entry of its manifest, by which later commands find them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from memory_defense.contracts import Progress
+from memory_defense.data.images import Splits
+from memory_defense.data.own import load_splits
+from memory_defense.data.sources import DataNotFoundError
+from memory_defense.data.spec import DATASETS, DatasetSpec, images_of
+from memory_defense.model_spec import ImageSpec, ModelSpec
+from memory_defense.run_directory import IMAGES_FROM, RunDirectory
+
+KEY = IMAGES_FROM
+"""Of the manifest: the fields of `ImagesFrom`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesFrom:
+    """A source of images, exactly as it was used."""
+
+    source: str
+    """An absolute path, or a key of `data.spec.DATASETS`."""
+    size: int | None
+    """Pixels a side that images were resized to; None where they were not."""
+    sha256: str
+    """Of the pixels and labels; see `data.own.load_splits`."""
+
+
+def images_from(source: str | Path, size: int | None, spec: DatasetSpec) -> ImagesFrom:
+    """Return the entry for images that `load_splits(source, size=size)` gave."""
+    known = isinstance(source, str) and source in DATASETS
+    place = str(source) if known else str(Path(source).expanduser().resolve())
+    return ImagesFrom(source=place, size=size, sha256=spec.sha256)
+
+
+def keep_images_from(run: RunDirectory, entry: ImagesFrom) -> None:
+    """Write the entry into the run's manifest, in place of an earlier one."""
+    run.write({**run.read(), KEY: asdict(entry)})
+
+
+def kept_images_from(manifest: Mapping[str, Any], where: Path) -> ImagesFrom | None:
+    """Return a manifest's entry, None where there is none; raise ValueError, naming `where`, for a damaged one."""
+    entry = manifest.get(KEY)
+    if entry is None:
+        return None
+    try:
+        return TypeAdapter(ImagesFrom).validate_json(json.dumps(entry), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {KEY!r} is damaged; remove the entry and give the images by --data") from error
+
+
+def splits_of(
+    run: RunDirectory,
+    *,
+    source: str | None = None,
+    device: torch.device | str = "cpu",
+    data_dir: Path | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Splits:
+    """Return the images that a run was trained on, or others of the same kind.
+
+    Parameters
+    ----------
+    run
+        Finished.
+    source
+        Other images (see `data.own.load_splits`), resized as the run's; None takes those that the manifest names.
+    device, data_dir, offline, progress
+        See `data.own.load_splits`.
+
+    Raises
+    ------
+    ValueError
+        For images that are no longer those of the run, or that have other classes, channels or another size.
+        `DataNotFoundError`, a ValueError, where they are not found.
+    """
+    manifest = run.read()
+    model = ModelSpec(**manifest["model"])
+    kept = kept_images_from(manifest, run.manifest_path)
+    place = source or (kept.source if kept else model.dataset)
+    known = place in DATASETS
+    if source is None and kept is None and not known:
+        raise DataNotFoundError(f"{run.path} does not say where its images are; give them by --data")
+    if source is None and kept is not None and not known and not Path(place).exists():
+        raise DataNotFoundError(f"{run.path} was trained on the images in {place}, which is not there; give --data")
+    splits = load_splits(
+        place if known else Path(place),
+        size=None if known else images_of(model).size,
+        device=device,
+        data_dir=data_dir if known else None,
+        offline=offline,
+        progress=progress,
+    )
+    _check_kind(place, splits.spec, images_of(model), run)
+    if source is None and kept is not None and splits.spec.sha256 != kept.sha256:
+        raise ValueError(
+            f"the images in {place} are no longer those that {run.path} was trained on (SHA-256 "
+            f"{splits.spec.sha256[:12]}, not {kept.sha256[:12]}); restore them, or give --data {place} to use them "
+            "as they are"
+        )
+    return splits
+
+
+def _check_kind(place: str, spec: DatasetSpec, expected: ImageSpec, run: RunDirectory) -> None:
+    if spec.classes != expected.classes:
+        raise ValueError(
+            f"{place} has the classes {_listed(spec.classes)}, {run.path} knows {_listed(expected.classes)}; "
+            "give images of the same classes"
+        )
+    if (spec.channels, spec.size) != (expected.channels, expected.size):
+        raise ValueError(
+            f"images of {place} are {spec.channels} x {spec.size} x {spec.size}, but {run.path} reads "
+            f"{expected.channels} x {expected.size} x {expected.size}; convert them"
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

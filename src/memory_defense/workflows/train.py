@@ -1,0 +1,259 @@
+"""Training a recipe: stage after stage, each resumable, each reusable."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from torch import nn
+
+from memory_defense.contracts import Progress
+from memory_defense.data.images import ImageSet, Splits
+from memory_defense.data.spec import images_of
+from memory_defense.defenses.defense_vae import DefenseVae
+from memory_defense.files import LockedError, locked, remove
+from memory_defense.randomness import derive
+from memory_defense.ranks import current
+from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
+from memory_defense.run_directory import RunDirectory
+from memory_defense.systems.build import build_classifier, build_defense, classifier_of, system_of
+from memory_defense.training.checkpoint import load_weights, save_weights
+from memory_defense.training.fit import Validate, fit
+from memory_defense.training.validate import clean_accuracy, negative_objective, robust_accuracy
+from memory_defense.workflows.offline import Workshop, adversarial_pairs, with_adversarial
+
+_TURN_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One run in progress."""
+
+    recipe: Recipe
+    run: RunDirectory
+    manifest: dict[str, Any]
+    splits: Splits
+    seed: int
+    shared: Path | None
+    progress: Progress | None
+
+    def stages(self, stages: Sequence[Stage], model: nn.Module, part: str, network: str) -> None:
+        """Train a classifier, stage after stage; what another run has trained alike is taken from it."""
+        for count, stage in enumerate(stages, 1):
+            self.stage(stage, model, part, classifier=model, chain=(network, part, *stages[:count]))
+
+    def stage(
+        self,
+        stage: Stage,
+        model: nn.Module,
+        part: str,
+        *,
+        classifier: nn.Module | None,
+        chain: tuple[object, ...] = (),
+    ) -> None:
+        """Train one stage, or take it from where it already is.
+
+        Parameters
+        ----------
+        classifier
+            What adversarial images of the stage are made against.
+        chain
+            Everything that decides the outcome, where other recipes may share it; empty where none does.
+        """
+        name = f"{part}-{stage.name}"
+        if name in self.manifest["stages"]:
+            load_weights(self.run.stage(name), model)
+            remove(self.run.state(name))  # a run killed just before it would have been
+            rmtree(self.run.workshop(name), ignore_errors=True)
+            return
+        common, leads = self._common(chain), current().leads
+        with self._turn(common) if common is not None and leads else nullcontext():
+            _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
+            if common is not None and known:
+                load_weights(common, model)
+                outcome = {"best_epoch": None, "best_score": None, "shared": common.name}
+            else:
+                outcome = self._fit(stage, model, name, classifier)
+                if common is not None and leads:
+                    save_weights(common, model, {"stage": name})
+        self.manifest["stages"][name] = outcome
+        if leads:
+            save_weights(self.run.stage(name), model)
+            self.run.write(self.manifest)
+            remove(self.run.state(name))
+            rmtree(self.run.workshop(name), ignore_errors=True)
+
+    @contextmanager
+    def _turn(self, common: Path) -> Generator[None]:
+        """Wait until no other run trains what several share, then be the one that does."""
+        with ExitStack() as turn:
+            waited = False
+            while True:
+                try:
+                    turn.enter_context(locked(common))
+                    break
+                except LockedError:
+                    if self.progress and not waited:
+                        self.progress.note(f"{self.recipe.name}: another run is training what both need; waiting")
+                    waited = True
+                time.sleep(_TURN_SECONDS)
+                if self.progress:
+                    self.progress.advance(0)
+            yield
+
+    def _fit(self, stage: Stage, model: nn.Module, name: str, classifier: nn.Module | None) -> dict[str, Any]:
+        if self.progress:
+            self.progress.note(f"{self.recipe.name}: {name}")
+        result = fit(
+            model,
+            stage.objective,
+            self._images(stage, name, classifier),
+            stage.fit,
+            seed=derive(self.seed, name),
+            validate=self._score(stage),
+            state=self.run.state(name),
+            progress=self.progress,
+        )
+        return {"best_epoch": result.best_epoch, "best_score": result.best_score}
+
+    def _images(self, stage: Stage, name: str, classifier: nn.Module | None) -> ImageSet:
+        images = self.splits.train
+        if stage.images is not None:
+            images = images.first(min(stage.images, len(images)))
+        if stage.offline is None:
+            return images
+        assert classifier is not None
+        seed, workshop = derive(self.seed, name, "offline"), Workshop(self.run.workshop(name), self.progress)
+        if isinstance(stage.offline, OfflinePairs):
+            return adversarial_pairs(images, classifier, stage.offline, seed, workshop)
+        return with_adversarial(images, classifier, stage.offline, seed, workshop)
+
+    def _common(self, chain: tuple[object, ...]) -> Path | None:
+        """Return where a stage lies for every run that trains it alike; None where nothing is shared."""
+        if self.shared is None or not chain:
+            return None
+        return _shared_stage(self.recipe, self.shared, self.seed, len(self.splits.train), chain)
+
+    def _score(self, stage: Stage) -> Validate:
+        held_out = self.splits.held_out
+        if stage.score == "clean":
+            return clean_accuracy(held_out)
+        subset = held_out.first(min(self.recipe.held_out.images, len(held_out)))
+        if stage.score == "robust":
+            return robust_accuracy(subset, self.recipe.held_out.attack, self.recipe.held_out.ball, self.seed)
+        return negative_objective(subset, stage.objective, self.seed)
+
+
+def _shared_stage(recipe: Recipe, shared: Path, seed: int, train_images: int, chain: tuple[object, ...]) -> Path:
+    model = recipe.model
+    decided_by = (model.dataset, model.images, seed, train_images, recipe.held_out, chain)
+    return shared / f"{hashlib.sha256(repr(decided_by).encode()).hexdigest()[:20]}.safetensors"
+
+
+def shared_stages(recipe: Recipe, shared: Path, seed: int, train_images: int) -> tuple[Path, ...]:
+    """Return where the classifiers lie that this recipe trains and other runs may as well, in its order.
+
+    Parameters
+    ----------
+    shared
+        As in `train`.
+    train_images
+        How many training images there are.
+    """
+    undefended = (recipe.undefended,) if recipe.undefended else ()
+    chains = [(recipe.undefended_network, "undefended", stage) for stage in undefended]
+    if recipe.model.selector:
+        own = [stage for stage in recipe.stages if stage.part == "selector"]
+        chains += [(recipe.model.selector, "selector", *own[: count + 1]) for count in range(len(own))]
+    return tuple(_shared_stage(recipe, shared, seed, train_images, chain) for chain in chains)
+
+
+def train(  # noqa: PLR0913 - all keyword-only but what, where and from what
+    recipe: Recipe,
+    directory: Path,
+    splits: Splits,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    undefended_from: Path | None = None,
+    shared: Path | None = None,
+    selector_weights: Path | None = None,
+    progress: Progress | None = None,
+) -> RunDirectory:
+    """Train every part of a recipe into a run directory.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    directory
+        Created if needed. Finished stages are kept there, so a stopped run can go on.
+    splits
+        The data, already on the device to train on.
+    seed
+        Of every draw.
+    resume
+        Continue a run that is there; a run that was killed ends bit-identical on a CPU.
+    undefended_from
+        Another run of the same dataset whose undefended net is taken instead of training one.
+    shared
+        A directory in which runs keep the classifiers they trained, for others that train the very same.
+    selector_weights
+        What the classifier starts from: a .safetensors file of its state dict.
+    progress
+        Told how far it is.
+
+    Raises
+    ------
+    ValueError
+        When the directory holds another run, or holds this one and `resume` is off, or another process trains it.
+    """
+    run, ranks = RunDirectory(directory), current()
+    with run.only_writer() if ranks.leads else nullcontext():
+        _, manifest = ranks.lead(lambda: ({}, run.begin(recipe, seed, len(splits.train), resume=resume)))
+        training = _Training(recipe, run, manifest, splits, seed, shared, progress)
+        device = splits.train.images.device
+        if recipe.undefended is not None:
+            _train_undefended(training, recipe.undefended, undefended_from)
+        defense = build_defense(recipe.model, seed).to(device)
+        classifier = classifier_of(recipe.model, defense)
+        own = [stage for stage in recipe.stages if stage.part == "selector"]
+        if classifier is not None:
+            network = recipe.model.selector
+            if selector_weights is not None:
+                load_weights(selector_weights, classifier)
+                network += " from " + hashlib.sha256(selector_weights.read_bytes()).hexdigest()
+            classifier.requires_grad_(True)
+            training.stages(own, classifier, "selector", network)
+            classifier.requires_grad_(False)
+        for stage in recipe.stages[len(own) :]:
+            if stage.releases_classifier and isinstance(defense, DefenseVae):
+                defense.release_classifier()
+            training.stage(stage, defense, stage.part, classifier=classifier)
+        finish = system_of(recipe.model).finish
+        if finish is not None:
+            finish(defense.eval(), splits)
+        if ranks.leads:
+            save_weights(run.weights, defense, {"recipe": recipe.name})
+            run.seal(manifest)
+        ranks.total()  # nobody goes on before everything is written
+    return run
+
+
+def _train_undefended(training: _Training, stage: Stage, taken_from: Path | None) -> None:
+    recipe, seed = training.recipe, training.seed
+    images = images_of(recipe.model)
+    undefended = build_classifier(recipe.undefended_network, images, derive(seed, "undefended"), "undefended")
+    if taken_from is not None:
+        load_weights(RunDirectory(taken_from).undefended, undefended)
+    else:
+        undefended = undefended.to(training.splits.train.images.device)
+        training.stages((stage,), undefended, "undefended", recipe.undefended_network)
+    if current().leads:
+        save_weights(training.run.undefended, undefended)
