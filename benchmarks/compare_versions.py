@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from memory_defense.attacks.suites import parts_of
 from memory_defense.defenses.undefended import Undefended
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.robustness import Evaluation, evaluate
 from memory_defense.threat import Linf
 from memory_defense.workflows.evaluate import cascade_cases
@@ -43,7 +44,7 @@ def run(
     defense = Undefended(network)
     cases = cascade_cases(defense, parts_of(suite), [BALL])
     started = time.process_time()
-    evaluation = evaluate(defense, images, labels, cases, seed=seed, ids=ids)
+    evaluation = evaluate(defense, images, labels, cases, options=Options(seed=seed, ids=ids))
     return evaluation, time.process_time() - started
 
 

@@ -1,26 +1,45 @@
-"""Memory Defense: a memory-masking autoencoder defense, its rivals, the attacks, and what really survives."""
+"""Memory Defense: a memory-masking autoencoder defense, its baselines, the attacks, and an honest evaluation.
+
+Three functions and two values are all that most callers need:
+
+    evaluate    attack any classifier and return a `Record`
+    load        a trained or exported defense, as an `nn.Module`
+    Options     seed, batch size, device, repetitions, resuming: what `evaluate` lets a caller choose
+    Record      what an evaluation found; `Record.read` and `Record.write` are its file
+
+The attacks are in `memory_defense.attacks`, the balls in `memory_defense.threat`, the contracts that a defense, an
+attack or a display of progress fulfils in `memory_defense.contracts`.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from memory_defense.version import __version__
 
 if TYPE_CHECKING:
+    from memory_defense.evaluation.options import Options as Options
+    from memory_defense.evaluation.record import Record as Record
     from memory_defense.systems.load import load as load
     from memory_defense.workflows.evaluate import evaluate as evaluate
 
-__all__ = ["__version__", "evaluate", "load"]
+_PLACES = {
+    "Options": "memory_defense.evaluation.options",
+    "Record": "memory_defense.evaluation.record",
+    "evaluate": "memory_defense.workflows.evaluate",
+    "load": "memory_defense.systems.load",
+}
+
+__all__ = ["Options", "Record", "__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `evaluate` and `load` on first use, so that ``memdef --help`` does not pay for torch."""
-    if name == "load":
-        from memory_defense.systems.load import load
+    """Import what is asked for on first use, so that ``memdef --help`` does not pay for torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
 
-        return load
-    if name == "evaluate":
-        from memory_defense.workflows.evaluate import evaluate
 
-        return evaluate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

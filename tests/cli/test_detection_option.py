@@ -9,6 +9,7 @@ import torch
 
 from memory_defense.cli import evaluating, main
 from memory_defense.evaluation.flag import kept_flag
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
@@ -30,7 +31,11 @@ def brief(recipe, run, defense, splits, *, seed, out, conduct, progress) -> Reco
     test = splits.test.first(IMAGES)
     attacks = {"fgsm": recipe.evaluation.attacks["fgsm"]}
     found = evaluate(
-        defense, test.floats(), test.labels, cross(attacks, ["end-to-end"], recipe.evaluation.linf), seed=seed
+        defense,
+        test.floats(),
+        test.labels,
+        cross(attacks, ["end-to-end"], recipe.evaluation.linf),
+        options=Options(seed=seed),
     )
     record = Record(
         defense="memory-defense",

@@ -6,6 +6,7 @@ import torch
 from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
 from memory_defense.attacks import Fgsm, Pgd
 from memory_defense.evaluation.metrics import accuracy, predict
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.robustness import Case, cross, evaluate
 from memory_defense.threat import L2, Linf
 
@@ -14,7 +15,7 @@ LABELS = torch.tensor([0, 0, 1, 1, 1, 1])  # the last one is misclassified when 
 
 
 def run(cases, defense=None, levels=LEVELS, labels=LABELS, **options):
-    return evaluate(defense or BrightnessDefense(), grey(levels), labels, cases, seed=0, **options)
+    return evaluate(defense or BrightnessDefense(), grey(levels), labels, cases, options=Options(seed=0), **options)
 
 
 def case(epsilon: float, attack=None, knowledge: str = "end-to-end", **options) -> Case:
@@ -126,9 +127,9 @@ def test_unknown_knowledge_is_named() -> None:
 
 def test_bad_inputs() -> None:
     with pytest.raises(ValueError, match="x / 255"):
-        evaluate(BrightnessDefense(), grey(LEVELS) * 255, LABELS, [case(0.1)], seed=0)
+        evaluate(BrightnessDefense(), grey(LEVELS) * 255, LABELS, [case(0.1)], options=Options(seed=0))
     with pytest.raises(ValueError, match="one for each image"):
-        evaluate(BrightnessDefense(), grey(LEVELS), LABELS[:2], [case(0.1)], seed=0)
+        evaluate(BrightnessDefense(), grey(LEVELS), LABELS[:2], [case(0.1)], options=Options(seed=0))
 
 
 def test_predict_refuses_what_is_not_logits() -> None:

@@ -25,10 +25,9 @@ from memory_defense.data import sources
 from memory_defense.data.image_files import read_image
 from memory_defense.data.limits import Limits
 from memory_defense.evaluation.detection import auroc, conformal_threshold, tpr_at_fpr
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.results import read_per_image
-from memory_defense.evaluation.robustness import Conduct
 from memory_defense.training.fit import FitConfig
-from memory_defense.workflows.evaluate import Settings
 
 
 def copied(idx_folder: Path, place: Path) -> Path:
@@ -196,7 +195,7 @@ def test_case_24_company_changes_no_outcome(tmp_path) -> None:
             epsilon=0.02,
             attacks="fgsm,pgd",
             out=out,
-            settings=Settings(ids=order, conduct=Conduct(chunk=batch, micro_batch=batch)),
+            options=Options(ids=order, chunk=batch, batch_size=batch),
         )
         results = read_per_image(out.with_suffix(".images.safetensors"))
         back = results.ids.argsort()

@@ -16,6 +16,7 @@ from memory_defense.defenses.memory.presets import build_memory_defense
 from memory_defense.defenses.memory.slots import SlotMemory
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.robustness import evaluate as attack_with
 from memory_defense.networks.classifiers import CLASSIFIERS
@@ -199,7 +200,7 @@ def test_case_10_an_attack_outside_the_ball_is_refused(add) -> None:
     case = Case(name="astray", attack=Astray(add=add), knowledge="end-to-end", ball=Linf(EPSILON))
     defense = Undefended(Front().eval())
     with pytest.raises(ValueError, match=r"astray returned \d+ of 12 images outside its linf ball.*refused"):
-        attack_with(defense, some_images(), some_labels(), [case], seed=0)
+        attack_with(defense, some_images(), some_labels(), [case], options=Options(seed=0))
 
 
 def test_case_11_all_wrong_all_broken_none_broken() -> None:

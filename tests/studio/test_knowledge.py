@@ -15,6 +15,7 @@ from memory_defense.defenses.memory.adaptive import Joint
 from memory_defense.defenses.memory.surrogates import EndToEnd
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.robustness import evaluate
 from memory_defense.randomness import ImageDraws
 from memory_defense.studio.describe import describe_run
@@ -104,7 +105,7 @@ def test_a_steered_image_is_the_one_that_an_evaluation_finds() -> None:
     images = 0.5 + 0.02 * ImageDraws.of(0, "near grey", 6).normal(1, 4, 4).clamp(-1, 1)
     defense, labels = Steerable(Narrow()), torch.zeros(6, dtype=torch.int64)
     case = Case(name="pgd-t", attack=ATTACKS["pgd-t"](steps=20), knowledge="own-way", ball=Linf(0.15))
-    whole = evaluate(defense, images, labels, [case], seed=0)
+    whole = evaluate(defense, images, labels, [case], options=Options(seed=0))
     assert (whole.broken[0].breaker == 0).all(), "what was not broken would not be compared"
     choice = AttackChoice(**attack(attack="pgd-t", options={"steps": 20}, knowledge="own-way", epsilon=0.15))
     for index, image in enumerate(images.split(1)):

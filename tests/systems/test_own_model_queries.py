@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import memory_defense
 from memory_defense.cli import main
 from memory_defense.evaluation.metrics import predict
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.tensorfiles import write_tensors
-from memory_defense.workflows.evaluate import Settings
 
 MODULE = """
 import torch
@@ -57,8 +57,8 @@ def test_attacks_that_only_ask_are_run_and_their_images_may_be_replayed(tmp_path
     assert record.worst_case[0].accuracy < 1
     (stages,) = (cascade.stages for cascade in record.cascades)
     assert {stage.attack: stage.fooled > 0 for stage in stages} == {"pgd": False, "square": True}
-    start = Settings(start_from=tmp_path / "record.images.safetensors")
-    again = memory_defense.evaluate(*problem(), epsilon=0.1, attacks="pgd", settings=start)
+    start = Options(start_from=tmp_path / "record.images.safetensors")
+    again = memory_defense.evaluate(*problem(), epsilon=0.1, attacks="pgd", options=start)
     assert again.worst_case[0].accuracy == record.worst_case[0].accuracy
 
 

@@ -10,6 +10,7 @@ import torch
 from evaluation.flagging_toy import Flip, Shaded, some
 from memory_defense.attacks import Fgsm, Pgd
 from memory_defense.evaluation.flag import keep_flag
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
@@ -38,7 +39,7 @@ def detected(tmp_path_factory, splits):
     keep_flag(run, flag)
     test = splits.test.first(PLAN.images)
     cases = cross(PLAN.attacks, ["end-to-end"], PLAN.linf)
-    evaluation = evaluate(defense, test.floats(), test.labels, cases, seed=3, ids=test.ids)
+    evaluation = evaluate(defense, test.floats(), test.labels, cases, options=Options(seed=3, ids=test.ids))
     write_per_image(per_image_path(run.record), evaluation.state, evaluation.cases)
     record = Record(
         defense="memory-defense/sound",
@@ -105,7 +106,7 @@ def test_what_the_evaluation_broke_is_taken_over_unless_it_fought_the_flag(tmp_p
         Case(name="flip", attack=Timid(), knowledge="end-to-end", ball=small),
         Case(name="flip", attack=Flip(0.9), knowledge="quiet", ball=large),
     ]
-    evaluation = evaluate(defense, test.images, test.labels, cases, seed=0, ids=test.ids)
+    evaluation = evaluate(defense, test.images, test.labels, cases, options=Options(seed=0, ids=test.ids))
     write_per_image(path, evaluation.state, evaluation.cases)
     rows = half.nonzero().squeeze(1)
     assert 0 < len(rows) < 12

@@ -17,16 +17,15 @@ from memory_defense.attacks.suites import SUITES, parts_of
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import predict
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.results import read_per_image
-from memory_defense.evaluation.robustness import Conduct
 from memory_defense.evaluation.robustness import evaluate as robustness
 from memory_defense.evaluation.store import fingerprint
 from memory_defense.passes import fastest_micro_batch
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.threat import Linf
-from memory_defense.workflows.evaluate import Settings
 
 NET = """
 import torch
@@ -75,23 +74,23 @@ def test_the_record_and_every_image_are_there(tmp_path) -> None:
 def test_an_evaluation_starts_from_an_earlier_ones_images(tmp_path) -> None:
     model, images, labels = problem()
     memory_defense.evaluate(model, images, labels, epsilon=0.03, out=tmp_path / "first.json")
-    start = Settings(start_from=tmp_path / "first.images.safetensors", ids=torch.arange(24))
-    again = memory_defense.evaluate(model, images, labels, epsilon=0.03, attacks="fgsm", settings=start)
+    start = Options(start_from=tmp_path / "first.images.safetensors", ids=torch.arange(24))
+    again = memory_defense.evaluate(model, images, labels, epsilon=0.03, attacks="fgsm", options=start)
     replay = again.cascades[0].stages[0]
     assert (replay.attack, replay.knowledge) == ("replay", "earlier")
     first = Record.read(tmp_path / "first.json")
     assert replay.first == round((1 - first.worst_case[0].accuracy) * 24)
     assert again.worst_case[0].accuracy <= first.worst_case[0].accuracy
     # In a smaller ball the images are moved in, which breaks fewer of them and never leaves the ball.
-    inside = memory_defense.evaluate(model, images, labels, epsilon=0.01, attacks="fgsm", settings=start)
+    inside = memory_defense.evaluate(model, images, labels, epsilon=0.01, attacks="fgsm", options=start)
     assert inside.cascades[0].stages[0].first <= replay.first
 
 
 def test_images_of_others_are_not_mixed_up(tmp_path) -> None:
     model, images, labels = problem()
     memory_defense.evaluate(model, images, labels, epsilon=0.03, out=tmp_path / "first.json")
-    start = Settings(start_from=tmp_path / "first.images.safetensors", ids=torch.arange(24) + 100)
-    record = memory_defense.evaluate(model, images, labels, epsilon=0.03, attacks="fgsm", settings=start)
+    start = Options(start_from=tmp_path / "first.images.safetensors", ids=torch.arange(24) + 100)
+    record = memory_defense.evaluate(model, images, labels, epsilon=0.03, attacks="fgsm", options=start)
     assert record.cascades[0].stages[0].fooled == 0
 
 
@@ -165,8 +164,9 @@ def test_out_of_memory_halves_the_batch_says_so_and_changes_nothing() -> None:
             return model(points)
 
         case = Case(name="pgd", attack=Pgd(), knowledge="end-to-end", ball=Linf(0.03))
-        conduct = Conduct(micro_batch=32)
-        evaluation = robustness(Undefended(small), images, labels, [case], seed=0, conduct=conduct, progress=Told())
+        evaluation = robustness(
+            Undefended(small), images, labels, [case], options=Options(seed=0, batch_size=32, progress=Told())
+        )
         return evaluation.broken[0].robust
 
     whole = robust(1000)
@@ -216,10 +216,8 @@ def test_submissions_break_what_one_lucky_answer_hides() -> None:
         return model(points) + 0.15 * torch.randn(len(points), 5)
 
     def accuracy(count: int) -> float:
-        from memory_defense.evaluation.metrics import Submissions
-
-        settings = Settings(conduct=Conduct(submissions=Submissions(count=count)))
-        record = memory_defense.evaluate(nervous, images, labels, epsilon=0.0, attacks="fgsm", settings=settings)
+        options = Options(submissions=count)
+        record = memory_defense.evaluate(nervous, images, labels, epsilon=0.0, attacks="fgsm", options=options)
         assert record.submissions == count
         return record.clean.accuracy
 

@@ -12,6 +12,7 @@ from memory_defense.attacks import Pgd
 from memory_defense.data.decode import Arrays
 from memory_defense.data.images import Splits, split
 from memory_defense.data.spec import DATASETS
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import OfflineSet
@@ -46,7 +47,7 @@ def splits() -> Splits:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, splits) -> RunDirectory:
     run = train(TINY, tmp_path_factory.mktemp("runs") / "run", splits, seed=3)
-    assess(TINY, run, load(run.path), splits, seed=3)
+    assess(TINY, run, load(run.path), splits, options=Options(seed=3))
     return run
 
 
@@ -107,7 +108,9 @@ def test_the_gallery_can_be_read(finished) -> None:
 
 
 def test_the_same_seed_gives_the_same_record(tmp_path, splits, finished) -> None:
-    again = assess(TINY, finished, load(finished.path), splits, seed=3, out=tmp_path / "again.json")
+    again = assess(
+        TINY, finished, load(finished.path), splits, options=Options(seed=3), out=tmp_path / "again.json"
+    )
     timeless = [result.model_copy(update={"seconds": 0.0}) for result in again.attacks]
     before = [result.model_copy(update={"seconds": 0.0}) for result in Record.read(finished.record).attacks]
     assert timeless == before

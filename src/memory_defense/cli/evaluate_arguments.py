@@ -27,7 +27,8 @@ from memory_defense.names import (
 from memory_defense.run_directory import HARDENED, RunDirectory, is_exported
 
 if TYPE_CHECKING:
-    from memory_defense.evaluation.robustness import Conduct
+    from memory_defense.contracts import Progress
+    from memory_defense.evaluation.options import Options
     from memory_defense.recipes.recipe import EvaluationPlan
 
 
@@ -108,13 +109,16 @@ class Manner:
     data_dir: Path | None = None
     offline: bool = False
 
-    def conduct(self) -> Conduct:
+    def options(self, progress: Progress | None) -> Options:
         """Return it for the evaluator."""
-        from memory_defense.evaluation.metrics import Submissions
-        from memory_defense.evaluation.robustness import Conduct
+        from memory_defense.evaluation.options import Options
 
-        return Conduct(
-            submissions=Submissions(count=self.submissions), micro_batch=self.batch, bfloat16=self.bfloat16
+        return Options(
+            seed=self.seed,
+            submissions=self.submissions,
+            batch_size=self.batch,
+            bfloat16=self.bfloat16,
+            progress=progress,
         )
 
 

@@ -23,7 +23,7 @@ from memory_defense.run_directory import RunDirectory, is_exported
 from memory_defense.systems.load import load
 from memory_defense.systems.own_model import build_user_model
 from memory_defense.workflows.assess import add_detection, assess, calibrated
-from memory_defense.workflows.evaluate import Settings, evaluate
+from memory_defense.workflows.evaluate import evaluate
 from memory_defense.workflows.run_images import splits_of
 from memory_defense.workflows.run_recipe import recipe_of
 
@@ -82,17 +82,13 @@ def _run(
             run,
             defense,
             splits,
-            seed=manner.seed,
             out=out,
-            conduct=manner.conduct(),
-            progress=progress,
+            options=manner.options(progress),
         )
         if flag is not None and speaks:  # the attacks on the flag are not shared out
             keep_flag(run, flag)
             place = out or run.record
-            record = add_detection(
-                record, place, defense, splits, plan, flag, conduct=manner.conduct(), progress=progress
-            )
+            record = add_detection(record, place, defense, splits, plan, flag, manner.options(progress))
     if speaks:
         print_tables([Section(chosen.summary, record)])
         Console().print(f"record: {out or run.record}", highlight=False)
@@ -136,15 +132,13 @@ def _own(
             norm=norm,
             attacks=attacks,
             out=out,
-            settings=Settings(
-                seed=manner.seed,
+            options=replace(
+                manner.options(progress),
                 ids=subset.ids,
                 start_from=own.start_from,
                 defense=target,
                 dataset=data.name,
                 weights_sha256=_sha256(own.weights),
-                conduct=manner.conduct(),
-                progress=progress,
             ),
         )
     if speaks:

@@ -31,15 +31,15 @@ EXACT_KNOWLEDGE = "end-to-end"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prosecutor:
-    """Runs cases against one defense; see `try_case`."""
+class CaseRunner:
+    """Attacks one defense with one case after another; see `run`."""
 
     defense: Defense
     seed: int
     submissions: Submissions
     progress: Progress | None = None
 
-    def try_case(
+    def run(
         self, case: Case, surrogate: Classifier | Binding, images: Images, labels: Labels, ids: Rows
     ) -> Attempt:
         """Attack these images, all classified correctly, and let the true defense judge what comes back.
@@ -71,7 +71,7 @@ class Prosecutor:
             silent = fooled & ~self.defense.suspicious(attacked)
         disagreements = 0
         if case.knowledge == EXACT_KNOWLEDGE:
-            # In other company than the judge's, so that a defense whose answers depend on it is noticed.
+            # In another order than the judge's, so that a defense whose answers depend on the batch is noticed.
             under_attack = predict(bound, attacked.flip(0)).flip(0) != labels
             disagreements = int((under_attack != fooled).sum())
         distance = case.ball.distance(attacked, images)

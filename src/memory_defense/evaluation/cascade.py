@@ -61,7 +61,7 @@ class Cascade:
         Cases of one ball and the purpose ``cascade``, in order.
     attack
         Tries one case on some rows.
-    shard
+    ranks
         This process among others.
     seed
         Of the hash that chooses pilot and samples.
@@ -71,7 +71,7 @@ class Cascade:
     cases: Sequence[Case]
     positions: Sequence[int]
     attack: Attack
-    shard: Ranks
+    ranks: Ranks
     seed: int
 
     def run(self) -> tuple[int, ...]:
@@ -80,7 +80,7 @@ class Cascade:
         useful = self._by_strength(scouts) if len(scouts) > 1 else scouts
         order = [*useful, *(one for one in self.positions if one not in useful)]
         for position in order:
-            (left,) = self.shard.total(int(self._standing().sum()))
+            (left,) = self.ranks.total(int(self._standing().sum()))
             if left == 0:
                 break
             if self.cases[position].role == "outward":
@@ -105,7 +105,7 @@ class Cascade:
     def _by_strength(self, scouts: Sequence[int]) -> list[int]:
         """Try every scout on the pilot; return those worth going on with, the most broken for its passes first."""
         ball = self.cases[self.positions[0]].ball
-        (correct,) = self.shard.total(int(self.state.correct.sum()))
+        (correct,) = self.ranks.total(int(self.state.correct.sum()))
         pilot = self._chosen(f"pilot {ball.norm} {ball.epsilon!r}", PILOT_IMAGES / max(correct, 1))
         pilot &= self.state.correct
         worth: dict[int, float] = {}
@@ -114,13 +114,13 @@ class Cascade:
             if one.pilot_cost == 0:
                 self._try(position, pilot)
                 one.pilot_cost = one.forward + _BACKWARD_COST * one.backward
-            broken, cost = self.shard.total(int((one.fooled & pilot).sum()), one.pilot_cost)
+            broken, cost = self.ranks.total(int((one.fooled & pilot).sum()), one.pilot_cost)
             worth[position] = broken / max(cost, 1)
         best, *others = sorted(scouts, key=lambda one: (-worth[one], one))
         useful, covered = [best], self.state.cases[best].fooled & pilot
         for position in others:
             one = self.state.cases[position]
-            (fresh,) = self.shard.total(int((one.fooled & pilot & ~covered).sum()))
+            (fresh,) = self.ranks.total(int((one.fooled & pilot & ~covered).sum()))
             if fresh > 0:
                 useful.append(position)
                 covered |= one.fooled & pilot
@@ -132,7 +132,7 @@ class Cascade:
         one, inside = self.state.cases[position], self.state.inside(self.cases[position].ball)
         if bool(one.before.isnan().any()):
             one.before = torch.where(inside.robust, inside.lead, -torch.inf)
-        leads = torch.cat([part["leads"] for part in self.shard.gather({"leads": one.before})])
+        leads = torch.cat([part["leads"] for part in self.ranks.gather({"leads": one.before})])
         leads = leads[leads > -torch.inf].sort(descending=True).values
         if len(leads) == 0:
             self._try(
@@ -147,11 +147,11 @@ class Cascade:
             block = (one.before >= least) & (one.before < above)
             self._try(position, block & inside.robust)
             broken = int((one.fooled & block).sum())
-            (found,) = self.shard.total(broken)
+            (found,) = self.ranks.total(broken)
             if found == 0 and not sampled:
                 break
             above = least
-        tried, left = self.shard.total(int(one.done.sum()), int(inside.robust.sum()))
+        tried, left = self.ranks.total(int(one.done.sum()), int(inside.robust.sum()))
         if tried < left:
             one.note = one.note or "stopped where it broke none any more"
 
@@ -163,5 +163,5 @@ class Cascade:
         share = max(SAMPLE_IMAGES / standing, 1 / 20)
         sample = (one.before > -torch.inf) & self._chosen(f"sample {case.key}", share)
         self._try(position, sample & self._standing())
-        (broken,) = self.shard.total(int((one.fooled & sample & (one.before < near)).sum()))
+        (broken,) = self.ranks.total(int((one.fooled & sample & (one.before < near)).sum()))
         return broken > 0

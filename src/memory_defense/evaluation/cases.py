@@ -4,53 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from memory_defense.contracts import Attack, Ball
-from memory_defense.evaluation.metrics import Submissions
 from memory_defense.evaluation.record import Parameter
-
-_ONCE = Submissions()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conduct:
-    """How an evaluation is carried out; but for `submissions` and `bfloat16`, nothing here changes a result.
-
-    Parameters
-    ----------
-    submissions
-        How often an image is handed in before it is judged.
-    chunk
-        Images that an attack holds at once, at least 1; the state is saved between chunks.
-    micro_batch
-        Images in one pass, at least 1; None finds the fastest by a short probe.
-    bfloat16
-        Compute attacks' gradients in bfloat16; verdicts stay float32. Off by default, as it may find less.
-    resume_at
-        A file to save to and to go on from; it is removed once the evaluation is whole. None keeps nothing.
-    keep_state
-        Leave that file to whoever writes the record and removes it then (`store.discard`): nothing is lost between.
-
-    Raises
-    ------
-    ValueError
-        For a count below 1.
-    """
-
-    submissions: Submissions = _ONCE
-    chunk: int = 1024
-    micro_batch: int | None = None
-    bfloat16: bool = False
-    resume_at: Path | None = None
-    keep_state: bool = False
-
-    def __post_init__(self) -> None:
-        for name, count in {"chunk": self.chunk, "micro_batch": self.micro_batch or 1}.items():
-            if count < 1:
-                raise ValueError(f"{name} is {count}, but an attack needs at least 1 image")
-
 
 Purpose = Literal["table", "curve", "cascade"]
 Role = Literal["scout", "main", "outward"]

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from memory_defense.contracts import Adaptive, Attack, Ball, Defense, Flagging, Images, PerImage, Progress, Rows
+from memory_defense.contracts import Adaptive, Attack, Ball, Defense, Flagging, Images, PerImage, Rows
 from memory_defense.data.images import ImageSet
-from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Prosecutor
-from memory_defense.evaluation.cases import Case, Conduct, parameters_of
+from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, CaseRunner
+from memory_defense.evaluation.cases import Case, parameters_of
 from memory_defense.evaluation.detection import accuracy_with_rejection, auroc, tpr_at_fpr
 from memory_defense.evaluation.flag import Flag, calibrate, flagging, score_images
 from memory_defense.evaluation.metrics import accuracy, judged
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import DetectionResult, Separation
 from memory_defense.evaluation.robustness import published
 from memory_defense.passes import bfloat16_gradients, micro_batches_of
@@ -60,11 +61,9 @@ def detect(
     test: ImageSet,
     held_out: ImageSet,
     plan: DetectionPlan,
+    options: Options | None = None,
     *,
-    seed: int,
     found: Sequence[AttackedSet] = (),
-    conduct: Conduct | None = None,
-    progress: Progress | None = None,
 ) -> tuple[DetectionResult, ...]:
     """Return a result for every score and attack; the defense's own flag is as before afterwards.
 
@@ -78,14 +77,10 @@ def detect(
         Clean images that thresholds are chosen on.
     plan
         See `DetectionPlan`.
-    seed
-        Of every draw.
+    options
+        Seed, batch size and so on; nothing is saved between attacks.
     found
         More attacked images, made without regard to the flag, such as a cascade's.
-    conduct
-        Submissions, chunk, micro-batch and precision; nothing is saved between attacks.
-    progress
-        Told after each attack.
 
     Raises
     ------
@@ -98,13 +93,15 @@ def detect(
             f"{type(defense).__name__} publishes no scores, so it cannot detect anything; give it scores, "
             "flag_score, flag_threshold and suspicious (contracts.Flagging)"
         )
-    how = conduct or Conduct()
-    with frozen(defense), micro_batches_of(how.micro_batch), bfloat16_gradients(how.bfloat16):
-        trial = _Trial(defense, defense, test, plan, how, seed, progress)
-        trial.judge()
-        names = list(trial.clean_scores)
+    chosen = options or Options()
+    progress = chosen.progress
+    with frozen(defense), micro_batches_of(chosen.batch_size), bfloat16_gradients(chosen.bfloat16):
+        detection = _Detection(defense, defense, test, plan, chosen)
+        detection.judge()
+        names = list(detection.clean_scores)
         flags = [
-            calibrate(defense, held_out, false_alarms=plan.false_alarms, score=name, seed=seed) for name in names
+            calibrate(defense, held_out, false_alarms=plan.false_alarms, score=name, seed=chosen.seed)
+            for name in names
         ]
         if progress:
             ways = 1
@@ -112,13 +109,15 @@ def detect(
                 with flagging(defense, flag):
                     ways += len(fighting(defense))
             progress.begin("attacking the flag", len(plan.attacks) * ways)
-        ignoring = [trial.attack(EXACT_KNOWLEDGE, *one) for one in plan.attacks]
+        ignoring = [detection.attack(EXACT_KNOWLEDGE, *one) for one in plan.attacks]
         results: list[DetectionResult] = []
         for flag in flags:
             with flagging(defense, flag):
-                results += [trial.result(flag, one, fights=False) for one in (*found, *ignoring)]
+                results += [detection.result(flag, one, fights=False) for one in (*found, *ignoring)]
                 for known in fighting(defense):
-                    results += [trial.result(flag, trial.attack(known, *one), fights=True) for one in plan.attacks]
+                    results += [
+                        detection.result(flag, detection.attack(known, *one), fights=True) for one in plan.attacks
+                    ]
     return tuple(results)
 
 
@@ -130,23 +129,21 @@ def fighting(defense: Defense) -> list[str]:
 
 
 @dataclass
-class _Trial:
+class _Detection:
     """One defense and the test images it is tried on."""
 
     defense: Defense
     flagged: Flagging
     test: ImageSet
     plan: DetectionPlan
-    conduct: Conduct
-    seed: int
-    progress: Progress | None
+    options: Options
 
     def judge(self) -> None:
         """Score and judge the clean images."""
         self.images, self.labels = self.test.floats(), self.test.labels
-        with seeded(self.seed, "clean judge"):
-            self.correct = ~judged(self.defense, self.images, self.labels, self.conduct.submissions)[0]
-        self.clean_scores = score_images(self.flagged, self.images, seed=self.seed)
+        with seeded(self.options.seed, "clean judge"):
+            self.correct = ~judged(self.defense, self.images, self.labels, self.options.repetitions)[0]
+        self.clean_scores = score_images(self.flagged, self.images, seed=self.options.seed)
 
     def attack(self, knowledge: str, name: str, attack: Attack, ball: Ball) -> AttackedSet:
         """Attack every image that is right when clean."""
@@ -156,19 +153,20 @@ class _Trial:
             raise ValueError(
                 f"{type(self.defense).__name__} publishes no surrogate {knowledge!r} to attack its flag through"
             )
-        prosecutor = Prosecutor(
-            defense=self.defense, seed=self.seed, submissions=self.conduct.submissions, progress=self.progress
+        runner = CaseRunner(
+            defense=self.defense,
+            seed=self.options.seed,
+            submissions=self.options.repetitions,
+            progress=self.options.progress,
         )
         rows = self.correct.nonzero().squeeze(1)
         attempts = [
-            prosecutor.try_case(
-                case, surrogates[knowledge], self.images[part], self.labels[part], self.test.ids[part]
-            )
-            for part in torch.split(rows, self.conduct.chunk)
+            runner.run(case, surrogates[knowledge], self.images[part], self.labels[part], self.test.ids[part])
+            for part in torch.split(rows, self.options.chunk)
             if len(part)
         ]
-        if self.progress:
-            self.progress.advance(1, f"{name}, {knowledge}")
+        if self.options.progress:
+            self.options.progress.advance(1, f"{name}, {knowledge}")
         return AttackedSet(
             attack=name,
             knowledge=knowledge,
@@ -184,7 +182,7 @@ class _Trial:
         clean = self.clean_scores[flag.score]
         scores = clean[:0]
         if len(attacked.rows):
-            scores = score_images(self.flagged, attacked.images, seed=self.seed)[flag.score]
+            scores = score_images(self.flagged, attacked.images, seed=self.options.seed)[flag.score]
         clean_flagged = clean > flag.threshold
         ends_well = self.correct.clone()
         ends_well[attacked.rows] = accuracy_with_rejection(~attacked.fooled, scores > flag.threshold, attacked=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -22,13 +23,13 @@ from memory_defense.contracts import (
     Images,
     Labels,
     PerImage,
-    Progress,
     Rows,
 )
-from memory_defense.evaluation.attempt import Prosecutor
+from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
-from memory_defense.evaluation.cases import Case, Conduct, cross
+from memory_defense.evaluation.cases import Case, cross
 from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Accuracy, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
@@ -39,7 +40,7 @@ from memory_defense.randomness import seeded
 from memory_defense.ranks import Ranks, current
 from memory_defense.wrappers import frozen
 
-__all__ = ["Broken", "Case", "Conduct", "Evaluation", "Outcome", "cross", "evaluate"]
+__all__ = ["Broken", "Case", "Evaluation", "Outcome", "cross", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,10 @@ def evaluate(
     images: Images,
     labels: Labels,
     cases: Sequence[Case],
+    options: Options | None = None,
     *,
-    seed: int,
-    ids: Rows | None = None,
-    conduct: Conduct | None = None,
-    progress: Progress | None = None,
+    state_file: Path | None = None,
+    keep_state: bool = False,
 ) -> Evaluation:
     """Attack the correctly classified images with every case and let the true defense judge what comes back.
 
@@ -111,12 +111,12 @@ def evaluate(
     cases
         An image broken inside a smaller ball of the same norm counts as broken in every larger one. The
         knowledge `replay.EARLIER` is for `replay.Replay`.
-    seed, ids
-        Of the attacks' draws; `ids` (N,) are positions in the dataset, 0..N-1 by default.
-    conduct
-        How it is carried out; what can be believed does not depend on it.
-    progress
-        Told after each case.
+    options
+        Seed, batch size and so on; device, names and `start_from` are for `memory_defense.evaluate` to read.
+    state_file
+        File to save to and to go on from; it is removed once the evaluation is whole. None keeps nothing.
+    keep_state
+        Leave that file to whoever writes the record and removes it then (`store.discard`): nothing is lost between.
 
     Raises
     ------
@@ -130,18 +130,18 @@ def evaluate(
     for case in cases:
         if case.knowledge not in surrogates:
             raise nearest(case.knowledge, surrogates, "knowledge")
-    how, shard = conduct or Conduct(), current()
-    numbers = torch.arange(len(images)) if ids is None else ids.cpu()
-    mine = shard.rows(len(images))
-    with frozen(defense), only_writer(how.resume_at, shard):
-        trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress)
-        state = trial.begin(images[mine], labels[mine], numbers[mine])
-        size = how.micro_batch or fastest_micro_batch(defense, state.images[:256])
-        with micro_batches_of(size), bfloat16_gradients(how.bfloat16):
-            orders = trial.run(state)
-        if shard.world > 1:
-            state = trial.merge(state, State.blank(images, labels, numbers, cases))
-        return trial.finish(state, orders)
+    chosen, ranks = options or Options(), current()
+    numbers = torch.arange(len(images)) if chosen.ids is None else chosen.ids.cpu()
+    mine = ranks.rows(len(images))
+    with frozen(defense), only_writer(state_file, ranks):
+        run = _Run(defense, surrogates, tuple(cases), chosen, ranks, state_file, keep_state)
+        state = run.begin(images[mine], labels[mine], numbers[mine])
+        size = chosen.batch_size or fastest_micro_batch(defense, state.images[:256])
+        with micro_batches_of(size), bfloat16_gradients(chosen.bfloat16):
+            orders = run.attack(state)
+        if ranks.world > 1:
+            state = run.merge(state, State.blank(images, labels, numbers, cases))
+        return run.finish(state, orders)
 
 
 def published(defense: Defense) -> dict[str, Classifier | Binding]:
@@ -153,54 +153,53 @@ def published(defense: Defense) -> dict[str, Classifier | Binding]:
 
 
 @dataclass
-class _Trial:
+class _Run:
     """One evaluation by one process."""
 
     defense: Defense
     surrogates: dict[str, Classifier | Binding]
     cases: tuple[Case, ...]
-    conduct: Conduct
-    shard: Ranks
-    seed: int
-    progress: Progress | None
+    options: Options
+    ranks: Ranks
+    state_file: Path | None
+    keep_state: bool
     store: Store | None = None
 
     def begin(self, images: Images, labels: Labels, ids: Rows) -> State:
         """Judge the clean images, and take over the state of a stopped evaluation if there is one."""
         state = State.blank(images, labels, ids, self.cases)
         if len(images):
-            with seeded(self.seed, "clean judge"):
+            with seeded(self.options.seed, "clean judge"):
                 state.predictions = predict(self.defense, images)
-                wrong, lead = judged(self.defense, images, labels, self.conduct.submissions)
+                wrong, lead = judged(self.defense, images, labels, self.options.repetitions)
             state.start(~wrong, lead)
-        path = self.conduct.resume_at
-        path = None if path is None else of_rank(path, self.shard)
+        path = None if self.state_file is None else of_rank(self.state_file, self.ranks)
         self.store = Store(path, "" if path is None else self._fingerprint(state))
-        if self.store.resume(state) and self.progress:
-            self.progress.note("going on where the evaluation stopped")
+        if self.store.resume(state) and self.options.progress:
+            self.options.progress.note("going on where the evaluation stopped")
         return state
 
     def merge(self, mine: State, whole: State) -> State:
         """Return `whole` with what every rank found."""
-        for rank, tensors in enumerate(self.shard.gather(to_tensors(mine))):
-            take_over(whole, tensors, Ranks(rank, self.shard.world).rows(len(whole.labels)))
+        for rank, tensors in enumerate(self.ranks.gather(to_tensors(mine))):
+            take_over(whole, tensors, Ranks(rank, self.ranks.world).rows(len(whole.labels)))
         return whole
 
     def _fingerprint(self, state: State) -> str:
-        how = self.conduct
+        how = self.options
         flag = (getattr(self.defense, "flag_score", ""), getattr(self.defense, "flag_threshold", None))
-        terms = f"{self.seed} {how.submissions!r} {how.bfloat16} {self.shard.world} {flag}"
+        terms = f"{self.options.seed} {how.repetitions!r} {how.bfloat16} {self.ranks.world} {flag}"
         return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
 
-    def run(self, state: State) -> list[tuple[int, ...]]:
+    def attack(self, state: State) -> list[tuple[int, ...]]:
         """Run every case; return the order that each cascade took."""
-        if self.progress:
-            self.progress.begin("attacking", len(self.cases))
+        if self.options.progress:
+            self.options.progress.begin("attacking", len(self.cases))
         single = [number for number, case in enumerate(self.cases) if case.purpose != "cascade"]
         for position in single:
             rows = (state.correct & ~state.cases[position].done).nonzero().squeeze(1)
             self._attack(state, position, rows)
-            if self.progress:
+            if self.options.progress:
                 robust = (state.correct & ~state.cases[position].fooled).float().mean()
                 self._tell(state, 1, position, f"{100 * float(robust):.1f} %")
         orders: list[tuple[int, ...]] = []
@@ -216,14 +215,14 @@ class _Trial:
                 self.cases,
                 positions,
                 lambda position, rows: self._attack(state, position, rows),
-                self.shard,
-                self.seed,
+                self.ranks,
+                self.options.seed,
             )
             orders.append(cascade.run())
-            if self.progress:
+            if self.options.progress:
                 robust = state.inside(self.cases[positions[0]].ball).robust.float().mean()
                 self._tell(state, len(positions), positions[-1], f"cascade, {100 * float(robust):.1f} %")
-        if self.store is not None and self.conduct.keep_state:
+        if self.store is not None and self.keep_state:
             self.store.save(state, at_once=True)
         return orders
 
@@ -234,15 +233,15 @@ class _Trial:
     def _attack(self, state: State, position: int, rows: Rows) -> None:
         """Try a case on these rows, chunk by chunk, saving between chunks."""
         case = self.cases[position]
-        prosecutor = Prosecutor(
+        runner = CaseRunner(
             defense=self.defense,
-            seed=self.seed,
-            submissions=self.conduct.submissions,
-            progress=self.progress,
+            seed=self.options.seed,
+            submissions=self.options.repetitions,
+            progress=self.options.progress,
         )
-        for part in torch.split(rows, self.conduct.chunk):
+        for part in torch.split(rows, self.options.chunk):
             if len(part):
-                attempt = prosecutor.try_case(
+                attempt = runner.run(
                     case, self.surrogates[case.knowledge], state.images[part], state.labels[part], state.ids[part]
                 )
                 state.add(case, position, part, attempt)
@@ -252,10 +251,10 @@ class _Trial:
 
     def _advance(self, state: State, steps: int, text: str = "") -> None:
         """Count steps; where that stops the evaluation, save it first."""
-        if self.progress is None:
+        if self.options.progress is None:
             return
         try:
-            self.progress.advance(steps, text)
+            self.options.progress.advance(steps, text)
         except KeyboardInterrupt:
             if self.store is not None:
                 self.store.save(state, at_once=True)
@@ -271,7 +270,7 @@ class _Trial:
         ]
         cascades = tuple(cascade_record(state, self.cases, order) for order in orders)
         flags = isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None
-        if self.store is not None and not self.conduct.keep_state:
+        if self.store is not None and not self.keep_state:
             self.store.clear()
-        how = self.conduct
-        return Evaluation(state, self.cases, tuple(outcomes), cascades, how.submissions, flags, how.bfloat16)
+        how = self.options
+        return Evaluation(state, self.cases, tuple(outcomes), cascades, how.repetitions, flags, how.bfloat16)

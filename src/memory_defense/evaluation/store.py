@@ -150,18 +150,18 @@ class Store:
             remove(self.path)
 
 
-def of_rank(path: Path, shard: Ranks) -> Path:
+def of_rank(path: Path, ranks: Ranks) -> Path:
     """Return the file of one process among several."""
-    return path if shard.world == 1 else path.with_name(f"{path.name}.rank-{shard.rank}")
+    return path if ranks.world == 1 else path.with_name(f"{path.name}.rank-{ranks.rank}")
 
 
 @contextmanager
-def only_writer(path: Path | None, shard: Ranks) -> Generator[None]:
+def only_writer(path: Path | None, ranks: Ranks) -> Generator[None]:
     """Keep other processes off the file to go on from; raise `files.LockedError` where one is at it."""
     if path is None:
         yield
         return
-    with locked(of_rank(path, shard), f"the evaluation that is saved at {path}"):
+    with locked(of_rank(path, ranks), f"the evaluation that is saved at {path}"):
         yield
 
 

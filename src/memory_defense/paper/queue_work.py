@@ -18,8 +18,8 @@ from memory_defense.contracts import Progress
 from memory_defense.data.decode import Arrays
 from memory_defense.data.images import Splits, split
 from memory_defense.data.spec import dataset_spec
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
-from memory_defense.evaluation.robustness import Conduct
 from memory_defense.files import write_text
 from memory_defense.paper.half_weights import restore_half, round_to_half, write_half
 from memory_defense.paper.queue import entry
@@ -116,7 +116,7 @@ def _evaluate(one: Recipe, run: RunDirectory, splits: Splits, chunk: int, place:
     if not run.record.is_file() or Record.read(run.record).provenance.recipe_sha256 != one.sha256:
         progress.note(f"{one.name}: attacks")
         defense.to(splits.test.images.device)
-        assess(one, run, defense, splits, conduct=Conduct(chunk=chunk), progress=progress)
+        assess(one, run, defense, splits, options=Options(chunk=chunk, progress=progress))
     write_half(defense, place)
     write_text(place / "manifest.json", run.manifest_path.read_text(encoding="utf-8"))
     Record.read(run.record).model_copy(update={"per_image": None}).write(place / "record.json")

@@ -14,6 +14,7 @@ from pathlib import Path
 from memory_defense.checks import nearest
 from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.paper.row_pool import RowPool
@@ -243,7 +244,7 @@ def reproduced_row(
     if progress:
         progress.note(f"{recipe.name}: attacks")
     defense = load(run.path).to(splits.test.images.device)
-    assess(recipe, run, defense, splits, seed=seed, out=place, progress=progress)
+    assess(recipe, run, defense, splits, out=place, options=Options(seed=seed, progress=progress))
     return ReproducedRow(row, Record.read(place), place)
 
 

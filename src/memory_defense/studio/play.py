@@ -16,7 +16,7 @@ from torch import Tensor
 from memory_defense.attacks import ATTACKS
 from memory_defense.checks import nearest
 from memory_defense.contracts import Attack, Binding, Classifier, Defense, Flagging, Images, Labels, SlotDefense
-from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Attempt, Prosecutor
+from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Attempt, CaseRunner
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import Submissions, answers
 from memory_defense.passes import regular
@@ -193,11 +193,9 @@ def _attempt(
     ticket: Ticket,
 ) -> Attempt:
     bound = surrogate.bind(posed.image) if isinstance(surrogate, Binding) else surrogate
-    prosecutor = Prosecutor(defense=defense, seed=seed, submissions=Submissions())
+    runner = CaseRunner(defense=defense, seed=seed, submissions=Submissions())
     labels: Labels = torch.tensor([posed.label])
-    return prosecutor.try_case(
-        case, Watched(regular(bound), ticket), posed.image, labels, torch.tensor([posed.identity])
-    )
+    return runner.run(case, Watched(regular(bound), ticket), posed.image, labels, torch.tensor([posed.identity]))
 
 
 def _selector(defense: Defense, image: Images) -> list[float] | None:

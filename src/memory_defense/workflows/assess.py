@@ -10,24 +10,28 @@ from typing import cast
 
 from memory_defense.attacks import Pgd
 from memory_defense.attacks.suites import parts_of
-from memory_defense.contracts import Attack, Ball, Defense, Flagging, Progress
+from memory_defense.contracts import Attack, Ball, Defense, Flagging
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import DatasetSpec
-from memory_defense.evaluation.audit.run import audit
-from memory_defense.evaluation.cases import Conduct
+from memory_defense.evaluation.cases import Case, cross
 from memory_defense.evaluation.detection_results import AttackedSet, DetectionPlan, detect, fighting
 from memory_defense.evaluation.flag import Flag, calibrate
 from memory_defense.evaluation.gallery import write_gallery
-from memory_defense.evaluation.provenance import provenance
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
-from memory_defense.evaluation.results import read_per_image, write_per_image
-from memory_defense.evaluation.robustness import Case, cross, evaluate
+from memory_defense.evaluation.results import read_per_image
 from memory_defense.evaluation.store import discard
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.run_directory import RunDirectory
 from memory_defense.threat import L2
-from memory_defense.workflows.evaluate import cascade_cases, per_image_path
+from memory_defense.workflows.evaluate import (
+    cascade_cases,
+    finished_record,
+    per_image_path,
+    saved_evaluation,
+    state_path,
+)
 
 ANY_NORM = Pgd(steps=20, loss="margin")
 """Attacks the flag where the plan has no white-box attack for the norm."""
@@ -64,9 +68,7 @@ def add_detection(
     splits: Splits,
     plan: EvaluationPlan,
     flag: Flag,
-    *,
-    conduct: Conduct | None = None,
-    progress: Progress | None = None,
+    options: Options | None = None,
 ) -> Record:
     """Return the record with its detection part, written in its place.
 
@@ -82,8 +84,8 @@ def add_detection(
         See `detection_cases`.
     flag
         For its rate of false alarms.
-    conduct, progress
-        See `evaluation.detection_results.detect`.
+    options
+        See `evaluation.detection_results.detect`; the seed is the record's.
     """
     test = splits.test.first(record.images)
     results = detect(
@@ -91,10 +93,8 @@ def add_detection(
         test,
         splits.held_out,
         DetectionPlan(attacks=detection_cases(plan), false_alarms=flag.false_alarms),
-        seed=record.provenance.seed,
+        replace(options or Options(), seed=record.provenance.seed),
         found=found_by(per_image_path(place), test, fighting(defense)),
-        conduct=conduct,
-        progress=progress,
     )
     whole = record.model_copy(update={"detection": results})
     whole.write(place)
@@ -160,32 +160,25 @@ def assess(
     defense: Defense,
     splits: Splits,
     *,
-    seed: int = 0,
     out: Path | None = None,
-    conduct: Conduct | None = None,
-    progress: Progress | None = None,
+    options: Options | None = None,
 ) -> Record:
     """Evaluate a trained defense by its recipe's plan and write its record, and a gallery beside it.
 
     Parameters
     ----------
     recipe, run
-        What was trained, and where it lies.
+        What was trained, and its run directory.
     defense
         The trained defense, on the device of the data.
     splits
         Of these only the test images are used.
-    seed
-        Of the attacks' draws.
     out
-        Where the record goes; the run's own place by default.
-    conduct
-        How it is carried out; a stopped evaluation is continued from a file beside the record.
-    progress
-        Told after each case.
+        File of the record; the run's own by default. A stopped evaluation goes on from a file beside it.
+    options
+        Seed, batch size and so on; names and ids are the recipe's and the dataset's.
     """
-    plan = recipe.evaluation
-    spec = splits.spec
+    plan, spec = recipe.evaluation, splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
     cases = plan_cases(
         plan,
@@ -197,41 +190,21 @@ def assess(
         going_on = cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
         cases += [case for case in going_on if plan.knowledge is None or case.knowledge in plan.knowledge]
     place = out or run.record
-    unfinished = place.with_suffix(".progress.safetensors")
-    evaluation = evaluate(
-        defense,
-        subset.floats(),
-        subset.labels,
-        cases,
-        seed=seed,
+    chosen = replace(
+        options or Options(),
         ids=subset.ids,
-        conduct=replace(conduct or Conduct(), resume_at=unfinished, keep_state=True),
-        progress=progress,
-    )
-    lines = audit(defense, evaluation, classes=len(spec.classes), seed=seed)
-    record = Record(
         defense=f"{recipe.model.defense}/{recipe.model.preset}",
-        recipe=_trained_as(recipe, run, spec),
         dataset=spec.name,
-        images=len(subset),
-        clean=evaluation.clean,
-        attacks=tuple(outcome.result for outcome in evaluation.outcomes),
-        worst_case=evaluation.worst_cases(),
-        cascades=evaluation.cascades,
-        submissions=evaluation.submissions.count,
-        bfloat16=evaluation.bfloat16,
-        per_image=per_image_path(place).name,
-        audit=lines,
-        provenance=provenance(seed, subset.images.device, recipe.sha256),
+        weights_sha256=recipe.sha256,
     )
-    if current().rank > 0:
-        return record  # the first rank writes
-    write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
-    record.write(place)
-    if evaluation.broken:
-        gallery = run.gallery if out is None else out.with_suffix(".gallery.safetensors")
-        write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
-    discard(unfinished)
+    evaluation = saved_evaluation(defense, subset.floats(), subset.labels, cases, chosen, place)
+    trained_as = _trained_as(recipe, run, spec)
+    record = finished_record(defense, evaluation, chosen, place, recipe=trained_as, classes=len(spec.classes))
+    if current().leads:
+        if evaluation.broken:
+            gallery = run.gallery if out is None else out.with_suffix(".gallery.safetensors")
+            write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
+        discard(state_path(place))
     return record
 
 

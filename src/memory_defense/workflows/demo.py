@@ -7,6 +7,7 @@ from pathlib import Path
 
 from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
+from memory_defense.evaluation.options import Options
 from memory_defense.recipes.fashion_mnist import DEMO, DEMO_PAPER, TINY
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.run_directory import RunDirectory
@@ -48,6 +49,6 @@ def demo(
         defense = load(run.path).to(splits.test.images.device)
         if progress:
             progress.note(f"{recipe.name}: attacks")
-        assess(recipe, run, defense, splits, seed=seed, progress=progress)
+        assess(recipe, run, defense, splits, options=Options(seed=seed, progress=progress))
         runs.append(run)
     return runs[0], runs[1]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -13,20 +13,172 @@ from torch import nn
 
 from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import Part, Suite, parts_of
-from memory_defense.contracts import Adaptation, Adaptive, Ball, Classifier, Defense, Images, Labels, Progress, Rows
+from memory_defense.contracts import Adaptation, Adaptive, Ball, Classifier, Defense, Images, Labels
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.results import read_per_image, write_per_image
-from memory_defense.evaluation.robustness import Conduct, Evaluation
-from memory_defense.evaluation.robustness import evaluate as run
+from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.store import discard
 from memory_defense.ranks import current
 from memory_defense.threat import ball as ball_of
+
+
+def evaluate(
+    model: Classifier | Defense,
+    images: Images,
+    labels: Labels,
+    *,
+    epsilon: float | Sequence[float],
+    norm: str = "linf",
+    attacks: str = "fast",
+    out: Path | str | None = None,
+    options: Options | None = None,
+) -> Record:
+    """Attack a classifier image by image until nothing is left to try, audit the result, and return its record.
+
+    Under ``torchrun`` the processes share the images; every one returns the whole record, the first one writes it.
+
+    Parameters
+    ----------
+    model
+        Images (B, C, H, W) in [0, 1] to logits (B, K): a module or a function. If it publishes surrogates
+        (`contracts.Defense`), every one of them is attacked.
+    images, labels
+        (N, C, H, W) float32 in [0, 1] and (N,) int64.
+    epsilon
+        Radii in pixel units of [0, 1], such as 8 / 255.
+    norm
+        ``linf`` or ``l2``.
+    attacks
+        A suite (``fast``, ``standard``, which is also called ``autoattack``, ``rand``) or names of attacks joined
+        by commas.
+    out
+        File of the record, with every image's verdict and adversarial image in a file beside it. A stopped
+        evaluation goes on from there. None writes nothing.
+    options
+        Seed, batch size, device, repetitions, resuming and names; see `Options`.
+
+    Examples
+    --------
+    >>> import memory_defense, torch
+    >>> from memory_defense import Options
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    >>> images = torch.rand(8, 1, 4, 4)
+    >>> record = memory_defense.evaluate(
+    ...     net, images, net(images).argmax(1), epsilon=0.1, options=Options(seed=1, batch_size=8, device="cpu")
+    ... )
+    >>> record.clean.accuracy
+    1.0
+
+    Raises
+    ------
+    ValueError
+        For inputs or options that make no sense, or a model that asks for more than images.
+    """
+    defense, chosen = as_defense(model), options or Options()
+    radii = [epsilon] if isinstance(epsilon, (int, float, str)) else list(epsilon)
+    if not radii or not all(isinstance(radius, (int, float)) for radius in cast("list[object]", radii)):
+        raise ValueError(f"epsilon is {epsilon!r}, expected one radius or several, such as 8 / 255")
+    balls: list[Ball] = [ball_of(norm, radius) for radius in radii]
+    place, earlier = None if out is None else Path(out), None
+    if chosen.start_from is not None:
+        file = Path(chosen.start_from)
+        earlier = Replay(source=file.name, results=read_per_image(file))
+    cases = cascade_cases(defense, parts_of(attacks), balls, earlier)
+    _check_something_can_be_tried(defense, cases, attacks)
+    with _on_device(defense, chosen.device):
+        if chosen.device is not None:
+            images, labels = images.to(chosen.device), labels.to(chosen.device)
+        evaluation = saved_evaluation(defense, images, labels, cases, chosen, place)
+        classes = _classes(defense, images)
+        record = finished_record(defense, evaluation, chosen, place, recipe=f"attacks: {attacks}", classes=classes)
+    if place is not None and current().leads:
+        discard(state_path(place))
+    return record
+
+
+def saved_evaluation(
+    defense: Defense, images: Images, labels: Labels, cases: Sequence[Case], options: Options, place: Path | None
+) -> Evaluation:
+    """Run the cases, saving to and going on from a file beside the record's `place`; None saves nothing."""
+    state = None if place is None else state_path(place)
+    if state is not None and not options.resume and current().leads:
+        discard(state)
+    return attack_all(defense, images, labels, cases, options, state_file=state, keep_state=True)
+
+
+def finished_record(
+    defense: Defense, evaluation: Evaluation, options: Options, place: Path | None, *, recipe: str, classes: int
+) -> Record:
+    """Return the record of an evaluation, its audit included; write it to `place` with the images beside it.
+
+    The file to go on from stays until the caller removes it, so that a kill in between loses nothing.
+
+    Parameters
+    ----------
+    defense, evaluation
+        As `saved_evaluation` had and returned them.
+    options
+        Names, seed and hash for the record.
+    place
+        File of the record; None writes nothing. Of several processes only the first writes.
+    recipe
+        How the model came about, or what attacked it.
+    classes
+        K, for the audit's chance level.
+    """
+    record = Record(
+        defense=options.defense,
+        recipe=recipe,
+        dataset=options.dataset,
+        images=len(evaluation.images),
+        clean=evaluation.clean,
+        attacks=tuple(outcome.result for outcome in evaluation.outcomes),
+        worst_case=evaluation.worst_cases(),
+        cascades=evaluation.cascades,
+        submissions=evaluation.submissions.count,
+        bfloat16=evaluation.bfloat16,
+        per_image=None if place is None else per_image_path(place).name,
+        audit=audit(defense, evaluation, classes=classes, seed=options.seed),
+        provenance=provenance(options.seed, evaluation.images.device, options.weights_sha256),
+    )
+    if place is not None and current().leads:
+        write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
+        record.write(place)
+    return record
+
+
+def per_image_path(record: Path) -> Path:
+    """Return where the verdicts and images of a record are."""
+    return record.with_suffix(".images.safetensors")
+
+
+def state_path(record: Path) -> Path:
+    """Return the file that a stopped evaluation goes on from."""
+    return record.with_suffix(".progress.safetensors")
+
+
+@contextmanager
+def _on_device(model: object, device: torch.device | str | None) -> Generator[None]:
+    """Run a block with a module on this device, and bring it back to its own; None changes nothing."""
+    module = model.network if isinstance(model, Undefended) else model
+    home = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    if device is None or home is None or not isinstance(module, nn.Module):
+        yield
+        return
+    before = home.device
+    try:
+        module.to(device)
+        yield
+    finally:
+        module.to(before)
 
 
 def cascade_cases(
@@ -80,114 +232,6 @@ def _knowledge_for(part: Part, defense: Defense) -> list[str]:
     return deciding
 
 
-_CONDUCT = Conduct()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What an evaluation needs to know beside the model, the images and the threat.
-
-    Parameters
-    ----------
-    seed
-        Of the attacks' draws, at least 0.
-    ids
-        (N,) int64, positions in the dataset, which name the images' draws; 0..N-1 by default.
-    start_from
-        The file of images beside an earlier record, of this model or of another (transfer): tried first.
-    defense, dataset
-        What the record calls the model and the images.
-    weights_sha256
-        Of the weights, or of whatever identifies the model; empty if unknown.
-    conduct
-        How it is carried out.
-    progress
-        Told how far it is.
-    """
-
-    seed: int = 0
-    ids: Rows | None = None
-    start_from: Path | str | None = None
-    defense: str = "a classifier"
-    dataset: str = "images in memory"
-    weights_sha256: str = ""
-    conduct: Conduct = _CONDUCT
-    progress: Progress | None = None
-
-
-def evaluate(
-    model: Classifier | Defense,
-    images: Images,
-    labels: Labels,
-    *,
-    epsilon: float | Sequence[float],
-    norm: str = "linf",
-    attacks: str = "fast",
-    out: Path | str | None = None,
-    settings: Settings | None = None,
-) -> Record:
-    """Attack a classifier image by image until nothing is left to try, audit the result, and return its record.
-
-    Parameters
-    ----------
-    model
-        Images (B, C, H, W) in [0, 1] to logits (B, K): a module or a function. If it publishes surrogates
-        (`contracts.Defense`), every one of them is attacked.
-    images, labels
-        (N, C, H, W) float32 in [0, 1] and (N,) int64.
-    epsilon
-        Radii in pixel units of [0, 1], such as 8 / 255.
-    norm
-        ``linf`` or ``l2``.
-    attacks
-        A suite (``fast``, ``standard``, which is also called ``autoattack``, ``rand``) or names of attacks joined
-        by commas.
-    out
-        Where the record goes, with every image's verdict and adversarial image in a file beside it. A stopped
-        evaluation goes on from there. None writes nothing.
-    settings
-        Everything else.
-
-    Raises
-    ------
-    ValueError
-        For inputs or settings that make no sense, or a model that asks for more than images.
-    """
-    defense = as_defense(model)
-    chosen = settings or Settings()
-    radii = [epsilon] if isinstance(epsilon, (int, float, str)) else list(epsilon)
-    if not radii or not all(isinstance(radius, (int, float)) for radius in cast("list[object]", radii)):
-        raise ValueError(f"epsilon is {epsilon!r}, expected one radius or several, such as 8 / 255")
-    balls: list[Ball] = [ball_of(norm, radius) for radius in radii]
-    place, how = None if out is None else Path(out), chosen.conduct
-    if place is not None and how.resume_at is None:
-        how = replace(how, resume_at=place.with_suffix(".progress.safetensors"), keep_state=True)
-    earlier = None
-    if chosen.start_from is not None:
-        file = Path(chosen.start_from)
-        earlier = Replay(source=file.name, results=read_per_image(file))
-    cases = cascade_cases(defense, parts_of(attacks), balls, earlier)
-    _check_something_can_be_tried(defense, cases, attacks)
-    evaluation = run(
-        defense,
-        images,
-        labels,
-        cases,
-        seed=chosen.seed,
-        ids=chosen.ids,
-        conduct=how,
-        progress=chosen.progress,
-    )
-    record = _record(defense, evaluation, chosen, attacks)
-    if place is not None and current().rank == 0:
-        record = record.model_copy(update={"per_image": per_image_path(place).name})
-        write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
-        record.write(place)
-        if how.resume_at is not None and how.keep_state:
-            discard(how.resume_at)
-    return record
-
-
 def _check_something_can_be_tried(defense: Defense, cases: Sequence[Case], attacks: str) -> None:
     """Raise ValueError where the model only answers and every case needs a gradient: nothing would be attacked."""
     if set(defense.surrogates()) != {QUERIES} or any(
@@ -198,29 +242,6 @@ def _check_something_can_be_tried(defense: Defense, cases: Sequence[Case], attac
     raise ValueError(
         f"the model answers but has no gradient, and all of {attacks!r} need one: nothing would be tried; "
         f"give attacks that only ask: {remedy}, or the suite fast, which has the first"
-    )
-
-
-def per_image_path(record: Path) -> Path:
-    """Return where the verdicts and images of a record are."""
-    return record.with_suffix(".images.safetensors")
-
-
-def _record(defense: Defense, evaluation: Evaluation, settings: Settings, attacks: str) -> Record:
-    classes = _classes(defense, evaluation.images)
-    return Record(
-        defense=settings.defense,
-        recipe=f"attacks: {attacks}",
-        dataset=settings.dataset,
-        images=len(evaluation.images),
-        clean=evaluation.clean,
-        attacks=tuple(outcome.result for outcome in evaluation.outcomes),
-        worst_case=evaluation.worst_cases(),
-        cascades=evaluation.cascades,
-        submissions=evaluation.submissions.count,
-        bfloat16=evaluation.bfloat16,
-        audit=audit(defense, evaluation, classes=classes, seed=settings.seed),
-        provenance=provenance(settings.seed, evaluation.images.device, settings.weights_sha256),
     )
 
 

@@ -16,6 +16,7 @@ from memory_defense.contracts import Flagging, Progress
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import image_spec
 from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, keep_flag, kept_flag
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.recipes.hardened import KEY, Hardening, harden_recipe
@@ -25,7 +26,7 @@ from memory_defense.systems.load import load
 from memory_defense.systems.own_model import build_user_model
 from memory_defense.training.checkpoint import save_weights
 from memory_defense.workflows.assess import add_detection, assess, calibrated
-from memory_defense.workflows.evaluate import Settings, evaluate, per_image_path
+from memory_defense.workflows.evaluate import evaluate, per_image_path
 from memory_defense.workflows.harden_words import Measured, paragraph
 from memory_defense.workflows.run_images import KEY as IMAGES_FROM
 from memory_defense.workflows.run_images import ImagesFrom
@@ -154,7 +155,7 @@ class _Work:
             epsilon=self.hardening.epsilon,
             attacks=self.hardening.attacks,
             out=place,
-            settings=Settings(
+            options=Options(
                 seed=self.seed,
                 ids=subset.ids,
                 defense=f"{self.hardening.classifier}, {stage}",
@@ -179,11 +180,14 @@ class _Work:
         record = _kept(self.run.record, self.recipe.sha256, self.seed)
         if record is None:
             self._note("attacks on the Memory Defense")
-            record = assess(self.recipe, self.run, defense, self.splits, seed=self.seed, progress=self.progress)
+            record = assess(self.recipe, self.run, defense, self.splits, options=self._options())
         if record.detection:
             return record
         plan = self.recipe.evaluation
-        return add_detection(record, self.run.record, defense, self.splits, plan, flag, progress=self.progress)
+        return add_detection(record, self.run.record, defense, self.splits, plan, flag, self._options())
+
+    def _options(self) -> Options:
+        return Options(seed=self.seed, progress=self.progress)
 
     def _note(self, text: str) -> None:
         if self.progress:

@@ -17,6 +17,7 @@ from memory_defense.evaluation.audit.attacks import black_box_stronger
 from memory_defense.evaluation.audit.behaviour import takes_images_alone, watched_backward
 from memory_defense.evaluation.audit.findings import Findings
 from memory_defense.evaluation.audit.run import audit
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Case, evaluate
 from memory_defense.evaluation.state import CaseState
@@ -42,7 +43,7 @@ NOT_IN_SOUND = {
 
 
 def lines(defense, cases) -> dict[str, AuditLine]:
-    evaluation = evaluate(defense, grey(LEVELS), LABELS, cases, seed=0)
+    evaluation = evaluate(defense, grey(LEVELS), LABELS, cases, options=Options(seed=0))
     return {line.check: line for line in audit(defense, evaluation, classes=2, seed=0)}
 
 
@@ -173,7 +174,7 @@ def test_two_classes_are_too_few_for_some_losses(attack, verdict) -> None:
 
 
 def test_a_model_of_other_classes_than_the_data_is_noticed() -> None:
-    evaluation = evaluate(BrightnessDefense(), grey(LEVELS), LABELS, cases(), seed=0)
+    evaluation = evaluate(BrightnessDefense(), grey(LEVELS), LABELS, cases(), options=Options(seed=0))
     found = {line.check: line for line in audit(BrightnessDefense(), evaluation, classes=3, seed=0)}
     assert found["classes suit the losses"].verdict == "fail"
 
@@ -259,7 +260,7 @@ def test_a_required_label_is_noticed(forward, extra) -> None:
         pass
 
     Asking.forward = staticmethod(forward)
-    evaluation = evaluate(BrightnessDefense(), grey(LEVELS), LABELS, [], seed=0)
+    evaluation = evaluate(BrightnessDefense(), grey(LEVELS), LABELS, [], options=Options(seed=0))
     line = takes_images_alone(Findings(Asking(), evaluation, classes=2, seed=0))
     assert (line.verdict, line.value) == ("fail" if extra else "pass", extra)
 
@@ -294,7 +295,7 @@ def test_nothing_is_left_changed() -> None:
             return super().forward(images)
 
     defense = Forgetful().train()
-    evaluation = evaluate(defense, grey(LEVELS), LABELS, cases(), seed=0)
+    evaluation = evaluate(defense, grey(LEVELS), LABELS, cases(), options=Options(seed=0))
     before, chance = defense.scale.detach().clone(), torch.random.get_rng_state()
     found = {line.check: line for line in audit(defense, evaluation, classes=2, seed=0)}
     assert found["asking leaves the defense as it was"].verdict == "fail"

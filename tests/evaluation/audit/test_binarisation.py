@@ -16,6 +16,7 @@ from memory_defense.evaluation.audit.binarisation import POINTS, binarisation, f
 from memory_defense.evaluation.audit.findings import Findings
 from memory_defense.evaluation.audit.probes import surface_point
 from memory_defense.evaluation.cases import cross
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.robustness import evaluate
 from memory_defense.passes import regular
 from memory_defense.randomness import ImageDraws
@@ -75,7 +76,7 @@ def test_features_are_what_enters_the_last_linear_layer() -> None:
 def found(attacks, *, model=None, images=64, **options):
     defense = Undefended(model or Front())
     cases = cross(attacks, ["end-to-end"], [Linf(0.03)])
-    evaluation = evaluate(defense, some_images()[:images], some_labels()[:images], cases, seed=0)
+    evaluation = evaluate(defense, some_images()[:images], some_labels()[:images], cases, options=Options(seed=0))
     return binarisation(Findings(defense, evaluation, classes=5, seed=0, **options))
 
 

@@ -13,9 +13,9 @@ from memory_defense.attacks.suites import Part
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import Case, cross
-from memory_defense.evaluation.metrics import Submissions
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import AuditLine
-from memory_defense.evaluation.robustness import Conduct, Evaluation, evaluate
+from memory_defense.evaluation.robustness import Evaluation, evaluate
 from memory_defense.threat import L2, Linf
 from memory_defense.workflows.evaluate import cascade_cases
 
@@ -116,7 +116,7 @@ BROKEN = {
 def judged(model: nn.Module, cases: list[Case] | None = None, **options) -> tuple[Evaluation, dict[str, AuditLine]]:
     defense = model if hasattr(model, "surrogates") else Undefended(model)
     wanted = cross(ATTACKS, ["end-to-end"], [Linf(EPSILON)]) if cases is None else cases
-    evaluation = evaluate(defense, some_images(), some_labels(), wanted, seed=0, **options)
+    evaluation = evaluate(defense, some_images(), some_labels(), wanted, options=Options(seed=0, **options))
     return evaluation, {line.check: line for line in audit(defense, evaluation, classes=5, seed=0)}
 
 
@@ -180,10 +180,9 @@ def test_gradient_attacks_alone_would_have_believed_the_shattered_model() -> Non
 def test_randomness_that_is_averaged_and_judged_often_is_accepted() -> None:
     model = BROKEN["randomised"][0]()
     averaged = [Case(name="apgd", attack=Apgd(steps=10, samples=4), knowledge="end-to-end", ball=Linf(EPSILON))]
-    often = Conduct(submissions=Submissions(count=3))
-    assert judged(model, averaged, conduct=often)[1][RANDOM].verdict == "pass"
+    assert judged(model, averaged, submissions=3)[1][RANDOM].verdict == "pass"
     assert judged(model, averaged)[1][RANDOM].verdict == "fail"
-    assert judged(model, conduct=often)[1][RANDOM].verdict == "fail"
+    assert judged(model, submissions=3)[1][RANDOM].verdict == "fail"
 
 
 class Rounding(Front):
@@ -229,7 +228,7 @@ def test_a_linear_model_loses_exactly_the_images_it_must(norm, share, attack) ->
     assert (radius - epsilon).abs().min() > 1e-5, "no image may be at the very edge"
     ball = Linf(epsilon) if norm == "linf" else L2(epsilon)
     case = Case(name="attack", attack=attack, knowledge="end-to-end", ball=ball)
-    evaluation = evaluate(Undefended(network), images, labels, [case], seed=0)
+    evaluation = evaluate(Undefended(network), images, labels, [case], options=Options(seed=0))
     assert torch.equal(evaluation.broken[0].robust, radius > epsilon)
 
 
