@@ -36,7 +36,7 @@ class Options:
     chunk: int = 1024
     """Images that an attack holds in memory at once, at least 1; progress is saved between chunks."""
     device: torch.device | str | None = None
-    """Device to compute on, such as ``cuda:1``; None is the device of the images. The model comes back to its own."""
+    """Device to compute on, such as ``cuda:1``; None is the device of the images. The model returns to its own."""
     submissions: Submissions | int = 1
     """How often a randomised model is asked about an image before it is judged; a number n stands for
     ``Submissions(count=n)``: one wrong answer among n breaks the image."""
