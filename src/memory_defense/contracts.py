@@ -97,7 +97,7 @@ class Flagging(Protocol):
     """A defense that may also call an image suspicious, whatever it answers."""
 
     flag_score: str
-    """Which of `scores` the flag looks at."""
+    """Name of the entry of `scores` that the flag looks at."""
     flag_threshold: float | None
     """Above it an image is suspicious; None while no threshold was chosen."""
 
@@ -162,7 +162,7 @@ class Draws(Protocol):
         ...
 
     def rows(self, index: Rows) -> Draws:
-        """Return the draws of these rows."""
+        """Return the draws that belong to these rows of the batch."""
         ...
 
     def uniform(self, *shape: int) -> Tensor:
@@ -182,7 +182,7 @@ class Ball(Protocol):
     """The images an adversary may hand in: within `epsilon` of the clean one, and inside [0, 1]."""
 
     norm: ClassVar[str]
-    """``linf`` or ``l2``."""
+    """Name of the norm: ``linf`` or ``l2``."""
 
     @property
     def epsilon(self) -> float:
@@ -249,7 +249,7 @@ class Batch(_Step):
 
 
 class Objective(Protocol):
-    """What a training step minimises."""
+    """Loss that a training step minimises, with its named terms."""
 
     def __call__(self, model: Any, batch: Batch, /) -> Losses:
         """Return the named losses of one batch."""
@@ -274,7 +274,7 @@ class Losses(Protocol):
 
     @property
     def total(self) -> Tensor:
-        """Scalar, differentiable."""
+        """Loss to minimise: a differentiable scalar."""
         ...
 
     def parts(self) -> Mapping[str, float]:
@@ -283,7 +283,7 @@ class Losses(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work says how far it is; a terminal bar, plain lines, or nothing."""
+    """Display of how far long work is: a terminal bar, plain lines, or nothing."""
 
     def begin(self, what: str, total: int) -> None:
         """Start a stage of `total` steps."""
@@ -294,5 +294,5 @@ class Progress(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Say one line."""
+        """Show one line of text beside the display."""
         ...

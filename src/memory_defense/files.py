@@ -28,7 +28,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What a file system answers that cannot lock; writers then go on without."""
 _CHUNK = 1 << 24
 _FAR = 1 << 30
-"""Where Windows locks a byte, so that the text before it can be read."""
+"""Position of the byte that Windows locks, so that the text before it can be read."""
 
 
 class WriteError(OSError):
@@ -48,7 +48,7 @@ def atomic(path: Path) -> Generator[Path]:
     Raises
     ------
     WriteError
-        When the disk is full, the place may not be written to, or anything else the system refuses; the old file
+        If the disk is full, the place may not be written to, or anything else the system refuses; the old file
         is then untouched.
     """
     with _explained(path):
@@ -104,14 +104,14 @@ def locked(path: Path, what: str | None = None) -> Generator[None]:
     path
         The file that is to be written.
     what
-        How messages call it; the path by default.
+        Name in messages; the path by default.
 
     Raises
     ------
     LockedError
         At once, when another writer is there; the text says which, where and since when.
     WriteError
-        When the place may not be written to.
+        If the place may not be written to.
     """
     lock = path.with_name(f".{path.name}.lock")
     with _explained(path):

@@ -16,9 +16,9 @@ class ImageSpec:
     channels: int
     """C: 1 is grey, 3 is red, green, blue."""
     size: int
-    """H = W, in pixels."""
+    """Height and width H = W, in pixels."""
     classes: tuple[str, ...]
-    """Names by label."""
+    """Names of the classes, by label."""
     mean: tuple[float, ...]
     """Of the training pixels in [0, 1], one for each channel."""
     std: tuple[float, ...]
@@ -34,15 +34,15 @@ class ModelSpec:
     defense: str = "memory-defense"
     """Name of the system in `systems.registry.SYSTEMS`."""
     preset: str
-    """Of the system: paper, reference or sound for Memory Defense; see each system's builder."""
+    """Preset of the system: paper, reference or sound for Memory Defense; see each system's builder."""
     selector: str = ""
     """The classifier that chooses the slot, or that stands behind a purifier, or that is the whole system: a name
     in `networks.classifiers.CLASSIFIERS`, or ``package.module:attribute`` of the user's own. Empty where the
     system has none."""
     memory_size: int | None = None
-    """M; None is the preset's."""
+    """Number of memory items M; None is the preset's."""
     images: ImageSpec | None = None
-    """Of images that are no dataset in `data.spec.DATASETS`."""
+    """Description of images that are no dataset of `data.spec.DATASETS`; None for one that is."""
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Mapping):  # as read from a manifest

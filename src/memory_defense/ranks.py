@@ -22,7 +22,7 @@ from memory_defense.contracts import Rows
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process this is, and how many there are."""
+    """Rank of this process, and the number of processes."""
 
     rank: int = 0
     world: int = 1

@@ -35,7 +35,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 CONFIG, WEIGHTS, CARD, RECORD = HUB_FILES = ("config.json", "model.safetensors", "README.md", "record.json")
-"""What an exported hub folder holds."""
+"""Files of an exported hub folder."""
 
 
 class MadeBy(Protocol):
@@ -48,12 +48,12 @@ class MadeBy(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that it says."""
+        """SHA-256 of everything that the recipe says."""
         ...
 
     @property
     def model(self) -> ModelSpec:
-        """What it builds."""
+        """Specification of the model that it builds."""
         ...
 
     @property
@@ -64,7 +64,7 @@ class MadeBy(Protocol):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where everything of one trained system lives; see docs/architecture.md."""
+    """The files of one trained system; see docs/architecture.md."""
 
     path: Path
 
@@ -75,22 +75,22 @@ class RunDirectory:
 
     @property
     def weights(self) -> Path:
-        """The whole defense."""
+        """File of the whole defense's weights."""
         return self.path / "weights.safetensors"
 
     @property
     def undefended(self) -> Path:
-        """The independently trained plain net."""
+        """File of the independently trained plain net's weights."""
         return self.path / "undefended.safetensors"
 
     @property
     def record(self) -> Path:
-        """What the evaluation found."""
+        """File of the record that its evaluation wrote."""
         return self.path / "record.json"
 
     @property
     def gallery(self) -> Path:
-        """Images behind the report."""
+        """File of the images that the report shows."""
         return self.path / "gallery.safetensors"
 
     def stage(self, name: str) -> Path:
@@ -115,7 +115,7 @@ class RunDirectory:
         Raises
         ------
         ValueError
-            When the directory already holds a run and `resume` is off, or holds another run's.
+            If the directory already holds a run and `resume` is off, or holds another run's.
         """
         made_by = {
             "recipe": recipe.name,

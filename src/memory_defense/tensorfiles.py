@@ -30,7 +30,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises
     ------
     ValueError
-        When the file is missing, truncated, a pickle, a web page, or anything but safetensors.
+        If the file is missing, truncated, a pickle, a web page, or anything but safetensors.
     """
     check_tensor_file(path)
     try:

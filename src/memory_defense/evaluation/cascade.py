@@ -54,7 +54,7 @@ class Cascade:
     Parameters
     ----------
     state
-        Of these images; what is done already is not done again.
+        State of these images; cases that are done are not done again.
     cases
         All cases of the evaluation; `positions` are those of this cascade.
     positions
@@ -64,7 +64,7 @@ class Cascade:
     ranks
         This process among others.
     seed
-        Of the hash that chooses pilot and samples.
+        Seed of the hash that chooses pilot and samples.
     """
 
     state: State

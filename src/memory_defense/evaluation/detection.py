@@ -1,4 +1,4 @@
-"""How well a score tells attacked images from clean ones, and the threshold at which it may raise an alarm.
+"""Separation of attacked images from clean ones by a score, and the threshold for an alarm.
 
 Pure functions of scores, higher where more suspicious. A threshold is always chosen on held-out clean images
 (`conformal_threshold`); the curve's points (`tpr_at_fpr`) describe a score and are no threshold to use.
@@ -31,7 +31,7 @@ def auroc(clean: PerImage, attacked: PerImage) -> float:
     Raises
     ------
     ValueError
-        When there are no scores on one side, or some are NaN.
+        If there are no scores on one side, or some are NaN.
     """
     ordered, points = _checked(clean, "clean").sort().values, _checked(attacked, "attacked")
     below = torch.searchsorted(ordered, points)

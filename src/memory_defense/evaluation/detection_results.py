@@ -29,12 +29,12 @@ from memory_defense.wrappers import frozen
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionPlan:
-    """Which attacks a flag is tried against, and how often it may be wrong."""
+    """Attacks that a flag is tried against, and the rate of false alarms that it may raise."""
 
     attacks: Sequence[tuple[str, Attack, Ball]]
     """Name, attack and ball; each runs once ignoring the flag and once for every way to fight it."""
     false_alarms: float
-    """In (0, 1), for every score."""
+    """Share of clean images that every score may flag, in (0, 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ class AttackedSet:
     rows: Rows
     """(n,) positions of the clean images, all of them right when clean."""
     images: Images
-    """(n, C, H, W) attacked."""
+    """(n, C, H, W) attacked images in [0, 1]."""
     fooled: PerImage
-    """(n,) bool."""
+    """(n,) bool: the defense errs on the attacked image."""
     whole: bool = True
     """Whether every attacked image is here; else only those that fool the defense."""
     attack_object: Attack | None = None
-    """Whose parameters the record shows."""
+    """Attack whose parameters the record shows; None if several made the set."""
 
 
 def detect(

@@ -23,10 +23,10 @@ from memory_defense.run_directory import FLAG, RunDirectory
 from memory_defense.wrappers import frozen
 
 KEY = FLAG
-"""Of the manifest: ``{"score": ..., "threshold": ..., "false_alarms": ..., "calibration_images": ...}``."""
+"""Entry of the manifest: ``{"score": ..., "threshold": ..., "false_alarms": ..., "calibration_images": ...}``."""
 
 DEFAULT_FALSE_ALARMS = 0.05
-"""Where nobody chose a rate."""
+"""Share of clean images that a flag may call suspicious if no rate was chosen."""
 
 
 def kept_flag(manifest: Mapping[str, Any], where: Path) -> Flag | None:
@@ -115,12 +115,12 @@ def score_images(defense: Flagging, images: Images, *, seed: int = 0) -> Mapping
     images
         (B, C, H, W) in [0, 1].
     seed
-        Of what a randomised defense draws.
+        Seed of what a randomised defense draws.
 
     Raises
     ------
     ValueError
-        When a score is not (B,), or is NaN or infinite.
+        If a score is not (B,), or is NaN or infinite.
     """
     names: list[str] = []
 
@@ -157,7 +157,7 @@ def calibrate(
     score
         Name of the score; by default the one that the defense flags by.
     seed
-        Of what a randomised defense draws.
+        Seed of what a randomised defense draws.
 
     Raises
     ------

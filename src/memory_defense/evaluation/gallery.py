@@ -25,7 +25,7 @@ def write_gallery(
     Parameters
     ----------
     path
-        Where to, usually beside the record.
+        File to write, usually beside the record.
     defense
         Asked again about every chosen image; slots and reconstructions only where it has them.
     evaluation
@@ -34,9 +34,9 @@ def write_gallery(
     classes
         Names of the classes.
     name
-        Of the defense, for the caption.
+        Name of the defense, for the caption.
     count
-        How many images.
+        Number of images to show.
     """
     first_norm = min((one.ball.norm for one in evaluation.broken), key=["linf", "l2"].index)
     same_norm = [one for one in evaluation.broken if one.ball.norm == first_norm]

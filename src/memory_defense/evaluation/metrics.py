@@ -55,7 +55,7 @@ def predict(model: Classifier, images: Images) -> Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Submissions:
-    """How often an image is handed to the defense before it is judged; matters where the defense draws at random.
+    """Number of times that a defense is asked about an image before it is judged; matters for a randomised one.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class Options:
     device: torch.device | str | None = None
     """Device to compute on, such as ``cuda:1``; None is the device of the images. The model returns to its own."""
     submissions: Submissions | int = 1
-    """How often a randomised model is asked about an image before it is judged; a number n stands for
+    """Number of times that a randomised model is asked about an image before it is judged; n stands for
     ``Submissions(count=n)``: one wrong answer among n breaks the image."""
     bfloat16: bool = False
     """Compute attack gradients in bfloat16; verdicts stay float32. Faster on some hardware, but may find less."""

@@ -1,4 +1,4 @@
-"""Where a number comes from: version, revision, seed, device."""
+"""Provenance of a number: version, revision, seed, device."""
 
 from __future__ import annotations
 

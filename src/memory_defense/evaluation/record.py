@@ -62,7 +62,7 @@ class CascadeStage(_Strict):
     knowledge: str
     role: Literal["scout", "main", "outward"]
     tried: int
-    """Images it attacked."""
+    """Number of images that it attacked."""
     fooled: int
     """Images among them that it broke; a scout's pilot also counts what another scout broke."""
     first: int
@@ -94,12 +94,12 @@ class WorstCase(Accuracy):
 
 
 class Separation(_Strict):
-    """How a score tells some attacked images from all clean ones of the record."""
+    """Separation of some attacked images from all clean ones of the record by a score."""
 
     images: Annotated[int, Field(gt=0)]
-    """Attacked images."""
+    """Number of attacked images."""
     auroc: Fraction
-    """Ties counted half; 0.5 tells nothing."""
+    """Area under the ROC curve, ties counted half; 0.5 is chance."""
     tpr_at_1: Fraction
     """Share of attacked images above the threshold with 1 % false alarms among the record's clean images."""
     tpr_at_5: Fraction
@@ -118,7 +118,7 @@ class DetectionResult(_Strict):
     """Whether the attack tries to stay below this score's threshold."""
     score: str
     false_alarms: Annotated[float, Field(gt=0, lt=1)]
-    """The chosen rate."""
+    """Share of clean images that the flag was allowed."""
     threshold: float
     calibration_images: Annotated[int, Field(gt=0)]
     attacked: Separation | None
@@ -146,7 +146,7 @@ class AuditLine(_Strict):
 
 
 class Provenance(_Strict):
-    """Where the numbers come from."""
+    """Version, revision, seed and device that the numbers were made with."""
 
     version: str
     git: str
@@ -169,7 +169,7 @@ class Record(_Strict):
     worst_case: tuple[WorstCase, ...]
     cascades: tuple[CascadeRecord, ...] = ()
     submissions: Annotated[int, Field(gt=0)] = 1
-    """How often each image was handed in before it was judged."""
+    """Number of times that the defense was asked about each image before it was judged."""
     bfloat16: bool = False
     """Whether the attacks computed their gradients in bfloat16."""
     detection: tuple[DetectionResult, ...] = ()

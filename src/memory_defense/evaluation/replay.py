@@ -54,7 +54,7 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True)
 class _Images:
-    """`Replay` for a known batch."""
+    """A `Replay` that knows which images its batch has."""
 
     source: str
     replay: Replay = field(repr=False)

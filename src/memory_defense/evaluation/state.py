@@ -38,10 +38,10 @@ class Attempt:
 
 @dataclass
 class CaseState:
-    """What one case did so far."""
+    """Outcome of one case so far, for every image."""
 
     done: PerImage
-    """(N,) bool: tried on this image."""
+    """(N,) bool: the case was tried on this image."""
     fooled: PerImage
     silent: PerImage
     """(N,) bool: fooled, and not flagged."""
@@ -124,7 +124,7 @@ class Broken:
 
 @dataclass
 class State:
-    """Everything about one set of images."""
+    """Everything an evaluation knows about one set of images."""
 
     images: Images
     labels: Labels

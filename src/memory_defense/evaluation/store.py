@@ -100,14 +100,14 @@ def _add_counts(one: CaseState, counts: Mapping[str, Any]) -> None:
 
 @dataclass
 class Store:
-    """Where a stopped evaluation goes on from.
+    """File that a stopped evaluation goes on from.
 
     Parameters
     ----------
     path
         The file, or None to keep nothing.
     fingerprint
-        Of the evaluation that may be continued.
+        Fingerprint of the evaluation that may be continued.
     """
 
     path: Path | None

@@ -172,7 +172,7 @@ def assess(
     defense
         The trained defense, on the device of the data.
     splits
-        Of these only the test images are used.
+        Images; only the test images are used.
     out
         File of the record; the run's own by default. A stopped evaluation goes on from a file beside it.
     options

@@ -18,7 +18,7 @@ from memory_defense.workflows.train import train
 
 @dataclass(frozen=True)
 class DemoScale:
-    """Which recipes a demo runs."""
+    """The two recipes that a demo runs."""
 
     paper: Recipe
     sound: Recipe

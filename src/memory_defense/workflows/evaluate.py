@@ -1,4 +1,4 @@
-"""Evaluate any classifier, whoever trained it: worst case, audit and one record."""
+"""Evaluate any classifier, however it was trained: worst case, audit and one record."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def finished_record(
     place
         File of the record; None writes nothing. Of several processes only the first writes.
     recipe
-        How the model came about, or what attacked it.
+        Recipe or suite that the record names.
     classes
         K, for the audit's chance level.
     """
@@ -256,7 +256,7 @@ def as_defense(model: Classifier | Defense) -> Defense:
     Raises
     ------
     ValueError
-        For a model that asks for more than images: whoever hands it a label decides its answer.
+        For a model that asks for more than images: a label that is handed in decides its answer.
     """
     needed = _required_arguments(model)
     if len(needed) > 1:

@@ -39,11 +39,11 @@ class Hardened:
 
     run: RunDirectory
     original: Record
-    """Of the classifier as it was: ``original.json``."""
+    """Record of the classifier as it was: ``original.json``."""
     selector: Record
-    """Of the classifier that chooses the slots, alone: ``selector.json``; else `original`, if not fine-tuned."""
+    """Record of the fine-tuned classifier alone: ``selector.json``; `original` if it was not fine-tuned."""
     defense: Record
-    """Of the Memory Defense, its flag included: ``record.json``."""
+    """Record of the Memory Defense, its flag included: ``record.json``."""
     paragraph: str
     """What was gained and what was not: ``gained.txt``."""
 
@@ -78,13 +78,13 @@ def harden(
     splits
         Images on the device to compute on, from `data.own.load_splits`.
     directory
-        Of the run; created if needed. `load` and every command read it afterwards.
+        Run directory; created if needed. `load` and every command read it afterwards.
     source
-        Where the images came from, which the run keeps.
+        Source of the images, which the run keeps.
     seed
-        Of every draw.
+        Seed of every random draw.
     progress
-        Told how far it is.
+        Display of how far the work is.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def harden(
 
 @dataclass(frozen=True)
 class _Work:
-    """One hardening in progress."""
+    """One hardening: its recipe, run, images and seed."""
 
     hardening: Hardening
     recipe: Recipe

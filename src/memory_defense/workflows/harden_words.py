@@ -12,13 +12,13 @@ class Measured:
     """Three evaluations of the same images with the same attacks, in one ball."""
 
     classifier: str
-    """As the user calls it."""
+    """Name of the classifier as the user wrote it."""
     original: Record
-    """Of the classifier as it was."""
+    """Record of the classifier as it was."""
     selector: Record
-    """Of the classifier as it chooses the slots; that of `original` where it was not fine-tuned."""
+    """Record of the classifier that chooses the slots; `original` if it was not fine-tuned."""
     defense: Record
-    """Of the whole Memory Defense, with its detection part."""
+    """Record of the whole Memory Defense, with its detection part."""
     fine_tuned: bool
     flag_score: str
     """The score that the defense flags by."""

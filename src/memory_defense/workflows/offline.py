@@ -17,16 +17,16 @@ from memory_defense.recipes.recipe import OfflinePairs, OfflineSet
 from memory_defense.tensorfiles import read_tensors, write_tensors
 
 _PART = 1000
-"""Images attacked at once."""
+"""Number of images that are attacked at once."""
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a set's finished parts lie until its stage is trained, so that making it can be continued."""
+    """Folder of a set's finished parts until its stage is trained, so that making it can be continued."""
 
     directory: Path
     progress: Progress | None = None
-    """Told of every part; its `advance` may raise KeyboardInterrupt."""
+    """Display of the finished parts; its `advance` may raise KeyboardInterrupt."""
 
 
 def with_adversarial(

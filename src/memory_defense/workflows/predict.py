@@ -19,7 +19,7 @@ from memory_defense.run_directory import RunDirectory
 from memory_defense.wrappers import frozen
 
 DEFAULT_BATCH = 256
-"""Pictures held at once."""
+"""Number of pictures that are held in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Prediction:
 
     file: str
     label: str
-    """Name of the class."""
+    """Name of the predicted class."""
     confidence: float
     """The class's softmax probability, in [0, 1]; nothing promises that it is calibrated."""
     flag: Literal["accept", "suspicious"]
@@ -65,7 +65,7 @@ def predict(
     batch
         Pictures held at once, at least 1.
     seed
-        Of what a randomised defense draws.
+        Seed of what a randomised defense draws.
 
     Raises
     ------

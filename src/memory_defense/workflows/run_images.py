@@ -1,4 +1,4 @@
-"""Where the images of a run came from: an entry of its manifest, by which later commands find them again."""
+"""Source of a run's images: an entry of its manifest, by which later commands find them again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.run_directory import IMAGES_FROM, RunDirectory
 
 KEY = IMAGES_FROM
-"""Of the manifest: the fields of `ImagesFrom`."""
+"""Entry of the manifest: the fields of `ImagesFrom`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class ImagesFrom:
     size: int | None
     """Pixels a side that images were resized to; None where they were not."""
     sha256: str
-    """Of the pixels and labels; see `data.own.load_splits`."""
+    """SHA-256 of the pixels and labels; see `data.own.load_splits`."""
 
 
 def images_from(source: str | Path, size: int | None, spec: DatasetSpec) -> ImagesFrom:

@@ -33,7 +33,7 @@ _TURN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class _Training:
-    """One run in progress."""
+    """One training: its recipe, run directory, images and seed."""
 
     recipe: Recipe
     run: RunDirectory
@@ -164,7 +164,7 @@ def shared_stages(recipe: Recipe, shared: Path, seed: int, train_images: int) ->
     shared
         As in `train`.
     train_images
-        How many training images there are.
+        Number of training images.
     """
     undefended = (recipe.undefended,) if recipe.undefended else ()
     chains = [(recipe.undefended_network, "undefended", stage) for stage in undefended]
@@ -197,7 +197,7 @@ def train(  # noqa: PLR0913 - all keyword-only but what, where and from what
     splits
         The data, already on the device to train on.
     seed
-        Of every draw.
+        Seed of every random draw.
     resume
         Continue a run that is there; a run that was killed ends bit-identical on a CPU.
     undefended_from
@@ -207,12 +207,12 @@ def train(  # noqa: PLR0913 - all keyword-only but what, where and from what
     selector_weights
         What the classifier starts from: a .safetensors file of its state dict.
     progress
-        Told how far it is.
+        Display of how far the training is.
 
     Raises
     ------
     ValueError
-        When the directory holds another run, or holds this one and `resume` is off, or another process trains it.
+        If the directory holds another run, or holds this one and `resume` is off, or another process trains it.
     """
     run, ranks = RunDirectory(directory), current()
     with run.only_writer() if ranks.leads else nullcontext():

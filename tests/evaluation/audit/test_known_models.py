@@ -29,7 +29,7 @@ SHUFFLED, MEANINGLESS = (
     "shuffled images take their answers along",
     "meaningless images do not get the right answers",
 )
-COMPANY, VERDICT = "same answer alone and in company", "the attack's verdict is the judge's"
+COMPANY, VERDICT = "same answer alone and in a batch", "the attack's verdict is the judge's"
 TWICE, RANDOM = "same answer when asked twice", "no randomness, or attacked in expectation and judged often"
 LOGITS = "answers are logits, not probabilities"
 OPTIMISES, LEARNS = "no optimisation while answering", "asking leaves the defense as it was"

@@ -19,13 +19,13 @@ from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.state import CaseState
 
 _PILOT_SHARE = 0.05
-"""Where a rival saw only a few of the images that another case broke, this share of them is beyond chance."""
+"""Share, beyond chance, of the few images that two cases both saw and only one of them broke."""
 
 Run = tuple[Case, CaseState]
 Chosen = Callable[[Case], bool]
 
 _SCOUT_SHARE = 0.02
-"""What a scout without gradients may find that the scouts with gradients do not."""
+"""Share of images that a scout without gradients may find and the scouts with gradients may miss."""
 
 
 def _inside(runs: Sequence[Run], ball: Ball) -> list[Run]:
@@ -37,11 +37,11 @@ def _inside(runs: Sequence[Run], ball: Ball) -> list[Run]:
     ]
 
 
-def _found_alone(findings: Findings, winners: Chosen, rivals: Chosen) -> float | None:
-    """Return the largest share of images, over the balls, that a winner broke and no rival that saw them did.
+def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float | None:
+    """Return the largest share of images, over the balls, that a winner broke and no other case that saw them did.
 
-    A winner's image counts where every rival of this ball, outward cases left aside, saw it; the share is
-    of all images. Of the images that only some rivals saw, as in a cascade's pilot, the share among them counts,
+    A winner's image counts if every other case of this ball, outward cases left aside, saw it; the share is
+    of all images. Of the images that only some of them saw, as in a cascade's pilot, the share among them counts,
     if it is above `_PILOT_SHARE`. None where no image was shown to both.
     """
     shares: list[float] = []
@@ -49,13 +49,13 @@ def _found_alone(findings: Findings, winners: Chosen, rivals: Chosen) -> float |
         counting = _inside(findings.tried, broken.ball)
         here = [run for run in counting if run[0].ball == broken.ball]
         ours = [one for case, one in here if winners(case)]
-        theirs = [(case, one) for case, one in here if rivals(case)]
+        theirs = [(case, one) for case, one in here if others(case)]
         leading = [one for case, one in theirs if case.role != "outward"] or [one for _, one in theirs]
         if not ours or not leading:
             continue
         attacked = torch.stack([one.done for one in ours]).any(0)
         won = torch.stack([one.fooled for one in ours]).any(0)
-        lost = torch.stack([one.fooled for case, one in counting if rivals(case)]).any(0)
+        lost = torch.stack([one.fooled for case, one in counting if others(case)]).any(0)
         every = attacked & torch.stack([one.done for one in leading]).all(0)
         some = attacked & torch.stack([one.done for one in leading]).any(0)
         alone = won & ~lost
@@ -68,19 +68,19 @@ def _found_alone(findings: Findings, winners: Chosen, rivals: Chosen) -> float |
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:
-    """Carlini et al. 2019, section 5.1, and AutoAttack's flag: whoever sees more must not find less.
+    """Carlini et al. 2019, section 5.1, and AutoAttack's flag: an adversary who sees more must not find less.
 
     A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`).
     """
 
-    def rivals(case: Case) -> bool:
+    def others(case: Case) -> bool:
         return not gradient_free(case) and not findings.transfers(case)
 
     def alone(*, scouts: bool) -> float | None:
         return _found_alone(
             findings,
             lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
-            rivals,
+            others,
         )
 
     late, early = alone(scouts=False), alone(scouts=True)

@@ -27,7 +27,7 @@ from memory_defense.evaluation.record import AuditLine
 from memory_defense.wrappers import Eot, modules_of
 
 _ALONE = 16
-"""Images that are asked about alone."""
+"""Number of images that are classified one at a time."""
 
 _SAME = 1e-3
 """Relative difference of logits up to which an answer is the same; rounding stays below 1e-5."""
@@ -84,7 +84,7 @@ def randomness_is_dealt_with(findings: Findings) -> AuditLine:
 
 
 def takes_images_alone(findings: Findings) -> AuditLine:
-    """Whoever hands a defense a label, or a slot made of it, hands it the answer."""
+    """A defense that is given a label, or a slot made from it, is given the answer."""
     model: object = findings.defense
     function = model.forward if isinstance(model, nn.Module) else model
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -148,9 +148,9 @@ def answers_come_from_the_images(findings: Findings) -> AuditLine:
     )
 
 
-def same_answer_in_any_company(findings: Findings) -> AuditLine:
+def same_answer_in_any_batch(findings: Findings) -> AuditLine:
     """Statistics taken over a batch make every image's answer depend on its neighbours."""
-    check = "same answer alone and in company"
+    check = "same answer alone and in a batch"
     meaning = (
         "share of images whose logits differ by more than 0.1 %, or whose answer differs, between a batch of that "
         "image alone, the batch of the data, and a batch of half the data and half noise"
@@ -172,7 +172,7 @@ def same_answer_in_any_company(findings: Findings) -> AuditLine:
 
 
 def verdicts_agree(findings: Findings) -> AuditLine:
-    """The evaluation compared the attack's verdict on each exact image with the judge's, in other company."""
+    """The evaluation compared the attack's verdict on each exact image with the judge's, in another batch."""
     exact = [one for case, one in findings.tried if case.knowledge == findings.exact]
     judged = sum(int(one.done.sum()) for one in exact)
     share = sum(one.disagreements for one in exact) / judged if judged else None
@@ -272,7 +272,7 @@ DEFENSE_CHECKS: dict[str, Check] = {
     "images-alone": takes_images_alone,
     "equivariant": answers_move_with_the_images,
     "meaningless": answers_come_from_the_images,
-    "company": same_answer_in_any_company,
+    "company": same_answer_in_any_batch,
     "verdicts": verdicts_agree,
     "inference": no_optimisation_at_inference,
     "unchanged": asking_changes_nothing,

@@ -47,7 +47,7 @@ class Findings:
     classes
         K, in the data.
     seed
-        Of the checks' own draws.
+        Seed of the checks' own draws.
     binarisation
         Whether to run the binarisation test; None leaves it to the size of the set.
     """
@@ -119,7 +119,7 @@ class Findings:
 
     @cached_property
     def spread(self) -> tuple[float, PerImage]:
-        """How far passes over the same images differ: of the logits, relative to their size, and (n,) bool answers.
+        """Difference between passes over the same images: logits, relative to their size, and (n,) bool answers.
 
         The largest difference between the first of `ASKED_AGAIN` passes and the others.
         """

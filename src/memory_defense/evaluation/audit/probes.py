@@ -16,7 +16,7 @@ NOISE_DRAWS = 50
 """Random points of each image's ball that are judged."""
 
 _NOISED = 64
-"""Images that noise is tried on."""
+"""Number of images that noise is tried on."""
 
 _TOLERATED = 0.01
 """Share of images without a gradient above which an attack is not to be believed."""

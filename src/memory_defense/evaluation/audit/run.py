@@ -47,7 +47,7 @@ def audit(
     classes
         K, the number of classes of the data.
     seed
-        Of the checks' own draws.
+        Seed of the checks' own draws.
     binarisation
         Whether to run the binarisation test, which calls the evaluation's attacks once more, on 32 images. None
         runs it for sets of at most 2000 images.

@@ -17,7 +17,7 @@ from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.randomness import ImageDraws
 
 PROBED = 256
-"""Images that each probe looks at."""
+"""Number of images that each probe looks at."""
 
 
 def _line(check: str, failed: bool, value: float, meaning: str, remedy: str) -> AuditLine:
@@ -67,7 +67,7 @@ def slot_following_noise(defense: SlotDefense, evaluation: Evaluation, seed: int
 
 
 def slot_following_black(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
-    """The same with black images."""
+    """Share of black images whose answer is the dictated slot."""
     images, draws = _probe(evaluation, seed)
     rate = _following(defense, torch.zeros_like(images), draws.integers(defense.classes))
     return _line(
@@ -80,7 +80,7 @@ def slot_following_black(defense: SlotDefense, evaluation: Evaluation, seed: int
 
 
 def agreement_with_selector(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
-    """How often is the whole defense's answer simply the selector's?"""
+    """Share of images for which the whole defense answers what its selector answers."""
     del seed
     images = evaluation.images
     if evaluation.broken:
@@ -103,7 +103,7 @@ def _bound(surrogate: Classifier | Binding, images: Images) -> Classifier:
 
 
 def zero_gradient_pixels(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
-    """How many pixels can a gradient attack with frozen slots not even see?"""
+    """Share of pixels that get no gradient from an attack with frozen slots."""
     del seed
     images = evaluation.images[:PROBED].detach().clone().requires_grad_()
     logits = _bound(defense.surrogates()["fixed-slots"], images.detach())(images)
