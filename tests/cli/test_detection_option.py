@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 
-from memory_defense.cli import evaluating, main
-from memory_defense.evaluation.flag import kept_flag
+from memory_defense.cli import main
+from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, kept_flag
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
 from memory_defense.evaluation.robustness import cross, evaluate
+from memory_defense.workflows import assess, run_images
 from memory_defense.workflows.evaluate import per_image_path
 from paper.made_up import made_up_splits, tiny_run
 
@@ -50,8 +51,8 @@ def brief(recipe, run, defense, splits, *, seed, out, conduct, progress) -> Reco
 
 @pytest.fixture
 def memdef(monkeypatch, capsys):
-    monkeypatch.setattr(evaluating, "splits_of", lambda *_, **__: SPLITS)
-    monkeypatch.setattr(evaluating, "assess", brief)
+    monkeypatch.setattr(run_images, "splits_of", lambda *_, **__: SPLITS)
+    monkeypatch.setattr(assess, "assess", brief)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["memdef", *map(str, arguments)])
@@ -71,7 +72,7 @@ def test_the_record_the_manifest_and_the_table(run, memdef) -> None:
     assert status == 0, err
     record = Record.read(run.record)
     flag = kept_flag(run.read(), run.manifest_path)
-    assert (flag.false_alarms, flag.calibration_images, flag.score) == (0.01, 100, "reconstruction")
+    assert (flag.false_alarms, flag.calibration_images, flag.score) == (DEFAULT_FALSE_ALARMS, 100, "reconstruction")
     assert {one.score: one.threshold for one in record.detection}["reconstruction"] == flag.threshold
     assert {one.attack for one in record.detection if one.knowledge != "any"} == {"fgsm", "pgd-margin"}
     assert "Detection" in out
