@@ -73,6 +73,8 @@ def test_the_demo_leaves_everything_it_promises(run) -> None:
     ):
         assert (run / name).stat().st_size > 0
     page = (run / "report.html").read_text()
+    assert 'href="record.json"' in page
+    assert 'href="paper/record.json"' in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     record = Record.read(run / "record.json")
     assert record.images == 20
@@ -197,7 +199,7 @@ def test_lists() -> None:
 def test_radius_is_written_as_people_write_it() -> None:
     assert radius("8/255") == 8 / 255
     assert radius("0.1") == 0.1
-    for text, reason in (("8", "8/255"), ("a", "not a number"), ("1/0", "not a number"), ("-1/255", "are in")):
+    for text, reason in (("8", "8/255"), ("a", "not a number"), ("1/0", "not a number"), ("-1/255", "must be in")):
         with pytest.raises(ValueError, match=reason):
             radius(text)
 

@@ -117,7 +117,7 @@ BAD = {
     "too small": ({"size": 8}, "--size is 8, but the memory autoencoder takes 16 to 128"),
     "too large": ({"size": 129}, "--size is 129"),
     "no number": ({"epsilon": "eight"}, "is not a number"),
-    "grey levels": ({"epsilon": "8"}, "for grey levels write 8/255"),
+    "grey levels": ({"epsilon": "8"}, "in grey levels is divided by 255 .8/255."),
     "nothing": ({"epsilon": "0"}, "must be above 0"),
 }
 

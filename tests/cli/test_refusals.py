@@ -91,7 +91,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "run", "--attacks", "square"), "unknown attack or suite 'square'"),
     (("evaluate", "hardened", "--attacks", "fgsm"), "unknown attack or suite 'fgsm'"),
     (("evaluate", "run", "--epsilon", "much"), NO_NUMBER),
-    (("evaluate", "run", "--epsilon", "8"), "epsilon is 8, but pixels are in [0, 1]; for grey levels write 8/255"),
+    (("evaluate", "run", "--epsilon", "8"), "epsilon is 8.0, but an L-inf radius must be in [0, 1], as images are"),
     (("evaluate", "run", "--epsilon", "1e999"), "epsilon '1e999' is not a number"),
     (("evaluate", "run", "--norm", "l2"), "--norm: only for package.module:build, but run is a run directory"),
     (("evaluate", "run", "--weights", "net.safetensors", "--size", "8"), "--weights, --size: only for"),

@@ -36,7 +36,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(
     name="memdef",
-    help="Train Memory Defense and its baselines, attack them, and see what survives.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

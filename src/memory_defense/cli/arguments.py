@@ -82,13 +82,11 @@ def check_run_images(manifest: Mapping[str, Any], source: str | None, data_dir: 
 
 
 def radius(text: str, norm: str = "linf") -> float:
-    """Return the radius of a ball of this norm, written as 8/255 or 0.03; raise ValueError for anything else."""
+    """Return the radius of a ball of this norm, written as 8/255 or 0.03; raise ValueError for what is none."""
     example = "8/255 or 0.03" if norm == "linf" else "0.5 or 128/255"
     try:
         value = float(Fraction(text.replace(" ", "")))
     except (ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(f"--epsilon {text!r} is not a number; write it as {example}") from error
-    if norm == "linf" and not 0 <= value <= 1:
-        raise ValueError(f"--epsilon is {text}, but pixels are in [0, 1]; for grey levels write {text}/255")
     check_radius(norm, value)
     return value

@@ -88,13 +88,8 @@ def _check_selection(options: EvaluateOptions, known: Sequence[str]) -> None:
 
 
 def _check_run(options: EvaluateOptions) -> None:
-    given = {
-        "--weights": options.weights,
-        "--size": options.size,
-        "--norm": options.norm,
-        "--start-from": options.start_from,
-    }
-    if only := [name for name, value in given.items() if value is not None]:
+    given, options_of_classifiers = vars(options), ("weights", "size", "norm", "start_from")
+    if only := [f"--{name.replace('_', '-')}" for name in options_of_classifiers if given[name] is not None]:
         raise ValueError(
             f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -114,8 +115,6 @@ def _check(
 
 def _print_json(lines: Iterator[Prediction | Unreadable]) -> int:
     """Write a line for each image as soon as it is known; return the number that could not be read."""
-    from dataclasses import asdict
-
     from memory_defense.data.pictures import Unreadable
 
     failed = 0
