@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from memory_defense.cli.commands import app
+from memory_defense.cli.app import app
 from memory_defense.files import write_text
 
 PAGE = Path(__file__).parent / "commands.md"

@@ -11,7 +11,7 @@ import pytest
 from memory_defense import names
 from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import ALIASES, SUITES, parts_of
-from memory_defense.cli.reproducing import FIGURES
+from memory_defense.cli.reproduce import figures
 from memory_defense.evaluation.detection import conformal_rank
 from memory_defense.model_spec import ImageSpec
 from memory_defense.paper.queue import QUEUE
@@ -32,7 +32,7 @@ from memory_defense.workflows.demo import SCALES
         (names.SCALES, scale_names()),
         (names.DEMO_SCALES, SCALES),
         (names.QUEUE, QUEUE),
-        (names.FIGURES, FIGURES),
+        (names.FIGURES, figures()),
         (names.TABLES, REPRODUCTIONS),
     ],
 )

@@ -13,7 +13,8 @@ import torch
 
 from memory_defense.cli import machine
 from memory_defense.cli.arguments import radius
-from memory_defense.cli.evaluate_arguments import Selection
+from memory_defense.cli.evaluate import EvaluateOptions
+from memory_defense.cli.evaluate_checks import narrowed
 from memory_defense.cli.machine import Machine
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError
@@ -72,6 +73,8 @@ def test_the_demo_leaves_everything_it_promises(run) -> None:
     ):
         assert (run / name).stat().st_size > 0
     page = (run / "report.html").read_text()
+    assert 'href="record.json"' in page
+    assert 'href="paper/record.json"' in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     record = Record.read(run / "record.json")
     assert record.images == 20
@@ -154,7 +157,7 @@ def test_help_is_useful_and_needs_no_torch() -> None:
         done = memdef(command, "--help")
         assert done.returncode == 0
         assert len(done.stdout.splitlines()) > 5
-    code = "import sys; from memory_defense.cli.commands import app; assert 'torch' not in sys.modules, 'slow help'"
+    code = "import sys; from memory_defense.cli.app import app; assert 'torch' not in sys.modules, 'slow help'"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert memdef("--version").stdout.strip() == "0.1.0"
 
@@ -196,19 +199,19 @@ def test_lists() -> None:
 def test_radius_is_written_as_people_write_it() -> None:
     assert radius("8/255") == 8 / 255
     assert radius("0.1") == 0.1
-    for text, reason in (("8", "8/255"), ("a", "not a number"), ("1/0", "not a number"), ("-1/255", "live in")):
+    for text, reason in (("8", "8/255"), ("a", "not a number"), ("1/0", "not a number"), ("-1/255", "must be in")):
         with pytest.raises(ValueError, match=reason):
             radius(text)
 
 
 def test_selection_checks_its_names() -> None:
     plan = recipe("fashion-mnist/demo").evaluation
-    chosen = Selection(attacks="pgd", epsilons=["8/255"], images=3).apply(plan)
+    chosen = narrowed(plan, EvaluateOptions(target="run", attacks="pgd", epsilon=["8/255"], images=3))
     assert (list(chosen.attacks), chosen.images, chosen.linf[0].epsilon) == (["pgd"], 3, 8 / 255)
     assert chosen.curve is None
-    assert Selection().apply(plan) == plan
+    assert narrowed(plan, EvaluateOptions(target="run")) == plan
     with pytest.raises(ValueError, match="did you mean 'pgd"):
-        Selection(attacks="pdg").apply(plan)
+        narrowed(plan, EvaluateOptions(target="run", attacks="pdg"))
 
 
 def test_machine_refuses_what_is_not_there(monkeypatch) -> None:

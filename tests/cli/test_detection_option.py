@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from memory_defense.cli import evaluating, main
-from memory_defense.evaluation.flag import kept_flag
-from memory_defense.evaluation.options import Options
+from memory_defense.cli import main
+from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, kept_flag
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
 from memory_defense.evaluation.robustness import cross, evaluate
+from memory_defense.workflows import assess, run_images
 from memory_defense.workflows.evaluate import per_image_path
 from paper.made_up import made_up_splits, tiny_run
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     return tiny_run(tmp_path_factory.mktemp("runs") / "run", SPLITS)
 
 
-def brief(recipe, run, defense, splits, *, seed, out, conduct, progress) -> Record:
+def brief(recipe, run, defense, splits, *, out, options) -> Record:
     """As `assess`, on few images, with one attack and without the audit."""
     test = splits.test.first(IMAGES)
     attacks = {"fgsm": recipe.evaluation.attacks["fgsm"]}
@@ -35,7 +35,7 @@ def brief(recipe, run, defense, splits, *, seed, out, conduct, progress) -> Reco
         test.floats(),
         test.labels,
         cross(attacks, ["end-to-end"], recipe.evaluation.linf),
-        options=Options(seed=seed),
+        options=options,
     )
     record = Record(
         defense="memory-defense",
@@ -46,7 +46,7 @@ def brief(recipe, run, defense, splits, *, seed, out, conduct, progress) -> Reco
         attacks=tuple(one.result for one in found.outcomes),
         worst_case=found.worst_cases(),
         audit=(),
-        provenance=provenance(seed, torch.device("cpu"), recipe.sha256),
+        provenance=provenance(options.seed, torch.device("cpu"), recipe.sha256),
     )
     write_per_image(per_image_path(out or run.record), found.state, found.cases)
     record.write(out or run.record)
@@ -55,8 +55,8 @@ def brief(recipe, run, defense, splits, *, seed, out, conduct, progress) -> Reco
 
 @pytest.fixture
 def memdef(monkeypatch, capsys):
-    monkeypatch.setattr(evaluating, "splits_of", lambda *_, **__: SPLITS)
-    monkeypatch.setattr(evaluating, "assess", brief)
+    monkeypatch.setattr(run_images, "splits_of", lambda *_, **__: SPLITS)
+    monkeypatch.setattr(assess, "assess", brief)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["memdef", *map(str, arguments)])
@@ -76,7 +76,7 @@ def test_the_record_the_manifest_and_the_table(run, memdef) -> None:
     assert status == 0, err
     record = Record.read(run.record)
     flag = kept_flag(run.read(), run.manifest_path)
-    assert (flag.false_alarms, flag.calibration_images, flag.score) == (0.01, 100, "reconstruction")
+    assert (flag.false_alarms, flag.calibration_images, flag.score) == (DEFAULT_FALSE_ALARMS, 100, "reconstruction")
     assert {one.score: one.threshold for one in record.detection}["reconstruction"] == flag.threshold
     assert {one.attack for one in record.detection if one.knowledge != "any"} == {"fgsm", "pgd-margin"}
     assert "Detection" in out

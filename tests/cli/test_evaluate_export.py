@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import memory_defense
-from memory_defense.cli.commands import app
+from memory_defense.cli.app import app
 from memory_defense.evaluation.record import Record
 from memory_defense.recipes.fashion_mnist import TINY
 from memory_defense.run_directory import RunDirectory

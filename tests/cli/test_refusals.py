@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from memory_defense.cli.commands import app
+from memory_defense.cli.app import app
 
 PROBE = """
 import contextlib, io, json, sys
@@ -91,7 +91,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "run", "--attacks", "square"), "unknown attack or suite 'square'"),
     (("evaluate", "hardened", "--attacks", "fgsm"), "unknown attack or suite 'fgsm'"),
     (("evaluate", "run", "--epsilon", "much"), NO_NUMBER),
-    (("evaluate", "run", "--epsilon", "8"), "epsilon is 8, but pixels live in [0, 1]; for grey levels write 8/255"),
+    (("evaluate", "run", "--epsilon", "8"), "epsilon is 8.0, but an L-inf radius must be in [0, 1], as images are"),
     (("evaluate", "run", "--epsilon", "1e999"), "epsilon '1e999' is not a number"),
     (("evaluate", "run", "--norm", "l2"), "--norm: only for package.module:build, but run is a run directory"),
     (("evaluate", "run", "--weights", "net.safetensors", "--size", "8"), "--weights, --size: only for"),
@@ -130,7 +130,10 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("predict", "run", "folder", "--data", "nowhere"), NO_FOLDER),
     (("predict", "run", "folder", *NOWHERE), NO_DATA),
     (("predict", "run", "folder", "--device", "gpu"), NO_DEVICE),
-    (("harden", "net.py", *HARDEN[2:]), "'net.py' names no classifier; write package.module:build"),
+    (
+        ("harden", "net.py", *HARDEN[2:]),
+        "'net.py' names no classifier; write package.module:attribute, such as net",
+    ),
     (("harden", "my net:build", *HARDEN[2:]), "'my net:build' names no classifier; write package.module:attribute"),
     ((*HARDEN, "--weights", "nowhere.safetensors"), "--weights nowhere.safetensors does not exist"),
     ((*HARDEN, "--weights", "net.py"), "--weights net.py is no .safetensors file"),

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import typer
 from torch.distributed.run import get_args_parser
 
-from memory_defense.cli.commands import app
-from memory_defense.cli.reproducing import FIGURES
+from memory_defense.cli.app import app
+from memory_defense.names import FIGURES
 from memory_defense.paper.queue import QUEUE
 from memory_defense.paper.tables import REPRODUCTIONS
 from memory_defense.recipes.registry import RECIPES

@@ -8,6 +8,7 @@ line of JSON for each killed run.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -23,14 +24,15 @@ import scipy.stats  # imported late by the program, and so by every fork
 import torch
 import torch._dynamo  # the same
 
-import memory_defense.workflows.demo
 from faults.helpers_faults import made_up
-from memory_defense.cli import actions, evaluating, main
+from memory_defense.cli import main
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation import store
 from memory_defense.workflows import evaluate as any_model
 
 POINTS, TIMES = 15, 5
+LATE = ("cli.evaluate_checks", "cli.progress", "cli.shared", "workflows.demo", "workflows.run_recipe")
+"""What commands import in their functions."""
 
 
 class Moments:
@@ -129,11 +131,10 @@ def kill_often(chance: random.Random, command: list[str], again: list[str]) -> N
 def begin() -> None:
     torch.set_num_threads(1)
     seed, place, *command = sys.argv[1:]
-    assert memory_defense.workflows.demo
+    for name in LATE:
+        importlib.import_module(f"memory_defense.{name}")
     assert scipy.stats
     assert torch._dynamo
-    assert actions
-    assert evaluating
     DATASETS["fashion-mnist"] = made_up()[0]
     store.SAVE_SECONDS = 0.0
     # Most of such a small evaluation would go to the audit, which writes nothing and starts anew when it is killed.

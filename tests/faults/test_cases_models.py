@@ -176,7 +176,7 @@ def test_case_09_radii(tmp_path, monkeypatch) -> None:
         "from torch import nn\nbuild = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))\n"
     )
     five_classes(tmp_path / "five.npz")
-    for text, said in (("8", "write 8/255"), ("-1/255", "pixels live in [0, 1]"), ("eight", "is not a number")):
+    for text, said in (("8", "(8/255)"), ("-1/255", "must be in [0, 1]"), ("eight", "is not a number")):
         refused(memdef("evaluate", "mine_fault_09:build", "--data", "five.npz", f"--epsilon={text}"), said)
     assert not list(tmp_path.glob("*.json")), "nothing is written"
 

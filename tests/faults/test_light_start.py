@@ -11,7 +11,7 @@ import pytest
 import typer.main
 from typer.core import TyperArgument
 
-from memory_defense.cli.commands import app
+from memory_defense.cli.app import app
 
 HEAVY = ("torch", "numpy", "scipy", "PIL", "matplotlib", "safetensors")
 COMMANDS = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]

@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from memory_defense.cli import main, predicting
+from memory_defense.cli import main
+from memory_defense.cli.predict import SOME_UNREADABLE
 from memory_defense.data.pictures import pictures
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.evaluation.flag import Flag, kept_flag
 from memory_defense.systems.load import load
+from memory_defense.workflows import run_images
 from memory_defense.workflows.predict import Prediction, flag_for, predict
 from paper.made_up import made_up_splits, tiny_run
 
@@ -47,7 +49,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def memdef(monkeypatch, capsys):
     """Run the command in this process; return its exit status, output and errors."""
-    monkeypatch.setattr(predicting, "splits_of", lambda *_, **__: SPLITS)
+    monkeypatch.setattr(run_images, "splits_of", lambda *_, **__: SPLITS)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["memdef", *map(str, arguments)])
@@ -94,7 +96,7 @@ def test_a_broken_file_is_told_and_the_others_are_predicted(run, folder, memdef)
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:150])
     status, out, _ = memdef("predict", run.path, folder, folder / "none.png", "--json", "--batch", "2")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert status == predicting.SOME_UNREADABLE == 1
+    assert status == SOME_UNREADABLE == 1
     assert [("error" in line) for line in lines] == [False, False, True, False, False, True]
     assert "truncated or damaged" in lines[2]["error"]
     status, out, err = memdef("predict", run.path, folder)
@@ -150,7 +152,7 @@ def test_without_threshold_and_data_the_way_out_is_said(run, folder, memdef, mon
     def missing(*_, **__):
         raise DataNotFoundError("no source has it")
 
-    monkeypatch.setattr(predicting, "splits_of", missing)
+    monkeypatch.setattr(run_images, "splits_of", missing)
     status, out, err = memdef("predict", run.path, folder)
     assert (status, out) == (2, "")
     assert "--data-dir" in err

@@ -16,7 +16,7 @@ another program wants one of the cores; this costs nothing measurable on a quiet
 def main() -> None:
     """Run ``memdef``; users' mistakes end in one message and exit status 2, Ctrl-C in 130."""
     os.environ.setdefault(*PATIENCE)
-    from memory_defense.cli.commands import app
+    from memory_defense.cli.app import app
 
     try:
         status = app(prog_name="memdef", standalone_mode=False)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import typer
 
 if TYPE_CHECKING:
     import torch
 
 LAUNCHED = "WORLD_SIZE"
-"""The variable that torchrun sets in every process it starts."""
+"""Environment variable that torchrun sets in every process it starts."""
 
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 
@@ -26,7 +28,7 @@ class Machine:
     Raises
     ------
     ValueError
-        For a device that is not written as one; whether it is there, only `ready` knows.
+        For a device that is not written as one; `ready` raises it for one that is not there.
     """
 
     device: str = "cpu"
@@ -54,19 +56,24 @@ class Machine:
             torch.set_num_threads(self.threads)
         return device
 
-    def launch(self, arguments: Sequence[str]) -> int | None:
-        """Run this command line in several processes and return the exit status; None where one is enough.
+    def launch(self) -> None:
+        """Run this command line again in several processes and exit with their status; do nothing if one is enough.
 
         Each gets its share of the processor's threads, unless their number was given.
+
+        Raises
+        ------
+        typer.Exit
+            When the processes have ended, with their exit status.
         """
         if self.processes == 1 or LAUNCHED in os.environ:
-            return None
+            return
         import subprocess
 
         share = self.share(self.processes)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={self.processes}", "-m", "memory_defense", *arguments]
-        return subprocess.call(command, env=os.environ | {"OMP_NUM_THREADS": str(share)})
+        command += [f"--nproc-per-node={self.processes}", "-m", "memory_defense", *sys.argv[1:]]
+        raise typer.Exit(subprocess.call(command, env=os.environ | {"OMP_NUM_THREADS": str(share)}))
 
     def share(self, processes: int) -> int:
         """Return how many threads each of several processes may use: the number that was given, or its share."""
@@ -84,7 +91,7 @@ def _cores() -> int:
 
 @contextmanager
 def joined(device: torch.device) -> Generator[bool]:
-    """Join the processes that torchrun started, if it did; yield whether this one speaks for all.
+    """Join the processes that torchrun started, if any; yield whether this one prints and writes for all.
 
     Processors talk through gloo, GPUs through nccl.
     """

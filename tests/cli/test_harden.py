@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import memory_defense
-from memory_defense.cli.hardening import Order, check
+from memory_defense.cli.harden import SIZES, HardenOptions, check
 from memory_defense.evaluation.record import Record
+from memory_defense.recipes.hardened import LARGEST, SMALLEST
 from workflows.own_folder import PLACE, write_folder, write_net
 
 QUICK = ("--epochs", "1", "--attacks", "glimpse", "--images", "8")
@@ -109,14 +110,14 @@ def test_a_recipe_trains_on_the_users_images_and_is_evaluated(place) -> None:
 
 
 BAD = {
-    "no place": ({"classifier": "net"}, "write package.module:build"),
+    "no place": ({"classifier": "net"}, "such as net:build"),
     "a pickle": ({"weights": "net.pt"}, "is no .safetensors file"),
     "no weights": ({"weights": "none.safetensors"}, "does not exist; train your net"),
     "no data": ({"data": "none"}, "--data none does not exist; give a folder"),
     "too small": ({"size": 8}, "--size is 8, but the memory autoencoder takes 16 to 128"),
     "too large": ({"size": 129}, "--size is 129"),
     "no number": ({"epsilon": "eight"}, "is not a number"),
-    "grey levels": ({"epsilon": "8"}, "for grey levels write 8/255"),
+    "grey levels": ({"epsilon": "8"}, "in grey levels is divided by 255 .8/255."),
     "nothing": ({"epsilon": "0"}, "must be above 0"),
 }
 
@@ -127,13 +128,18 @@ def test_bad_arguments_are_told(place, monkeypatch, name) -> None:
     changes, message = BAD[name]
     values = {"classifier": PLACE, "weights": "shapes.safetensors", "data": "shapes"} | changes
     with pytest.raises(ValueError, match=message):
-        check(Order(**(values | {"weights": Path(values["weights"])})))
+        check(HardenOptions(**(values | {"weights": Path(values["weights"])})))
+
+
+def test_the_sizes_are_those_of_the_recipe() -> None:
+    assert SIZES == (SMALLEST, LARGEST)
 
 
 def test_arguments_are_checked_before_torch_is_imported(place) -> None:
     code = (
-        "import sys; from pathlib import Path; from memory_defense.cli.hardening import Order, check; "
-        "check(Order(classifier='a:b', weights=Path('shapes.safetensors'), data='shapes', epsilon='8/255')); "
+        "import sys; from pathlib import Path; from memory_defense.cli.harden import HardenOptions, check; "
+        "weights = Path('shapes.safetensors'); "
+        "check(HardenOptions(classifier='a:b', weights=weights, data='shapes', epsilon='8/255')); "
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The commands ``memdef queue list`` and ``memdef queue run``."""
+"""``memdef queue list`` and ``memdef queue run``."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import Annotated
 
 import typer
 
-from memory_defense.cli.options import Offline, Threads
+from memory_defense.cli.arguments import Offline, Threads, check_data_dir
+from memory_defense.cli.machine import Machine
+from memory_defense.names import QUEUE, check_name
 
 UNFINISHED = 75
-"""Exit status of a piece that is not the last: EX_TEMPFAIL, try again."""
+"""Exit status if there is more to do: EX_TEMPFAIL, try again."""
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
 
 @app.command("list")
 def show() -> None:
-    """List the entries, the one of most worth first."""
+    """List the entries, the most valuable first."""
     from rich.console import Console
     from rich.table import Table
 
-    from memory_defense.paper.queue import QUEUE
+    from memory_defense.paper.queue import QUEUE as ENTRIES
 
     table = Table("name", "what it proves", "minutes", "what comes back", box=None, pad_edge=False)
-    for name, one in QUEUE.items():
+    for name, one in ENTRIES.items():
         table.add_row(name, one.claim, f"about {one.minutes}", one.back)
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
@@ -58,10 +60,6 @@ def run(
         raise ValueError("--data-dir and --offline: not with --tiny, whose images are made up")
     if tiny and device not in (None, "cpu"):
         raise ValueError(f"--device {device}: not with --tiny, which is for a processor; leave one of them out")
-    from memory_defense.cli.arguments import check_data_dir
-    from memory_defense.cli.machine import Machine
-    from memory_defense.names import QUEUE, check_name
-
     check_name(name, QUEUE, "entry of the queue")
     machine = Machine(device="cpu" if tiny else device or "cuda", threads=threads)
     check_data_dir(data_dir)
@@ -69,8 +67,7 @@ def run(
         typer.echo("note: this was planned for a GPU; on a processor it takes days", err=True)
 
     from memory_defense.cli.progress import shown
-    from memory_defense.cli.shared import find_data
-    from memory_defense.data.images import Splits
+    from memory_defense.data.images import Splits, load_dataset
     from memory_defense.paper.queue_work import Deadline, made_up, work
 
     place = machine.ready()
@@ -80,7 +77,7 @@ def run(
         def data(dataset: str) -> Splits:
             if tiny:
                 return made_up(dataset, place)
-            return find_data(dataset, data_dir, offline=offline, device=place, progress=progress)
+            return load_dataset(dataset, data_dir=data_dir, offline=offline, device=place, progress=progress)
 
         kept = back or out / "back"
         done = work(name, out, data, back=kept, deadline=deadline, tiny=tiny)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from memory_defense.cli import main
-from memory_defense.cli.queueing import UNFINISHED
+from memory_defense.cli.queue import UNFINISHED
 from memory_defense.paper.half_weights import read_half
 from memory_defense.paper.queue import QUEUE
 
@@ -66,7 +66,7 @@ def test_mistakes_get_one_message(monkeypatch, capsys, tmp_path, arguments, said
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; from memory_defense.cli.commands import app; app(['queue', '--help'], standalone_mode=False); "
+        "import sys; from memory_defense.cli.app import app; app(['queue', '--help'], standalone_mode=False); "
         "assert 'torch' not in sys.modules, 'slow help'"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

@@ -1,0 +1,132 @@
+"""Checks of the options of ``memdef evaluate``, without torch, and the part of a recipe's plan that they select."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memory_defense.cli.arguments import check_run_images, check_source, radius
+from memory_defense.data.places import check_size
+from memory_defense.files import check_tensor_file
+from memory_defense.names import (
+    ALIASES,
+    PLANNED,
+    PLANNED_HARDENED,
+    RECIPES,
+    SUITES,
+    check_attacks,
+    check_classifier,
+    check_false_alarms,
+    check_name,
+    check_norm,
+)
+from memory_defense.run_directory import HARDENED, RunDirectory, is_exported
+
+if TYPE_CHECKING:
+    from memory_defense.cli.evaluate import EvaluateOptions
+    from memory_defense.recipes.recipe import EvaluationPlan
+
+
+def is_classifier(target: str) -> bool:
+    """Return whether this names the user's own classifier or an exported one, rather than a run directory."""
+    return (":" in target and not Path(target).exists()) or is_exported(Path(target))
+
+
+def check_evaluate(options: EvaluateOptions) -> None:
+    """Raise ValueError for options that exclude each other, and for values out of range."""
+    if options.false_alarms is not None:
+        if not options.detection:
+            raise ValueError("--false-alarms: only together with --detection, whose threshold it decides")
+        check_false_alarms(options.false_alarms)
+    if is_classifier(options.target):
+        _check_classifier(options)
+    else:
+        _check_run(options)
+
+
+def narrowed(plan: EvaluationPlan, options: EvaluateOptions) -> EvaluationPlan:
+    """Return the part of a recipe's plan that the options select.
+
+    Raises
+    ------
+    ValueError
+        For an attack that is neither in the plan nor a suite, or a radius outside [0, 1].
+    """
+    from memory_defense.threat import Linf
+
+    known = [*plan.attacks, *plan.white_box, *plan.minimum_norm]
+    _check_selection(options, known)
+    chosen, suite = set(known), plan.suite
+    if options.attacks is not None:
+        names = _names(options.attacks)
+        chosen = set(names) & chosen
+        suite = next((name for name in reversed(names) if name in (*SUITES, *ALIASES)), None)
+    return replace(
+        plan,
+        images=options.images or plan.images,
+        linf=tuple(Linf(radius(text)) for text in options.epsilon or ()) or plan.linf,
+        attacks={name: attack for name, attack in plan.attacks.items() if name in chosen},
+        white_box={name: attack for name, attack in plan.white_box.items() if name in chosen},
+        minimum_norm={name: attack for name, attack in plan.minimum_norm.items() if name in chosen},
+        suite=suite,
+        knowledge=None if options.knowledge is None else tuple(options.knowledge),
+        curve=plan.curve if options.attacks is None else None,
+    )
+
+
+def _names(attacks: str) -> list[str]:
+    return [one.strip() for one in attacks.split(",")]
+
+
+def _check_selection(options: EvaluateOptions, known: Sequence[str]) -> None:
+    for name in _names(options.attacks) if options.attacks is not None else ():
+        check_name(name, (*known, *SUITES, *ALIASES), "attack or suite")
+    for text in options.epsilon or ():
+        radius(text)
+
+
+def _check_run(options: EvaluateOptions) -> None:
+    given, options_of_classifiers = vars(options), ("weights", "size", "norm", "start_from")
+    if only := [f"--{name.replace('_', '-')}" for name in options_of_classifiers if given[name] is not None]:
+        raise ValueError(
+            f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
+        )
+    if options.detection and options.knowledge is not None:
+        raise ValueError(
+            "--knowledge: not together with --detection, which attacks end-to-end and by what evades the flag"
+        )
+    manifest = RunDirectory(Path(options.target)).read_finished()
+    recipe = str(manifest["recipe"]).partition(" on ")[0]
+    if HARDENED not in manifest:
+        check_name(recipe, RECIPES, "recipe")
+    _check_selection(options, PLANNED_HARDENED if HARDENED in manifest else PLANNED[recipe])
+    check_run_images(manifest, options.data, options.data_dir)
+
+
+def _check_classifier(options: EvaluateOptions) -> None:
+    if options.detection:
+        raise ValueError("--detection: only for a run directory, whose held-out images the threshold comes from")
+    if options.data is None:
+        raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
+    if options.knowledge is not None:
+        raise ValueError("--knowledge: only for a run directory; your own classifier is its own surrogate")
+    if not options.epsilon:
+        raise ValueError("how far may an image be moved? give --epsilon, such as 8/255; it may be repeated")
+    if not is_exported(Path(options.target)):
+        check_classifier(options.target)
+    elif options.weights is not None:
+        raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
+    elif not Path(options.target).exists():
+        raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
+    check_attacks(options.attacks or "fast")
+    norm = options.norm or "linf"
+    check_norm(norm)
+    for text in options.epsilon:
+        radius(text, norm)
+    check_size(options.size)
+    check_source(options.data, options.data_dir)
+    for path in (options.weights, options.start_from):
+        if path is not None:
+            check_tensor_file(path)

@@ -1,0 +1,73 @@
+"""``memdef export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memory_defense.cli.arguments import Run
+from memory_defense.names import FORMATS, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memory_defense.evaluation.record import Record
+    from memory_defense.systems.facts import Facts
+
+_SUFFIXES: dict[str, str] = dict(zip(FORMATS, (".safetensors", ".onnx", "-hub"), strict=True))
+
+
+def export(
+    run: Run,
+    format: Annotated[
+        str, typer.Option(help="safetensors (one file), onnx (inference elsewhere), or hub-folder (with a card).")
+    ] = "safetensors",
+    out: Annotated[Path | None, typer.Option(help="File or folder to write; else beside the run.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Write a trained defense as a file or folder that memory_defense.load reads back.
+
+    ONNX needs the extra 'export', and is written only if ONNX Runtime gives the defense's own answers.
+    """
+    from memory_defense.run_directory import RunDirectory
+
+    check_name(format, FORMATS, "format")
+    place = out or run.resolve().parent / f"{run.resolve().name}{_SUFFIXES[format]}"
+    found, folder = RunDirectory(run), format == "hub-folder"
+    found.check_export(place, folder=folder, force=force)
+    found.read_finished()
+
+    from memory_defense.systems.export import export as export_run
+
+    def card(facts: Facts, record: Record) -> str:
+        return _card(place.resolve().name, facts, record)
+
+    done = export_run(run, place, format=format, force=force, card=card if folder else None)
+    typer.echo(f"exported: {done.path}\nchecked: {done.checked}\nload it: memory_defense.load({str(done.path)!r})")
+
+
+def _card(name: str, facts: Facts, record: Record) -> str:
+    """Return the model card of a hub folder."""
+    from memory_defense.reporting.card import CardSubject, model_card
+
+    made = f"{facts.recipe} (sha256 {facts.recipe_sha256[:12]}), seed {facts.seed}"
+    model = {key: str(value) for key, value in facts.model.items() if value and key != "images"}
+    parts = {
+        "recipe": f"{made}, {facts.train_images:,} training images",
+        **{key.replace("_", " "): value for key, value in model.items()},
+        "flag": _flag(facts.flag),
+        "exported by": f"memory-defense {facts.version}, torch {facts.torch}",
+    }
+    subject = CardSubject(name=name, channels=facts.channels, size=facts.size, classes=facts.classes, parts=parts)
+    return model_card(subject, record)
+
+
+def _flag(flag: Mapping[str, Any] | None) -> str:
+    if flag is None:
+        return "no threshold was chosen, so no image is flagged"
+    return (
+        f"suspicious where {flag['score']} is above {flag['threshold']:.6g}, chosen on "
+        f"{flag['calibration_images']:,} held-out images for {100 * flag['false_alarms']:g} % false alarms"
+    )

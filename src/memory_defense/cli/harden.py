@@ -1,0 +1,173 @@
+"""``memdef harden``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memory_defense.cli.arguments import (
+    DataDir,
+    Device,
+    Offline,
+    Seed,
+    Threads,
+    check_source,
+    radius,
+    with_options,
+)
+from memory_defense.cli.machine import Machine
+from memory_defense.names import check_attacks, check_classifier
+
+if TYPE_CHECKING:
+    from memory_defense.data.images import Splits
+    from memory_defense.recipes.hardened import Hardening
+
+SIZES = (16, 128)
+"""Pixels a side that the memory autoencoder takes; see `recipes.hardened`, which needs torch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardenOptions:
+    """The arguments of ``memdef harden``."""
+
+    classifier: Annotated[str, typer.Argument(help="package.module:build of your own trained classifier.")]
+    weights: Annotated[Path, typer.Option(help="Its .safetensors file.")]
+    data: Annotated[
+        str, typer.Option(help="Its images: a folder {train,test}/CLASS/FILE, .npz, .safetensors or a name.")
+    ]
+    size: Annotated[
+        int | None,
+        typer.Option(help="Resize the images to this many pixels a side, 16 to 128; your classifier sees them so."),
+    ] = None
+    epsilon: Annotated[
+        str | None, typer.Option(help="L-inf radius; 8/255 for colour images and 0.1 for grey ones if left out.")
+    ] = None
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune/--no-fine-tune", help="Train the classifier on adversarial images first.")
+    ] = True
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Epochs of fine-tuning and autoencoder; follows the number of images if left out."
+        ),
+    ] = None
+    attacks: Annotated[
+        str, typer.Option(help="fast, standard (autoattack), rand, or attacks joined by commas.")
+    ] = "fast"
+    images: Annotated[int, typer.Option(min=1, help="Test images to attack, at most.")] = 1000
+    out: Annotated[Path, typer.Option(help="Run directory to create or continue.")] = Path("runs/hardened")
+    data_dir: DataDir = None
+    offline: Offline = False
+    seed: Seed = 0
+    device: Device = "cpu"
+    threads: Threads = None
+
+
+@with_options(HardenOptions)
+def harden(options: HardenOptions) -> None:
+    """Harden your own classifier on your own images, and say what was gained and what was not.
+
+    Attacks it as it is, fine-tunes it on adversarial images, trains the memory autoencoder on it, chooses the
+    flag's threshold, attacks all of it. A stopped hardening continues when the same command is given again.
+    """
+    machine = Machine(device=options.device, threads=options.threads)
+    check(options)
+
+    from memory_defense.cli.progress import shown
+    from memory_defense.cli.shared import print_tables, wide_console
+    from memory_defense.data.own import load_splits
+    from memory_defense.data.spec import DATASETS
+    from memory_defense.recipes.hardened import Hardening, default_epsilon
+    from memory_defense.reporting import Section
+    from memory_defense.workflows.harden import harden as harden_classifier
+    from memory_defense.workflows.harden import weights_sha256
+    from memory_defense.workflows.run_images import images_from
+
+    device = machine.ready()
+    with shown() as progress:
+        splits = load_splits(
+            options.data,
+            size=options.size,
+            device=device,
+            data_dir=options.data_dir if options.data in DATASETS else None,
+            offline=options.offline,
+            progress=progress,
+        )
+        spec, epsilon = splits.spec, options.epsilon
+        hardening = Hardening(
+            classifier=options.classifier,
+            weights_sha256=weights_sha256(options.weights),
+            epsilon=default_epsilon(spec.channels) if epsilon is None else radius(epsilon),
+            fine_tune=options.fine_tune,
+            epochs=options.epochs,
+            attacks=options.attacks,
+            images=options.images,
+        )
+        progress.note(_plan(hardening, splits))
+        done = harden_classifier(
+            hardening,
+            options.weights,
+            splits,
+            options.out,
+            source=images_from(options.data, options.size, spec),
+            seed=options.seed,
+            progress=progress,
+        )
+    sections = [Section("as it was", done.original)]
+    if options.fine_tune:
+        sections.append(Section("fine-tuned, alone", done.selector))
+    print_tables([*sections, Section("Memory Defense", done.defense)])
+    wide_console().print(done.paragraph, highlight=False, markup=False)
+    typer.echo(
+        f"\nrun: {done.run.path}\nrecords: original.json, {'selector.json, ' * options.fine_tune}record.json; "
+        f"this text: gained.txt\nnext: memdef predict {done.run.path} YOUR-IMAGES"
+    )
+
+
+def check(options: HardenOptions) -> None:
+    """Raise ValueError for arguments that cannot be right; torch is not needed."""
+    from memory_defense.data.places import check_trained_size
+    from memory_defense.data.spec import DATASETS
+
+    check_classifier(options.classifier)
+    if options.weights.suffix != ".safetensors":
+        raise ValueError(
+            f"--weights {options.weights} is no .safetensors file; write one with "
+            "safetensors.torch.save_file(net.state_dict(), ...)"
+        )
+    if not options.weights.is_file():
+        raise ValueError(f"--weights {options.weights} does not exist; train your net and save it there first")
+    if options.data not in DATASETS and not Path(options.data).expanduser().exists():
+        raise ValueError(
+            f"--data {options.data} does not exist; give a folder with train/CLASS/FILE and test/CLASS/FILE, "
+            f"a .npz or .safetensors file, or one of {', '.join(DATASETS)}"
+        )
+    if options.size is not None and not SIZES[0] <= options.size <= SIZES[1]:
+        raise ValueError(
+            f"--size is {options.size}, but the memory autoencoder takes {SIZES[0]} to {SIZES[1]} pixels"
+        )
+    check_trained_size(options.data, options.size)
+    check_source(options.data, options.data_dir)
+    check_attacks(options.attacks)
+    if options.epsilon is not None and radius(options.epsilon) == 0:
+        raise ValueError(f"--epsilon is {options.epsilon}, but it must be above 0; write it as 8/255 or 0.03")
+
+
+def _plan(hardening: Hardening, splits: Splits) -> str:
+    """Return what is about to be done, in a few lines."""
+    from memory_defense.data.spec import image_spec
+    from memory_defense.recipes.hardened import harden_recipe
+
+    spec, train = splits.spec, len(splits.train)
+    recipe = harden_recipe(hardening, spec.name, image_spec(spec), train)
+    shape = f"{spec.channels} x {spec.size} x {spec.size}"
+    stages = ", ".join(f"{one.name} {one.fit.epochs} epochs" for one in recipe.stages)
+    attacked = f"{min(hardening.images, len(splits.test)):,} of {len(splits.test):,}"
+    return (
+        f"{spec.name}: {len(spec.classes)} classes, {shape}; {train:,} images to train on, "
+        f"{len(splits.held_out):,} held out, {attacked} test images attacked\n"
+        f"L-inf epsilon {hardening.epsilon:.4g}; {stages}, batches of {recipe.stages[0].fit.batch_size}"
+    )

@@ -1,0 +1,169 @@
+"""``memdef predict``: label, confidence and flag for images, as a table or as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from memory_defense.cli.arguments import DataDir, Device, Offline, Run, Threads, check_run_images
+from memory_defense.cli.machine import Machine
+from memory_defense.names import check_false_alarms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memory_defense.data.pictures import Unreadable
+    from memory_defense.evaluation.flag import Flag
+    from memory_defense.workflows.predict import Prediction
+
+SOME_UNREADABLE = 1
+"""Exit status if some images could not be read and the others were predicted."""
+
+
+def predict(
+    run: Run,
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, folders of them, or .npz with an array 'images'.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each image.")] = False,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(help="Share of clean images that may be called suspicious; what the run keeps, else 0.05."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images held at once.")] = 256,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images to choose the threshold on; else those that the run was trained on are found."),
+    ] = None,
+    data_dir: DataDir = None,
+    offline: Offline = False,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Say what images show, how sure that is, and whether they look attacked.
+
+    The flag's threshold comes from held-out clean images. An image that cannot be read has a line of its own; the
+    exit status is then 1.
+    """
+    machine = Machine(device=device, threads=threads)
+    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir)
+
+    from memory_defense.cli.progress import shown
+    from memory_defense.data.pictures import pictures
+    from memory_defense.data.places import DataNotFoundError
+    from memory_defense.data.spec import images_of
+    from memory_defense.model_spec import ModelSpec
+    from memory_defense.reporting.wording import number, percent
+    from memory_defense.run_directory import RunDirectory
+    from memory_defense.systems.load import load
+    from memory_defense.workflows.predict import flag_for
+    from memory_defense.workflows.predict import predict as predictions
+    from memory_defense.workflows.run_images import splits_of
+
+    found = RunDirectory(run)
+    model = ModelSpec(**found.read()["model"])
+    spec = images_of(model)
+    place = machine.ready()
+    defense = load(run).to(place)
+    with shown() as progress:
+        where: dict[str, Any] = {"device": place, "data_dir": data_dir, "offline": offline, "progress": progress}
+        try:
+            flag, fresh = flag_for(
+                found, defense, lambda: splits_of(found, source=data, **where).held_out, false_alarms=false_alarms
+            )
+        except DataNotFoundError as error:
+            raise ValueError(
+                f"{run} keeps no threshold for this rate of false alarms, and the held-out images of "
+                f"{model.dataset} that one is chosen on were not found: give --data-dir (--data for "
+                "images of your own), or run 'memdef predict' on a machine that has them and copy the run's "
+                f"manifest.json. {error}"
+            ) from error
+        if fresh:
+            progress.note(
+                f"threshold {number(flag.threshold)} on {flag.score}, chosen on {flag.calibration_images:,} "
+                f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
+            )
+    source = pictures(images, channels=spec.channels, size=spec.size)
+    lines = predictions(defense, flag, source, classes=spec.classes, batch=batch)
+    if _print_json(lines) if as_json else _print_table(lines, flag):
+        raise typer.Exit(SOME_UNREADABLE)
+
+
+def _check(
+    run: Path, images: list[Path], *, false_alarms: float | None, data: str | None, data_dir: Path | None
+) -> None:
+    """Raise ValueError for an unfinished run, no image at all, a rate out of range, or data that is not there."""
+    from memory_defense.run_directory import FLAG, RunDirectory
+
+    manifest = RunDirectory(run).read_finished()
+    if false_alarms is not None:
+        check_false_alarms(false_alarms)
+    if not any(path.exists() for path in images):  # one among others has a line of its own
+        raise ValueError(
+            f"there is no {' or '.join(map(str, images))}; give image files, folders of them, or .npz files"
+        )
+    kept = manifest.get(FLAG)
+    rate = cast("dict[str, Any]", kept).get("false_alarms") if isinstance(kept, dict) else None
+    if data is not None or rate is None or false_alarms not in (None, rate):  # else no images are needed
+        check_run_images(manifest, data, data_dir)
+
+
+def _print_json(lines: Iterator[Prediction | Unreadable]) -> int:
+    """Write a line for each image as soon as it is known; return the number that could not be read."""
+    from memory_defense.data.pictures import Unreadable
+
+    failed = 0
+    for one in lines:
+        if isinstance(one, Unreadable):
+            failed += 1
+            entry = {"file": one.name, "error": one.reason}
+        else:
+            entry = asdict(one)
+        sys.stdout.write(json.dumps(entry, allow_nan=False) + "\n")
+    sys.stdout.flush()
+    return failed
+
+
+def _print_table(lines: Iterator[Prediction | Unreadable], flag: Flag) -> int:
+    """Print a table, and a line for each image that could not be read; return the number of these."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from memory_defense.cli.shared import wide_console
+    from memory_defense.data.pictures import Unreadable
+    from memory_defense.reporting.wording import MISSING, number, percent, plain
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption=Text(
+            f"Suspicious above {number(flag.threshold)}: {plain(flag.score)}, at most "
+            f"{percent(flag.false_alarms)} % of clean images."
+        ),
+        caption_justify="left",
+    )
+    for title in ("file", "label", "confidence", "flag", "score", "note"):
+        table.add_column(title, justify="right" if title in ("confidence", "score") else "left", overflow="fold")
+    failed: list[Unreadable] = []
+    for one in lines:
+        if isinstance(one, Unreadable):
+            failed.append(one)
+            table.add_row(Text(plain(one.name)), MISSING, MISSING, Text("not read", style="red"), MISSING, "")
+            continue
+        table.add_row(
+            Text(plain(one.file)),
+            Text(plain(one.label)),
+            f"{percent(one.confidence)} %",
+            Text(one.flag, style="bold yellow" if one.flag == "suspicious" else ""),
+            number(one.score),
+            Text("; ".join(one.changes)),
+        )
+    wide_console().print(table)
+    for one in failed:
+        sys.stderr.write(f"not read: {plain(one.reason)}\n")
+    return len(failed)

@@ -1,0 +1,78 @@
+"""``memdef report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memory_defense.names import REPORTS, check_name
+
+if TYPE_CHECKING:
+    from memory_defense.evaluation.record import Record
+    from memory_defense.reporting import Section
+
+TITLE = "Memory Defense: what survives"
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories or record files.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown instead.")] = False,
+    format: Annotated[
+        str, typer.Option(help="html, markdown or latex (booktabs); the last two print the tables.")
+    ] = "html",
+) -> None:
+    """Render records as tables and as one HTML page that needs no network."""
+    check_name(format, REPORTS, "format")
+    if format == "latex" and markdown:
+        raise ValueError("--markdown and --format latex: give one of them")
+    for path in runs:
+        read_record(path)
+
+    from memory_defense.cli.shared import print_tables
+    from memory_defense.reporting import markdown as as_markdown
+    from memory_defense.reporting import write_report
+    from memory_defense.reporting.latex import latex
+
+    sections = [section(path) for path in runs]
+    if format == "latex":
+        typer.echo(latex(sections), nl=False)
+    elif markdown or format == "markdown":
+        typer.echo(as_markdown(sections))
+    else:
+        write_report(out, sections, title=TITLE)
+        print_tables(sections)
+        typer.echo(f"report: {out}")
+
+
+def read_record(path: Path) -> tuple[Path, Record]:
+    """Return where the record of a run directory, or a record file, is, and the record.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or the file is not a record.
+    """
+    from memory_defense.evaluation.record import Record
+
+    place = path / "record.json" if path.is_dir() else path
+    if path.is_dir() and not place.is_file():
+        raise ValueError(f"{path} has no record.json; make one with: memdef evaluate {path}")
+    return place, Record.read(place)
+
+
+def section(path: Path, title: str | None = None) -> Section:
+    """Return the report's section about a run directory or a record file; by default its recipe is its title."""
+    from memory_defense.reporting import Section
+    from memory_defense.run_directory import RunDirectory
+
+    place, record = read_record(path)
+    gallery = RunDirectory(path).gallery if path.is_dir() else None
+    return Section(
+        title=title or record.recipe,
+        record=record,
+        gallery_path=gallery if gallery and gallery.is_file() else None,
+        record_path=place,
+    )

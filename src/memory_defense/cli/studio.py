@@ -1,0 +1,52 @@
+"""``memdef studio``."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memory_defense.cli.arguments import DataDir, Threads, check_data_dir
+from memory_defense.names import check_seconds
+
+
+def studio(
+    runs: Annotated[Path, typer.Argument(help="Directory that holds the runs.")] = Path("runs"),
+    data_dir: DataDir = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this let other machines in.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8765,
+    seconds: Annotated[float, typer.Option(help="The longest that one attack may take.")] = 20.0,
+    threads: Threads = None,
+) -> None:
+    """Play with trained defenses on a web page: attack an image and watch what happens inside.
+
+    Needs the extra 'studio'. Nothing is sent anywhere, and no dataset is downloaded.
+    """
+    try:
+        import fastapi
+        import uvicorn
+    except ImportError as error:
+        raise ValueError(
+            f"the studio needs {error.name}, which is not installed; pip install 'memory-defense[studio]'"
+        ) from error
+    del fastapi, uvicorn
+    if not runs.is_dir():
+        raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
+    check_seconds(seconds)
+    check_data_dir(data_dir)
+
+    import torch
+
+    from memory_defense.studio.server import Settings, serve
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = Settings(runs=runs, host=host, port=port, data_dir=data_dir, seconds=seconds)
+    if not settings.local_only:
+        typer.echo("the studio has no login: anyone who reaches this address can use it")
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(settings, lambda address: typer.echo(f"studio: {address} (Ctrl-C stops it)"))
