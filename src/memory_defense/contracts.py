@@ -214,7 +214,8 @@ class Attack(Protocol):
     """A frozen, keyword-only dataclass: the object is its own configuration and repr.
 
     One that never asks for a gradient says so with the class variable ``gradient_free = True``, and one that sees
-    nothing but the answered class with ``hard_label = True`` as well.
+    nothing but the answered class with ``hard_label = True`` as well. One whose passes hold each image once says so
+    with ``each_once = True``; from any other, passes as large as a micro-batch are expected even of a single image.
     """
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:

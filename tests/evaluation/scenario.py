@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import rounding
 from memory_defense.attacks import ApgdTargeted, Pgd, Square
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation import robustness
@@ -115,6 +116,7 @@ def outcomes(evaluation: Evaluation) -> dict[str, Tensor]:
 def main() -> None:
     out, resume = Path(sys.argv[1]), Path(sys.argv[2])
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    rounding.install_from_environment()
     if "RANK" in __import__("os").environ:
         torch.distributed.init_process_group("gloo")
     store = sys.modules[to_tensors.__module__]

@@ -7,7 +7,7 @@ included; `Pgd` follows the cross-entropy through the log-odds instead. The algo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from memory_defense.attacks.apgd_climb import Climb
 from memory_defense.attacks.averaged import Averaged
@@ -59,6 +59,7 @@ class Apgd:
     samples: int = 1
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         counts = {"steps": self.steps, "restarts": self.restarts, "samples": self.samples}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from memory_defense.attacks.carlini_wagner_search import Plan, Search
 from memory_defense.attacks.engine import attacked, check_settings
@@ -70,6 +70,7 @@ class CarliniWagner:
     best_effort: bool = False
     targeted: bool = False
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings("margin", self.micro_batch, steps=self.steps, search_steps=self.search_steps)

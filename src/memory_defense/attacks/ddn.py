@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -71,6 +71,7 @@ class Ddn:
     stop_when_fooled: bool = False
     targeted: bool = False
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         ascent_loss(self.loss)

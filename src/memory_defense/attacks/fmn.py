@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -71,6 +71,7 @@ class Fmn:
     stop_when_fooled: bool = False
     targeted: bool = False
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         lengths = {"step_size": self.step_size}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -72,6 +72,7 @@ class Gama:
     restarts: int = 1
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings("margin", self.micro_batch, steps=self.steps, restarts=self.restarts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from memory_defense.attacks.climb import Climb, always, check_step_size, step_sizes
 from memory_defense.attacks.engine import ascent_loss, attacked, check_settings
@@ -51,6 +51,7 @@ class Pgd:
     targeted: bool = False
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.loss, self.micro_batch, steps=self.steps, restarts=self.restarts)
@@ -94,6 +95,7 @@ class Bim:
     targeted: bool = False
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._as_pgd()
@@ -130,6 +132,7 @@ class Fgsm:
     targeted: bool = False
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.loss, self.micro_batch)
@@ -179,6 +182,7 @@ class RandFgsm:
     targeted: bool = False
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.loss, self.micro_batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from memory_defense.attacks.climb import Climb, check_step_size, step_sizes
 from memory_defense.attacks.engine import attacked, check_settings
@@ -57,6 +57,7 @@ class PgdTargeted:
     restarts: int = 1
     stop_when_fooled: bool = True
     micro_batch: int | None = None
+    each_once: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         counts = {"steps": self.steps, "targets": self.targets, "restarts": self.restarts}

@@ -11,15 +11,16 @@ from __future__ import annotations
 from memory_defense.contracts import Defense, SlotDefense
 from memory_defense.evaluation.audit_attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit_binarisation import binarisation as binarisation_test
-from memory_defense.evaluation.audit_defense import DEFENSE_CHECKS, restored
+from memory_defense.evaluation.audit_defense import DEFENSE_CHECKS
 from memory_defense.evaluation.audit_findings import Check, Findings
 from memory_defense.evaluation.audit_probes import PROBES
 from memory_defense.evaluation.audit_results import RESULT_CHECKS
 from memory_defense.evaluation.audit_slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.passes import granules_of
 from memory_defense.randomness import seeded
-from memory_defense.wrappers import frozen
+from memory_defense.wrappers import frozen, restored
 
 CHECKS: dict[str, Check] = {
     **RESULT_CHECKS,
@@ -53,7 +54,7 @@ def audit(
         runs it for sets of at most 2000 images.
     """
     findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
-    with frozen(defense), restored(defense), seeded(seed, "audit"):
+    with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
         lines = [check(findings) for check in CHECKS.values()]
         if isinstance(defense, SlotDefense):
             lines += [check(defense, evaluation, seed) for check in SLOT_CHECKS.values()]

@@ -12,7 +12,10 @@ _ONCE = Submissions()
 
 @dataclass(frozen=True, kw_only=True)
 class Conduct:
-    """How an evaluation is carried out; but for `submissions` and `bfloat16`, nothing here changes a result.
+    """How an evaluation is carried out.
+
+    But for `submissions` and `bfloat16`, nothing here changes a result where the record's batch invariance holds;
+    where it does not, `chunk` and `micro_batch` may change last bits, and with them who falls.
 
     Parameters
     ----------
@@ -21,7 +24,7 @@ class Conduct:
     chunk
         Images that an attack holds at once, at least 1; the state is saved between chunks.
     micro_batch
-        Images in one pass, at least 1; None finds the fastest by a short probe.
+        Images in one pass, at least 1; None finds the fastest by a short probe, where that changes no result.
     bfloat16
         Compute attacks' gradients in bfloat16; verdicts stay float32. Off by default, as it may find less.
     resume_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -29,6 +29,7 @@ class Replay:
 
     source: str
     results: PerImageResults = field(repr=False)
+    each_once: ClassVar[bool] = True
 
     @property
     def sha256(self) -> str:

@@ -1,8 +1,9 @@
 """Robust accuracy: every attack with every knowledge, judged by the true defense, worst case image by image.
 
 Table and curve cases attack every image that is classified correctly; then, ball by ball, a cascade attacks what
-they left standing. Every number is the same whatever the order of the images, the chunks, the micro-batches, the
-number of processes, and however often the evaluation was stopped and continued.
+they left standing. The same command gives the same numbers, however often it was stopped and continued. Where the
+record's batch invariance holds (`company`), they are also the same whatever the order of the images, the chunks,
+the micro-batches and the number of processes; only there may a clock choose the micro-batch.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import Prosecutor
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.company import largest_pass, measured, weakest
 from memory_defense.evaluation.conduct import Conduct
 from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
-from memory_defense.evaluation.record import Accuracy, CascadeRecord, WorstCase
+from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
 from memory_defense.evaluation.shards import Shard, current_shard
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
-from memory_defense.passes import bfloat16_gradients, fastest_micro_batch, micro_batches_of
+from memory_defense.passes import GRANULE, bfloat16_gradients, fastest_micro_batch, granules_of, micro_batches_of
 from memory_defense.randomness import seeded
 from memory_defense.wrappers import frozen
 
@@ -55,6 +57,7 @@ class Evaluation:
     submissions: Submissions
     flags: bool
     """Whether the defense flags images."""
+    batch_invariance: BatchInvariance
     bfloat16: bool = False
     """Whether the attacks computed their gradients in bfloat16."""
 
@@ -77,6 +80,11 @@ class Evaluation:
     def broken(self) -> list[Broken]:
         """What was broken in each ball, L-inf before L2, small before large."""
         return self.state.broken
+
+    @property
+    def granule(self) -> int:
+        """What the images in every pass were a multiple of."""
+        return self.batch_invariance.granule or GRANULE
 
     @property
     def clean(self) -> Accuracy:
@@ -133,13 +141,17 @@ def evaluate(
             raise nearest(case.knowledge, surrogates, "knowledge")
     how, shard = conduct or Conduct(), current_shard()
     numbers = torch.arange(len(images)) if ids is None else ids.cpu()
-    mine = shard.rows(len(images))
-    with frozen(defense), only_writer(how.resume_at, shard):
-        trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress)
-        state = trial.begin(images[mine], labels[mine], numbers[mine])
-        size = how.micro_batch or fastest_micro_batch(defense, state.images[:256])
-        with micro_batches_of(size), bfloat16_gradients(how.bfloat16):
-            orders = trial.run(state)
+    mine, most = shard.rows(len(images)), largest_pass(len(images), images.device, how.micro_batch, cases)
+    with frozen(defense), only_writer(how.resume_at, shard), bfloat16_gradients(how.bfloat16):
+        found = weakest(measured(defense, surrogates, cases, images, numbers, largest=most, seed=seed), shard)
+        trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress, found)
+        with granules_of(found.granule):
+            state = trial.begin(images[mine], labels[mine], numbers[mine])
+            size = how.micro_batch
+            if size is None and found.granule is not None:  # a clock may choose where that changes no answer
+                size = fastest_micro_batch(defense, state.images)
+            with micro_batches_of(size):
+                orders = trial.run(state)
         if shard.world > 1:
             state = trial.merge(state, State.blank(images, labels, numbers, cases))
         return trial.finish(state, orders)
@@ -164,6 +176,7 @@ class _Trial:
     shard: Shard
     seed: int
     progress: Progress | None
+    batch_invariance: BatchInvariance
     store: Store | None = None
 
     def begin(self, images: Images, labels: Labels, ids: Rows) -> State:
@@ -191,6 +204,8 @@ class _Trial:
         how = self.conduct
         flag = (getattr(self.defense, "flag_score", ""), getattr(self.defense, "flag_threshold", None))
         terms = f"{self.seed} {how.submissions!r} {how.bfloat16} {self.shard.world} {flag}"
+        if self.batch_invariance.granule != GRANULE:  # else as it was when no other granule was known
+            terms += f" {self.batch_invariance!r}"
         return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
 
     def run(self, state: State) -> list[tuple[int, ...]]:
@@ -275,4 +290,5 @@ class _Trial:
         if self.store is not None and not self.conduct.keep_state:
             self.store.clear()
         how = self.conduct
-        return Evaluation(state, self.cases, tuple(outcomes), cascades, how.submissions, flags, how.bfloat16)
+        said = (how.submissions, flags, self.batch_invariance, how.bfloat16)
+        return Evaluation(state, self.cases, tuple(outcomes), cascades, *said)

@@ -168,6 +168,7 @@ def _record(defense: Defense, evaluation: Evaluation, settings: Settings, attack
         cascades=evaluation.cascades,
         submissions=evaluation.submissions.count,
         bfloat16=evaluation.bfloat16,
+        batch_invariance=evaluation.batch_invariance,
         audit=audit(defense, evaluation, classes=classes, seed=settings.seed),
         provenance=provenance(settings.seed, evaluation.images.device, settings.weights_sha256),
     )

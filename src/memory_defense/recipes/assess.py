@@ -113,6 +113,7 @@ def assess(
         cascades=evaluation.cascades,
         submissions=evaluation.submissions.count,
         bfloat16=evaluation.bfloat16,
+        batch_invariance=evaluation.batch_invariance,
         per_image=per_image_path(place).name,
         audit=lines,
         provenance=provenance(seed, subset.images.device, recipe.sha256),

@@ -13,6 +13,7 @@ from memory_defense.evaluation.detection_results import AttackedSet, DetectionPl
 from memory_defense.evaluation.flag import Flag, calibrate
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import read_per_image
+from memory_defense.passes import granules_of
 from memory_defense.recipes.any_model import per_image_path
 from memory_defense.recipes.recipe import EvaluationPlan
 
@@ -73,16 +74,17 @@ def add_detection(
         See `evaluation.detection_results.detect`.
     """
     test = splits.test.first(record.images)
-    results = detect(
-        defense,
-        test,
-        splits.held_out,
-        DetectionPlan(attacks=detection_cases(plan), false_alarms=flag.false_alarms),
-        seed=record.provenance.seed,
-        found=found_by(per_image_path(place), test, fighting(defense)),
-        conduct=conduct,
-        progress=progress,
-    )
+    with granules_of(record.batch_invariance and record.batch_invariance.granule):
+        results = detect(
+            defense,
+            test,
+            splits.held_out,
+            DetectionPlan(attacks=detection_cases(plan), false_alarms=flag.false_alarms),
+            seed=record.provenance.seed,
+            found=found_by(per_image_path(place), test, fighting(defense)),
+            conduct=conduct,
+            progress=progress,
+        )
     whole = record.model_copy(update={"detection": results})
     whole.write(place)
     return whole
