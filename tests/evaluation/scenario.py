@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from memory_defense.tensorfiles import write_tensors
 from memory_defense.threat import L2, Linf
 
 IMAGES = 40
+SCRIPT_CONDUCT = Conduct(chunk=6)
 
 
 def network() -> nn.Module:
@@ -89,12 +90,42 @@ def cases(seconds: float = 0.0) -> list[Case]:
     return found
 
 
-def run(order: Tensor | None = None, conduct: Conduct | None = None, seconds: float = 0.0) -> Evaluation:
+class StopAt:
+    """A progress that presses Ctrl-C once it was told so often."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def begin(self, what: str, total: int) -> None:
+        pass
+
+    def advance(self, steps: int, text: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def run(
+    order: Tensor | None = None,
+    conduct: Conduct | None = None,
+    seconds: float = 0.0,
+    progress: StopAt | None = None,
+) -> Evaluation:
     """Evaluate the images in this order."""
     defense, images, labels = problem()
     rows = torch.arange(IMAGES) if order is None else order
     return evaluate(
-        defense, images[rows], labels[rows], cases(seconds), seed=3, ids=rows, conduct=conduct or Conduct(chunk=16)
+        defense,
+        images[rows],
+        labels[rows],
+        cases(seconds),
+        seed=3,
+        ids=rows,
+        conduct=conduct or Conduct(chunk=16),
+        progress=progress,
     )
 
 
@@ -121,7 +152,7 @@ def main() -> None:
         torch.distributed.init_process_group("gloo")
     store = sys.modules[to_tensors.__module__]
     store.SAVE_SECONDS = 0.0
-    evaluation = run(conduct=Conduct(chunk=6, resume_at=resume), seconds=seconds)
+    evaluation = run(conduct=replace(SCRIPT_CONDUCT, resume_at=resume), seconds=seconds)
     if robustness.current_shard().rank == 0:
         write_tensors(out, outcomes(evaluation))
     if torch.distributed.is_initialized():

@@ -24,15 +24,23 @@ from memory_defense.contracts import Binding, Classifier, Images, PerImage, Rows
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import BatchInvariance
 from memory_defense.evaluation.shards import Shard
-from memory_defense.passes import Regular, candidates_for, channels_last, differentiable_answers, granules_of
+from memory_defense.passes import (
+    Regular,
+    candidates_for,
+    channels_last,
+    differentiable_answers,
+    fastest_micro_batch,
+    granules_of,
+    settled_micro_batch,
+)
 from memory_defense.randomness import generator, seeded
 from memory_defense.wrappers import frozen, restored, rows_of
 
 GRANULES = (8, 16, 32, 64)
 """The granules that are tried, small before large."""
 
-_MULTIPLES = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
-"""Sizes of the batches that are compared, in granules: odd and even ones, and all orders of magnitude."""
+_MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 13, 21, 34, 55, 89)
+"""Sizes of the batches that are compared, in granules: all small ones, and odd and even ones of every magnitude."""
 
 _RANDOM = 1e-4
 """Relative difference between two equal calls from which a model draws at random; rounding stays below 1e-5."""
@@ -128,6 +136,11 @@ def draws_at_random(model: Classifier, images: Images, *, gradients: bool = True
     asked, rows = _Asked(model, images, gradients), torch.arange(len(images), device=images.device)
     pairs = zip(asked.about(rows), asked.about(rows), strict=True)
     return any(bool((_length(one - other) > _RANDOM * _length(one)).any()) for one, other in pairs)
+
+
+def chosen_micro_batch(defense: Classifier, images: Images, found: BatchInvariance) -> int:
+    """Return the micro-batch for these images: by a clock only where that changes no answer."""
+    return settled_micro_batch(images) if found.granule is None else fastest_micro_batch(defense, images)
 
 
 def weakest(mine: BatchInvariance, shard: Shard) -> BatchInvariance:

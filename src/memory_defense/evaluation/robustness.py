@@ -29,7 +29,7 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import Prosecutor
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
-from memory_defense.evaluation.company import largest_pass, measured, weakest
+from memory_defense.evaluation.company import chosen_micro_batch, largest_pass, measured, weakest
 from memory_defense.evaluation.conduct import Conduct
 from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
 from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
@@ -38,7 +38,7 @@ from memory_defense.evaluation.results import Outcome, cascade_record, outcome, 
 from memory_defense.evaluation.shards import Shard, current_shard
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
-from memory_defense.passes import GRANULE, bfloat16_gradients, fastest_micro_batch, granules_of, micro_batches_of
+from memory_defense.passes import GRANULE, bfloat16_gradients, granules_of, micro_batches_of
 from memory_defense.randomness import seeded
 from memory_defense.wrappers import frozen
 
@@ -147,10 +147,7 @@ def evaluate(
         trial = _Trial(defense, surrogates, tuple(cases), how, shard, seed, progress, found)
         with granules_of(found.granule):
             state = trial.begin(images[mine], labels[mine], numbers[mine])
-            size = how.micro_batch
-            if size is None and found.granule is not None:  # a clock may choose where that changes no answer
-                size = fastest_micro_batch(defense, state.images)
-            with micro_batches_of(size):
+            with micro_batches_of(how.micro_batch or chosen_micro_batch(defense, state.images, found)):
                 orders = trial.run(state)
         if shard.world > 1:
             state = trial.merge(state, State.blank(images, labels, numbers, cases))

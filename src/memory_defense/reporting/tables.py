@@ -261,7 +261,7 @@ def _batch_invariance(record: Record) -> tuple[tuple[str, str, str], ...]:
         return ()
     said = f"the same in any batch and order, in passes of multiples of {measured.granule}"
     if measured.granule is None:
-        said = "drawn at random" if measured.randomised else "batch and order may change last bits on this machine"
+        said = "drawn at random" if measured.randomised else "batch and order may change them"
     return (("answers", said, "/batch_invariance"),)
 
 
