@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from memory_defense.attacks import Pgd
 from memory_defense.contracts import Classifier
+from memory_defense.evaluation.invariance import agreeing_granule
 from memory_defense.passes import (
     GRANULE,
     Regular,
     bfloat16_gradients,
     channels_last,
     fastest_micro_batch,
+    granule,
+    granules_of,
     micro_batch_for,
     micro_batches_of,
     regular,
+    settled_micro_batch,
 )
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import Linf
@@ -62,11 +66,21 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
+IMAGES = torch.rand(70, 1, 20, 20, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def measured() -> int | None:
+    """What holds for `network` on this processor; whether measuring is right has tests of its own."""
+    return agreeing_granule(network().requires_grad_(False), IMAGES, len(IMAGES))
+
+
 @settings(max_examples=25, deadline=None)
 @given(count=st.integers(1, 70))
-def test_answers_and_gradients_are_bit_for_bit_those_of_any_batch(count) -> None:
+def test_answers_and_gradients_are_bit_for_bit_those_of_any_batch(measured, count) -> None:
+    """Where nothing agrees, they are those of the same batch."""
     model = Regular(network().requires_grad_(False))
-    images = torch.rand(70, 1, 20, 20, generator=torch.Generator().manual_seed(1))
+    images = IMAGES if measured is not None else IMAGES[:count]
 
     def both(points: Tensor) -> tuple[Tensor, Tensor]:
         leaf = points.clone().requires_grad_()
@@ -74,11 +88,23 @@ def test_answers_and_gradients_are_bit_for_bit_those_of_any_batch(count) -> None
         (gradient,) = torch.autograd.grad(logits[:, 0].sum(), leaf)
         return logits.detach(), gradient
 
-    whole, part = both(images), both(images[:count])
-    assert torch.equal(part[0], whole[0][:count])
-    assert torch.equal(part[1], whole[1][:count])
-    with torch.no_grad():
-        assert torch.equal(model(images[:count]), part[0])
+    with granules_of(measured):
+        whole, part = both(images), both(images[:count])
+        assert torch.equal(part[0], whole[0][:count])
+        assert torch.equal(part[1], whole[1][:count])
+        with torch.no_grad():
+            assert torch.equal(model(images[:count]), part[0])
+
+
+def test_a_granule_is_in_force_for_a_block() -> None:
+    asked: list[int] = []
+    model = Regular(Shifts(torch.arange(40.0), asked))
+    for count, passed in ((16, 32), (64, 64), (None, 24)):
+        with granules_of(count), granules_of(count):
+            rows_of(model, torch.arange(20))(IMAGES[:20])
+            assert granule() == (count or GRANULE)
+        assert asked[-1] == passed
+    assert granule() == GRANULE
 
 
 def test_passes_are_counted_without_what_fills_them_up() -> None:
@@ -114,6 +140,13 @@ def test_the_micro_batch_is_chosen_among_what_there_is() -> None:
     images = torch.rand(128, 1, 20, 20)
     assert fastest_micro_batch(network(), images) in (32, 64, 128)
     assert fastest_micro_batch(network(), images[:20]) == micro_batch_for(images.device)
+    assert [settled_micro_batch(torch.rand(n, 1, 1, 1)) for n in (20, 63, 64, 130, 5000)] == [
+        256,
+        256,
+        64,
+        128,
+        256,
+    ]
     with micro_batches_of(7):
         assert micro_batch_for(images.device) == 7
         with micro_batches_of(None):

@@ -1,8 +1,9 @@
-"""One way to call a classifier, for attacks and judges alike, so that an answer never depends on company.
+"""One way to call a classifier, for attacks and judges alike, so that an answer need not depend on invariance.
 
 Matrix products round differently for very small or odd batches, and convolutions for another memory layout.
-Every pass here has a multiple of `GRANULE` images and one layout; then the logits and the gradient of an image
-come out bit for bit the same in any batch, on one machine, for networks whose layers treat images one by one.
+Every pass here has whole granules of images and one layout. How large a granule must be for the logits and the
+gradient of an image to come out bit for bit the same in any batch is up to the processor and the network: 8 images
+on many, 16 on others, and on some no number is enough. `evaluation.invariance` measures it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from memory_defense.contracts import Classifier, Images, Logits, Rows
 from memory_defense.wrappers import CountingPasses, rows_of
 
 GRANULE = 8
-"""Images in a pass are a multiple of this; the last one is repeated where some are missing."""
+"""Images in a pass are a multiple of this unless `granules_of` says otherwise; the last is repeated to fill up."""
 
 CPU_MICRO_BATCH = 256
 """Images in one pass on a CPU: enough that the work around a pass hardly counts, and few enough for its cache."""
@@ -33,6 +34,7 @@ _CANDIDATES = {"cpu": (32, 64, 128, 256), "other": (256, 512, 1024)}
 _PROBE_SECONDS = 1.0
 
 _preferred: ContextVar[int | None] = ContextVar("micro_batch", default=None)
+_granule: ContextVar[int] = ContextVar("granule", default=GRANULE)
 _bfloat16: ContextVar[bool] = ContextVar("bfloat16", default=False)
 
 
@@ -64,7 +66,7 @@ class Regular:
 
     def __call__(self, images: Images) -> Logits:
         """Return the logits (B, K) of these images."""
-        missing = -len(images) % GRANULE
+        missing = -len(images) % granule()
         model = self.model
         if self.index is not None:
             index = torch.cat([self.index, self.index[-1:].expand(missing)]) if missing else self.index
@@ -135,6 +137,26 @@ def regular(model: Classifier) -> Classifier:
     return model if isinstance(model, Regular) else Regular(model)
 
 
+def granule() -> int:
+    """Return the number that images in a pass are a multiple of: what `granules_of` says, or `GRANULE`."""
+    return _granule.get()
+
+
+@contextmanager
+def granules_of(count: int | None) -> Generator[None]:
+    """Run a block whose passes have a multiple of `count` images, at least 1; None stands for `GRANULE`."""
+    token = _granule.set(count or GRANULE)
+    try:
+        yield
+    finally:
+        _granule.reset(token)
+
+
+def candidates_for(device: torch.device) -> tuple[int, ...]:
+    """Return the micro-batches that `fastest_micro_batch` chooses from, small before large."""
+    return _CANDIDATES["cpu" if device.type == "cpu" else "other"]
+
+
 def micro_batch_for(device: torch.device) -> int:
     """Return how many images go through in one pass: what `micro_batches_of` says, or the device's default."""
     default = CPU_MICRO_BATCH if device.type == "cpu" else ACCELERATOR_MICRO_BATCH
@@ -181,22 +203,30 @@ def differentiable_answers(model: Classifier, images: Images) -> Logits:
         return model(images).float()
 
 
-def fastest_micro_batch(model: Classifier, images: Images) -> int:
-    """Return the micro-batch that sends these images forward and back fastest, by a probe of at most a second.
+def settled_micro_batch(images: Images) -> int:
+    """Return the micro-batch for these images that no clock has a say in: the largest candidate that they fill.
 
-    The choice has no influence on any answer (see the module), so timing it is safe. With fewer images than two
-    of the smallest candidates there is nothing to choose.
+    Where they do not fill two, it is the device's default, as in `fastest_micro_batch`.
+    """
+    filled = [size for size in candidates_for(images.device) if size <= len(images)]
+    return filled[-1] if len(filled) > 1 else micro_batch_for(images.device)
+
+
+def fastest_micro_batch(model: Classifier, images: Images) -> int:
+    """Return the micro-batch that sends these images forward and back fastest, by a probe of about a second.
+
+    A clock may only choose where the choice has no influence on any answer: ask `evaluation.invariance` first. With
+    fewer images than two of the smallest candidates there is nothing to choose.
 
     Parameters
     ----------
     model
         Differentiable or not; without a gradient only the forward pass is timed.
     images
-        (B, C, H, W) in [0, 1], a sample of what will come.
+        (B, C, H, W) in [0, 1], a sample of what will come; as many as the largest candidate are enough.
     """
-    on_cpu = images.device.type == "cpu"
     best, best_time = micro_batch_for(images.device), float("inf")
-    candidates = [size for size in _CANDIDATES["cpu" if on_cpu else "other"] if size <= len(images)]
+    candidates = [size for size in candidates_for(images.device) if size <= len(images)]
     if len(candidates) < 2:
         return best
     total, deadline = candidates[-1], time.perf_counter() + _PROBE_SECONDS

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import rounding
 from memory_defense.attacks import ApgdTargeted, Pgd, Square
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation import robustness
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.robustness import Conduct, Evaluation, evaluate
+from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.robustness import Evaluation, evaluate
 from memory_defense.evaluation.store import to_tensors
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.threat import L2, Linf
 
 IMAGES = 40
+SCRIPT_OPTIONS = Options(chunk=6)
 
 
 def network() -> nn.Module:
@@ -88,12 +91,40 @@ def cases(seconds: float = 0.0) -> list[Case]:
     return found
 
 
-def run(order: Tensor | None = None, conduct: Conduct | None = None, seconds: float = 0.0) -> Evaluation:
+class StopAt:
+    """A progress that presses Ctrl-C once it was told so often."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def begin(self, what: str, total: int) -> None:
+        pass
+
+    def advance(self, steps: int, text: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def run(
+    order: Tensor | None = None,
+    options: Options | None = None,
+    seconds: float = 0.0,
+    state_file: Path | None = None,
+) -> Evaluation:
     """Evaluate the images in this order."""
     defense, images, labels = problem()
     rows = torch.arange(IMAGES) if order is None else order
     return evaluate(
-        defense, images[rows], labels[rows], cases(seconds), seed=3, ids=rows, conduct=conduct or Conduct(chunk=16)
+        defense,
+        images[rows],
+        labels[rows],
+        cases(seconds),
+        replace(options or Options(chunk=16), seed=3, ids=rows),
+        state_file=state_file,
     )
 
 
@@ -115,11 +146,12 @@ def outcomes(evaluation: Evaluation) -> dict[str, Tensor]:
 def main() -> None:
     out, resume = Path(sys.argv[1]), Path(sys.argv[2])
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    rounding.install_from_environment()
     if "RANK" in __import__("os").environ:
         torch.distributed.init_process_group("gloo")
     store = sys.modules[to_tensors.__module__]
     store.SAVE_SECONDS = 0.0
-    evaluation = run(conduct=Conduct(chunk=6, resume_at=resume), seconds=seconds)
+    evaluation = run(options=SCRIPT_OPTIONS, seconds=seconds, state_file=resume)
     if robustness.current().rank == 0:
         write_tensors(out, outcomes(evaluation))
     if torch.distributed.is_initialized():

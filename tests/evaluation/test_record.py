@@ -107,7 +107,7 @@ def test_detection_comes_back_and_old_records_have_none(tmp_path) -> None:
     whole.write(path)
     assert Record.read(path) == whole
     content = json.loads(path.read_text())
-    del content["detection"]
+    del content["detection"], content["batch_invariance"]
     path.write_text(json.dumps(content))
     assert Record.read(path) == make()
     content["detection"] = [{**detection(None).model_dump(mode="json"), "false_alarms": 1.0}]
@@ -121,7 +121,8 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     written = json.loads((tmp_path / "r.json").read_text())
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
-            "cascades", "submissions", "bfloat16", "detection", "per_image", "audit", "provenance",
+            "cascades", "submissions", "bfloat16", "batch_invariance", "detection", "per_image", "audit",
+            "provenance",
     ]  # fmt: skip
     assert written["schema"] == 1
     assert set(written["clean"]) == {"accuracy", "ci95"}

@@ -22,6 +22,7 @@ from memory_defense.networks.pixelcnn import PIXELCNN_PRESETS, PixelCnn
 from memory_defense.networks.pixelcnn_greedy import purified_levels
 from memory_defense.networks.pixelcnn_mixture import LEVELS, levels_of
 from memory_defense.networks.stand_in import StandIn
+from memory_defense.passes import granule
 from memory_defense.wrappers import Bpda, replace_value
 
 
@@ -232,10 +233,14 @@ class PixelDefend(Purification, FlaggingModule):
         return images.index_copy(0, unlikely, self._purify_all(images[unlikely]))
 
     def _purify_all(self, images: Images) -> Images:
-        """Purify in chunks of a regular size, so that products round alike whatever the batch."""
+        """Purify in chunks of a regular size, so that products round alike in as many batches as possible.
+
+        Where a processor rounds by the batch all the same, an image may come out otherwise from the first pixel on
+        at which two levels are as good as equally probable; `evaluation.invariance` finds that out.
+        """
         levels = levels_of(images)
         if self.radius:
-            missing = -len(levels) % _GRANULE
+            missing = -len(levels) % max(_GRANULE, granule())
             padded = torch.cat([levels, levels[-1:].expand(missing, -1, -1, -1)])
             with torch.autocast(images.device.type, enabled=False):  # the cache holds float32
                 chunks = [purified_levels(self.purifier, chunk, self.radius) for chunk in _chunks(padded)]

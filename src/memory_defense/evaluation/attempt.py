@@ -45,7 +45,7 @@ class CaseRunner:
         """Attack these images, all classified correctly, and let the true defense judge what comes back.
 
         A gradient attack on a surrogate without gradients is no error here: the attempt says so and breaks
-        nothing. Out of memory, the micro-batch is halved, which is said and changes no result.
+        nothing. Out of memory, the micro-batch is halved, which is said; see `Conduct` on what that may change.
 
         Raises
         ------

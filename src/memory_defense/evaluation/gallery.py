@@ -13,6 +13,7 @@ from torch import Tensor
 from memory_defense.contracts import Defense, Labels, SlotDefense
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.passes import granules_of
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.wrappers import frozen
 
@@ -44,7 +45,7 @@ def write_gallery(
     rows = _choose(broken.robust, evaluation.correct, evaluation.labels, count)
     images, labels = evaluation.images[rows], evaluation.labels[rows]
     adversarial = broken.images[rows]
-    with frozen(defense):
+    with frozen(defense), granules_of(evaluation.granule):
         tensors: dict[str, Tensor] = {
             "images": images,
             "adversarial": adversarial,

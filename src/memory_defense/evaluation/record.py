@@ -145,6 +145,16 @@ class AuditLine(_Strict):
     remedy: str
 
 
+class BatchInvariance(_Strict):
+    """Whether an image's answers depend on the batch it travels in, as measured where the record was made."""
+
+    granule: Annotated[int, Field(gt=0)] | None
+    """Passes had a multiple of so many images, and every answer and gradient was bit for bit the same in any of
+    them; None where no number was enough, or nothing could be measured."""
+    randomised: bool = False
+    """The answers differ from one call to the next, so that there was nothing to measure."""
+
+
 class Provenance(_Strict):
     """Version, revision, seed and device that the numbers were made with."""
 
@@ -172,6 +182,9 @@ class Record(_Strict):
     """Number of times that the defense was asked about each image before it was judged."""
     bfloat16: bool = False
     """Whether the attacks computed their gradients in bfloat16."""
+    batch_invariance: BatchInvariance | None = None
+    """Where it holds, neither order, nor batch sizes, nor the number of processes changed an outcome; None in
+    records from before it was measured."""
     detection: tuple[DetectionResult, ...] = ()
     """One entry for each score and attack; empty where detection was not evaluated."""
     per_image: str | None = None

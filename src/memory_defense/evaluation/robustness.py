@@ -1,8 +1,9 @@
 """Robust accuracy: every attack with every knowledge, judged by the true defense, worst case image by image.
 
 Table and curve cases attack every image that is classified correctly; then, ball by ball, a cascade attacks what
-they left standing. Every number is the same whatever the order of the images, the chunks, the micro-batches, the
-number of processes, and however often the evaluation was stopped and continued.
+they left standing. The same command gives the same numbers, however often it was stopped and continued. Where the
+record's batch invariance holds (`invariance`), they are also the same whatever the order of the images, the chunks,
+the micro-batches and the number of processes; only there may a clock choose the micro-batch.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
 from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
 from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.record import Accuracy, CascadeRecord, WorstCase
+from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
-from memory_defense.passes import bfloat16_gradients, fastest_micro_batch, micro_batches_of
+from memory_defense.passes import GRANULE, bfloat16_gradients, granules_of, micro_batches_of
 from memory_defense.randomness import seeded
 from memory_defense.ranks import Ranks, current
 from memory_defense.wrappers import frozen
@@ -55,6 +57,7 @@ class Evaluation:
     submissions: Submissions
     flags: bool
     """Whether the defense flags images."""
+    batch_invariance: BatchInvariance
     bfloat16: bool = False
     """Whether the attacks computed their gradients in bfloat16."""
 
@@ -77,6 +80,11 @@ class Evaluation:
     def broken(self) -> list[Broken]:
         """What was broken in each ball, L-inf before L2, small before large."""
         return self.state.broken
+
+    @property
+    def granule(self) -> int:
+        """What the images in every pass were a multiple of."""
+        return self.batch_invariance.granule or GRANULE
 
     @property
     def clean(self) -> Accuracy:
@@ -132,13 +140,17 @@ def evaluate(
             raise nearest(case.knowledge, surrogates, "knowledge")
     chosen, ranks = options or Options(), current()
     numbers = torch.arange(len(images)) if chosen.ids is None else chosen.ids.cpu()
-    mine = ranks.rows(len(images))
-    with frozen(defense), only_writer(state_file, ranks):
-        run = _Run(defense, surrogates, tuple(cases), chosen, ranks, state_file, keep_state)
-        state = run.begin(images[mine], labels[mine], numbers[mine])
-        size = chosen.batch_size or fastest_micro_batch(defense, state.images[:256])
-        with micro_batches_of(size), bfloat16_gradients(chosen.bfloat16):
-            orders = run.attack(state)
+    mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
+    with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
+        found = weakest(
+            measured(defense, surrogates, cases, images, numbers, largest=most, seed=chosen.seed), ranks
+        )
+        run = _Run(defense, surrogates, tuple(cases), chosen, ranks, found, state_file, keep_state)
+        with granules_of(found.granule):
+            state = run.begin(images[mine], labels[mine], numbers[mine])
+            size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
+            with micro_batches_of(size):
+                orders = run.attack(state)
         if ranks.world > 1:
             state = run.merge(state, State.blank(images, labels, numbers, cases))
         return run.finish(state, orders)
@@ -161,6 +173,7 @@ class _Run:
     cases: tuple[Case, ...]
     options: Options
     ranks: Ranks
+    batch_invariance: BatchInvariance
     state_file: Path | None
     keep_state: bool
     store: Store | None = None
@@ -273,4 +286,13 @@ class _Run:
         if self.store is not None and not self.keep_state:
             self.store.clear()
         how = self.options
-        return Evaluation(state, self.cases, tuple(outcomes), cascades, how.repetitions, flags, how.bfloat16)
+        return Evaluation(
+            state,
+            self.cases,
+            tuple(outcomes),
+            cascades,
+            how.repetitions,
+            flags,
+            self.batch_invariance,
+            how.bfloat16,
+        )

@@ -15,7 +15,8 @@ def purified_levels(net: PixelCnn, levels: Tensor, radius: int) -> Tensor:
 
     In raster order and from red to blue, each becomes the most probable level, given those already chosen, among
     the levels at most `radius` from its own. Of equally probable ones the lowest is taken. The weights' own
-    precision is used, also under autocast.
+    precision is used, also under autocast. In float64 an image's levels are the same in any batch; in float32 its
+    batch may decide between two levels whose probabilities differ by no more than rounding, and so what follows.
 
     Parameters
     ----------

@@ -246,11 +246,23 @@ def provenance_table(record: Record) -> Table:
         ("images", str(record.images), "/images"),
         ("submissions of each image", str(record.submissions), "/submissions"),
         ("gradients", "bfloat16" if record.bfloat16 else "float32", "/bfloat16"),
+        *_batch_invariance(record),
         *((name.replace("_", " "), str(getattr(made, name)), f"/provenance/{name}") for name in _PROVENANCE),
     )
     columns = (Column("what", numeric=False), Column("value", numeric=False))
     body = tuple((Cell(name), Cell(plain(value), source=source)) for name, value, source in rows)
     return Table("Provenance", columns, body)
+
+
+def _batch_invariance(record: Record) -> tuple[tuple[str, str, str], ...]:
+    """Return the line about it; none for records from before it was measured."""
+    measured = record.batch_invariance
+    if measured is None:
+        return ()
+    said = f"the same in any batch and order, in passes of multiples of {measured.granule}"
+    if measured.granule is None:
+        said = "drawn at random" if measured.randomised else "batch and order may change them"
+    return (("answers", said, "/batch_invariance"),)
 
 
 _PROVENANCE = ("version", "git", "seed", "device", "torch", "recipe_sha256")

@@ -21,6 +21,7 @@ from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import read_per_image
 from memory_defense.evaluation.store import discard
+from memory_defense.passes import granules_of
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.run_directory import RunDirectory
@@ -88,14 +89,15 @@ def add_detection(
         See `evaluation.detection_results.detect`; the seed is the record's.
     """
     test = splits.test.first(record.images)
-    results = detect(
-        defense,
-        test,
-        splits.held_out,
-        DetectionPlan(attacks=detection_cases(plan), false_alarms=flag.false_alarms),
-        replace(options or Options(), seed=record.provenance.seed),
-        found=found_by(per_image_path(place), test, fighting(defense)),
-    )
+    with granules_of(record.batch_invariance and record.batch_invariance.granule):
+        results = detect(
+            defense,
+            test,
+            splits.held_out,
+            DetectionPlan(attacks=detection_cases(plan), false_alarms=flag.false_alarms),
+            replace(options or Options(), seed=record.provenance.seed),
+            found=found_by(per_image_path(place), test, fighting(defense)),
+        )
     whole = record.model_copy(update={"detection": results})
     whole.write(place)
     return whole

@@ -6,7 +6,7 @@ Every wrapper is a classifier again, so an attack never knows that it differenti
 
 from memory_defense.wrappers.counting import CountingPasses, Passes
 from memory_defense.wrappers.gradients import Bpda, StraightThrough, TensorMap, replace_value
-from memory_defense.wrappers.models import frozen, modules_of, rows_of
+from memory_defense.wrappers.models import frozen, modules_of, restored, rows_of, tensors_of
 from memory_defense.wrappers.randomised import Eot, Resubmission
 
 __all__ = [
@@ -20,5 +20,7 @@ __all__ = [
     "frozen",
     "modules_of",
     "replace_value",
+    "restored",
     "rows_of",
+    "tensors_of",
 ]

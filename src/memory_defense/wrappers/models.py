@@ -11,6 +11,7 @@ from inspect import ismethod
 from types import CellType
 from typing import TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from memory_defense.contracts import Rows
@@ -100,3 +101,23 @@ def _set_modes(modules: list[nn.Module], flags: list[bool]) -> None:
             module.train(training)
     for module, training in zip(modules, flags, strict=True):
         module.training = training
+
+
+def tensors_of(model: object) -> list[Tensor]:
+    """Return every parameter and buffer that calling the model can reach."""
+    found = {id(one): one for module in modules_of(model) for one in (*module.parameters(), *module.buffers())}
+    return list(found.values())
+
+
+@contextmanager
+def restored(model: object) -> Generator[None]:
+    """Run a block and give every parameter and buffer back the values it had before."""
+    tensors = tensors_of(model)
+    kept = [one.detach().clone() for one in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for one, before in zip(tensors, kept, strict=True):
+                if not torch.equal(one, before):
+                    one.copy_(before)

@@ -21,7 +21,7 @@ from torch import Tensor
 from memory_defense.checks import nearest
 from memory_defense.contracts import Images, PerImage
 from memory_defense.defenses.memory.slotted import SlottedClassifier
-from memory_defense.passes import GRANULE
+from memory_defense.passes import granule
 
 SMALLEST_SPREAD = 1e-12
 """Spread of the slots' errors below which they are no evidence."""
@@ -38,7 +38,7 @@ def reconstruction(defense: SlottedClassifier, images: Images) -> PerImage:
 
 def disagreement(defense: SlottedClassifier, images: Images) -> PerImage:
     """Return (B,) in [0, 1] how little the slots' evidence supports the selector; see `regret`."""
-    at_once = max(RECONSTRUCTIONS // defense.classes // GRANULE, 1) * GRANULE
+    at_once = max(RECONSTRUCTIONS // defense.classes // granule(), 1) * granule()
     errors = [
         (part[:, None] - defense.reconstruct_all(part)).square().flatten(2).mean(2)  # (b, K)
         for part in torch.split(images, at_once)

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from memory_defense.evaluation.audit.findings import (
     ASKED_AGAIN,
@@ -24,7 +24,7 @@ from memory_defense.evaluation.audit.findings import (
 )
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.record import AuditLine
-from memory_defense.wrappers import Eot, modules_of
+from memory_defense.wrappers import Eot, restored, tensors_of
 
 _ALONE = 16
 """Number of images that are classified one at a time."""
@@ -225,26 +225,6 @@ def no_optimisation_at_inference(findings: Findings) -> AuditLine:
         "attack with stand-ins for the inner optimisation (wrappers.Bpda), by transfer from the model without it, "
         "and without gradients",
     )
-
-
-def tensors_of(defense: object) -> list[Tensor]:
-    """Return every parameter and buffer that calling the defense can reach."""
-    found = {id(one): one for module in modules_of(defense) for one in (*module.parameters(), *module.buffers())}
-    return list(found.values())
-
-
-@contextmanager
-def restored(defense: object) -> Generator[None]:
-    """Run a block and give every parameter and buffer back the values it had before."""
-    tensors = tensors_of(defense)
-    kept = [one.detach().clone() for one in tensors]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for one, before in zip(tensors, kept, strict=True):
-                if not torch.equal(one, before):
-                    one.copy_(before)
 
 
 def asking_changes_nothing(findings: Findings) -> AuditLine:

@@ -18,7 +18,7 @@ from memory_defense.evaluation.record import AttackResult, AuditLine, Verdict
 from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.robustness import Evaluation, published
 from memory_defense.evaluation.state import CaseState
-from memory_defense.passes import GRANULE, regular
+from memory_defense.passes import granule, regular
 from memory_defense.randomness import ImageDraws
 
 HALF_POINT = 0.005
@@ -100,7 +100,7 @@ class Findings:
     def sample(self) -> Rows:
         """(n,) the first rows, at most `PROBED`: whole granules where there are that many, so none is padded."""
         count = min(PROBED, len(self.evaluation.images))
-        return torch.arange(count - count % GRANULE if count > GRANULE else count)
+        return torch.arange(count - count % granule() if count > granule() else count)
 
     @property
     def probe(self) -> tuple[Images, Labels]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from memory_defense.contracts import Defense, SlotDefense
 from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
-from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS, restored
+from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
 from memory_defense.evaluation.audit.findings import Check, Findings
 from memory_defense.evaluation.audit.probes import PROBES
@@ -18,8 +18,9 @@ from memory_defense.evaluation.audit.results import RESULT_CHECKS
 from memory_defense.evaluation.audit.slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.passes import granules_of
 from memory_defense.randomness import seeded
-from memory_defense.wrappers import frozen
+from memory_defense.wrappers import frozen, restored
 
 CHECKS: dict[str, Check] = {
     **RESULT_CHECKS,
@@ -53,7 +54,7 @@ def audit(
         runs it for sets of at most 2000 images.
     """
     findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
-    with frozen(defense), restored(defense), seeded(seed, "audit"):
+    with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
         lines = [check(findings) for check in CHECKS.values()]
         if isinstance(defense, SlotDefense):
             lines += [check(defense, evaluation, seed) for check in SLOT_CHECKS.values()]
