@@ -17,7 +17,7 @@ def network(monkeypatch, alone):
     asked, answers = [], {}
 
     def source(name):
-        def fetch(spec, progress):
+        def fetch(spec, progress, **_):
             asked.append(name)
             if name not in answers:
                 raise AbsentDataError(f"no {name} in this test")

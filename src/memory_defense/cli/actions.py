@@ -74,7 +74,15 @@ def run_train(
             splits = find_data(chosen.model.dataset, data_dir, offline=offline, device=device, progress=progress)
         else:
             where = data_dir if data in DATASETS else None
-            splits = load_splits(data, size=size, device=device, data_dir=where, offline=offline, progress=progress)
+            splits = load_splits(
+                data,
+                size=size,
+                device=device,
+                data_dir=where,
+                offline=offline,
+                may_update=True,
+                progress=progress,
+            )
         if limit is not None:
             splits = replace(splits, train=splits.train.first(limit))
         if data is not None:

@@ -74,7 +74,13 @@ def _run(
     defense = load(path).to(device)
     with shown(silent=not speaks) as progress:
         splits = splits_of(
-            run, source=data, device=device, data_dir=manner.data_dir, offline=manner.offline, progress=progress
+            run,
+            source=data,
+            device=device,
+            data_dir=manner.data_dir,
+            offline=manner.offline,
+            may_update=True,
+            progress=progress,
         )
         flag = None if false_alarms is None else calibrated(defense, splits.held_out, false_alarms)
         record = assess(
@@ -118,6 +124,7 @@ def _own(
             device=device,
             data_dir=manner.data_dir if own.data in DATASETS else None,
             offline=manner.offline,
+            may_update=True,
             progress=progress,
         )
         model = (

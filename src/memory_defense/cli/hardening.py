@@ -90,6 +90,7 @@ def run_harden(order: Order, machine: Machine) -> None:
             device=device,
             data_dir=order.data_dir if order.data in DATASETS else None,
             offline=order.offline,
+            may_update=True,
             progress=progress,
         )
         spec = splits.spec

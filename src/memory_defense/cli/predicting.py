@@ -59,6 +59,7 @@ def run_predict(path: Path, images: Sequence[Path], wanted: Wanted, machine: Mac
                 device=device,
                 data_dir=wanted.data_dir,
                 offline=wanted.offline,
+                may_update=True,
                 progress=progress,
             )
             return found.held_out

@@ -18,7 +18,7 @@ def find_data(
     name: str, data_dir: Path | None, *, offline: bool, device: torch.device, progress: Shown | None
 ) -> Splits:
     """Return a dataset on a device."""
-    return load_dataset(name, data_dir=data_dir, offline=offline, device=device, progress=progress)
+    return load_dataset(name, data_dir=data_dir, offline=offline, may_update=True, device=device, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

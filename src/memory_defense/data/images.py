@@ -132,6 +132,7 @@ def load_dataset(
     *,
     data_dir: Path | str | None = None,
     offline: bool = False,
+    may_update: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Splits:
@@ -141,14 +142,10 @@ def load_dataset(
     ----------
     name
         Key of `DATASETS`.
-    data_dir
-        Directory to look in first; by default the one that the environment variable MEMDEF_DATA names.
-    offline
-        Never use the network.
+    data_dir, offline, may_update, progress
+        See `sources.find`.
     device
-        Where the images are to stay.
-    progress
-        Told where the data come from, and about downloads.
+        Device that holds the images.
 
     Raises
     ------
@@ -159,7 +156,8 @@ def load_dataset(
     if name not in DATASETS:
         raise nearest(name, DATASETS, "dataset")
     spec = DATASETS[name]
-    return split(find(spec, data_dir=data_dir, offline=offline, progress=progress), spec, device)
+    arrays = find(spec, data_dir=data_dir, offline=offline, may_update=may_update, progress=progress)
+    return split(arrays, spec, device)
 
 
 def split(arrays: Arrays, spec: DatasetSpec, device: torch.device | str = "cpu") -> Splits:

