@@ -15,9 +15,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from memory_defense.checks import check_images
+from memory_defense.checks import check_at_least, check_images
 from memory_defense.contracts import Images, PerImage
-from memory_defense.networks.layers import MAX_SIZE
+from memory_defense.networks.layers import check_side
 from memory_defense.networks.pixelcnn_layers import (
     GatedBlock,
     ShiftedConv,
@@ -35,7 +35,7 @@ ABOVE, LEFT = (2, 3), (2, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class PixelCnnPlan:
-    """The architecture; `PLANS` has some by name.
+    """The architecture of a `PixelCnn`; `PIXELCNN_PRESETS` has three by name.
 
     Raises
     ------
@@ -58,15 +58,11 @@ class PixelCnnPlan:
     """Inside the blocks, in train mode."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "filters", "blocks", "resolutions", "mixtures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
+        check_at_least(1, channels=self.channels, filters=self.filters, blocks=self.blocks)
+        check_at_least(1, resolutions=self.resolutions, mixtures=self.mixtures)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but it must be in [0, 1)")
-        if not 1 <= self.size <= MAX_SIZE:
-            raise ValueError(
-                f"size is {self.size}, but this network takes 1 to {MAX_SIZE} pixels; resize the images"
-            )
+        check_side(self.size, "this network")
         if self.size % (factor := 2 ** (self.resolutions - 1)):
             raise ValueError(
                 f"size is {self.size}, but {self.resolutions} resolutions need a multiple of {factor}; "
@@ -76,17 +72,16 @@ class PixelCnnPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelCnnPreset:
-    """What a plan takes besides the images' shape."""
+    """A `PixelCnnPlan` without the shape of the images."""
 
     summary: str
     filters: int
     blocks: int
-    resolutions: int
-    mixtures: int
-    dropout: float
+    mixtures: int = 10
+    dropout: float = 0.5
 
     def plan(self, channels: int, size: int) -> PixelCnnPlan:
-        """Return the plan for images of this shape; raise ValueError where the size does not divide."""
+        """Return the plan for images of this shape; raise ValueError for a size that is no multiple of 4."""
         values = {name: value for name, value in vars(self).items() if name != "summary"}
         return PixelCnnPlan(channels=channels, size=size, **values)
 
@@ -96,23 +91,16 @@ PIXELCNN_PRESETS: dict[str, PixelCnnPreset] = {
         summary="PixelDefend's for CIFAR-10: 160 filters, 53.7 M parameters; needs an accelerator for days",
         filters=160,
         blocks=5,
-        resolutions=3,
-        mixtures=10,
-        dropout=0.5,
     ),
     "fashion-mnist": PixelCnnPreset(
         summary="PixelDefend's for Fashion-MNIST: 40 filters, 3.4 M parameters; needs an accelerator for hours",
         filters=40,
         blocks=5,
-        resolutions=3,
-        mixtures=10,
-        dropout=0.5,
     ),
     "small": PixelCnnPreset(
         summary="a twentieth of the work, for minutes on a processor",
         filters=16,
         blocks=1,
-        resolutions=3,
         mixtures=5,
         dropout=0.0,
     ),

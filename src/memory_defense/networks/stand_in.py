@@ -1,4 +1,4 @@
-"""A small convolutional network of images to images, made to imitate what cannot be differentiated."""
+"""A small convolutional network from images to images that imitates a purifier without a gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StandIn(nn.Module):
     channels
         C.
     filters
-        Of the three hidden layers.
+        Channels of the three hidden layers.
     """
 
     def __init__(self, channels: int, filters: int = 32) -> None:
@@ -29,11 +29,8 @@ class StandIn(nn.Module):
             nn.SiLU(),
             nn.Conv2d(filters, channels, 3, padding=1),
         )
-        last = self.change[-1]
-        assert isinstance(last, nn.Conv2d)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        for parameter in self.change[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, images: Images) -> Images:
         """Return (B, C, H, W); values may leave [0, 1] a little."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from memory_defense.checks import check_at_least
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.training.precision import Compile, Precision
@@ -37,9 +38,8 @@ class FitConfig:
     how fast, not what: neither a recipe's hash nor a training state knows of it."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
+        check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        check_at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile is {self.compile!r}, expected True, False or 'auto'")
         if not 0 <= self.averaging < 1:
