@@ -1,14 +1,13 @@
-"""The adaptive set of Memory Defense: what an adversary who read its code would attack, published as data.
+"""The adaptive set of Memory Defense: surrogates made for attacking this defense alone.
 
 All of these give the defense's own logits, bit for bit, so an attack stops exactly when the defense errs; they
 differ in the gradient.
 
-    steering   the gradient of classifier-A alone: whoever moves the slot moves the answer. Worth trying
-               once for each wrong class.
-    joint      the sum of both classifiers' log-probabilities, the slot's choice made soft: pulls classifier-A and
-               classifier-B towards the same wrong class.
-    silent     end-to-end, less what the image would score above the flag's threshold: errs and is not flagged.
-               Only where a threshold was set.
+    steering   the gradient of classifier-A alone, since the answer follows the slot. Worth trying once for each
+               wrong class.
+    joint      the sum of both classifiers' log-probabilities, with a soft choice of the slot: pulls classifier-A
+               and classifier-B towards the same wrong class.
+    silent     end-to-end, with a penalty on the flagged score: errs and is not flagged. Only if a threshold is set.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class Joint:
     Parameters
     ----------
     defense
-        Whose value is returned.
+        The value returned is this defense's.
     weight
-        Of classifier-B, at least 0; with 0 its backward pass is not run.
+        Weight of classifier-B, at least 0; with 0 its backward pass is not run.
 
     Raises
     ------
@@ -49,7 +48,7 @@ class Joint:
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
-            raise ValueError(f"weight is {self.weight}, but classifier-B can only count with at least 0")
+            raise ValueError(f"weight is {self.weight}, but the weight of classifier-B is at least 0")
 
     def __call__(self, images: Images) -> Logits:
         """Return the defense's logits (B, K)."""
@@ -68,15 +67,10 @@ class Joint:
 def adaptive_set(
     defense: SlottedClassifier, excess: Callable[[Images], PerImage] | None = None
 ) -> Mapping[str, Adaptation]:
-    """Return every adaptation by name; ``silent`` only where the defense flags.
+    """Return every adaptation by name; ``silent`` only if the defense flags images.
 
-    Parameters
-    ----------
-    defense
-        Its logits are every adaptation's.
-    excess
-        (B, C, H, W) to (B,), above 0 for the images that are flagged (`flagging.ThresholdFlag.excess`); None while
-        there is no threshold.
+    `excess` maps images to (B,), above 0 for those that are flagged (`flagging.ThresholdFlag.excess`); it is None
+    while there is no threshold.
     """
     published = {
         "steering": Adaptation(Joint(defense, weight=0.0), towards_each_class=True),

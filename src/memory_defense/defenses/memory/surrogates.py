@@ -1,24 +1,31 @@
-"""What an adversary of Memory Defense differentiates, by what it knows.
+"""The surrogates of Memory Defense: what an adversary differentiates, by what it knows.
 
-The defense's choice of a slot is an argmax and has no gradient. ``fixed-slots`` is the paper's protocol: the
-slot is a constant and the selector is never attacked. ``selector`` attacks what chooses. ``end-to-end`` is
-the white box.
+The defense's choice of a slot is an argmax and has no gradient.
+
+    fixed-slots        the paper's protocol: the slot is a constant, and the selector is never attacked
+    selector           classifier-A alone, which chooses the slot
+    target-classifier  classifier-B on the image itself, without selector or memory
+    end-to-end         the white box
+    undefended         an independently trained plain classifier, whose adversarial images are transferred
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from memory_defense.contracts import Binding, Classifier, Images, Labels, Logits, Rows
 from memory_defense.defenses.memory.slots import class_mask
 from memory_defense.defenses.memory.slotted import SlottedClassifier
+from memory_defense.networks.layers import Normalize
 from memory_defense.wrappers import replace_value
 
 TRANSFER_KNOWLEDGE = frozenset({"fixed-slots", "target-classifier", "undefended"})
-"""Surrogates that decide otherwise than the defense: an error of theirs need not be one of the defense.
+"""Surrogates whose decisions differ from the defense's: an error of theirs need not be one of the defense.
 
 ``end-to-end`` gives the defense's own logits; ``selector`` chooses the slot, which the answer follows.
 """
@@ -31,7 +38,7 @@ class FixedSlots:
     Parameters
     ----------
     defense
-        Whose encoder, memory, decoder and classifier-B answer.
+        Provides encoder, memory, decoder and classifier-B.
     slots
         (B,) one slot for each row.
     """
@@ -75,9 +82,9 @@ class EndToEnd:
     Parameters
     ----------
     defense
-        Whose value is returned, bit for bit.
+        The value returned is this defense's, bit for bit.
     temperature
-        Divides the selector's logits in the backward pass; above 1, a confident selector keeps a gradient.
+        Above 0; divides the selector's logits in the backward pass; above 1, a confident selector keeps a gradient.
 
     Raises
     ------
@@ -108,11 +115,18 @@ class EndToEnd:
         return defense.classifier_b(defense.decoder(replace_value(value, carrier)))
 
 
+class BehindAutoencoder(Protocol):
+    """A defense whose classifier-B answers for normalised images."""
+
+    normalize: Normalize
+    classifier_b: nn.Module
+
+
 @dataclass(frozen=True, eq=False)
 class TargetClassifierAlone:
-    """The knowledge ``target-classifier``: classifier-B on the image itself, without selector or memory."""
+    """The knowledge ``target-classifier``: classifier-B on the image itself, without what comes before it."""
 
-    defense: SlottedClassifier
+    defense: BehindAutoencoder
 
     def __call__(self, images: Images) -> Logits:
         """Return logits (B, K)."""
@@ -122,7 +136,7 @@ class TargetClassifierAlone:
 def published_surrogates(
     defense: SlottedClassifier, transfer_source: Classifier | None = None
 ) -> Mapping[str, Classifier | Binding]:
-    """Return every surrogate by its knowledge; ``undefended`` only where a transfer source is given."""
+    """Return every surrogate by its knowledge; ``undefended`` only if a transfer source is given."""
     surrogates: dict[str, Classifier | Binding] = {
         "fixed-slots": SlotFreezer(defense),
         "selector": defense.selector,
