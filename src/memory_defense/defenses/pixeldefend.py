@@ -1,7 +1,8 @@
 """PixelDefend (Song, Kim, Nowozin, Ermon & Kushman, ICLR 2018): images are moved towards more likely images.
 
-Each pixel in turn takes the level that a PixelCNN finds most probable given the pixels purified before it, among the
-levels within `epsilon_defend` of its own (algorithm 1). The same likelihood says how unusual an image is (section 3).
+Each pixel in turn takes the level that a PixelCNN finds most probable given the pixels purified before it, among
+the levels within `epsilon_defend` of its own (algorithm 1). The same likelihood says how unusual an image is
+(section 3).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.checks import check_images
+from memory_defense.checks import check_at_least, check_images
 from memory_defense.contracts import Batch, Classifier, Images, PerImage
 from memory_defense.defenses.flagging import FlaggingModule
 from memory_defense.defenses.losses import LossTerms
@@ -45,10 +46,7 @@ class PixelCnnObjective:
     """Images of the first batch by which the layers' gains and biases are initialised, at least 1."""
 
     def __post_init__(self) -> None:
-        if self.initial_images < 1:
-            raise ValueError(
-                f"initial_images is {self.initial_images}, but initialising the layers needs at least 1"
-            )
+        check_at_least(1, initial_images=self.initial_images)
 
     def __call__(self, model: PixelDefend, batch: Batch) -> PixelCnnLosses:
         """Return the losses of one batch; with dropout in train mode."""
