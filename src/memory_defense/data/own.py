@@ -12,7 +12,7 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Labels
+from memory_defense.contracts import Labels, Progress
 from memory_defense.data.array_files import ArrayFile
 from memory_defense.data.folders import ImageFolder
 from memory_defense.data.images import ImageSet, Splits, cut, image_set, load_dataset
@@ -99,7 +99,7 @@ def load_images(
         images = _resized(images, size).to(device)
         return DataSplit(source, split, images, splits.spec.classes, _sha256(images))
     with _readable(source):
-        opened = _open(source, limits or Limits(), options)
+        opened = _open(source, limits or Limits(), **options)
         pixels, labels = _read(opened, source, "test" if split == "test" else "train", size)
     images = image_set(pixels, labels)
     if split != "test":
@@ -129,7 +129,7 @@ def load_splits(
     if isinstance(source, str) and source in DATASETS:
         return load_dataset(source, device=device, **options)
     with _readable(source):
-        opened = _open(source, limits or Limits(), options)
+        opened = _open(source, limits or Limits(), **options)
         train = image_set(*_read(opened, source, "train", size))
         test = image_set(*_read(opened, source, "test", size))
     if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
@@ -178,9 +178,19 @@ def _readable(source: str | Path) -> Generator[None]:
         raise ValueError(f"{error.filename or source} cannot be read ({error.strerror or error})") from error
 
 
-def _open(source: str | Path, limits: Limits, options: SourceOptions) -> ImageFolder | ArrayFile:
-    path = place_of(source, options.get("data_dir"))
-    return ImageFolder(path, limits, options.get("progress")) if path.is_dir() else ArrayFile(path, limits)
+def _open(
+    source: str | Path,
+    limits: Limits,
+    *,
+    data_dir: Path | str | None = None,
+    offline: bool = False,
+    may_update: bool = False,
+    progress: Progress | None = None,
+) -> ImageFolder | ArrayFile:
+    """Return what reads a folder or a file; it has no use for options of downloads."""
+    del offline, may_update
+    path = place_of(source, data_dir)
+    return ImageFolder(path, limits, progress) if path.is_dir() else ArrayFile(path, limits)
 
 
 def _read(

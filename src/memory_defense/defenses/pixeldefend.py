@@ -24,8 +24,37 @@ from memory_defense.names import check_name
 from memory_defense.networks.pixelcnn import PIXELCNN_PRESETS, PixelCnn
 from memory_defense.networks.pixelcnn_greedy import purified_levels
 from memory_defense.networks.pixelcnn_mixture import LEVELS, levels_of
-from memory_defense.networks.stand_in import StandIn
 from memory_defense.wrappers import Bpda, replace_value
+
+
+class StandIn(nn.Module):
+    """Images (B, C, H, W) plus a learned change that depends on 9 x 9 pixels around each; the identity at first.
+
+    Parameters
+    ----------
+    channels
+        C.
+    filters
+        Channels of the three hidden layers.
+    """
+
+    def __init__(self, channels: int, filters: int = 32) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Conv2d(channels, filters, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(filters, filters, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(filters, filters, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(filters, channels, 3, padding=1),
+        )
+        for parameter in self.change[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, images: Images) -> Images:
+        """Return (B, C, H, W); values may leave [0, 1] a little."""
+        return images + self.change(images)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

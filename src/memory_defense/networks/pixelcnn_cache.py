@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.networks.pixelcnn import PixelCnn
-from memory_defense.networks.pixelcnn_layers import GatedBlock, ShiftedConv, ShiftedUpsampling
+from memory_defense.networks.pixelcnn import GatedBlock, PixelCnn, ShiftedConv, ShiftedUpsampling
 
 
 class Lines:

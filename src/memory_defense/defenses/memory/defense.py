@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from memory_defense.contracts import Adaptation, Binding, Classifier, Images, Labels, Logits, PerImage
 from memory_defense.defenses.flagging import ThresholdFlag
-from memory_defense.defenses.memory.adaptive import adaptive_set
 from memory_defense.defenses.memory.evidence import evidence, score
 from memory_defense.defenses.memory.objective import nontarget_gradient_share
 from memory_defense.defenses.memory.slots import class_mask, removed_share
 from memory_defense.defenses.memory.slotted import SlottedClassifier
-from memory_defense.defenses.memory.surrogates import TRANSFER_KNOWLEDGE, EndToEnd, published_surrogates
+from memory_defense.defenses.memory.surrogates import (
+    TRANSFER_KNOWLEDGE,
+    EndToEnd,
+    adaptive_set,
+    published_surrogates,
+)
 
 
 class MemoryDefense(SlottedClassifier, ThresholdFlag):
@@ -68,7 +72,7 @@ class MemoryDefense(SlottedClassifier, ThresholdFlag):
         return published_surrogates(self, self.transfer_source)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return the surrogates made for attacking this defense; see the module `adaptive`."""
+        """Return the surrogates made for attacking this defense; see the module `surrogates`."""
         return adaptive_set(self, None if self.flag_threshold is None else self.excess)
 
     def scores(self, images: Images) -> Mapping[str, PerImage]:
