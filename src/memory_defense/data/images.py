@@ -204,7 +204,7 @@ def batches(
     Parameters
     ----------
     images
-        Where the batches come from; they are on the same device.
+        Images to batch; the batches are on their device.
     batch_size
         Images in each.
     seed, epoch

@@ -70,14 +70,7 @@ class Limits:
 def check_sides(where: str, height: int, width: int, size: int | None) -> None:
     """Raise ValueError unless an image is a square of allowed size, or large enough to be made one.
 
-    Parameters
-    ----------
-    where
-        The image, for the message.
-    height, width
-        Its pixels.
-    size
-        What it will be resized to; None leaves it as it is.
+    `where` names the image in the message; `size` is the side it will be resized to, None if it is not resized.
     """
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(f"{where} is {width} x {height} pixels, but each side must have at least {SMALLEST_SIDE}")

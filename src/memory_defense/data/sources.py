@@ -24,7 +24,7 @@ DATA_VARIABLE = "MEMDEF_DATA"
 CACHE_VARIABLE = "MEMDEF_CACHE"
 
 SYSTEM: dict[str, Path] = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
-"""Where the system's own package manager puts a dataset."""
+"""Directories of the datasets that the system's package manager installs."""
 
 
 class SourceOptions(TypedDict, total=False):

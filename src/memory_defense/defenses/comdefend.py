@@ -206,7 +206,7 @@ class ComDefend(Purification):
 
 @dataclass(frozen=True, kw_only=True)
 class ComDefendPreset:
-    """What the text and the released scripts do differently."""
+    """One reading of the paper: the text's, or the released scripts'."""
 
     summary: str
     widths: str = "paper"

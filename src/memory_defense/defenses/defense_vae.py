@@ -177,7 +177,7 @@ class DefenseVae(Purification):
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseVaePreset:
-    """What the text and the released script do differently."""
+    """One reading of the paper: the text's, or the released script's."""
 
     summary: str
     kl_weight: float = 1.0

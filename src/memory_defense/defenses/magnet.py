@@ -198,11 +198,8 @@ class MagNet(Purification, FlaggingModule):
         ValueError
             For a rate outside (0, 1), too few images for it (999 for the default), or scores that are not finite.
         """
-
-        def stacked(part: Images) -> Tensor:
-            return torch.stack(self._detect(part), dim=1)  # (B, S)
-
-        self.thresholds.copy_(thresholds_at(scores_of(images, stacked), drop_rate))
+        scores = scores_of(images, lambda part: torch.stack(self._detect(part), dim=1))  # (N, S)
+        self.thresholds.copy_(thresholds_at(scores, drop_rate))
         self.flag_threshold = 1.0
 
     def excess(self, images: Images) -> PerImage:

@@ -198,7 +198,7 @@ class PixelDefend(Purification, FlaggingModule):
         return images.index_copy(0, unlikely, self._purify_all(images[unlikely]))
 
     def _purify_all(self, images: Images) -> Images:
-        """Purify in chunks of a regular size, so that products round alike whatever the batch."""
+        """Purify in chunks of a regular size, so that products round alike in every batch."""
         levels = levels_of(images)
         if self.radius:
             missing = -len(levels) % _GRANULE

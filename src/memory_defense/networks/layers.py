@@ -1,4 +1,4 @@
-"""What several networks share: normalisation, activations, and the shape of the images they are built for."""
+"""Parts of several networks: normalisation, activations, and the shape of the images they are built for."""
 
 from __future__ import annotations
 

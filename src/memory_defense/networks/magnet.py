@@ -29,7 +29,7 @@ STRUCTURE_II: tuple[Step, ...] = (3,)
 
 
 class Reconstructed(NamedTuple):
-    """What an autoencoder made, and how active it was."""
+    """Reconstructions and the activity of the convolutions."""
 
     images: Images
     """(B, C, H, W) in (0, 1)."""

@@ -143,7 +143,7 @@ class GatedBlock(nn.Module):
     filters
         F, channels in and out.
     kernel
-        Of both convolutions.
+        Height and width of both convolutions.
     skips
         Streams of F channels that come in by a 1x1 convolution; 0 for none.
     dropout
@@ -201,7 +201,7 @@ class PixelCnnPlan:
     mixtures: int = 10
     """K, logistic components."""
     dropout: float = 0.5
-    """Inside the blocks, in train mode."""
+    """Probability of dropout inside the blocks, in train mode."""
 
     def __post_init__(self) -> None:
         check_at_least(1, channels=self.channels, filters=self.filters, blocks=self.blocks)
@@ -275,9 +275,7 @@ class PixelCnn(nn.Module):
         def stage(kernel: tuple[int, int], skips: int, count: int) -> nn.ModuleList:
             return nn.ModuleList(GatedBlock(filters, kernel, skips, plan.dropout) for _ in range(count))
 
-        def up_counts() -> list[int]:
-            return [plan.blocks + (level < coarsest) for level in range(plan.resolutions)]
-
+        up_counts = [plan.blocks + (level < coarsest) for level in range(plan.resolutions)]
         self.stem_above = ShiftedConv(seen, filters, ABOVE)
         self.stem_row = ShiftedConv(seen, filters, (1, 3))
         self.stem_left = ShiftedConv(seen, filters, (2, 1))
@@ -285,8 +283,8 @@ class PixelCnn(nn.Module):
         self.down_left = nn.ModuleList(stage(LEFT, 1, plan.blocks) for _ in range(plan.resolutions))
         self.halve_above = nn.ModuleList(ShiftedConv(filters, filters, ABOVE, stride=2) for _ in range(coarsest))
         self.halve_left = nn.ModuleList(ShiftedConv(filters, filters, LEFT, stride=2) for _ in range(coarsest))
-        self.up_above = nn.ModuleList(stage(ABOVE, 1, count) for count in up_counts())
-        self.up_left = nn.ModuleList(stage(LEFT, 2, count) for count in up_counts())
+        self.up_above = nn.ModuleList(stage(ABOVE, 1, count) for count in up_counts)
+        self.up_left = nn.ModuleList(stage(LEFT, 2, count) for count in up_counts)
         self.double_above = nn.ModuleList(ShiftedUpsampling(filters, filters, 3) for _ in range(coarsest))
         self.double_left = nn.ModuleList(ShiftedUpsampling(filters, filters, 2) for _ in range(coarsest))
         self.output = ShiftedConv(filters, parameter_count(plan.channels, plan.mixtures), (1, 1))
@@ -339,7 +337,7 @@ class PixelCnn(nn.Module):
     def log_likelihood(self, images: Images) -> PerImage:
         """Return (B,) the log probability of each image, in nats, after rounding to 256 levels.
 
-        Where a gradient to the images is wanted, rounding is the identity on the way back.
+        If a gradient to the images is wanted, rounding is the identity in the backward pass.
         """
         check_images(images, channels=self.plan.channels, size=self.plan.size)
         levels = levels_of(images).to(self.output.bias.dtype)

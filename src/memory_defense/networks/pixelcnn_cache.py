@@ -197,7 +197,7 @@ def _matrix(conv: ShiftedConv) -> Tensor:
 
 
 class _Node:
-    """What both streams hold, activated, at one depth of one resolution."""
+    """The activated values of both streams at one depth of one resolution."""
 
     def __init__(self, width: int, channels: int, images: int, like: Tensor) -> None:
         self.above = Lines(width, channels, images, 3, like)

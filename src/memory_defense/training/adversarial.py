@@ -35,7 +35,7 @@ class ClassificationLosses:
 
 
 def classify(model: nn.Module, images: Images, labels: Labels, smoothing: float = 0.0) -> ClassificationLosses:
-    """Return the cross-entropy of a batch in float32, whatever precision the model ran in."""
+    """Return the cross-entropy of a batch, computed in float32 for every precision of the model."""
     logits = model(images).float()
     return ClassificationLosses(F.cross_entropy(logits, labels, label_smoothing=smoothing), logits, labels)
 

@@ -70,7 +70,7 @@ def compiled(model: nn.Module, choice: Compile, device: torch.device, steps: int
 def tuned(device: torch.device) -> Generator[None]:
     """Run a block in which a GPU's convolutions are chosen by trying, since all batches have one size.
 
-    Where deterministic algorithms are asked for, nothing changes.
+    Nothing changes if deterministic algorithms are asked for.
     """
     before = torch.backends.cudnn.benchmark
     if device.type == "cuda" and not torch.backends.cudnn.deterministic:

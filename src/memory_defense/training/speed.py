@@ -80,7 +80,7 @@ class Speed:
     Parameters
     ----------
     device, precision
-        Where and how it computes.
+        Device and precision of the computation.
     batch
         Images in a step, over all processes.
     processes

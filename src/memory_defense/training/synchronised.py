@@ -24,7 +24,7 @@ from memory_defense.ranks import Ranks
 
 @dataclass(frozen=True)
 class BatchShare:
-    """Which rows of the global batch this rank holds, and the seed that one process would draw from."""
+    """The rows of the global batch that a rank holds, and the generator that a single process would draw from."""
 
     ranks: Ranks
     start: int

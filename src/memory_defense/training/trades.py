@@ -20,7 +20,7 @@ from memory_defense.training.adversarial import AdversarialObjective
 
 _STARTS = ("near", "uniform")
 _NEAR = 1e-3
-"""Deviation of the published start, in pixel units: at the clean image itself the divergence has no gradient."""
+"""Standard deviation of the published start, in pixel units; at the clean image the divergence has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Trades(AdversarialObjective):
     step: float = 0.25
     """Length of a step, in radii; 2/255 of 8/255 as published."""
     start: Literal["near", "uniform"] = "near"
-    """Where the maximisation begins: as published, normal noise of deviation 0.001 around the clean image, or a
-    uniform point of the ball, which suits few long steps."""
+    """Start of the maximisation: as published, normal noise of standard deviation 0.001 around the clean image, or
+    a uniform point of the ball, which suits few long steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

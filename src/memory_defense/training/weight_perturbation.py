@@ -39,7 +39,7 @@ class Crafting(Protocol):
 
 
 class _ObjectiveModule(nn.Module):
-    """An objective as a module above the model, so that its parameters can be replaced for one call."""
+    """An objective as a module around the model, so that parameters can be replaced for one call."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def perturbations(whole: nn.Module, images: Images | None, batch: Batch, gamma: 
         Images and batch to losses. Its parameters and buffers are left as they are: the buffers (batch-norm
         statistics) of this pass are copies.
     images, batch
-        What it is called with. With several processes the gradient is that of their common batch.
+        Arguments of the call. With several processes the gradient is that of their common batch.
     gamma
         Norm of each perturbation relative to its weight's.
     """

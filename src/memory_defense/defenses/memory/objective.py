@@ -70,7 +70,7 @@ class MemoryObjective:
     noise_std: float = 1e-4
     """Standard deviation of the noise on training images, in pixel units; the clean image is the target (A40)."""
     slot_source: Literal["label", "selector"] = "label"
-    """What chooses the slot in training."""
+    """The slot in training is the label, or the selector's choice."""
 
     def __post_init__(self) -> None:
         check_at_least(0, alpha=self.alpha, beta=self.beta)
