@@ -9,7 +9,7 @@ import torch
 from memory_defense.contracts import Images, Labels
 from memory_defense.names import nearest
 
-__all__ = ["NoGradientError", "check_images", "check_labels", "nearest"]
+__all__ = ["NoGradientError", "check_at_least", "check_images", "check_labels", "nearest"]
 
 _ROUNDING = 1e-6
 
@@ -73,3 +73,10 @@ def check_labels(labels: Labels, count: int, classes: int | None = None) -> None
     limit = "" if classes is None else f" and below {classes}, the number of classes"
     if low < 0 or (classes is not None and high >= classes):
         raise ValueError(f"labels span {low}..{high}, expected at least 0{limit}")
+
+
+def check_at_least(least: float, **values: float | None) -> None:
+    """Raise ValueError for the first of these named values that is below `least` or NaN; None passes."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} is {value}, but it must be at least {least:g}")

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from memory_defense.data.cache import cache_path, read_cache, write_cache
 from memory_defense.data.decode import Arrays, DamagedDataError
 from memory_defense.data.layouts import AbsentDataError
+from memory_defense.data.sources import cache_path, read_cache, write_cache
 
 
 def test_round_trip(alone, grey):

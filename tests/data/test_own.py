@@ -263,3 +263,10 @@ def test_what_the_system_refuses_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(ValueError, match=r"test/0/000\.png cannot be read \(Permission denied\)"):
         load_images(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_images, load_splits])
+def test_an_unknown_option_is_an_error_for_every_source(load, tmp_path):
+    for source in ("fashion-mnist", tmp_path):
+        with pytest.raises(TypeError, match="ofline"):
+            load(source, ofline=True)

@@ -3,12 +3,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from memory_defense.data import packages
+from memory_defense.cli.progress import shown
+from memory_defense.cli.shared import find_data
+from memory_defense.data import download, packages
 from memory_defense.data.layouts import AbsentDataError
+from memory_defense.data.sources import DataNotFoundError, find
+from memory_defense.data.spec import DATASETS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are shell scripts")
 
@@ -57,19 +63,64 @@ def test_debian_package_is_unpacked_not_installed(client, deb, grey, heard):
     assert heard.notes == ["apt-get download dataset-fashion-mnist ..."]
 
 
-def test_root_brings_package_lists_up_to_date(client, deb, grey, monkeypatch):
+def asked_of_apt(log: Path) -> list[str]:
+    return [line.split()[-1] for line in log.read_text().splitlines() if line.startswith("apt-get")]
+
+
+def test_with_permission_root_updates_the_package_lists_and_says_so(client, deb, grey, heard, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     log = client("apt-get", MISSING)
-    assert grey.same(packages.fetch_package(grey.spec, None))
-    kinds = [line.split()[-1] for line in log.read_text().splitlines() if line.startswith("apt-get")]
-    assert kinds == ["dataset-fashion-mnist", "update", "dataset-fashion-mnist"]
+    assert grey.same(packages.fetch_package(grey.spec, heard, may_update=True))
+    assert asked_of_apt(log) == ["dataset-fashion-mnist", "update", "dataset-fashion-mnist"]
+    assert heard.notes[1] == "the package lists lack dataset-fashion-mnist: apt-get update ..."
 
 
-def test_others_are_told_to(client, deb, grey, monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    client("apt-get", MISSING)
-    with pytest.raises(AbsentDataError, match=r"Unable to locate package x; .*'apt-get update' as root"):
-        packages.fetch_package(grey.spec, None)
+def test_lists_that_are_there_are_not_updated(client, deb, grey, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    log = client("apt-get", DOWNLOAD)
+    assert grey.same(packages.fetch_package(grey.spec, None, may_update=True))
+    assert asked_of_apt(log) == ["dataset-fashion-mnist"]
+
+
+@pytest.mark.parametrize(("user", "may_update"), [(0, False), (1000, True), (1000, False)])
+def test_others_are_told_to_update(client, deb, grey, monkeypatch, user, may_update):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    log = client("apt-get", MISSING)
+    with pytest.raises(
+        AbsentDataError, match=r"Unable to locate package x; .*'apt-get update' as root.*memdef data"
+    ):
+        packages.fetch_package(grey.spec, None, may_update=may_update)
+    assert asked_of_apt(log) == ["dataset-fashion-mnist"]
+
+
+@pytest.mark.parametrize("may_update", [False, True])
+def test_a_load_updates_the_lists_only_with_permission(client, deb, grey, alone, monkeypatch, may_update):
+    def unreachable(spec, progress):
+        raise AbsentDataError("offline")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(download, "download", unreachable)
+    log = client("apt-get", MISSING)
+    if may_update:
+        assert grey.same(find(grey.spec, may_update=True))
+    else:
+        with pytest.raises(DataNotFoundError, match="'apt-get update' as root"):
+            find(grey.spec)
+    assert ("update" in asked_of_apt(log)) == may_update
+
+
+def test_commands_allow_the_update(client, deb, grey, alone, monkeypatch, capsys):
+    def unreachable(spec, progress):
+        raise AbsentDataError("offline")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(download, "download", unreachable)
+    monkeypatch.setitem(DATASETS, "fashion-mnist", replace(grey.spec, held_out_images=len(grey.spec.classes)))
+    log = client("apt-get", MISSING)
+    with shown() as progress:
+        find_data("fashion-mnist", None, offline=False, device=torch.device("cpu"), progress=progress)
+    assert "update" in asked_of_apt(log)
+    assert "apt-get update ..." in capsys.readouterr().err
 
 
 def test_other_failures_are_told_as_they_are(client, deb, grey, monkeypatch):

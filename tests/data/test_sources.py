@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from memory_defense.data import download, packages, sources
-from memory_defense.data.cache import cache_path, write_cache
 from memory_defense.data.decode import DamagedDataError
 from memory_defense.data.layouts import AbsentDataError
-from memory_defense.data.sources import DataNotFoundError, find
+from memory_defense.data.sources import DataNotFoundError, cache_path, find, write_cache
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def network(monkeypatch, alone):
     asked, answers = [], {}
 
     def source(name):
-        def fetch(spec, progress):
+        def fetch(spec, progress, **_):
             asked.append(name)
             if name not in answers:
                 raise AbsentDataError(f"no {name} in this test")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from memory_defense.contracts import Adaptive, Flagging, SlotDefense
-from memory_defense.defenses.autoencoder import AutoencoderDefense, MemAeDefense
-from memory_defense.defenses.autoencoder_presets import (
+from memory_defense.defenses.autoencoder import (
+    AutoencoderDefense,
+    MemAeDefense,
     build_autoencoder_defense,
     build_memae_defense,
     build_target_classifier,

@@ -12,8 +12,13 @@ from torch import nn
 from memory_defense.contracts import Batch
 from memory_defense.data.images import Splits, load_dataset
 from memory_defense.data.sources import DataNotFoundError
-from memory_defense.defenses.autoencoder import AutoencoderObjective, Codes, MemAeObjective
-from memory_defense.defenses.autoencoder_presets import build_autoencoder_defense, build_memae_defense
+from memory_defense.defenses.autoencoder import (
+    AutoencoderObjective,
+    Codes,
+    MemAeObjective,
+    build_autoencoder_defense,
+    build_memae_defense,
+)
 from memory_defense.randomness import ImageDraws
 
 SMALL = {"channels": 1, "size": 16, "classes": 4, "mean": (0.3,), "std": (0.4,)}

@@ -5,12 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from memory_defense.contracts import Flagging
-from memory_defense.defenses.pixeldefend import PixelDefend
+from memory_defense.defenses.pixeldefend import PixelDefend, StandIn
 from memory_defense.networks.classifiers import Linear
 from memory_defense.networks.pixelcnn import PixelCnn, PixelCnnPlan
 from memory_defense.networks.pixelcnn_greedy import purified_levels
 from memory_defense.networks.pixelcnn_mixture import levels_of
-from memory_defense.networks.stand_in import StandIn
 
 SIZE = 8
 

@@ -8,10 +8,15 @@ from torch import Tensor, nn
 from memory_defense.contracts import Batch
 from memory_defense.data.images import load_dataset
 from memory_defense.data.sources import DataNotFoundError
-from memory_defense.defenses.pixeldefend import PixelCnnObjective, PixelDefend, StandInObjective, build_pixeldefend
+from memory_defense.defenses.pixeldefend import (
+    PixelCnnObjective,
+    PixelDefend,
+    StandIn,
+    StandInObjective,
+    build_pixeldefend,
+)
 from memory_defense.networks.classifiers import Linear
 from memory_defense.networks.pixelcnn import PixelCnn, PixelCnnPlan
-from memory_defense.networks.stand_in import StandIn
 from memory_defense.randomness import ImageDraws
 
 

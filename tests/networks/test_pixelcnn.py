@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory_defense.networks.pixelcnn import PIXELCNN_PRESETS, PixelCnn, PixelCnnPlan
-from memory_defense.networks.pixelcnn_layers import ShiftedConv, ShiftedUpsampling
+from memory_defense.networks.pixelcnn import (
+    PIXELCNN_PRESETS,
+    PixelCnn,
+    PixelCnnPlan,
+    ShiftedConv,
+    ShiftedUpsampling,
+)
 from memory_defense.networks.pixelcnn_mixture import Mixture, levels_of, scaled
 
 PLANS = {

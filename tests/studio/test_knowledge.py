@@ -11,8 +11,7 @@ from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import Part
 from memory_defense.contracts import Adaptation
 from memory_defense.defenses.flagging import SilentBinder
-from memory_defense.defenses.memory.adaptive import Joint
-from memory_defense.defenses.memory.surrogates import EndToEnd
+from memory_defense.defenses.memory.surrogates import EndToEnd, Joint
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.options import Options

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from memory_defense.training.average import Average
+from memory_defense.training.fit import Average
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.training.precision import autocast, resolve
 

@@ -9,8 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from memory_defense.training import precision
 from memory_defense.training.adversarial import Benign, SingleStep
-from memory_defense.training.config import FitConfig
-from memory_defense.training.fit import fit
+from memory_defense.training.fit import FitConfig, fit
 from memory_defense.training.precision import COMPILE_STEPS, compiled, lay_out_images, tuned
 from memory_defense.training.speed import CountFlop, Speed, matrix_rate
 from training.rank_cases import CONFIG, images, network, weights

@@ -25,7 +25,7 @@ def data(
     from memory_defense.data.images import load_dataset
 
     with shown() as progress:
-        splits = load_dataset(name, data_dir=data_dir, offline=offline, progress=progress)
+        splits = load_dataset(name, data_dir=data_dir, offline=offline, may_update=True, progress=progress)
     spec = dataset_spec(name)
     facts = {
         "dataset": name,

@@ -34,7 +34,9 @@ def demo(
     from memory_defense.workflows.demo import demo as make_demo
 
     with shown() as progress:
-        splits = load_dataset("fashion-mnist", data_dir=data_dir, offline=offline, progress=progress)
+        splits = load_dataset(
+            "fashion-mnist", data_dir=data_dir, offline=offline, may_update=True, progress=progress
+        )
         if scale == "tiny":
             splits = replace(splits, train=splits.train.first(200), held_out=splits.held_out.first(50))
         paper, sound = make_demo(out, splits, scale=scale, seed=seed, progress=progress)

@@ -151,6 +151,7 @@ def _evaluate_run(options: EvaluateOptions, device: torch.device, *, speaks: boo
             device=device,
             data_dir=options.data_dir,
             offline=options.offline,
+            may_update=True,
             progress=progress,
         )
         flag = calibrated(defense, splits.held_out, rate) if options.detection else None
@@ -185,6 +186,7 @@ def _evaluate_classifier(options: EvaluateOptions, device: torch.device, *, spea
             device=device,
             data_dir=options.data_dir if options.data in DATASETS else None,
             offline=options.offline,
+            may_update=True,
             progress=progress,
         )
         model = (

@@ -94,6 +94,7 @@ def harden(options: HardenOptions) -> None:
             device=device,
             data_dir=options.data_dir if options.data in DATASETS else None,
             offline=options.offline,
+            may_update=True,
             progress=progress,
         )
         spec, epsilon = splits.spec, options.epsilon

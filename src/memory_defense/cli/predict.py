@@ -71,7 +71,13 @@ def predict(
     place = machine.ready()
     defense = load(run).to(place)
     with shown() as progress:
-        where: dict[str, Any] = {"device": place, "data_dir": data_dir, "offline": offline, "progress": progress}
+        where: dict[str, Any] = {
+            "device": place,
+            "data_dir": data_dir,
+            "offline": offline,
+            "may_update": True,
+            "progress": progress,
+        }
         try:
             flag, fresh = flag_for(
                 found, defense, lambda: splits_of(found, source=data, **where).held_out, false_alarms=false_alarms

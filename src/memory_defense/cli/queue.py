@@ -77,7 +77,9 @@ def run(
         def data(dataset: str) -> Splits:
             if tiny:
                 return made_up(dataset, place)
-            return load_dataset(dataset, data_dir=data_dir, offline=offline, device=place, progress=progress)
+            return load_dataset(
+                dataset, data_dir=data_dir, offline=offline, may_update=True, device=place, progress=progress
+            )
 
         kept = back or out / "back"
         done = work(name, out, data, back=kept, deadline=deadline, tiny=tiny)

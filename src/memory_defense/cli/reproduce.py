@@ -136,7 +136,12 @@ class DatasetFinder:
         from memory_defense.data.images import load_dataset
 
         return load_dataset(
-            name, data_dir=self.data_dir, offline=self.offline, device=self.device, progress=self.progress
+            name,
+            data_dir=self.data_dir,
+            offline=self.offline,
+            may_update=True,
+            device=self.device,
+            progress=self.progress,
         )
 
     def __getstate__(self) -> dict[str, object]:

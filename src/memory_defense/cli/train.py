@@ -54,11 +54,18 @@ def train(
     with joined(place) as speaks, shown(silent=not speaks) as progress:
         if data is None:
             splits = load_dataset(
-                chosen.model.dataset, data_dir=data_dir, offline=offline, device=place, progress=progress
+                chosen.model.dataset,
+                data_dir=data_dir,
+                offline=offline,
+                may_update=True,
+                device=place,
+                progress=progress,
             )
         else:
             known = data_dir if data in DATASETS else None
-            splits = load_splits(data, size=size, device=place, data_dir=known, offline=offline, progress=progress)
+            splits = load_splits(
+                data, size=size, device=place, data_dir=known, offline=offline, may_update=True, progress=progress
+            )
         if train_images is not None:
             splits = replace(splits, train=splits.train.first(train_images))
         if data is not None:

@@ -16,7 +16,7 @@ _SLACK = 1 << 20
 
 
 class _Capped(io.BufferedIOBase):
-    """A stream that refuses to give more than so many bytes, whatever an archive's headers claim."""
+    """A stream that gives at most so many bytes, even if an archive's headers claim more."""
 
     def __init__(self, stream: io.BufferedIOBase, limit: int, path: Path) -> None:
         self.stream, self.left, self.path = stream, limit, path

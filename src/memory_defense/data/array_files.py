@@ -33,7 +33,7 @@ class ArrayFile:
     path
         The file.
     limits
-        What is still read.
+        Largest data that are read.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def _split_keys(path: Path, found: set[str]) -> dict[str, tuple[str, str]]:
 
 
 class _Opened(NamedTuple):
-    """What both kinds of files come down to."""
+    """An opened file of either kind."""
 
     names: tuple[str, ...]
     get: Callable[[str], Tensor]

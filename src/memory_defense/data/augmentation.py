@@ -1,7 +1,7 @@
 """Random changes of training images, for a whole batch at once.
 
 Legend: B images, C channels, H rows, W columns, T tries. Every number comes from the image's own draws, so an
-image is changed in the same way whatever batch it travels in.
+image is changed in the same way in every batch.
 """
 
 from __future__ import annotations

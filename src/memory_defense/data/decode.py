@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import struct
+import zipfile
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -31,6 +32,22 @@ class DamagedDataError(ValueError):
     """A file is there but is not what it should be."""
 
 
+class RefusedDataError(ValueError):
+    """A file is whole but is not to be read."""
+
+
+_DECODERS_RAISE = (
+    EOFError,
+    OSError,
+    RuntimeError,  # also RecursionError, and an encrypted or unknown member of a zip archive
+    SyntaxError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 class File(NamedTuple):
     """A file that was read."""
 
@@ -41,7 +58,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrays:
-    """A decoded dataset, as its source orders it."""
+    """A decoded dataset, in the order of its source."""
 
     train_images: Tensor
     """(N, C, H, W) uint8."""
@@ -52,10 +69,14 @@ class Arrays:
     test_labels: Tensor
     """(M,) uint8."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields by name, in their order."""
+        return dict(vars(self))
+
     def sha256(self) -> str:
         """Return the SHA-256 of all bytes, in the order of the fields (0.2 s for CIFAR-10)."""
         digest = hashlib.sha256()
-        for tensor in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+        for tensor in self.tensors().values():
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -68,8 +89,7 @@ class Arrays:
             (spec.test_images, *pixels),
             (spec.test_images,),
         ]
-        found = [self.train_images, self.train_labels, self.test_images, self.test_labels]
-        for tensor, shape in zip(found, wanted, strict=True):
+        for tensor, shape in zip(self.tensors().values(), wanted, strict=True):
             if tuple(tensor.shape) != shape or tensor.dtype != torch.uint8:
                 raise DamagedDataError(
                     f"{where} holds {tensor.dtype} {tuple(tensor.shape)}, expected uint8 {shape}; {REMEDY}"
@@ -83,14 +103,14 @@ class Arrays:
 
 
 @contextmanager
-def _damage(where: str) -> Generator[None]:
-    """Turn what decoders raise into one error that names the file and the remedy."""
+def damage(where: str, fault: str = "is damaged") -> Generator[None]:
+    """Turn the decoders' errors into one error that names the file and the remedy."""
     try:
         yield
-    except (EOFError, OSError, RecursionError, SyntaxError, ValueError, struct.error, zlib.error) as error:
-        if isinstance(error, DamagedDataError):
-            raise
-        raise DamagedDataError(f"{where} is damaged ({error}); {REMEDY}") from error
+    except (DamagedDataError, RefusedDataError):
+        raise
+    except _DECODERS_RAISE as error:
+        raise DamagedDataError(f"{where} {fault} ({error}); {REMEDY}") from error
 
 
 def idx(file: File, shape: tuple[int, ...]) -> Tensor:
@@ -101,7 +121,7 @@ def idx(file: File, shape: tuple[int, ...]) -> Tensor:
     """
     where, content = file
     packed = content[:2] == GZIP_MAGIC
-    with _damage(where), gzip.open(io.BytesIO(content)) if packed else io.BytesIO(content) as stream:
+    with damage(where), gzip.open(io.BytesIO(content)) if packed else io.BytesIO(content) as stream:
         magic, *sizes = struct.unpack(f">{1 + len(shape)}I", _exactly(stream, 4 + 4 * len(shape), where))
         if magic != 0x0800 + len(shape):
             raise DamagedDataError(
@@ -141,7 +161,7 @@ def records(file: File, count: int, spec: DatasetSpec) -> tuple[Tensor, Tensor]:
 def picture(file: File, count: int, spec: DatasetSpec) -> Tensor:
     """Return images (N, C, H, W) of one RGB PNG in which every row of pixels is one image, row after row."""
     where, content = file
-    with _damage(where):
+    with damage(where):
         # The class itself, not Image.open: that also guesses other formats, and its limit on pixels is global.
         image = PngImageFile(io.BytesIO(content))
         if image.size != (spec.size * spec.size, count) or image.mode != "RGB":
@@ -156,7 +176,7 @@ def picture(file: File, count: int, spec: DatasetSpec) -> Tensor:
 def label_list(file: File, count: int, spec: DatasetSpec) -> Tensor:
     """Return labels (N,) of a JSON list of numbers."""
     where, content = file
-    with _damage(where):
+    with damage(where):
         numbers: Any = json.loads(content)
         labels = cast("list[Any]", numbers) if isinstance(numbers, list) else []
         if len(labels) != count:

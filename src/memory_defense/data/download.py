@@ -75,14 +75,14 @@ def _check_reachable(address: str) -> None:
 
     def ask() -> None:
         request = urllib.request.Request(address, method="HEAD")
+        said = ""
         try:
             urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
         except HTTPError:
-            outcome.append("")
+            pass  # an answer, too
         except OSError as error:
-            outcome.append(str(getattr(error, "reason", error)))
-        else:
-            outcome.append("")
+            said = str(getattr(error, "reason", error))
+        outcome.append(said)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -35,9 +35,9 @@ class ImageFolder:
     root
         The folder.
     limits
-        What is still read.
+        Largest data that are read.
     progress
-        Told how many files are read.
+        Advanced as files are read.
 
     Raises
     ------

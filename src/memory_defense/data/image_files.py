@@ -48,7 +48,7 @@ _PILLOW_RAISES = (
     struct.error,
     zlib.error,
 )
-"""What its decoders raise for files that are damaged."""
+"""The exceptions of Pillow's decoders for damaged files."""
 
 
 def read_image(path: Path, limits: Limits) -> np.ndarray:
@@ -77,7 +77,7 @@ def read_image(path: Path, limits: Limits) -> np.ndarray:
 
 
 def is_colour(path: Path, limits: Limits) -> bool:
-    """Return whether a file is a colour image by its header, whatever its pixels; raise as `read_image` does."""
+    """Return whether a file's header says that it is a colour image; raise as `read_image` does."""
     return _open(path, _content(path, limits), limits).mode not in _GREY_MODES
 
 

@@ -1,19 +1,19 @@
-"""Images that stay on their device as their source has them, and the batches made of them."""
+"""Labelled images in memory, the splits of a dataset, and batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from memory_defense.checks import check_images, check_labels, nearest
-from memory_defense.contracts import Images, Labels, Progress, Rows
+from memory_defense.checks import check_images, check_labels
+from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.data.decode import Arrays
-from memory_defense.data.sources import find
-from memory_defense.data.spec import DATASETS, DatasetSpec
+from memory_defense.data.sources import SourceOptions, find
+from memory_defense.data.spec import DatasetSpec, dataset_spec
 from memory_defense.randomness import generator
 
 
@@ -28,9 +28,9 @@ class ImageSet:
     labels
         (N,) int64.
     ids
-        (N,) int64, positions in the source's split; they seed whatever is random about an image.
+        (N,) int64, positions in the source's split; they seed all that is random about an image.
     clean
-        The images before an attack changed them, of the same shape and type; None where nothing did.
+        The images before an attack changed them, of the same shape and type; None if nothing did.
 
     Raises
     ------
@@ -67,21 +67,22 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> ImageSet:
         """Return the same images on another device."""
-        clean = None if self.clean is None else self.clean.to(device)
-        return ImageSet(self.images.to(device), self.labels.to(device), self.ids.to(device), clean)
+        return self._each(lambda tensor: tensor.to(device))
 
     def take(self, index: Rows) -> ImageSet:
         """Return the images at these positions, in this order."""
         index = index.to(self.images.device)
-        clean = None if self.clean is None else self.clean[index]
-        return ImageSet(self.images[index], self.labels[index], self.ids[index], clean)
+        return self._each(lambda tensor: tensor[index])
 
     def first(self, count: int) -> ImageSet:
-        """Return the first images, without a copy; raise ValueError where there are not that many."""
+        """Return the first images, without a copy; raise ValueError if there are fewer."""
         if not 0 < count <= len(self):
             raise ValueError(f"{count} images were asked for, but it must be from 1 to {len(self)}, all there are")
-        clean = None if self.clean is None else self.clean[:count]
-        return ImageSet(self.images[:count], self.labels[:count], self.ids[:count], clean)
+        return self._each(lambda tensor: tensor[:count])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ImageSet:
+        clean = None if self.clean is None else change(self.clean)
+        return ImageSet(change(self.images), change(self.labels), change(self.ids), clean)
 
     def floats(self, index: Rows | None = None) -> Images:
         """Return a copy of all images, or of those at these positions, as float32 in [0, 1].
@@ -119,21 +120,19 @@ class Splits:
     """A dataset, cut in three; the test images are the source's own."""
 
     train: ImageSet
-    """What models are trained on."""
+    """Images that models are trained on."""
     held_out: ImageSet
-    """Training images that are never trained on; weights and thresholds are chosen by them."""
+    """Images of the training split that are not trained on: weights and thresholds are chosen by them."""
     test: ImageSet
-    """Only ever reported on."""
+    """Images that results are reported on, and nothing is chosen by."""
     spec: DatasetSpec
 
 
 def load_dataset(
     name: str,
     *,
-    data_dir: Path | str | None = None,
-    offline: bool = False,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    **options: Unpack[SourceOptions],
 ) -> Splits:
     """Return a dataset from the first source that has it, checked against its hash.
 
@@ -141,14 +140,10 @@ def load_dataset(
     ----------
     name
         Key of `DATASETS`.
-    data_dir
-        Directory to look in first; by default the one that the environment variable MEMDEF_DATA names.
-    offline
-        Never use the network.
     device
-        Where the images are to stay.
-    progress
-        Told where the data come from, and about downloads.
+        Device that holds the images.
+    options
+        See `sources.SourceOptions`.
 
     Raises
     ------
@@ -156,10 +151,8 @@ def load_dataset(
         For an unknown name, a `data_dir` that does not exist or holds damaged files. `DataNotFoundError`,
         a ValueError, when no source has the dataset; it lists every source, why it failed and what to do.
     """
-    if name not in DATASETS:
-        raise nearest(name, DATASETS, "dataset")
-    spec = DATASETS[name]
-    return split(find(spec, data_dir=data_dir, offline=offline, progress=progress), spec, device)
+    spec = dataset_spec(name)
+    return split(find(spec, **options), spec, device)
 
 
 def split(arrays: Arrays, spec: DatasetSpec, device: torch.device | str = "cpu") -> Splits:
@@ -211,7 +204,7 @@ def batches(
     Parameters
     ----------
     images
-        Where the batches come from; they are on the same device.
+        Images to batch; the batches are on their device.
     batch_size
         Images in each.
     seed, epoch

@@ -1,4 +1,4 @@
-"""The ways a dataset can lie in a directory, and how each is read."""
+"""The layouts that a dataset's files can have in a directory, and their readers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
         ),
     ),
 }
-"""The ways each dataset can lie in a directory, the quickest to read first."""
+"""Layouts of each dataset, the quickest to read first."""
 
 
 def read_directory(directory: Path, spec: DatasetSpec) -> Arrays:

@@ -1,20 +1,21 @@
-"""How large the data that users bring may be, and the one way in which their images are resized."""
+"""The largest data that are read from users' files, and how images are resized."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from memory_defense.checks import check_at_least
 from memory_defense.data.places import LARGEST_SIDE, SMALLEST_SIDE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is still read; more is refused before it is decoded, with a message that names the limit.
+    """The largest data that are read; more is refused before it is decoded, with a message that names the limit.
 
     Raises
     ------
@@ -34,9 +35,7 @@ class Limits:
     """Bytes that the pixels of one split may take, and bytes of a file of arrays."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if (value := getattr(self, field.name)) < 1:
-                raise ValueError(f"limit {field.name} is {value}, but it must be at least 1")
+        check_at_least(1, **{f"limit {name}": value for name, value in vars(self).items()})
 
     def check_count(self, where: str, images: int) -> None:
         """Raise ValueError for no images or too many."""
@@ -71,14 +70,7 @@ class Limits:
 def check_sides(where: str, height: int, width: int, size: int | None) -> None:
     """Raise ValueError unless an image is a square of allowed size, or large enough to be made one.
 
-    Parameters
-    ----------
-    where
-        The image, for the message.
-    height, width
-        Its pixels.
-    size
-        What it will be resized to; None leaves it as it is.
+    `where` names the image in the message; `size` is the side it will be resized to, None if it is not resized.
     """
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(f"{where} is {width} x {height} pixels, but each side must have at least {SMALLEST_SIDE}")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from memory_defense.data.decode import REMEDY, DamagedDataError
+from memory_defense.data.decode import REMEDY, DamagedDataError, RefusedDataError, damage
 from memory_defense.data.limits import Limits
 
 _SUFFIX = ".npy"
 _MOST_MEMBERS = 100
+_FAULT = "is no whole array file"
 
 
 class Npz:
@@ -27,7 +25,7 @@ class Npz:
     path
         The file.
     limits
-        What is still read: `limits.memory` bytes for one array.
+        Largest data that are read: `limits.memory` bytes for one array.
 
     Raises
     ------
@@ -38,7 +36,7 @@ class Npz:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path, self.limits = path, limits
-        with _damage(str(path)), zipfile.ZipFile(path) as archive:
+        with damage(str(path), _FAULT), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if len(names) > _MOST_MEMBERS or len(set(names)) < len(names):
             raise ValueError(f"{path} holds more than {_MOST_MEMBERS} arrays, or one name twice; write it again")
@@ -51,7 +49,7 @@ class Npz:
     def read(self, name: str) -> np.ndarray:
         """Return one array, in the byte order of this machine; raise as the constructor does."""
         where = f"{self.path}: {name}"
-        with _damage(where), zipfile.ZipFile(self.path) as archive:
+        with damage(where, _FAULT), zipfile.ZipFile(self.path) as archive:
             member = archive.getinfo(name + _SUFFIX)
             with archive.open(member) as stream:
                 shape, backwards, dtype = _header(stream, where)
@@ -62,7 +60,7 @@ class Npz:
 
     def _check(self, where: str, shape: tuple[int, ...], dtype: np.dtype, left: int) -> None:
         if dtype.hasobject:
-            raise _RefusedError(
+            raise RefusedDataError(
                 f"{where} holds Python objects, which can run code when they are read; save an array of numbers, "
                 "or of strings with dtype=str"
             )
@@ -70,25 +68,9 @@ class Npz:
         try:
             self.limits.check_memory(where, size)
         except ValueError as error:
-            raise _RefusedError(str(error)) from error
+            raise RefusedDataError(str(error)) from error
         if size != left or min(shape, default=0) < 0 or dtype.names:
             raise DamagedDataError(f"{where} announces {shape} {dtype} in {left} bytes; {REMEDY}")
-
-
-class _RefusedError(ValueError):
-    """Whole, but not to be read."""
-
-
-@contextmanager
-def _damage(where: str) -> Generator[None]:
-    """Turn what zipfile and numpy raise into one error that names the file and the remedy."""
-    try:
-        yield
-    except (DamagedDataError, _RefusedError):
-        raise
-    # RuntimeError is an encrypted member, NotImplementedError (a RuntimeError) an unknown compression.
-    except (EOFError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedDataError(f"{where} is no whole array file ({error}); {REMEDY}") from error
 
 
 def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -98,4 +80,4 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dt
         return np.lib.format.read_array_header_1_0(stream)
     if version == (2, 0):
         return np.lib.format.read_array_header_2_0(stream)
-    raise _RefusedError(f"{where} is an array of records; save plain numbers")
+    raise RefusedDataError(f"{where} is an array of records; save plain numbers")

@@ -1,4 +1,4 @@
-"""Images that people bring: a folder, a file of arrays or a known name, by one call."""
+"""Images from a folder, a file of arrays or a known dataset, by one call."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from memory_defense.checks import nearest
 from memory_defense.contracts import Labels, Progress
 from memory_defense.data.array_files import ArrayFile
 from memory_defense.data.folders import ImageFolder
 from memory_defense.data.images import ImageSet, Splits, cut, image_set, load_dataset
 from memory_defense.data.limits import Limits, fit_all
 from memory_defense.data.places import DataNotFoundError, check_size, check_trained_size, place_of
+from memory_defense.data.sources import SourceOptions
 from memory_defense.data.spec import DATASETS, DatasetSpec
+from memory_defense.names import check_name
 from memory_defense.randomness import generator
 
 SplitName = Literal["train", "held-out", "test"]
@@ -30,16 +31,16 @@ _CHUNK = 1000
 
 @dataclass(frozen=True)
 class DataSplit:
-    """One split of a dataset, and what a record says about it."""
+    """One split of a dataset, with its description for records."""
 
     name: str
-    """Of the dataset, the folder or the file."""
+    """Name of the dataset, the folder or the file."""
     split: SplitName
     images: ImageSet
     classes: tuple[str, ...]
     """Names by label; the split need not have an image of each."""
     sha256: str
-    """Of this split's images (N, C, H, W) as they are used, then its labels (N,) as little-endian int64, by id."""
+    """SHA-256 of this split's images (N, C, H, W) as they are used, then its labels (N,) as little-endian int64."""
 
     @property
     def channels(self) -> int:
@@ -59,15 +60,13 @@ def load_images(
     size: int | None = None,
     device: torch.device | str = "cpu",
     limits: Limits | None = None,
-    data_dir: Path | str | None = None,
-    offline: bool = False,
-    progress: Progress | None = None,
+    **options: Unpack[SourceOptions],
 ) -> DataSplit:
     """Return one split of a folder of images, of a file of arrays, or of a dataset known by name.
 
-    Only the split that is asked for is decoded, whatever else the folder or the file holds. One's own images come
-    in a fixed order that mixes the classes, so that the first n are a fair sample; `ids` are their positions in the
-    folder, sorted by class and then by file name, or in the file.
+    Only the split that is asked for is decoded. Images of a folder or a file come in a fixed order that mixes the
+    classes, so that the first n are a fair sample; `ids` are their positions in the file, or in the folder, sorted
+    by class and then by file name.
 
     Parameters
     ----------
@@ -75,18 +74,16 @@ def load_images(
         A folder ``DIR/{train,test}/CLASS/FILE`` (see `ImageFolder`), a ``.npz`` or ``.safetensors`` file (see
         `ArrayFile`), or a key of `DATASETS`. A `Path` is never taken for a key, nor is ``./cifar10``.
     split
-        Which images. Of one's own training images a tenth is held out; see `load_splits`.
+        Which images. A tenth of a folder's or a file's training images is held out; see `load_splits`.
     size
         Resize every image to this many pixels a side, from 4 to 128 (see `limits.fit`); None leaves them as they
         are, and then they must be squares of one such size.
     device
-        Where the images are to stay.
+        Device that holds the images.
     limits
-        What is still read of one's own data; the defaults of `Limits` by default.
-    data_dir, offline
-        Where a known dataset is looked for (see `load_dataset`); a path of one's own never needs the network.
-    progress
-        Told how many files are read.
+        Largest data that are read from folders and files; None takes the defaults of `Limits`.
+    options
+        Where a known dataset may come from, see `sources.SourceOptions`; a folder takes `progress` alone.
 
     Raises
     ------
@@ -94,16 +91,15 @@ def load_images(
         For data that break a rule above; the text names the file, the limit and the remedy. `DataNotFoundError`,
         a ValueError, when the source or its split does not exist.
     """
-    if split not in _SPLITS:
-        raise nearest(split, _SPLITS, "split")
+    check_name(split, _SPLITS, "split")
     check_size(size)
     if isinstance(source, str) and source in DATASETS:
-        splits = load_dataset(source, data_dir=data_dir, offline=offline, progress=progress)
+        splits = load_dataset(source, **options)
         images = {"train": splits.train, "held-out": splits.held_out, "test": splits.test}[split]
         images = _resized(images, size).to(device)
         return DataSplit(source, split, images, splits.spec.classes, _sha256(images))
     with _readable(source):
-        opened = _open(source, limits or Limits(), data_dir, progress)
+        opened = _open(source, limits or Limits(), **options)
         pixels, labels = _read(opened, source, "test" if split == "test" else "train", size)
     images = image_set(pixels, labels)
     if split != "test":
@@ -120,21 +116,20 @@ def load_splits(
     size: int | None = None,
     device: torch.device | str = "cpu",
     limits: Limits | None = None,
-    data_dir: Path | str | None = None,
-    offline: bool = False,
-    progress: Progress | None = None,
+    **options: Unpack[SourceOptions],
 ) -> Splits:
     """Return all splits of a source, to train on; the parameters and errors are those of `load_images`.
 
-    Of one's own training images a tenth of each class, but at least one, is held out: the first of a fixed
-    permutation, the same in every run. Mean and standard deviation are those of all training pixels. Every class
-    must have two training images, and train and test must be of one shape and type. A known dataset keeps its size.
+    Of a folder's or a file's training images a tenth of each class, but at least one, is held out: the first of a
+    fixed permutation, the same in every run. Mean and standard deviation are those of all training pixels. Every
+    class must have two training images, and train and test must be of one shape and type. A known dataset keeps its
+    size.
     """
     check_trained_size(source, size)
     if isinstance(source, str) and source in DATASETS:
-        return load_dataset(source, data_dir=data_dir, offline=offline, device=device, progress=progress)
+        return load_dataset(source, device=device, **options)
     with _readable(source):
-        opened = _open(source, limits or Limits(), data_dir, progress)
+        opened = _open(source, limits or Limits(), **options)
         train = image_set(*_read(opened, source, "train", size))
         test = image_set(*_read(opened, source, "test", size))
     if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
@@ -176,7 +171,7 @@ def held_out(labels: Labels, classes: int) -> Tensor:
 
 @contextmanager
 def _readable(source: str | Path) -> Generator[None]:
-    """Turn what the operating system refuses into an error for users."""
+    """Turn the operating system's errors into a ValueError that names the file."""
     try:
         yield
     except OSError as error:
@@ -184,12 +179,18 @@ def _readable(source: str | Path) -> Generator[None]:
 
 
 def _open(
-    source: str | Path, limits: Limits, data_dir: Path | str | None, progress: Progress | None
+    source: str | Path,
+    limits: Limits,
+    *,
+    data_dir: Path | str | None = None,
+    offline: bool = False,
+    may_update: bool = False,
+    progress: Progress | None = None,
 ) -> ImageFolder | ArrayFile:
+    """Return what reads a folder or a file; it has no use for options of downloads."""
+    del offline, may_update
     path = place_of(source, data_dir)
-    if path.is_dir():
-        return ImageFolder(path, limits, progress)
-    return ArrayFile(path, limits)
+    return ImageFolder(path, limits, progress) if path.is_dir() else ArrayFile(path, limits)
 
 
 def _read(

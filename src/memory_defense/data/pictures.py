@@ -1,4 +1,4 @@
-"""Pictures of any size and colour, one by one, as a model reads them; a damaged one spoils none of the others."""
+"""Pictures of any size and colour, converted one by one to a model's images; a damaged one is reported alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Picture:
     pixels: Tensor
     """(C, H, W) float32 in [0, 1]."""
     changes: tuple[str, ...]
-    """What had to be done to it, such as ``resized from 64 x 48``."""
+    """The changes that were needed, such as ``resized from 64 x 48``."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def pictures(
     paths
         Nothing is raised for any of them: what cannot be read is yielded as `Unreadable`.
     channels, size
-        What the model reads: C is 1 or 3, H = W.
+        C, 1 or 3, and H = W of the model's images.
     limits
-        What is still decoded.
+        Largest files that are decoded.
     """
     bounds = limits or Limits()
     for path in paths:

@@ -1,4 +1,4 @@
-"""Where images are said to lie, checked before anything is read or torch is there."""
+"""Checks of the places that users name for images, before anything is read and without torch."""
 
 from __future__ import annotations
 

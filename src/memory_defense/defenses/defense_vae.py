@@ -2,43 +2,38 @@
 
     answer = classifier(decoder(mu(x)))
 
-Every step is differentiable, so that the white box needs no stand-in. There are two ways of training it, in
-`defense_vae_objective`: REC trains the autoencoder before a frozen classifier, E2E fine-tunes both from there.
+Every step is differentiable, so that the white box needs no stand-in. There are two ways of training it: REC
+trains the autoencoder before a frozen classifier, E2E fine-tunes both from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.checks import nearest
+from memory_defense.checks import check_at_least
 from memory_defense.contracts import Batch, Images, PerImage
+from memory_defense.defenses.losses import LossTerms
 from memory_defense.defenses.purification import Purification
+from memory_defense.names import check_name
 from memory_defense.networks.defense_vae import DefenseVaeNetwork, Latent, defense_vae_plan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DefenseVaeLosses:
-    """The terms of an objective, all scalars and means over images."""
+class DefenseVaeLosses(LossTerms):
+    """The terms of both objectives, means over images."""
 
-    total: Tensor
-    """What is minimised."""
     reconstruction: Tensor
     """Binary cross-entropy against the clean image, summed over pixels."""
     kl: Tensor
     """Divergence from the standard normal, before its factor r."""
     cross_entropy: Tensor | None = None
-    """Of the classifier on reconstructions, before its factor; None where it takes no part."""
-
-    def parts(self) -> Mapping[str, float]:
-        """Return every term that takes part as a number."""
-        return {name: float(value.detach()) for name, value in vars(self).items() if value is not None}
+    """Cross-entropy of the classifier on reconstructions, before its factor; None if it takes no part."""
 
 
 def kl_divergence(latent: Latent) -> PerImage:
@@ -47,14 +42,8 @@ def kl_divergence(latent: Latent) -> PerImage:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
-class _Terms(NamedTuple):
-    made: Images
-    """(B, C, H, W) the reconstruction, in (0, 1)."""
-    reconstruction: Tensor
-    kl: Tensor
-
-
-def _autoencoder_terms(model: DefenseVae, batch: Batch) -> _Terms:
+def _reconstruct(model: DefenseVae, batch: Batch, kl_weight: float | None) -> tuple[Images, DefenseVaeLosses]:
+    """Return reconstructions (B, C, H, W) in (0, 1), and their losses without a classifier's."""
     latent = model.purifier.encoder(batch.images)
     codes = latent.mean
     if model.training:
@@ -62,17 +51,10 @@ def _autoencoder_terms(model: DefenseVae, batch: Batch) -> _Terms:
     pixels = model.purifier.decoder(codes)
     # From logits, in float32: the logarithm of a saturated sigmoid is minus infinity.
     error = F.binary_cross_entropy_with_logits(pixels.float(), batch.clean.float(), reduction="none")
-    return _Terms(torch.sigmoid(pixels), error.flatten(1).sum(1).mean(), kl_divergence(latent).mean())
-
-
-def _weight_of(model: DefenseVae, kl_weight: float | None) -> float:
-    return model.kl_weight if kl_weight is None else kl_weight
-
-
-def _check_factors(**factors: float | None) -> None:
-    for name, factor in factors.items():
-        if factor is not None and not factor >= 0:
-            raise ValueError(f"{name} is {factor}, but it must be at least 0")
+    reconstruction, kl = error.flatten(1).sum(1).mean(), kl_divergence(latent).mean()
+    weight = model.kl_weight if kl_weight is None else kl_weight
+    total = reconstruction + weight * kl
+    return torch.sigmoid(pixels), DefenseVaeLosses(total=total, reconstruction=reconstruction, kl=kl)
 
 
 def _check_released(model: DefenseVae, what: str) -> None:
@@ -84,7 +66,7 @@ def _check_released(model: DefenseVae, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseVaeObjective:
-    """REC: trains `purifier`; the classifier is frozen, or learns from reconstructions that learn nothing from it.
+    """REC: trains the `purifier` and, if asked to, a classifier whose loss does not reach the purifier.
 
     Raises
     ------
@@ -95,23 +77,19 @@ class DefenseVaeObjective:
     kl_weight: float | None = None
     """r; None is the defense's own."""
     retrain_classifier: bool = False
-    """Also train the classifier, on reconstructions taken as given: its loss does not reach the autoencoder."""
+    """Also train the classifier, on reconstructions taken as given."""
 
     def __post_init__(self) -> None:
-        _check_factors(kl_weight=self.kl_weight)
+        check_at_least(0, kl_weight=self.kl_weight)
 
     def __call__(self, model: DefenseVae, batch: Batch) -> DefenseVaeLosses:
         """Return the losses of one batch of images and their clean counterparts."""
-        terms = _autoencoder_terms(model, batch)
-        total = terms.reconstruction + _weight_of(model, self.kl_weight) * terms.kl
-        cross_entropy = None
-        if self.retrain_classifier:
-            _check_released(model, "retrain_classifier")
-            cross_entropy = F.cross_entropy(model.classifier(terms.made.detach()).float(), batch.labels)
-            total = total + cross_entropy
-        return DefenseVaeLosses(
-            total=total, reconstruction=terms.reconstruction, kl=terms.kl, cross_entropy=cross_entropy
-        )
+        made, losses = _reconstruct(model, batch, self.kl_weight)
+        if not self.retrain_classifier:
+            return losses
+        _check_released(model, "retrain_classifier")
+        cross_entropy = F.cross_entropy(model.classifier(made.detach()).float(), batch.labels)
+        return replace(losses, total=losses.total + cross_entropy, cross_entropy=cross_entropy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,20 +108,15 @@ class DefenseVaeEndToEnd:
     """lambda, the factor of the classifier's loss."""
 
     def __post_init__(self) -> None:
-        _check_factors(kl_weight=self.kl_weight, cross_entropy=self.cross_entropy)
+        check_at_least(0, kl_weight=self.kl_weight, cross_entropy=self.cross_entropy)
 
     def __call__(self, model: DefenseVae, batch: Batch) -> DefenseVaeLosses:
         """Return the losses of one batch of images and their clean counterparts."""
         _check_released(model, "end-to-end fine-tuning")
-        terms = _autoencoder_terms(model, batch)
-        cross_entropy = F.cross_entropy(model.classifier(terms.made).float(), batch.labels)
-        autoencoder = terms.reconstruction + _weight_of(model, self.kl_weight) * terms.kl
-        return DefenseVaeLosses(
-            total=autoencoder + self.cross_entropy * cross_entropy,
-            reconstruction=terms.reconstruction,
-            kl=terms.kl,
-            cross_entropy=cross_entropy,
-        )
+        made, losses = _reconstruct(model, batch, self.kl_weight)
+        cross_entropy = F.cross_entropy(model.classifier(made).float(), batch.labels)
+        total = losses.total + self.cross_entropy * cross_entropy
+        return replace(losses, total=total, cross_entropy=cross_entropy)
 
 
 class DefenseVae(Purification):
@@ -156,7 +129,7 @@ class DefenseVae(Purification):
     purifier
         Encoder and decoder, the part that REC trains.
     kl_weight
-        r, what the objectives multiply the Kullback-Leibler term with, at least 0.
+        r, the objectives' factor of the Kullback-Leibler term, at least 0.
 
     Raises
     ------
@@ -176,14 +149,12 @@ class DefenseVae(Purification):
         """Return reconstructions (B, C, H, W) in (0, 1) from ``z = mu``; nothing is drawn."""
         return self.purifier.reconstruct(images)
 
-    def differentiable_purify(self, images: Images) -> Images:
-        """Return `purify`, which has its own gradient."""
-        return self.purifier.reconstruct(images)
+    differentiable_purify = purify
 
     def release_classifier(self) -> Self:
         """Let the classifier be trained with the autoencoder (E2E) or on its output; return self.
 
-        The defense goes on with a copy, so that the classifier it was given stays as it is. Call it before the
+        The defense continues with a copy, so that the classifier it was given stays as it is. Call it before the
         optimiser is made.
         """
         if not self.trains_classifier:
@@ -206,7 +177,7 @@ class DefenseVae(Purification):
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseVaePreset:
-    """The choices in which the readings differ."""
+    """One reading of the paper: the text's, or the released script's."""
 
     summary: str
     kl_weight: float = 1.0
@@ -232,7 +203,7 @@ def build_defense_vae(*, channels: int, size: int, classifier: nn.Module, preset
     channels, size
         C and H = W of the images: multiples of 4 from 8 to 128.
     classifier
-        Answers for the reconstructions; see `Purification`.
+        See `Purification`.
     preset
         Name in `PRESETS`.
 
@@ -241,8 +212,7 @@ def build_defense_vae(*, channels: int, size: int, classifier: nn.Module, preset
     ValueError
         For an unknown preset or a size out of range.
     """
-    if preset not in PRESETS:
-        raise nearest(preset, PRESETS, "preset of Defense-VAE")
+    check_name(preset, PRESETS, "preset of Defense-VAE")
     chosen = PRESETS[preset]
     network = DefenseVaeNetwork(defense_vae_plan(channels, size, chosen.widths))
     return DefenseVae(classifier, network, kl_weight=chosen.kl_weight)

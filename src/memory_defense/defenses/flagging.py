@@ -1,4 +1,4 @@
-"""The flag that calls an image suspicious: its threshold, and the adversary who stays below it."""
+"""Flags: a defense may call an image suspicious if a score exceeds a threshold; an adversary may stay below it."""
 
 from __future__ import annotations
 
@@ -11,47 +11,50 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from memory_defense.checks import nearest
 from memory_defense.contracts import Adaptation, Classifier, Images, Labels, Logits, PerImage, Rows
+from memory_defense.names import check_name
 
 SCORED_AT_ONCE = 256
 """Images in one pass when thresholds are chosen."""
 
 SMALLEST_UNIT = 1e-6
-"""What an excess is measured in where the threshold is nearly 0."""
+"""Smallest unit that an excess is measured in, for thresholds near 0."""
 
 
 class ThresholdFlag(ABC):
-    """Calls an image suspicious if one of its scores lies above a threshold; see `contracts.Flagging`."""
+    """The flag of a defense (`contracts.Flagging`): an image is suspicious if one score exceeds a threshold.
+
+    `MemoryDefense` uses it as it is: its threshold is kept beside the weights. For all other defenses see
+    `FlaggingModule`.
+    """
 
     flag_score: str
-    """Which of `scores` the flag looks at."""
+    """Name of the score, of those in `scores`, that is compared with the threshold."""
     flag_threshold: float | None
-    """Above it an image is suspicious; None while no threshold was chosen."""
+    """Largest score of an image that is not suspicious; None while no threshold was chosen."""
 
     @abstractmethod
     def scores(self, images: Images) -> Mapping[str, PerImage]:
         """Return every score by name, (B,), higher where more suspicious, with gradients."""
 
     def watched_score(self, images: Images) -> PerImage:
-        """Return (B,) the score that the flag looks at; raise ValueError for a name that `scores` has not."""
+        """Return (B,) the score `flag_score`; raise ValueError if it is not among `scores`."""
         scores = self.scores(images)
-        if self.flag_score not in scores:
-            raise nearest(self.flag_score, scores, "score")
+        check_name(self.flag_score, scores, "score")
         return scores[self.flag_score]
 
     @torch.no_grad()
     def suspicious(self, images: Images) -> PerImage:
-        """Return (B,) bool: `flag_score` lies above the threshold.
+        """Return (B,) bool: the score exceeds the threshold.
 
-        Raises ValueError while there is no threshold, and for a score that there is not.
+        Raises ValueError while there is no threshold, or if `flag_score` is no score.
         """
         return self.excess(images) > 0
 
     def excess(self, images: Images) -> PerImage:
-        """Return (B,) how far `flag_score` lies above the threshold, as a share of it, with a gradient.
+        """Return (B,) by how much the score exceeds the threshold, in units of the threshold, with a gradient.
 
-        Raises what `suspicious` raises.
+        Raises ValueError as `suspicious` does.
         """
         threshold = self.flag_threshold
         if threshold is None:
@@ -63,13 +66,10 @@ class ThresholdFlag(ABC):
 
 
 class FlaggingModule(nn.Module, ThresholdFlag):
-    """A `ThresholdFlag` whose threshold is part of the module's state.
-
-    Subclasses say what `scores` there are and set `flag_score`.
-    """
+    """A module whose flag's threshold is part of its state; subclasses define `scores` and set `flag_score`."""
 
     flag: Tensor
-    """() the threshold, infinite while there is none; a buffer, so that it is part of the state."""
+    """() the threshold, infinite while there is none; a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class FlaggingModule(nn.Module, ThresholdFlag):
 
     @property
     def flag_threshold(self) -> float | None:
-        """Above it an image is suspicious; None while no threshold was chosen."""
+        """Largest score of an image that is not suspicious; None while no threshold was chosen."""
         return None if bool(self.flag.isinf()) else float(self.flag)
 
     @flag_threshold.setter
@@ -89,7 +89,7 @@ class FlaggingModule(nn.Module, ThresholdFlag):
         self.flag.fill_(torch.inf if threshold is None else threshold)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return ``silent``, which errs and is not flagged, where a threshold was set."""
+        """Return ``silent``, which errs and is not flagged, once there is a threshold."""
         if self.flag_threshold is None:
             return {}
         return {"silent": Adaptation(SilentBinder(self, self.excess), fights_flag=True)}
@@ -98,14 +98,14 @@ class FlaggingModule(nn.Module, ThresholdFlag):
 def thresholds_at(scores: Tensor, drop_rate: float) -> Tensor:
     """Return (S,) for each detector the threshold that a share `drop_rate` of clean images exceeds.
 
-    It is the score of rank ``floor(drop_rate (N + 1))`` from the top. Where held-out and fresh images are
-    exchangeable and scores distinct, a fresh one exceeds it with probability
-    ``floor(drop_rate (N + 1)) / (N + 1)``, never more than `drop_rate`.
+    It is the score of rank ``floor(drop_rate (N + 1))`` from the top. If held-out and fresh images are exchangeable
+    and scores distinct, a fresh one exceeds it with probability ``floor(drop_rate (N + 1)) / (N + 1)``, never more
+    than `drop_rate`.
 
     Parameters
     ----------
     scores
-        (N, S) of held-out clean images, one column for each detector.
+        (N, S) the scores of held-out clean images, one column for each detector.
     drop_rate
         Share of clean images that each detector may flag, in (0, 1).
 
@@ -135,8 +135,8 @@ def scores_of(images: Images, score: Callable[[Images], Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Silent:
-    """The defense's logits, in which the right class gains by what the flag would say; row-bound."""
+class _PenalisedByFlag:
+    """The defense's logits, with the right class raised for flagged images; row-bound."""
 
     classifier: Classifier
     excess: Callable[[Images], PerImage]
@@ -148,31 +148,31 @@ class _Silent:
         """Return logits (B, K) whose largest is a wrong class only if the image would not be flagged."""
         logits, excess = self.classifier(images), self.excess(images)
         seen, own = logits.detach(), self.right[:, None]
-        # A flagged image must not count as fooled, whatever the lead: the right class is lifted above all others.
+        # A flagged image must never count as fooled: the right class is lifted above the largest logit.
         lead = (seen.amax(1) - seen.gather(1, own).squeeze(1)).clamp(min=0)
         lift = torch.where(excess > 0, self.weight * excess + lead + 1e-3, 0.0)
         return logits.scatter_add(1, own, lift[:, None].to(logits.dtype))
 
-    def rows(self, index: Rows) -> _Silent:
+    def rows(self, index: Rows) -> _PenalisedByFlag:
         """Return the classifier for these rows."""
-        return _Silent(self.classifier, self.excess, self.right[index], self.weight)
+        return _PenalisedByFlag(self.classifier, self.excess, self.right[index], self.weight)
 
 
 @dataclass(frozen=True, eq=False)
 class SilentBinder:
     """The adaptation ``silent``: an image counts as fooled only if it is wrong and not flagged.
 
-    Unflagged images have the defense's own logits; of a flagged one the right class wins, the more clearly the
-    further it lies above the threshold, so that an attack pulls it below.
+    An image that is not flagged has the defense's own logits. For a flagged one the right class wins, by a margin
+    that grows with the excess, so that an attack lowers the score below the threshold.
 
     Parameters
     ----------
     classifier
         The defense's own logits, with a gradient.
     excess
-        (B, C, H, W) to (B,): above 0 exactly for the images that are flagged, in units of the threshold.
+        `ThresholdFlag.excess`: (B, C, H, W) to (B,), above 0 exactly for the images that are flagged.
     weight
-        Logits for each unit of `excess`.
+        Logits for each unit of `excess`, above 0.
 
     Raises
     ------
@@ -186,9 +186,10 @@ class SilentBinder:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ValueError(f"weight is {self.weight}, but staying silent must count with more than 0")
+            raise ValueError(f"weight is {self.weight}, but the weight of the flag must be above 0")
 
     def bind(self, clean: Images) -> Classifier:
-        """Return the classifier for attacks on these images; right is what is answered for them."""
+        """Return the classifier for attacks on these images; the right class is the one answered for them."""
         with torch.no_grad():
-            return _Silent(self.classifier, self.excess, self.classifier(clean).argmax(1), self.weight)
+            right = self.classifier(clean).argmax(1)
+        return _PenalisedByFlag(self.classifier, self.excess, right, self.weight)

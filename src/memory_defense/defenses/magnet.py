@@ -7,11 +7,11 @@ The reformer is autoencoder I. An image is suspicious if one detector's score ex
     jsd-T     Jensen-Shannon divergence of softmax(f(x) / T) and softmax(f(AE_I(x)) / T), for each temperature T
 
 The released script for MNIST has the first two, the paper's CIFAR-10 system the divergences as well; here all are
-on unless `temperatures` is empty. Rejection is told by `suspicious`; the answer is the classifier's on the
-reformed image in any case.
+on unless `temperatures` is empty. `suspicious` says which images are rejected; the answer is always the
+classifier's on the reformed image.
 
-A white box differentiates all of it: the paper claims nothing there, and Carlini & Wagner (2017, arXiv:1711.08478)
-evaded it. The adaptation ``silent`` is that adversary.
+Everything is differentiable. The paper claims no robustness to a white box, and Carlini & Wagner (2017,
+arXiv:1711.08478) evaded MagNet; the adaptation ``silent`` is that adversary.
 """
 
 from __future__ import annotations
@@ -23,84 +23,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from memory_defense.checks import check_at_least
 from memory_defense.contracts import Batch, Images, Logits, PerImage
 from memory_defense.defenses.flagging import FlaggingModule, scores_of, thresholds_at
+from memory_defense.defenses.losses import LossTerms
 from memory_defense.defenses.purification import Purification
 from memory_defense.networks.magnet import DenoisingAutoencoder, autoencoder_one, autoencoder_two
 from memory_defense.randomness import ImageDraws
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MagNetLosses:
-    """The terms of both autoencoders, all scalars."""
-
-    total: Tensor
-    """What is minimised."""
-    reformer: Tensor
-    """Mean squared error over pixels and images of autoencoder I, in pixel units."""
-    detector: Tensor
-    """The same of autoencoder II."""
-    activity: Tensor
-    """Squared outputs of all convolutions of both, summed for each image, mean over images, before its factor."""
-
-    def parts(self) -> Mapping[str, float]:
-        """Return every term as a number."""
-        return {name: float(value.detach()) for name, value in vars(self).items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MagNetObjective:
-    """Mean squared error from noisy to clean images, as an objective on a `MagNet`.
-
-    The noise of an image follows from its id alone, so it is the same in every epoch, as in the released code,
-    which draws it once before training.
-
-    Raises
-    ------
-    ValueError
-        For a negative factor.
-    """
-
-    noise_std: float = 0.1
-    """Deviation of the Gaussian noise in pixel units, clipped to [0, 1] afterwards; 0.025 for CIFAR-10."""
-    activity: float = 1e-9
-    """Factor of the squared activations."""
-    seed: int = 0
-    """Of the noise."""
-
-    def __post_init__(self) -> None:
-        for name in ("noise_std", "activity"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 0")
-
-    def __call__(self, model: MagNet, batch: Batch) -> MagNetLosses:
-        """Return the losses of one batch; noise is added in train mode only."""
-        clean = seen = batch.images
-        if model.training and self.noise_std:
-            draws = ImageDraws.of(self.seed, "magnet noise", batch.ids, clean.device)
-            seen = (clean + self.noise_std * draws.normal(*clean.shape[1:]).to(clean)).clamp(0, 1)
-        first, second = model.reformer.reconstruct(seen), model.detector.reconstruct(seen)
-        errors = [(clean - made.images.to(clean.dtype)).square().mean() for made in (first, second)]
-        activity = (first.activity + second.activity).mean()
-        return MagNetLosses(
-            total=errors[0] + errors[1] + self.activity * activity,
-            reformer=errors[0],
-            detector=errors[1],
-            activity=activity,
-        )
-
 
 DROP_RATE = 0.001
 """Share of clean images that each detector may flag."""
 
 TEMPERATURES = (10.0, 40.0)
-"""Of the divergence detectors."""
+"""Temperatures of the divergence detectors."""
 
 LOUDEST = "loudest"
 """The score that the flag looks at: all detectors together."""
 
 SMALLEST_THRESHOLD = 1e-12
-"""Unit of a score whose threshold is 0."""
+"""Smallest threshold that `loudest` divides a score by."""
 
 
 def jensen_shannon(first: Logits, second: Logits, temperature: float) -> PerImage:
@@ -120,19 +61,71 @@ def jensen_shannon(first: Logits, second: Logits, temperature: float) -> PerImag
     return divergence.clamp_min(0).to(first.dtype)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MagNetLosses(LossTerms):
+    """The terms of both autoencoders, all scalars."""
+
+    reformer: Tensor
+    """Mean squared error over pixels and images of autoencoder I, in pixel units."""
+    detector: Tensor
+    """Mean squared error of autoencoder II, likewise."""
+    activity: Tensor
+    """Squared outputs of all convolutions of both, summed for each image, mean over images, before its factor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagNetObjective:
+    """Mean squared error from noisy to clean images, as an objective on a `MagNet`.
+
+    The noise of an image follows from its id alone, so it is the same in every epoch, as in the released code,
+    which draws it once before training.
+
+    Raises
+    ------
+    ValueError
+        For a negative factor.
+    """
+
+    noise_std: float = 0.1
+    """Standard deviation of the Gaussian noise, in pixel units; the sum is clipped to [0, 1]. CIFAR-10: 0.025."""
+    activity: float = 1e-9
+    """Factor of the squared activations."""
+    seed: int = 0
+    """Seed of the noise."""
+
+    def __post_init__(self) -> None:
+        check_at_least(0, noise_std=self.noise_std, activity=self.activity)
+
+    def __call__(self, model: MagNet, batch: Batch) -> MagNetLosses:
+        """Return the losses of one batch; noise is added in train mode only."""
+        clean = seen = batch.images
+        if model.training and self.noise_std:
+            draws = ImageDraws.of(self.seed, "magnet noise", batch.ids, clean.device)
+            seen = (clean + self.noise_std * draws.normal(*clean.shape[1:]).to(clean)).clamp(0, 1)
+        first, second = model.reformer.reconstruct(seen), model.detector.reconstruct(seen)
+        errors = [(clean - made.images.to(clean.dtype)).square().mean() for made in (first, second)]
+        activity = (first.activity + second.activity).mean()
+        return MagNetLosses(
+            total=errors[0] + errors[1] + self.activity * activity,
+            reformer=errors[0],
+            detector=errors[1],
+            activity=activity,
+        )
+
+
 class MagNet(Purification, FlaggingModule):
     """A frozen classifier behind a reformer, and the detectors around it.
 
     Parameters
     ----------
     classifier
-        Images (B, C, H, W) in [0, 1] to logits (B, K); see `Purification`.
+        See `Purification`.
     reformer
-        Autoencoder I, the first detector's as well.
+        Autoencoder I; the detector ``error-1`` uses it too.
     detector
         Autoencoder II.
     temperatures
-        One divergence detector for each; none with an empty sequence.
+        Temperatures of the divergence detectors, above 0; an empty sequence turns these detectors off.
 
     Raises
     ------
@@ -176,9 +169,7 @@ class MagNet(Purification, FlaggingModule):
         """Return the reformed images (B, C, H, W) in (0, 1)."""
         return self.reformer(images)
 
-    def differentiable_purify(self, images: Images) -> Images:
-        """Return the same: the reformer has a gradient of its own."""
-        return self.purify(images)
+    differentiable_purify = purify
 
     def scores(self, images: Images) -> Mapping[str, PerImage]:
         """Return each detector's score (B,) by its name, with gradients; ``loudest`` too once there are thresholds.
@@ -193,29 +184,26 @@ class MagNet(Purification, FlaggingModule):
         return scores
 
     def fit_thresholds(self, images: Images, drop_rate: float = DROP_RATE) -> None:
-        """Choose every detector's threshold so that it flags a share `drop_rate` of clean images; flag by all.
+        """Choose each detector's threshold so that it flags a share `drop_rate` of clean images.
 
         Parameters
         ----------
         images
             (N, C, H, W) held-out clean images, neither trained on nor used in the evaluation.
         drop_rate
-            Of each detector, in (0, 1); all together flag at most the sum.
+            Share of clean images that each detector may flag, in (0, 1); all together flag at most the sum.
 
         Raises
         ------
         ValueError
             For a rate outside (0, 1), too few images for it (999 for the default), or scores that are not finite.
         """
-
-        def stacked(part: Images) -> Tensor:
-            return torch.stack(self._detect(part), dim=1)  # (B, S)
-
-        self.thresholds.copy_(thresholds_at(scores_of(images, stacked), drop_rate))
+        scores = scores_of(images, lambda part: torch.stack(self._detect(part), dim=1))  # (N, S)
+        self.thresholds.copy_(thresholds_at(scores, drop_rate))
         self.flag_threshold = 1.0
 
     def excess(self, images: Images) -> PerImage:
-        """See `FlaggingModule.excess`."""
+        """Return what `ThresholdFlag.excess` returns; raise ValueError before `fit_thresholds`."""
         if self.flag_score == LOUDEST and not self._fitted:
             raise ValueError("no image can be flagged before the detectors have thresholds; call fit_thresholds")
         return super().excess(images)
@@ -242,12 +230,10 @@ def build_magnet(*, classifier: nn.Module, channels: int, temperatures: Sequence
 
     Parameters
     ----------
-    classifier
-        Images (B, C, H, W) in [0, 1] to logits (B, K); it is frozen.
-    channels
-        C; decides the autoencoders' form, see `networks.magnet`.
-    temperatures
+    classifier, temperatures
         See `MagNet`.
+    channels
+        C; decides the structure of the autoencoders, see `networks.magnet`.
     """
     return MagNet(
         classifier=classifier,

@@ -1,7 +1,8 @@
-"""PixelDefend (Song, Kim, Nowozin, Ermon & Kushman, ICLR 2018): images are moved back to where images are likely.
+"""PixelDefend (Song, Kim, Nowozin, Ermon & Kushman, ICLR 2018): images are moved towards more likely images.
 
-Pixel after pixel, each takes the level that a PixelCNN finds most probable given the pixels purified before it,
-among the levels within `epsilon_defend` of the one that came in. The same likelihood says how unusual an image is.
+Each pixel in turn takes the level that a PixelCNN finds most probable given the pixels purified before it, among
+the levels within `epsilon_defend` of its own (algorithm 1). The same likelihood says how unusual an image is
+(section 3).
 """
 
 from __future__ import annotations
@@ -14,24 +15,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.checks import check_images, nearest
+from memory_defense.checks import check_at_least, check_images
 from memory_defense.contracts import Batch, Classifier, Images, PerImage
 from memory_defense.defenses.flagging import FlaggingModule
+from memory_defense.defenses.losses import LossTerms
 from memory_defense.defenses.purification import Purification, Purified
+from memory_defense.names import check_name
 from memory_defense.networks.pixelcnn import PIXELCNN_PRESETS, PixelCnn
 from memory_defense.networks.pixelcnn_greedy import purified_levels
 from memory_defense.networks.pixelcnn_mixture import LEVELS, levels_of
-from memory_defense.networks.stand_in import StandIn
 from memory_defense.passes import granule
 from memory_defense.wrappers import Bpda, replace_value
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PixelCnnLosses:
-    """What a PixelCNN is trained by."""
+class StandIn(nn.Module):
+    """Images (B, C, H, W) plus a learned change that depends on 9 x 9 pixels around each; the identity at first.
 
-    total: Tensor
-    """Negative log likelihood for each pixel and channel, in nats, mean over images."""
+    Parameters
+    ----------
+    channels
+        C.
+    filters
+        Channels of the three hidden layers.
+    """
+
+    def __init__(self, channels: int, filters: int = 32) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Conv2d(channels, filters, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(filters, filters, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(filters, filters, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(filters, channels, 3, padding=1),
+        )
+        for parameter in self.change[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, images: Images) -> Images:
+        """Return (B, C, H, W); values may leave [0, 1] a little."""
+        return images + self.change(images)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PixelCnnLosses(LossTerms):
+    """The negative log likelihood for each pixel and channel, mean over images: `total` is in nats."""
 
     def parts(self) -> Mapping[str, float]:
         """Return the likelihood in nats, and in bits per dimension."""
@@ -41,20 +70,13 @@ class PixelCnnLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelCnnObjective:
-    """Maximum likelihood of clean images: trains a defense's `purifier` and nothing else.
-
-    Raises
-    ------
-    ValueError
-        When no image is left to initialise with.
-    """
+    """Maximum likelihood of clean images: trains a defense's `purifier` alone."""
 
     initial_images: int = 100
-    """Of the first batch, from which layers that are not initialised yet take their gains and biases."""
+    """Images of the first batch by which the layers' gains and biases are initialised, at least 1."""
 
     def __post_init__(self) -> None:
-        if self.initial_images < 1:
-            raise ValueError(f"initial_images is {self.initial_images}, but the layers' start needs at least 1")
+        check_at_least(1, initial_images=self.initial_images)
 
     def __call__(self, model: PixelDefend, batch: Batch) -> PixelCnnLosses:
         """Return the losses of one batch; with dropout in train mode."""
@@ -64,21 +86,9 @@ class PixelCnnObjective:
         return PixelCnnLosses(total=nats / batch.images[0].numel())
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StandInLosses:
-    """What a stand-in is trained by."""
-
-    total: Tensor
-    """Mean squared difference of imitation and purified image, in pixel units."""
-
-    def parts(self) -> Mapping[str, float]:
-        """Return the error as a number."""
-        return {"total": float(self.total.detach())}
-
-
 @dataclass(frozen=True, kw_only=True)
 class StandInObjective:
-    """Imitation of `purify` around clean images: trains a defense's `stand_in` once the purifier is trained.
+    """Imitation of `purify` near clean images: trains a defense's `stand_in` once the purifier is trained.
 
     Raises
     ------
@@ -87,63 +97,19 @@ class StandInObjective:
     """
 
     epsilon: float = 0.1
-    """Radius of the uniform noise on the images, in pixel units: it should cover the attacks to come."""
+    """Radius of the uniform noise on the images, in pixel units; at least that of the attacks to come."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon is {self.epsilon}, but pixels lie in [0, 1]")
 
-    def __call__(self, model: PixelDefend, batch: Batch) -> StandInLosses:
-        """Return the losses of one batch; the purifier is run on all of it."""
+    def __call__(self, model: PixelDefend, batch: Batch) -> LossTerms:
+        """Return the mean squared error of the imitation, in squared pixel units; all of the batch is purified."""
         if model.stand_in is None:
             raise ValueError("the defense has no stand-in; build it with stand_in=True")
         noise = (2 * batch.draws.uniform(*batch.images.shape[1:]) - 1).to(batch.images)
         seen = (batch.images + self.epsilon * noise).clamp(0, 1)
-        return StandInLosses(total=F.mse_loss(model.stand_in(seen).float(), model.purify(seen)))
-
-
-def build_pixeldefend(
-    *,
-    channels: int,
-    size: int,
-    classifier: nn.Module,
-    preset: str = "small",
-    epsilon_defend: float | None = None,
-    adaptive_threshold: float | None = None,
-    stand_in: bool = False,
-) -> PixelDefend:
-    """Return a freshly initialised PixelDefend around a trained classifier; draws from the global generator.
-
-    Parameters
-    ----------
-    channels, size
-        C and H = W, a multiple of 4.
-    classifier
-        Images in [0, 1] to logits; frozen.
-    preset
-        Of the PixelCNN, a name in `PIXELCNN_PRESETS`.
-    epsilon_defend
-        See `PixelDefend`; None is 32/255 for grey and 16/255 for colour images, as in the paper.
-    adaptive_threshold
-        See `PixelDefend`.
-    stand_in
-        Whether there is a network for the knowledge ``learned``; train it with `StandInObjective`.
-
-    Raises
-    ------
-    ValueError
-        For an unknown preset, or numbers that no network can be built with.
-    """
-    if preset not in PIXELCNN_PRESETS:
-        raise nearest(preset, PIXELCNN_PRESETS, "preset")
-    default = 32 / 255 if channels == 1 else 16 / 255
-    return PixelDefend(
-        classifier=classifier,
-        purifier=PixelCnn(PIXELCNN_PRESETS[preset].plan(channels, size)),
-        epsilon_defend=default if epsilon_defend is None else epsilon_defend,
-        adaptive_threshold=adaptive_threshold,
-        stand_in=StandIn(channels) if stand_in else None,
-    )
+        return LossTerms(total=F.mse_loss(model.stand_in(seen).float(), model.purify(seen)))
 
 
 REFERENCES = 10_000
@@ -248,7 +214,7 @@ class PixelDefend(Purification, FlaggingModule):
         return levels.to(images.dtype) / (LEVELS - 1)
 
     def surrogates(self) -> Mapping[str, Classifier]:
-        """Return ``oblivious``, ``end-to-end`` and, where there is a `stand_in`, ``learned``: its gradient."""
+        """Return ``oblivious``, ``end-to-end`` and, if there is a `stand_in`, ``learned``, with its gradient."""
         published = dict(super().surrogates())
         if self.stand_in is not None:
             published["learned"] = Purified(Bpda(self.purify, self.stand_in), self.classifier)
@@ -278,8 +244,8 @@ class PixelDefend(Purification, FlaggingModule):
     def p_values(self, images: Images) -> PerImage:
         """Return (B,) ``(T + 1) / (N + 1)``: T of the N stored images are no more likely than this one.
 
-        For an image from where the stored ones came from, a p-value is uniform; a small one is a sign that it
-        came from elsewhere (section 3.2 of the paper).
+        The p-value of an image from the stored ones' distribution is uniform; a small one is evidence against
+        that distribution (section 3.2 of the paper).
 
         Raises
         ------
@@ -312,3 +278,44 @@ class PixelDefend(Purification, FlaggingModule):
 def _chunks(tensor: Tensor) -> list[Tensor]:
     """Return pieces of at most `_CHUNK` rows."""
     return [tensor[start : start + _CHUNK] for start in range(0, len(tensor), _CHUNK)]
+
+
+def build_pixeldefend(
+    *,
+    channels: int,
+    size: int,
+    classifier: nn.Module,
+    preset: str = "small",
+    epsilon_defend: float | None = None,
+    adaptive_threshold: float | None = None,
+    stand_in: bool = False,
+) -> PixelDefend:
+    """Return a freshly initialised PixelDefend around a trained classifier; draws from the global generator.
+
+    Parameters
+    ----------
+    channels, size
+        C and H = W, a multiple of 4.
+    classifier, adaptive_threshold
+        See `PixelDefend`.
+    preset
+        Name in `PIXELCNN_PRESETS`.
+    epsilon_defend
+        See `PixelDefend`; None is 32/255 for grey and 16/255 for colour images, as in the paper.
+    stand_in
+        Make a network for the knowledge ``learned``; train it with `StandInObjective`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown preset, or numbers that no network can be built with.
+    """
+    check_name(preset, PIXELCNN_PRESETS, "preset")
+    default = 32 / 255 if channels == 1 else 16 / 255
+    return PixelDefend(
+        classifier=classifier,
+        purifier=PixelCnn(PIXELCNN_PRESETS[preset].plan(channels, size)),
+        epsilon_defend=default if epsilon_defend is None else epsilon_defend,
+        adaptive_threshold=adaptive_threshold,
+        stand_in=StandIn(channels) if stand_in else None,
+    )

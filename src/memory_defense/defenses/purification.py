@@ -1,4 +1,4 @@
-"""What every purifier shares: an image is repaired first, and a given classifier answers for what comes out.
+"""The base of all purifiers: an image is repaired first, and a given classifier answers for the result.
 
 A purifier that cannot be differentiated is attacked by backward pass differentiable approximation (Athalye,
 Carlini & Wagner 2018): its own value forward, the identity backward.
@@ -20,15 +20,7 @@ from memory_defense.wrappers import StraightThrough, TensorMap
 
 @dataclass(frozen=True, eq=False)
 class Purified:
-    """A classifier behind one differentiable stage of images to images.
-
-    Parameters
-    ----------
-    purify
-        (B, C, H, W) to the same shape; what it is differentiated by is its own affair.
-    classifier
-        Answers for what `purify` returns.
-    """
+    """A classifier behind one differentiable map of images (B, C, H, W) to images of the same shape."""
 
     purify: TensorMap
     classifier: Classifier
@@ -39,17 +31,17 @@ class Purified:
 
 
 class Purification(nn.Module, ABC):
-    """A classifier that sees purified images only; subclasses say what `purify` does.
+    """A classifier that sees purified images only; subclasses define `purify`.
 
     Parameters
     ----------
     classifier
-        Images (B, C, H, W) in [0, 1] to logits (B, K). It is given, not trained here: its parameters are frozen
-        and it stays in eval mode when the defense is put in train mode.
+        Images (B, C, H, W) in [0, 1] to logits (B, K). It is trained already: its parameters are frozen, and it
+        stays in eval mode when the defense is put in train mode.
     """
 
     transfer_knowledge: frozenset[str] = frozenset({"oblivious"})
-    """Knowledge whose surrogate decides otherwise than the defense."""
+    """Knowledge whose surrogate's decisions differ from the defense's."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -66,22 +58,20 @@ class Purification(nn.Module, ABC):
     def forward(self, images: Images) -> Logits:
         """Return the defense's answer, logits (B, K).
 
-        Where a gradient to the images is wanted it is the one of ``end-to-end``.
+        If a gradient to the images is wanted it is that of ``end-to-end``.
         """
         if torch.is_grad_enabled() and images.requires_grad:
             return self.classifier(self.differentiable_purify(images))
         return self.classifier(self.purify(images))
 
     def surrogates(self) -> Mapping[str, Classifier]:
-        """Return what an adversary differentiates, by its knowledge.
+        """Return the surrogates by the adversary's knowledge.
 
-        ``oblivious`` is the classifier alone: the adversary does not know of the purifier, and what it finds is
-        transferred. ``end-to-end`` is the white box: the defense's own logits.
+        ``oblivious`` is the classifier alone: the adversary does not know of the purifier, and its adversarial
+        images are transferred. ``end-to-end`` is the white box: the defense's own logits.
         """
-        return {
-            "oblivious": self.classifier,
-            "end-to-end": Purified(self.differentiable_purify, self.classifier),
-        }
+        white_box = Purified(self.differentiable_purify, self.classifier)
+        return {"oblivious": self.classifier, "end-to-end": white_box}
 
     def train(self, mode: bool = True) -> Self:
         """Switch every part's mode, except that the classifier stays in eval mode."""

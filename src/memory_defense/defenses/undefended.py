@@ -1,4 +1,4 @@
-"""The defense that does nothing: what every other one is compared with."""
+"""No defense: the plain classifier that every defense is compared with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Undefended(nn.Module):
     """
 
     transfer_knowledge: frozenset[str] = frozenset()
-    """Knowledge whose surrogate decides otherwise than the defense; there is none."""
+    """Empty: the only surrogate is the classifier itself."""
 
     def __init__(self, network: Classifier) -> None:
         super().__init__()

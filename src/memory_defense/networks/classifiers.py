@@ -1,4 +1,4 @@
-"""Classifiers: images (B, C, H, W) in [0, 1] to logits (B, K). Each begins with `Normalize`.
+"""Classifiers: images (B, C, H, W) in [0, 1] to logits (B, K).
 
 Initialisation draws from the global generator; wrap the construction in `randomness.seeded`.
 """
@@ -7,82 +7,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
 from memory_defense.contracts import Images, Logits
-from memory_defense.networks.layers import Activation, Normalize, activation_layer, check_network, features_of
+from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, activation_layer, features_of
 from memory_defense.networks.resnet import resnet18, resnet50
 from memory_defense.networks.target_cnns import cnn_a, cnn_b, cnn_c, mlp_d
 
 
-class Linear(nn.Module):
-    """One affine map of the pixels; its adversarial examples are known in closed form.
+class Linear(ImageClassifier):
+    """One affine map of the pixels; its adversarial examples are known in closed form."""
 
-    Parameters
-    ----------
-    channels, size, classes
-        C, H = W and K.
-    mean, std
-        For `Normalize`.
-    """
-
-    def __init__(
-        self, *, channels: int, size: int, classes: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        super().__init__()
-        check_network(channels, size, classes, mean)
-        self.normalize = Normalize(mean, std)
-        self.output = nn.Linear(channels * size * size, classes)
+    def __init__(self, **shape: Unpack[ImageShape]) -> None:
+        super().__init__(**shape)
+        self.output = nn.Linear(shape["channels"] * shape["size"] ** 2, shape["classes"])
 
     def forward(self, images: Images) -> Logits:
         """Return logits (B, K)."""
         return self.output(self.normalize(images).flatten(1))
 
 
-class SmallCNN(nn.Module):
-    """Three convolutions and two linear layers: a selector that two processor cores train in minutes.
+class SmallCNN(ImageClassifier):
+    """Three convolutions and two linear layers, at least 5 pixels: two processor cores train it in minutes.
 
     Convolution 5x5 stride 2, 3x3, 3x3 stride 2, 2x2 max-pooling, then a hidden layer and the output.
 
     Parameters
     ----------
-    channels, size, classes
-        C, H = W (5 to 128) and K.
-    mean, std
-        For `Normalize`.
     widths
         Channels of the three convolutions.
     hidden
         Width of the hidden layer.
     activation
         ``relu`` or ``silu``.
-
-    Raises
-    ------
-    ValueError
-        For a size out of range.
+    shape
+        See `ImageShape`.
     """
 
     def __init__(
         self,
         *,
-        channels: int,
-        size: int,
-        classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
         widths: tuple[int, int, int] = (32, 32, 64),
         hidden: int = 128,
         activation: Activation = "relu",
+        **shape: Unpack[ImageShape],
     ) -> None:
-        super().__init__()
-        check_network(channels, size, classes, mean, smallest=5)
+        super().__init__(smallest=5, **shape)
         first, second, third = widths
-        self.normalize = Normalize(mean, std)
         self.trunk = nn.Sequential(
-            nn.Conv2d(channels, first, 5, stride=2, padding=2),
+            nn.Conv2d(shape["channels"], first, 5, stride=2, padding=2),
             activation_layer(activation),
             nn.Conv2d(first, second, 3, stride=1, padding=1),
             activation_layer(activation),
@@ -92,69 +67,48 @@ class SmallCNN(nn.Module):
             nn.Flatten(),
         )
         self.head = nn.Sequential(
-            nn.Linear(features_of(self.trunk, channels, size), hidden),
+            nn.Linear(features_of(self.trunk, shape["channels"], shape["size"]), hidden),
             activation_layer(activation),
-            nn.Linear(hidden, classes),
+            nn.Linear(hidden, shape["classes"]),
         )
 
-    def forward(self, images: Images) -> Logits:
-        """Return logits (B, K)."""
-        return self.head(self.trunk(self.normalize(images)))
 
+class LeNetSmall(ImageClassifier):
+    """Two convolutions 4x4 of stride 2 and two linear layers (Wong & Kolter 2018), at least 4 pixels.
 
-class LeNetSmall(nn.Module):
-    """Two convolutions 4x4 of stride 2 and two linear layers (Wong & Kolter 2018): the cheapest robust selector.
+    The cheapest selector that can be made robust.
 
     Parameters
     ----------
-    channels, size, classes
-        C, H = W (4 to 128) and K.
-    mean, std
-        For `Normalize`.
     widths
         Channels of the two convolutions.
     hidden
         Width of the hidden layer.
-
-    Raises
-    ------
-    ValueError
-        For a size out of range.
+    shape
+        See `ImageShape`.
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int,
-        classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        widths: tuple[int, int] = (16, 32),
-        hidden: int = 100,
+        self, *, widths: tuple[int, int] = (16, 32), hidden: int = 100, **shape: Unpack[ImageShape]
     ) -> None:
-        super().__init__()
-        check_network(channels, size, classes, mean, smallest=4)
+        super().__init__(smallest=4, **shape)
         first, second = widths
-        self.normalize = Normalize(mean, std)
         self.trunk = nn.Sequential(
-            nn.Conv2d(channels, first, 4, stride=2, padding=1),
+            nn.Conv2d(shape["channels"], first, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(first, second, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.Flatten(),
         )
         self.head = nn.Sequential(
-            nn.Linear(features_of(self.trunk, channels, size), hidden), nn.ReLU(), nn.Linear(hidden, classes)
+            nn.Linear(features_of(self.trunk, shape["channels"], shape["size"]), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, shape["classes"]),
         )
 
-    def forward(self, images: Images) -> Logits:
-        """Return logits (B, K)."""
-        return self.head(self.trunk(self.normalize(images)))
 
-
-class TargetClassifier(nn.Module):
-    """Classifier-B of Table 4: two 5x5 convolutions and three linear layers.
+class TargetClassifier(ImageClassifier):
+    """Classifier-B of Table 4: two 5x5 convolutions and three linear layers, at least 16 pixels.
 
     The table's ``6 x 5 x 1`` is channels x kernel x stride. Its first linear layer has 256 inputs, which is
     right for 28 pixels; here they follow from the size. Dropout, absent from the table, is 0.5 as in the
@@ -162,34 +116,16 @@ class TargetClassifier(nn.Module):
 
     Parameters
     ----------
-    channels, size, classes
-        C, H = W (16 to 128) and K.
-    mean, std
-        For `Normalize`; mean 0 and deviation 1 when the input is normalised already.
     dropout
         Probability, after both hidden layers.
-
-    Raises
-    ------
-    ValueError
-        For a size out of range.
+    shape
+        See `ImageShape`.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        size: int,
-        classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__()
-        check_network(channels, size, classes, mean, smallest=16)
-        self.normalize = Normalize(mean, std)
+    def __init__(self, *, dropout: float = 0.5, **shape: Unpack[ImageShape]) -> None:
+        super().__init__(smallest=16, **shape)
         self.trunk = nn.Sequential(
-            nn.Conv2d(channels, 6, 5),
+            nn.Conv2d(shape["channels"], 6, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Conv2d(6, 16, 5),
@@ -198,18 +134,14 @@ class TargetClassifier(nn.Module):
             nn.Flatten(),
         )
         self.head = nn.Sequential(
-            nn.Linear(features_of(self.trunk, channels, size), 256),
+            nn.Linear(features_of(self.trunk, shape["channels"], shape["size"]), 256),
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(256, 128),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(128, classes),
+            nn.Linear(128, shape["classes"]),
         )
-
-    def forward(self, images: Tensor) -> Logits:
-        """Return logits (B, K)."""
-        return self.head(self.trunk(self.normalize(images)))
 
 
 class Builder(Protocol):
@@ -218,7 +150,7 @@ class Builder(Protocol):
     def __call__(
         self, *, channels: int, size: int, classes: int, mean: Sequence[float], std: Sequence[float]
     ) -> nn.Module:
-        """Return it; images in [0, 1] to logits."""
+        """Return a module from images (B, C, H, W) in [0, 1] to logits (B, K)."""
         ...
 
 

@@ -12,8 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from memory_defense.checks import nearest
+from memory_defense.checks import check_at_least, nearest
 from memory_defense.contracts import Images
+from memory_defense.networks.layers import check_input
 
 CENTRE = 0.5
 """Subtracted from pixels before compression."""
@@ -33,12 +34,10 @@ class ComDefendPlan:
     """Output channels of RecCNN's layers but the last, which makes C."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "bits"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
-        for name in ("compress", "reconstruct"):
-            if min(getattr(self, name), default=1) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but a layer has at least 1 channel")
+        check_at_least(1, channels=self.channels, bits=self.bits)
+        for name, widths in (("compress", self.compress), ("reconstruct", self.reconstruct)):
+            if min(widths, default=1) < 1:
+                raise ValueError(f"{name} is {widths}, but a layer has at least 1 channel")
 
 
 _GREY = (32, 64, 128, 256, 128, 64, 64, 32)
@@ -83,12 +82,8 @@ class ComCNN(nn.Module):
         self.layers = _stack((plan.channels, *plan.compress, plan.bits))
 
     def forward(self, images: Images) -> Tensor:
-        """Return c, the code before sigmoid and threshold; raise ValueError for other channels."""
-        if images.dim() != 4 or images.shape[1] != self.channels:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, this ComDefend takes (B, {self.channels}, H, W); add a "
-                "missing axis with unsqueeze, or build the defense for these channels"
-            )
+        """Return c, the code before sigmoid and threshold; raise ValueError for another number of channels."""
+        check_input(images, "this ComDefend", self.channels)
         return self.layers(images - CENTRE)
 
 
@@ -105,13 +100,7 @@ class RecCNN(nn.Module):
 
 
 class CompressionNetwork(nn.Module):
-    """ComCNN and RecCNN together, the part of ComDefend that is trained.
-
-    Parameters
-    ----------
-    plan
-        The widths.
-    """
+    """ComCNN and RecCNN together, the part of ComDefend that is trained."""
 
     def __init__(self, plan: ComDefendPlan) -> None:
         super().__init__()

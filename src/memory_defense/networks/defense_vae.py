@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memory_defense.checks import nearest
+from memory_defense.checks import check_at_least, nearest
 from memory_defense.contracts import Images
-from memory_defense.networks.layers import MAX_SIZE
+from memory_defense.networks.layers import MAX_SIZE, check_input
 
 INITIAL_STD = 0.02
 
@@ -38,9 +38,9 @@ class DefenseVaePlan:
                 f"size is {self.size}, but Defense-VAE takes multiples of 4 from 8 to {MAX_SIZE} pixels; resize "
                 "or pad the images"
             )
-        for name, value in (("channels", self.channels), ("latent", self.latent), ("widths", min(self.widths))):
-            if value < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
+        check_at_least(1, channels=self.channels, latent=self.latent)
+        if min(self.widths) < 1:
+            raise ValueError(f"widths is {self.widths}, but it must be at least 1")
 
     @property
     def first_padding(self) -> int:
@@ -88,26 +88,22 @@ class Latent(NamedTuple):
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
 
+def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
+
+
 class VaeEncoder(nn.Module):
     """Images (B, C, H, W) to the Gaussian of their codes."""
 
     def __init__(self, plan: DefenseVaePlan) -> None:
         super().__init__()
         one, two, three, four = plan.widths
-        self.image_shape = (plan.channels, plan.size, plan.size)
+        self.image_shape = (plan.channels, plan.size)
         self.layers = nn.Sequential(
-            nn.Conv2d(plan.channels, one, 5, padding=2, bias=False),
-            nn.BatchNorm2d(one),
-            nn.ReLU(),
-            nn.Conv2d(one, two, 4, stride=2, padding=plan.first_padding, bias=False),
-            nn.BatchNorm2d(two),
-            nn.ReLU(),
-            nn.Conv2d(two, three, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(three),
-            nn.ReLU(),
-            nn.Conv2d(three, four, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(four),
-            nn.ReLU(),
+            *_normalised(nn.Conv2d(plan.channels, one, 5, padding=2, bias=False)),
+            *_normalised(nn.Conv2d(one, two, 4, stride=2, padding=plan.first_padding, bias=False)),
+            *_normalised(nn.Conv2d(two, three, 4, stride=2, padding=1, bias=False)),
+            *_normalised(nn.Conv2d(three, four, 4, stride=2, padding=1, bias=False)),
             nn.Flatten(),
         )
         self.mean = nn.Linear(plan.features, plan.latent)
@@ -115,11 +111,7 @@ class VaeEncoder(nn.Module):
 
     def forward(self, images: Images) -> Latent:
         """Return mean and log-variance, (B, L) each; raise ValueError for images of another size."""
-        if tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, this Defense-VAE takes (B, "
-                f"{', '.join(map(str, self.image_shape))}); resize them, or build the defense for this size"
-            )
+        check_input(images, "this Defense-VAE", *self.image_shape)
         features = self.layers(images)
         return Latent(self.mean(features), self.log_variance(features))
 
@@ -133,15 +125,9 @@ class VaeDecoder(nn.Module):
         self.code_shape = plan.code_shape
         self.input = nn.Sequential(nn.Linear(plan.latent, plan.features), nn.ReLU())
         self.layers = nn.Sequential(
-            nn.ConvTranspose2d(four, three, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(three),
-            nn.ReLU(),
-            nn.ConvTranspose2d(three, two, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(two),
-            nn.ReLU(),
-            nn.ConvTranspose2d(two, one, 4, stride=2, padding=plan.first_padding, bias=False),
-            nn.BatchNorm2d(one),
-            nn.ReLU(),
+            *_normalised(nn.ConvTranspose2d(four, three, 4, stride=2, padding=1, bias=False)),
+            *_normalised(nn.ConvTranspose2d(three, two, 4, stride=2, padding=1, bias=False)),
+            *_normalised(nn.ConvTranspose2d(two, one, 4, stride=2, padding=plan.first_padding, bias=False)),
             nn.ConvTranspose2d(one, plan.channels, 5, padding=2, bias=False),
         )
 
@@ -151,13 +137,7 @@ class VaeDecoder(nn.Module):
 
 
 class DefenseVaeNetwork(nn.Module):
-    """Encoder and decoder together, the part of Defense-VAE that is trained; draws from the global generator.
-
-    Parameters
-    ----------
-    plan
-        The sizes.
-    """
+    """Encoder and decoder together, the part of Defense-VAE that is trained; draws from the global generator."""
 
     def __init__(self, plan: DefenseVaePlan) -> None:
         super().__init__()

@@ -1,15 +1,15 @@
-"""Small layers that several networks share."""
+"""Parts of several networks: normalisation, activations, and the shape of the images they are built for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from memory_defense.checks import nearest
-from memory_defense.contracts import Images
+from memory_defense.contracts import Images, Logits
 
 Activation = Literal["relu", "silu"]
 
@@ -62,11 +62,7 @@ class Normalize(nn.Module):
 
     def forward(self, images: Images) -> Tensor:
         """Return ``(images - mean) / std``, (B, C, H, W); raise ValueError for another number of channels."""
-        if images.dim() != 4 or images.shape[1] != self.channels:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, the network takes (B, {self.channels}, H, W); "
-                "add a missing axis with unsqueeze, or build the network for these channels"
-            )
+        check_input(images, "the network", self.channels)
         return (images - self.mean) / self.std
 
     def invert(self, normalised: Tensor) -> Images:
@@ -101,14 +97,84 @@ MAX_SIZE = 128
 
 
 def check_network(channels: int, size: int, classes: int, mean: Sequence[float], smallest: int = 1) -> None:
-    """Raise ValueError for numbers no network can be built with, or a `mean` for other channels."""
+    """Raise ValueError for numbers that no network can be built with, or a `mean` for other channels."""
     if channels < 1:
         raise ValueError(f"channels is {channels}, but an image has at least 1")
     if len(mean) != channels:
         raise ValueError(f"mean has {len(mean)} numbers for {channels} channels; give one for each")
-    if not smallest <= size <= MAX_SIZE:
-        raise ValueError(
-            f"size is {size}, but this network takes {smallest} to {MAX_SIZE} pixels; resize the images"
-        )
+    check_side(size, "this network", smallest)
     if classes < 2:
         raise ValueError(f"classes is {classes}, but a classifier needs at least 2")
+
+
+def check_side(size: int, network: str, smallest: int = 1) -> None:
+    """Raise ValueError unless a network that takes sides from `smallest` to `MAX_SIZE` can be built for `size`."""
+    if not smallest <= size <= MAX_SIZE:
+        raise ValueError(f"size is {size}, but {network} takes {smallest} to {MAX_SIZE} pixels; resize the images")
+
+
+def check_input(images: Images, network: str, channels: int, size: int | None = None) -> None:
+    """Raise ValueError unless images are (B, channels, H, W), and H = W = `size` if one is given."""
+    expected = (channels,) if size is None else (channels, size, size)
+    if images.dim() != 4 or tuple(images.shape[1 : 1 + len(expected)]) != expected:
+        axes, remedy = f"{channels}, H, W", "add a missing axis with unsqueeze, or build it for these channels"
+        if size is not None:
+            axes, remedy = f"{channels}, {size}, {size}", "resize them, or build the defense for this size"
+        raise ValueError(f"images have shape {tuple(images.shape)}, {network} takes (B, {axes}); {remedy}")
+
+
+class ImageShape(TypedDict):
+    """The keyword arguments that every classifier's constructor shares; they follow from the dataset."""
+
+    channels: int
+    """C."""
+    size: int
+    """H = W, from the network's smallest to `MAX_SIZE` pixels."""
+    classes: int
+    """K, at least 2."""
+    mean: Sequence[float]
+    """Per channel, in pixel units of [0, 1], for `Normalize`; 0 if the input is normalised already."""
+    std: Sequence[float]
+    """Per channel, in pixel units of [0, 1], for `Normalize`; 1 if the input is normalised already."""
+
+
+class ImageClassifier(nn.Module):
+    """Base of the classifiers: images (B, C, H, W) in [0, 1], normalised, through a trunk and a head to logits.
+
+    Subclasses set `trunk` and `head`, or override `forward`.
+
+    Parameters
+    ----------
+    smallest
+        Smallest H = W that the trunk takes.
+    channels, size, classes, mean, std
+        See `ImageShape`.
+
+    Raises
+    ------
+    ValueError
+        For a number out of range, or a mean or std for other channels.
+    """
+
+    trunk: nn.Module
+    """Normalised images (B, C, H, W) to features (B, F)."""
+    head: nn.Module
+    """Features (B, F) to logits (B, K)."""
+
+    def __init__(
+        self,
+        *,
+        smallest: int = 1,
+        channels: int,
+        size: int,
+        classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        check_network(channels, size, classes, mean, smallest)
+        self.normalize = Normalize(mean, std)
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits (B, K)."""
+        return self.head(self.trunk(self.normalize(images)))

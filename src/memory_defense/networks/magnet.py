@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory_defense.contracts import Images
-from memory_defense.networks.layers import MAX_SIZE
+from memory_defense.networks.layers import MAX_SIZE, check_input
 
 Step = int | Literal["average"]
 """A convolution with so many channels, or 2x2 average pooling."""
@@ -29,7 +29,7 @@ STRUCTURE_II: tuple[Step, ...] = (3,)
 
 
 class Reconstructed(NamedTuple):
-    """What an autoencoder made, and how active it was."""
+    """Reconstructions and the activity of the convolutions."""
 
     images: Images
     """(B, C, H, W) in (0, 1)."""
@@ -76,7 +76,12 @@ class DenoisingAutoencoder(nn.Module):
 
     def reconstruct(self, images: Images) -> Reconstructed:
         """Return reconstructions and activities; raise ValueError for other channels or sizes out of range."""
-        self._check(images)
+        check_input(images, "the autoencoder", self.channels)
+        if not all(SMALLEST_SIZE <= side <= MAX_SIZE for side in images.shape[2:]):
+            raise ValueError(
+                f"images are {tuple(images.shape[2:])} pixels, but the autoencoder takes {SMALLEST_SIZE} to "
+                f"{MAX_SIZE}; resize them"
+            )
         convolutions = iter(self.convolutions)
         sizes: list[tuple[int, int]] = []
         activity = torch.zeros(len(images), dtype=images.dtype, device=images.device)
@@ -100,18 +105,6 @@ class DenoisingAutoencoder(nn.Module):
                 features, activity = convolve()
         features, activity = convolve()
         return Reconstructed(features, activity)
-
-    def _check(self, images: Images) -> None:
-        if images.dim() != 4 or images.shape[1] != self.channels:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, the autoencoder takes (B, {self.channels}, H, W); "
-                "add a missing axis with unsqueeze, or build it for these channels"
-            )
-        if not all(SMALLEST_SIZE <= side <= MAX_SIZE for side in images.shape[2:]):
-            raise ValueError(
-                f"images are {tuple(images.shape[2:])} pixels, but the autoencoder takes {SMALLEST_SIZE} to "
-                f"{MAX_SIZE}; resize them"
-            )
 
 
 def autoencoder_one(channels: int) -> DenoisingAutoencoder:

@@ -82,7 +82,7 @@ class Mixture(NamedTuple):
             S, whole numbers: the lowest level asked for, in each place. Levels outside [0, 255] are impossible
             and get minus infinity.
         count
-            How many levels from there on.
+            Number of levels from `first` on.
         """
         means = self.means[channel]
         for other in range(channel):

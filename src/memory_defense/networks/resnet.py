@@ -5,14 +5,13 @@ The bottleneck is the v1.5 form: the stride sits on the 3x3 convolution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Logits
-from memory_defense.networks.layers import Activation, Normalize, activation_layer, check_network
+from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, activation_layer
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -67,15 +66,11 @@ class Block(nn.Module):
         return self.activation(self.branch(features) + self.shortcut(features))
 
 
-class ResNet(nn.Module):
+class ResNet(ImageClassifier):
     """A residual network for images of any size; classifier-A of the paper is the 50-layer one.
 
     Parameters
     ----------
-    channels, size, classes
-        C, H = W (any from 1 to 128, since convolution and average pooling take any) and K.
-    mean, std
-        For `Normalize`.
     layers
         18 or 50; see `PLANS`.
     stem_pool
@@ -83,27 +78,23 @@ class ResNet(nn.Module):
         quarters of the work and costs accuracy on small images.
     activation
         ``relu`` or ``silu``.
+    shape
+        See `ImageShape`.
     """
 
     def __init__(
         self,
         *,
-        channels: int,
-        size: int,
-        classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
         layers: Literal[18, 50],
         stem_pool: bool,
         activation: Activation = "relu",
+        **shape: Unpack[ImageShape],
     ) -> None:
-        super().__init__()
-        check_network(channels, size, classes, mean)
+        super().__init__(**shape)
         if layers not in PLANS:
             raise ValueError(f"there is no ResNet of {layers} layers here; known: {', '.join(map(str, PLANS))}")
         bottleneck, depths = PLANS[layers]
-        self.normalize = Normalize(mean, std)
-        stem = [*_convolution(channels, WIDTHS[0], 3), activation_layer(activation)]
+        stem = [*_convolution(shape["channels"], WIDTHS[0], 3), activation_layer(activation)]
         self.stem = nn.Sequential(*stem, *([nn.MaxPool2d(3, stride=2, padding=1)] if stem_pool else []))
         blocks: list[nn.Module] = []
         inputs = WIDTHS[0]
@@ -115,7 +106,7 @@ class ResNet(nn.Module):
                 inputs = block.outputs
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.output = nn.Linear(inputs, classes)
+        self.output = nn.Linear(inputs, shape["classes"])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

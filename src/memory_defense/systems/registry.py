@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from memory_defense.data.images import Splits
-from memory_defense.defenses.autoencoder_presets import (
+from memory_defense.defenses.autoencoder import (
     build_autoencoder_defense,
     build_memae_defense,
     build_target_classifier,

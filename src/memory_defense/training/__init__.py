@@ -1,1 +1,1 @@
-"""Training: one loop that knows no method by name, its objectives, and checkpoints."""
+"""Training: one loop for every objective, the objectives of classifiers, and checkpoints."""

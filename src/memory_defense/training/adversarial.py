@@ -1,9 +1,9 @@
-"""What a classifier is trained on: clean images, or images an adversary changed first.
+"""Training objectives of classifiers: cross-entropy on clean images, or on adversarial ones.
 
-`Benign` and the paper's offline set need no adversary here (the set is made beforehand). `Pgd training` is
-any `Attack` inside a `Ball` (Madry et al. 2018); `SingleStep` is noise plus one step (N-FGSM, de Jorge et al.
-2022); `WarmStart` is one step from where the previous epoch's step ended (ATTA, Zheng et al. 2020; FGSM-EP,
-Jia et al. 2022), which follows a many-step attack across epochs at the cost of one.
+`Benign` also serves the paper's offline set, which is made beforehand. `Online` is adversarial training with any
+`Attack` inside a `Ball` (Madry et al. 2018); `SingleStep` is noise plus one step (N-FGSM, de Jorge et al. 2022);
+`WarmStart` is one step from where the previous epoch's step ended (ATTA, Zheng et al. 2020; FGSM-EP, Jia et al.
+2022), which follows a many-step attack across epochs at the cost of one.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from memory_defense.threat import ball
 
 @dataclass(frozen=True)
 class ClassificationLosses:
-    """Cross-entropy and the accuracy that goes with it."""
+    """Cross-entropy of a batch, with its logits and labels."""
 
     total: Tensor
     logits: Tensor
     labels: Labels
 
     def parts(self) -> Mapping[str, float]:
-        """Return the loss and the batch's accuracy on what was trained on."""
+        """Return the loss, and the accuracy on the images trained on."""
         accuracy = (self.logits.argmax(1) == self.labels).float().mean()
         return {"loss": self.total.item(), "batch accuracy": accuracy.item()}
 
 
 def classify(model: nn.Module, images: Images, labels: Labels, smoothing: float = 0.0) -> ClassificationLosses:
-    """Return the cross-entropy of a batch in float32, whatever precision the model ran in."""
+    """Return the cross-entropy of a batch, computed in float32 for every precision of the model."""
     logits = model(images).float()
     return ClassificationLosses(F.cross_entropy(logits, labels, label_smoothing=smoothing), logits, labels)
 
@@ -62,8 +62,8 @@ class Benign:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Adversarial(ABC):
-    """What the three online objectives share: the ball and how its radius grows."""
+class AdversarialObjective(ABC):
+    """Base of the objectives on adversarial images: the ball, and how its radius grows."""
 
     norm: str = "linf"
     epsilon: float = 0.1
@@ -95,20 +95,20 @@ class _Adversarial(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Online(_Adversarial):
-    """Cross-entropy on the images of an attack made against the model as it is now (Madry et al. 2018)."""
+class Online(AdversarialObjective):
+    """Cross-entropy on adversarial images of the current model (Madry et al. 2018)."""
 
     attack: Attack
-    """Its step should follow the radius, as it does where `step_size` is left out."""
+    """Its step size should follow the radius, as it does if `step_size` is left out."""
 
     def craft(self, model: nn.Module, batch: Batch) -> Images:
-        """Return what the attack makes of these images (B, C, H, W)."""
+        """Return the attack's images (B, C, H, W)."""
         within = ball(self.norm, self.radius(batch.progress))
         return self.attack(model, batch.images, batch.labels, within, batch.draws.child("attack"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleStep(_Adversarial):
+class SingleStep(AdversarialObjective):
     """Noise, then one step, not projected back (N-FGSM, de Jorge et al. 2022)."""
 
     noise: float = 2.0
@@ -125,7 +125,7 @@ class SingleStep(_Adversarial):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmStart(_Adversarial):
+class WarmStart(AdversarialObjective):
     """One step from where this image's perturbation stood an epoch ago (ATTA 2020; FGSM-EP 2022).
 
     The perturbations are kept as int8 in units of ``epsilon / 127``, in the orientation of the stored

@@ -33,9 +33,8 @@ def load_weights(path: Path, module: nn.Module) -> dict[str, str]:
     extra = sorted(tensors.keys() - expected.keys())
     wrong = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
     if missing or extra or wrong:
-        faults = [
-            f"{len(names)} {kind} (first: {names[0]})" for kind, names in _faults(missing, extra, sorted(wrong))
-        ]
+        kinds = {"missing": missing, "unexpected": extra, "of another shape": sorted(wrong)}
+        faults = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]
         shapes = "".join(
             f"; {name} is {tuple(tensors[name].shape)}, the model's is {tuple(expected[name].shape)}"
             for name in sorted(wrong)[:1]
@@ -46,11 +45,6 @@ def load_weights(path: Path, module: nn.Module) -> dict[str, str]:
         )
     module.load_state_dict(tensors)
     return metadata
-
-
-def _faults(missing: list[str], extra: list[str], wrong: list[str]) -> list[tuple[str, list[str]]]:
-    kinds = [("missing", missing), ("unexpected", extra), ("of another shape", wrong)]
-    return [(kind, names) for kind, names in kinds if names]
 
 
 def pack(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -108,7 +102,7 @@ def restore_weights(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a training state and what it says about its run; raise ValueError when damaged."""
+    """Return the tensors of a training state and the description of its run; raise ValueError when damaged."""
     tensors, header = read_tensors(path)
     with damage(path):
         run: Any = json.loads(header["run"])
@@ -119,7 +113,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @contextmanager
 def damage(path: Path) -> Generator[None]:
-    """Turn whatever a damaged training state leads to into one error that names the file."""
+    """Turn the errors that a damaged training state leads to into one ValueError that names the file."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -7,20 +7,23 @@ the first one writes the state, with everything in it, and any number of ranks c
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from memory_defense.checks import check_at_least
 from memory_defense.contracts import Batch, Losses, Objective, Progress, Rows, Stateful
+from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import ImageSet, batch_rows
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.ranks import current
 from memory_defense.tensorfiles import write_tensors
-from memory_defense.training.average import Average
 from memory_defense.training.checkpoint import (
     damage,
     fingerprint,
@@ -32,26 +35,74 @@ from memory_defense.training.checkpoint import (
     unpack,
     unpack_optimizer,
 )
-from memory_defense.training.config import EpochLog, FitConfig, FitResult, Validate, check_pairs
-from memory_defense.training.precision import autocast, compiled, lay_out, lay_out_images, resolve, tuned
+from memory_defense.training.optimizer import OptimizerConfig
+from memory_defense.training.precision import (
+    Compile,
+    Precision,
+    autocast,
+    compiled,
+    lay_out,
+    lay_out_images,
+    resolve,
+    tuned,
+)
 from memory_defense.training.speed import Speed
 from memory_defense.training.synchronised import synchronised
 from memory_defense.training.team import Team
 
-__all__ = ["EpochLog", "FitConfig", "FitResult", "Validate", "fit"]
+Validate = Callable[[nn.Module], float]
+"""Scores a model on held-out images; larger is better."""
 
 
-class _Quiet:
-    """A `Progress` that says nothing."""
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How long and how to train; the objective says what is minimised."""
 
-    def begin(self, what: str, total: int) -> None:
-        pass
+    epochs: int
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images in each step, over all processes."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    averaging: float = 0.0
+    """Decay of the exponential moving average of the weights for each step; 0 turns it off."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: Precision = "auto"
+    """float32, bfloat16 (autocast), or auto: bfloat16 where the processor has it in hardware."""
+    validate_every: int = 1
+    """Epochs between two scores on held-out images."""
+    checkpoint_every: int = 400
+    """Steps between two writes of the training state."""
+    compile: Compile = field(default="auto", repr=False)
+    """Whether torch.compile translates the network; auto: on a GPU, if the run is long enough to pay. It changes
+    speed alone, so neither a recipe's hash nor a training state depends on it."""
 
-    def advance(self, steps: int, text: str = "") -> None:
-        pass
+    def __post_init__(self) -> None:
+        check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        check_at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile is {self.compile!r}, expected True, False or 'auto'")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging is {self.averaging}, but the decay must be in [0, 1)")
 
-    def note(self, text: str) -> None:
-        pass
+
+@dataclass(frozen=True)
+class EpochLog:
+    """The losses and the score of one epoch."""
+
+    epoch: int
+    losses: dict[str, float]
+    """Named parts of the objective at the epoch's last step."""
+    score: float | None
+    """The score on held-out images; None if it was not taken."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The history of a run; the model holds the weights of the best epoch."""
+
+    history: tuple[EpochLog, ...]
+    best_epoch: int
+    best_score: float | None
 
 
 def fit(
@@ -72,19 +123,19 @@ def fit(
     model
         Only parameters that require gradients are trained.
     objective
-        Minimised; where it is `Stateful`, its state is checkpointed too.
+        What is minimised; if it is `Stateful`, its state is checkpointed too.
     images
-        Training images, resident on the model's device.
+        Training images; the model is moved to their device.
     config
         See `FitConfig`.
     seed
-        Of every draw in this run.
+        Seed of every draw in this run.
     validate
         Scores the averaged model; without it the last weights are kept.
     state
-        Where the training state is written. A state that exists is continued.
+        File of the training state. A state that exists is continued.
     progress
-        Told about every step; its `advance` may raise KeyboardInterrupt to stop after a whole step (with several
+        Advanced at every step; `advance` may raise KeyboardInterrupt to stop after a whole step (with several
         ranks, after the next one, together).
 
     Raises
@@ -95,7 +146,7 @@ def fit(
     """
     run = _Run(model, objective, images, config, seed, state)
     with synchronised(run.model, run.team.ranks), tuned(run.device):
-        return run.train(validate, progress or _Quiet())
+        return run.train(validate, progress)
 
 
 class _Run:
@@ -115,7 +166,7 @@ class _Run:
                 f"there are {len(images)} training images but batch_size is {config.batch_size}; lower batch_size"
             )
         if images.clean is not None:
-            check_pairs(config.augmentation)
+            _check_pairs(config.augmentation)
         self.config, self.objective, self.images, self.seed, self.state = config, objective, images, seed, state
         self.device = images.images.device
         self.team = Team(current(), config.batch_size, objective)
@@ -139,10 +190,10 @@ class _Run:
         self.team.ranks.copy_([*self.model.state_dict().values(), *self.average.model.state_dict().values()])
         self.called = compiled(self.model, config.compile, self.device, self.total - self.step)
 
-    def train(self, validate: Validate | None, progress: Progress) -> FitResult:
-        progress.begin("training", self.total)
-        progress.advance(self.step)
-        if not isinstance(progress, _Quiet):
+    def train(self, validate: Validate | None, progress: Progress | None) -> FitResult:
+        if progress:
+            progress.begin("training", self.total)
+            progress.advance(self.step)
             self.speed = Speed(self.device, self.precision, self.config.batch_size, self.team.ranks.world)
         while self.step < self.total:
             epoch = self.step // self.steps_in_epoch
@@ -159,14 +210,16 @@ class _Run:
             self._save()
             if stop:
                 raise self.pressed or KeyboardInterrupt
-            said = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            progress.note(f"epoch {epoch + 1}/{self.config.epochs}: {said}" + _score_text(score))
+            if progress:
+                said = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
+                scored = "" if score is None else f", held-out score {score:.4g}"
+                progress.note(f"epoch {epoch + 1}/{self.config.epochs}: {said}{scored}")
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
         assert self.best is not None
         return FitResult(tuple(self.history), self.best[0], self.best[1] if validate else None)
 
-    def _epoch(self, epoch: int, progress: Progress) -> tuple[dict[str, float], bool]:
+    def _epoch(self, epoch: int, progress: Progress | None) -> tuple[dict[str, float], bool]:
         """Return the last step's losses, and whether to stop, now that the epoch is whole."""
         self.model.train()
         start = self.step % self.steps_in_epoch
@@ -181,7 +234,8 @@ class _Run:
                 losses, stop = self._update(self._batch(epoch, self.team.own(rows)))
             self.step += 1
             try:
-                progress.advance(1, self.speed.step() if self.speed else "")
+                if progress:
+                    progress.advance(1, self.speed.step() if self.speed else "")
             except KeyboardInterrupt as pressed:
                 self.pressed = pressed
             if self.step % self.steps_in_epoch == 0:
@@ -275,5 +329,39 @@ class _Run:
                 raise ValueError(f"step {self.step} of {self.total}")
 
 
-def _score_text(score: float | None) -> str:
-    return "" if score is None else f", held-out score {score:.4g}"
+class Average:
+    """The exponential moving average of a model's weights, as a second model.
+
+    Parameters
+    ----------
+    model
+        The model that is trained.
+    decay
+        Weight of the past at each step, warmed up as ``min(decay, (1 + step) / (10 + step))``; at 0 the
+        average is the model itself and costs nothing.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.source, self.decay = model, decay
+        self.model = copy.deepcopy(model).requires_grad_(False) if decay else model
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the trained weights; buffers (batch-norm statistics) are copied."""
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mean, value in zip(self.model.parameters(), self.source.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+        for mean, value in zip(self.model.buffers(), self.source.buffers(), strict=True):
+            mean.copy_(value)
+
+
+def _check_pairs(augmentation: Augmentation) -> None:
+    """Raise ValueError if an augmentation would paint over the clean counterparts as well."""
+    names = [name for name in ("erase_probability", "noise_std") if getattr(augmentation, name)]
+    if names:
+        raise ValueError(
+            f"the images come with clean counterparts, but the augmentation's {' and '.join(names)} would paint "
+            "over those as well; set them to 0 (crops and flips move both alike), or leave the counterparts out"
+        )

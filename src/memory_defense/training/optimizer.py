@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from memory_defense.checks import nearest
+from memory_defense.names import check_name
 
 _OPTIMIZERS = ("adam", "adamw", "sgd")
 _SCHEDULES = ("constant", "one-cycle", "cosine", "step")
@@ -18,11 +18,11 @@ _SCHEDULES = ("constant", "one-cycle", "cosine", "step")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Which optimiser, and how its learning rate moves."""
+    """An optimiser and the schedule of its learning rate."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-4
-    """At its highest. The paper's: Adam, 1e-4 (section 4)."""
+    """Highest learning rate of the schedule. The paper's: Adam, 1e-4 (section 4)."""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam and AdamW only."""
@@ -32,10 +32,8 @@ class OptimizerConfig:
     """one-cycle: cosine up over 30 % and down; cosine: down to 0; step: a tenth after each third."""
 
     def __post_init__(self) -> None:
-        if self.name not in _OPTIMIZERS:
-            raise nearest(self.name, _OPTIMIZERS, "optimizer")
-        if self.schedule not in _SCHEDULES:
-            raise nearest(self.schedule, _SCHEDULES, "schedule")
+        check_name(self.name, _OPTIMIZERS, "optimizer")
+        check_name(self.schedule, _SCHEDULES, "schedule")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but it must be positive")
 

@@ -1,4 +1,4 @@
-"""Where bfloat16, channels-last and compiling pay: decided by what the processor has, not by a clock."""
+"""The choice of bfloat16, channels-last and compiling, by the processor's capabilities, never by a clock."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def compiled(model: nn.Module, choice: Compile, device: torch.device, steps: int
 def tuned(device: torch.device) -> Generator[None]:
     """Run a block in which a GPU's convolutions are chosen by trying, since all batches have one size.
 
-    Where deterministic algorithms are asked for, nothing changes.
+    Nothing changes if deterministic algorithms are asked for.
     """
     before = torch.backends.cudnn.benchmark
     if device.type == "cuda" and not torch.backends.cudnn.deterministic:

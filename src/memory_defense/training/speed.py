@@ -1,6 +1,6 @@
-"""How fast training goes, for people to read: images in a second, and the share of what the processor can do.
+"""The speed of training, for people to read: images per second, and the share of the processor's peak rate.
 
-Nothing here decides anything, so that no result depends on a clock.
+No result depends on it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Speed:
     Parameters
     ----------
     device, precision
-        Where and how it computes.
+        Device and precision of the computation.
     batch
         Images in a step, over all processes.
     processes

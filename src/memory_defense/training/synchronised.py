@@ -23,8 +23,8 @@ from memory_defense.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which rows of the global batch this rank holds, and the seed that one process would draw from."""
+class BatchShare:
+    """The rows of the global batch that a rank holds, and the generator that a single process would draw from."""
 
     ranks: Ranks
     start: int
@@ -33,7 +33,7 @@ class Part:
     generator: torch.Generator
 
 
-_part: ContextVar[Part | None] = ContextVar("part", default=None)
+_share: ContextVar[BatchShare | None] = ContextVar("batch share", default=None)
 
 
 class _Sum(torch.autograd.Function):
@@ -74,12 +74,12 @@ class _Normalisation(_BatchNorm):
     """Batch normalisation over all ranks while training; otherwise what it was."""
 
     def forward(self, input: Tensor) -> Tensor:
-        part = _part.get()
-        if part is None or not self.training:
+        share = _share.get()
+        if share is None or not self.training:
             return super().forward(input)
         self._check_input_dim(input)
         features = input.float()
-        mean, variance, count = moments(features, part.ranks)
+        mean, variance, count = moments(features, share.ranks)
         self._remember(mean.detach(), variance.detach(), count)
         scale = (variance + self.eps).rsqrt()
         shift = -mean * scale
@@ -104,19 +104,19 @@ class _Dropout(nn.Module):
     p: float
 
     def forward(self, input: Tensor) -> Tensor:
-        part = _part.get()
-        own = 0 if part is None else part.stop - part.start
-        if part is None or not self.training or self.p in (0.0, 1.0) or not len(input) or len(input) % own:
+        share = _share.get()
+        own = 0 if share is None else share.stop - share.start
+        if share is None or not self.training or self.p in (0.0, 1.0) or not len(input) or len(input) % own:
             return super().forward(input)
         repeats = len(input) // own  # clean and adversarial images in one pass, say
         shape = input.shape[1:2] + (1,) * (input.dim() - 2) if isinstance(self, nn.Dropout2d) else input.shape[1:]
         last = input.dim() == 4 and not input.is_contiguous() and shape == input.shape[1:]
         layout = torch.channels_last if last else torch.contiguous_format
         mask = torch.empty(
-            (repeats * part.batch, *shape), dtype=input.dtype, device=input.device, memory_format=layout
+            (repeats * share.batch, *shape), dtype=input.dtype, device=input.device, memory_format=layout
         )
-        mask.bernoulli_(1 - self.p, generator=part.generator).div_(1 - self.p)
-        starts = [number * part.batch + part.start for number in range(repeats)]
+        mask.bernoulli_(1 - self.p, generator=share.generator).div_(1 - self.p)
+        starts = [number * share.batch + share.start for number in range(repeats)]
         return input * torch.cat([mask[start : start + own] for start in starts])
 
 
@@ -171,8 +171,8 @@ def part_of_batch(
         return
     start, stop, batch = rows
     generator = torch.Generator(device).manual_seed(derive(seed[0], "step", seed[1]))
-    token = _part.set(Part(ranks, start, stop, batch, generator))
+    token = _share.set(BatchShare(ranks, start, stop, batch, generator))
     try:
         yield
     finally:
-        _part.reset(token)
+        _share.reset(token)

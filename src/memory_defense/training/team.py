@@ -1,4 +1,4 @@
-"""What the ranks of one training run do together; with one rank, nothing.
+"""The cooperation of the ranks of one training run; with one rank there is none.
 
 A step's batch is cut into contiguous parts whose sizes differ by at most one. Each rank's loss is weighted by its
 share of the rows before it is differentiated, and gradients are summed: for a loss that is a mean over images, this
@@ -33,6 +33,14 @@ class PerImageState(Protocol):
         ...
 
 
+def unshareable(objective: Objective) -> ValueError:
+    """Return the error for an objective whose state processes cannot exchange."""
+    return ValueError(
+        f"{type(objective).__name__} remembers something between steps, but has no recall(ids) and "
+        "remember(ids, rows) by which processes could tell each other; train it in one process"
+    )
+
+
 class Team:
     """The ranks of a run, and this one's part of each batch.
 
@@ -50,10 +58,7 @@ class Team:
                 f"use at most {batch} processes, or a larger batch_size"
             )
         if ranks.world > 1 and isinstance(objective, Stateful) and not isinstance(objective, PerImageState):
-            raise ValueError(
-                f"{type(objective).__name__} remembers something between steps, but has no recall(ids) and "
-                "remember(ids, rows) by which processes could tell each other; train it in one process"
-            )
+            raise unshareable(objective)
         self.ranks, self.batch, self.objective = ranks, batch, objective
         self.sizes = [len(part) for part in torch.tensor_split(torch.arange(batch), ranks.world)]
         self.start = sum(self.sizes[: ranks.rank])
@@ -65,7 +70,7 @@ class Team:
         return rows[self.start : self.stop]
 
     def own_seed(self) -> tuple[str | int, ...]:
-        """Return what tells this rank's draws from the global generator apart from the others'."""
+        """Return the seed's suffix that makes this rank's draws from the global generator its own."""
         return () if self.ranks.world == 1 else ("rank", self.ranks.rank)
 
     def step(self, seed: int, step: int, device: torch.device) -> AbstractContextManager[None]:
@@ -100,7 +105,7 @@ class Team:
         return stops > 0
 
     def exchange(self, ids: Rows) -> None:
-        """Tell the other ranks what the objective now remembers of this part's images."""
+        """Send the other ranks what the objective now remembers of this part's images."""
         if self.ranks.world == 1 or not isinstance(self.objective, PerImageState):
             return
         recalled = self.objective.recall(ids)

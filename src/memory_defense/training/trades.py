@@ -1,4 +1,4 @@
-"""TRADES (Zhang et al. 2019, arXiv:1901.08573): accuracy on clean images, and the same answer all over their balls.
+"""TRADES (Zhang et al. 2019, arXiv:1901.08573): accuracy on clean images, and one answer throughout their balls.
 
 cross-entropy(f(x), y) + beta * KL(p(x) || p(x')),   x' = argmax of the same divergence inside the ball
 """
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from memory_defense.checks import nearest
 from memory_defense.contracts import Ball, Batch, Images, Labels, Logits
 from memory_defense.threat import ball
-from memory_defense.training.adversarial import _Adversarial  # pyright: ignore[reportPrivateUsage]
+from memory_defense.training.adversarial import AdversarialObjective
 
 _STARTS = ("near", "uniform")
 _NEAR = 1e-3
-"""Deviation of the published start, in pixel units: at the clean image itself the divergence has no gradient."""
+"""Standard deviation of the published start, in pixel units; at the clean image the divergence has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TradesLosses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trades(_Adversarial):
+class Trades(AdversarialObjective):
     """TRADES; adversarial images are made with the model in eval mode.
 
     Raises
@@ -63,8 +63,8 @@ class Trades(_Adversarial):
     step: float = 0.25
     """Length of a step, in radii; 2/255 of 8/255 as published."""
     start: Literal["near", "uniform"] = "near"
-    """Where the maximisation begins: as published, normal noise of deviation 0.001 around the clean image, or a
-    uniform point of the ball, which suits few long steps."""
+    """Start of the maximisation: as published, normal noise of standard deviation 0.001 around the clean image, or
+    a uniform point of the ball, which suits few long steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Scores on held-out images, by which the best weights are chosen; the test set never is."""
+"""Scores on held-out images, never on test images, by which the best weights are chosen."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from memory_defense.contracts import Batch, Images, Losses, Objective, Rows, Stateful
 from memory_defense.ranks import current
-from memory_defense.training.team import PerImageState
+from memory_defense.training.team import PerImageState, unshareable
 
 _TINY = 1e-12
 
@@ -38,8 +38,8 @@ class Crafting(Protocol):
         ...
 
 
-class _Whole(nn.Module):
-    """An objective as a module above the model, so that its parameters can be replaced for one call."""
+class _ObjectiveModule(nn.Module):
+    """An objective as a module around the model, so that parameters can be replaced for one call."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class WeightPerturbation:
         if self.gamma == 0 or batch.progress < self.warm_up or not torch.is_grad_enabled():
             return self.objective(model, batch)
         images = self.objective.craft(model, batch) if isinstance(self.objective, Crafting) else None
-        whole = _Whole(model, self.objective)
+        whole = _ObjectiveModule(model, self.objective)
         whole.training = model.training  # a flag of this wrapper alone: the model keeps its own
         perturbed = perturbations(whole, images, batch, self.gamma)
         return functional_call(whole, perturbed, (images, batch))
@@ -100,15 +100,12 @@ class WeightPerturbation:
     def recall(self, ids: Rows) -> Mapping[str, Tensor]:
         """Return what the inner objective remembers of these images; see `team.PerImageState`.
 
-        Raises ValueError where it remembers something that processes cannot tell each other.
+        Raises ValueError if it remembers something that processes cannot exchange.
         """
         if isinstance(self.objective, PerImageState):
             return self.objective.recall(ids)
         if isinstance(self.objective, Stateful):
-            raise ValueError(
-                f"{type(self.objective).__name__} remembers something between steps, but has no recall(ids) and "
-                "remember(ids, rows) by which processes could tell each other; train it in one process"
-            )
+            raise unshareable(self.objective)
         return {}
 
     def remember(self, ids: Rows, rows: Mapping[str, Tensor]) -> None:
@@ -126,7 +123,7 @@ def perturbations(whole: nn.Module, images: Images | None, batch: Batch, gamma: 
         Images and batch to losses. Its parameters and buffers are left as they are: the buffers (batch-norm
         statistics) of this pass are copies.
     images, batch
-        What it is called with. With several processes the gradient is that of their common batch.
+        Arguments of the call. With several processes the gradient is that of their common batch.
     gamma
         Norm of each perturbation relative to its weight's.
     """

@@ -65,6 +65,7 @@ def splits_of(
     device: torch.device | str = "cpu",
     data_dir: Path | None = None,
     offline: bool = False,
+    may_update: bool = False,
     progress: Progress | None = None,
 ) -> Splits:
     """Return the images that a run was trained on, or others of the same kind.
@@ -75,7 +76,7 @@ def splits_of(
         Finished.
     source
         Other images (see `data.own.load_splits`), resized as the run's; None takes those that the manifest names.
-    device, data_dir, offline, progress
+    device, data_dir, offline, may_update, progress
         See `data.own.load_splits`.
 
     Raises
@@ -99,6 +100,7 @@ def splits_of(
         device=device,
         data_dir=data_dir if known else None,
         offline=offline,
+        may_update=may_update,
         progress=progress,
     )
     _check_kind(place, splits.spec, images_of(model), run)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from memory_defense.contracts import Binding, RowBound
-from memory_defense.defenses.memory.adaptive import Joint
 from memory_defense.defenses.memory.evidence import SCORES
+from memory_defense.defenses.memory.surrogates import Joint
 
 NAMES = ["steering", "joint"]
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from memory_defense.networks.layers import MAX_SIZE
+from memory_defense.networks.layers import check_input, check_side
 
 SLOPE = 0.25
 SMALLEST_SIZE = 4
@@ -23,7 +23,7 @@ Stem = Literal[1, 3]
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderPlan:
-    """What one column of Table 4 says."""
+    """The architecture that one column of Table 4 describes."""
 
     channels: int
     """C of the images."""
@@ -34,8 +34,8 @@ class AutoencoderPlan:
     decoder: tuple[int, ...]
     """Output channels of the decoder's layers but the last, which makes C."""
     stem: Stem = 3
-    """Kernel of the first layer. With 1, as printed for Fashion-MNIST, it sees every second row and column
-    alone, so that three quarters of the pixels have no influence (reading A17)."""
+    """Kernel of the first layer. With 1, as printed for Fashion-MNIST, it sees only every second row and column:
+    three quarters of the pixels have no influence (reading A17)."""
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -72,10 +72,7 @@ def plan_for(channels: int, size: int, stem: Stem = 3) -> AutoencoderPlan:
     ValueError
         For a size out of range.
     """
-    if not SMALLEST_SIZE <= size <= MAX_SIZE:
-        raise ValueError(
-            f"size is {size}, but the autoencoder takes {SMALLEST_SIZE} to {MAX_SIZE} pixels; resize the images"
-        )
+    check_side(size, "the autoencoder", SMALLEST_SIZE)
     if (channels, size) == (1, 28):
         return AutoencoderPlan(channels=1, size=28, encoder=(16, 32, 64), decoder=(32, 16), stem=stem)
     return AutoencoderPlan(
@@ -88,7 +85,7 @@ class Encoder(nn.Module):
 
     def __init__(self, plan: AutoencoderPlan) -> None:
         super().__init__()
-        self.image_shape = (plan.channels, plan.size, plan.size)
+        self.image_shape = (plan.channels, plan.size)
         layers: list[nn.Module] = []
         inputs = plan.channels
         for number, outputs in enumerate(plan.encoder):
@@ -104,11 +101,7 @@ class Encoder(nn.Module):
 
     def forward(self, normalised: Tensor) -> Tensor:
         """Return codes z (B, D); raise ValueError for images of another size."""
-        if tuple(normalised.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"images have shape {tuple(normalised.shape)}, the autoencoder takes (B, "
-                f"{', '.join(map(str, self.image_shape))}); resize them, or build the defense for this size"
-            )
+        check_input(normalised, "the autoencoder", *self.image_shape)
         return self.layers(normalised).flatten(1)
 
 

@@ -1,7 +1,7 @@
 """Memory Defense (section 3.1): selector, memory-masking autoencoder and target classifier as one classifier.
 
-``forward`` takes images and nothing else. The slot is chosen by the selector, never by the caller: whoever
-hands in a label hands in the answer.
+``forward`` takes images and nothing else: the selector chooses the slot, never the caller, because a label passed
+in would give the answer away.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from torch import Tensor, nn
 
 from memory_defense.contracts import Adaptation, Binding, Classifier, Images, Labels, Logits, PerImage
 from memory_defense.defenses.flagging import ThresholdFlag
-from memory_defense.defenses.memory.adaptive import adaptive_set
 from memory_defense.defenses.memory.evidence import evidence, score
 from memory_defense.defenses.memory.objective import nontarget_gradient_share
 from memory_defense.defenses.memory.slots import class_mask, removed_share
 from memory_defense.defenses.memory.slotted import SlottedClassifier
-from memory_defense.defenses.memory.surrogates import TRANSFER_KNOWLEDGE, EndToEnd, published_surrogates
+from memory_defense.defenses.memory.surrogates import (
+    TRANSFER_KNOWLEDGE,
+    EndToEnd,
+    adaptive_set,
+    published_surrogates,
+)
 
 
 class MemoryDefense(SlottedClassifier, ThresholdFlag):
     """A `SlottedClassifier` that publishes what to differentiate in order to break it, and that flags images.
 
-    Parameters
-    ----------
-    parts
-        Those of `SlottedClassifier`, by keyword: plan, selector, normalize, memory, classifier_b.
+    The parameters are those of `SlottedClassifier`.
     """
 
     transfer_knowledge = TRANSFER_KNOWLEDGE
-    """Knowledge whose surrogate decides otherwise than the defense, so that an attack that stops at the
+    """Knowledge whose surrogate's decisions differ from the defense's, so that an attack that stops at the
     surrogate's first error may stop too early."""
 
     _transfer_source: nn.Module | None
@@ -47,8 +48,8 @@ class MemoryDefense(SlottedClassifier, ThresholdFlag):
     def transfer_source(self) -> nn.Module | None:
         """An independently trained plain classifier for the knowledge ``undefended``.
 
-        It is no part of the defense: neither in its parameters nor in its state, but it moves with it to
-        another device.
+        It is no part of the defense, neither of its parameters nor of its state, but moves with it to another
+        device.
         """
         return self._transfer_source
 
@@ -59,19 +60,19 @@ class MemoryDefense(SlottedClassifier, ThresholdFlag):
     def forward(self, images: Images) -> Logits:
         """Return the defense's answer, logits (B, K).
 
-        Where a gradient to the images is wanted it is the one of `EndToEnd`: an attack that knows nothing of
-        slots must not be fooled by the argmax that chooses them.
+        If a gradient to the images is wanted it is that of `EndToEnd`, so that an attack that knows nothing of
+        slots is not stopped by the argmax that chooses them.
         """
         if torch.is_grad_enabled() and images.requires_grad:
             return EndToEnd(self)(images)
         return super().forward(images)
 
     def surrogates(self) -> Mapping[str, Classifier | Binding]:
-        """Return what an adversary with each knowledge differentiates; see `surrogates`."""
+        """Return the surrogates by the adversary's knowledge; see the module `surrogates`."""
         return published_surrogates(self, self.transfer_source)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return the attacks' surrogates that were made for this defense; see `adaptive`."""
+        """Return the surrogates made for attacking this defense; see the module `surrogates`."""
         return adaptive_set(self, None if self.flag_threshold is None else self.excess)
 
     def scores(self, images: Images) -> Mapping[str, PerImage]:
@@ -79,11 +80,11 @@ class MemoryDefense(SlottedClassifier, ThresholdFlag):
         return evidence(self, images)
 
     def watched_score(self, images: Images) -> PerImage:
-        """Return (B,) the score that the flag looks at, alone; see `evidence.score`."""
+        """Return (B,) the score that the flag compares with its threshold, alone; see `evidence.score`."""
         return score(self, self.flag_score, images)
 
     def diagnostics(self, images: Images, labels: Labels) -> Mapping[str, float]:
-        """Return what hard shrink removes from the chosen slots, and what the non-target loss weighs."""
+        """Return the share of weights that hard shrink removes, and the non-target loss's share of the gradient."""
         with torch.no_grad():
             slots = self.choose_slots(images)
             codes = self.encoder(self.normalize(images))

@@ -1,4 +1,4 @@
-"""How suspicious an image is to Memory Defense: what the slots say about it, as one number for each image.
+"""The scores by which Memory Defense flags an image as suspicious, one number for each image.
 
     reconstruction   mean squared error of the chosen slot's reconstruction, in pixel units squared; Meng & Chen
                      (2017) flag by an autoencoder's error in the same way.
@@ -8,7 +8,7 @@
                      certain of the slot that explains the image best, 1 where it is certain of the one that
                      explains it worst. Where all slots explain it equally well there is no evidence and it is 0.
 
-Both are differentiable, so that an adversary can fight them (`adaptive`).
+Both are differentiable, so that an adaptive adversary can lower them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from memory_defense.checks import nearest
 from memory_defense.contracts import Images, PerImage
 from memory_defense.defenses.memory.slotted import SlottedClassifier
+from memory_defense.names import check_name
 from memory_defense.passes import granule
 
 SMALLEST_SPREAD = 1e-12
@@ -65,13 +65,12 @@ SCORES: dict[str, Callable[[SlottedClassifier, Images], PerImage]] = {
     "reconstruction": reconstruction,
     "disagreement": disagreement,
 }
-"""Every score by name; the density of an image is no part of this defense."""
+"""Every score by name."""
 
 
 def score(defense: SlottedClassifier, name: str, images: Images) -> PerImage:
     """Return one score (B,); raise ValueError for a name that is not in `SCORES`."""
-    if name not in SCORES:
-        raise nearest(name, SCORES, "score")
+    check_name(name, SCORES, "score")
     return SCORES[name](defense, images)
 
 

@@ -2,13 +2,13 @@
 
     L = L_target - beta * sigmoid(L_non-target / (K - 1)) + lambda * cross-entropy(B(x-hat), y)
 
-Reconstructions are compared in normalised space. Only clean images are used, and the slots of training come
-from the label: this is the one place where a label may choose a slot.
+Reconstructions are compared in normalised space. Only clean images are used. In training, and nowhere else, the
+label may choose the slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memory_defense.checks import check_at_least
 from memory_defense.contracts import Batch, Images, Labels
+from memory_defense.defenses.losses import LossTerms
 from memory_defense.defenses.memory.slots import class_mask
 from memory_defense.defenses.memory.slotted import SlottedClassifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MemoryLosses:
-    """The terms of Eq. 13, all scalars."""
+class MemoryLosses(LossTerms):
+    """The terms of Eq. 13."""
 
-    total: Tensor
-    """What is minimised."""
     target_reconstruction: Tensor
     """First term of Eq. 13a: squared error summed over pixels, mean over images."""
     target_entropy: Tensor
@@ -39,11 +39,7 @@ class MemoryLosses:
     nontarget_term: Tensor
     """``beta * sigmoid(L_non-target / (K - 1))``, which is subtracted."""
     cross_entropy: Tensor
-    """Of classifier-B on reconstructions, before its factor."""
-
-    def parts(self) -> Mapping[str, float]:
-        """Return every term as a number."""
-        return {name: float(value.detach()) for name, value in vars(self).items()}
+    """Cross-entropy of classifier-B on reconstructions, before its factor."""
 
 
 def entropy(weights: Tensor) -> Tensor:
@@ -69,20 +65,20 @@ class MemoryObjective:
     cross_entropy: float = 1.0
     """lambda; Eq. 13 has no such term, but the text trains autoencoder and classifier jointly (A11)."""
     nontarget_reduction: Literal["sum", "mean"] = "sum"
-    """Over the pixels of the non-target error. With ``sum``, as in Eq. 13b, the sigmoid is saturated and the
-    term has no effect on training."""
+    """Reduction of the non-target error over pixels. With ``sum``, as in Eq. 13b, the sigmoid is saturated and
+    the term has no effect on training."""
     noise_std: float = 1e-4
-    """Deviation of the Gaussian noise on training images, in pixel units; the clean image is the goal (A40)."""
+    """Standard deviation of the noise on training images, in pixel units; the clean image is the target (A40)."""
     slot_source: Literal["label", "selector"] = "label"
-    """What chooses the slot in training; the selector is run only for its own."""
+    """The slot in training is the label, or the selector's choice."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "cross_entropy", "noise_std"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 0")
-        for name, known in (("nontarget_reduction", ("sum", "mean")), ("slot_source", ("label", "selector"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(map(repr, known))}")
+        check_at_least(0, alpha=self.alpha, beta=self.beta)
+        check_at_least(0, cross_entropy=self.cross_entropy, noise_std=self.noise_std)
+        if self.nontarget_reduction not in ("sum", "mean"):
+            raise ValueError(f"nontarget_reduction is {self.nontarget_reduction!r}, expected 'sum' or 'mean'")
+        if self.slot_source not in ("label", "selector"):
+            raise ValueError(f"slot_source is {self.slot_source!r}, expected 'label' or 'selector'")
 
     def __call__(self, model: SlottedClassifier, batch: Batch) -> MemoryLosses:
         """Return the losses of one batch; noise is drawn in train mode only."""

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 from torch import nn
 
-from memory_defense.checks import nearest
 from memory_defense.defenses.memory.autoencoder import Stem, plan_for
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.defenses.memory.slots import SlotMemory
+from memory_defense.names import check_name
 from memory_defense.networks.classifiers import TargetClassifier
-from memory_defense.networks.layers import Normalize, check_network
+from memory_defense.networks.layers import ImageShape, Normalize, check_network
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPreset:
-    """The choices in which the readings differ."""
+    """The choices that the paper leaves open, as one reading makes them."""
 
     summary: str
     items_per_class: tuple[int, int]
@@ -32,7 +33,11 @@ class MemoryPreset:
     stem: Stem
     """Kernel of the encoder's first layer on 28-pixel grey images."""
     grey_constants: tuple[float, float] | None = None
-    """Mean and deviation that grey images are normalised with; None is the dataset's own."""
+    """Mean and standard deviation that grey images are normalised with; None is the dataset's own."""
+
+    def items(self, shape: ImageShape) -> int:
+        """Return M, the number of memory items."""
+        return shape["classes"] * self.items_per_class[shape["channels"] > 1]
 
 
 PRESETS: dict[str, MemoryPreset] = {
@@ -62,61 +67,68 @@ PRESETS: dict[str, MemoryPreset] = {
 """Readings A3, A5, A17 and A20. For colour the released code gives no constants, so the dataset's are used."""
 
 
-def build_memory_defense(  # noqa: PLR0913 - all keyword-only, half of them the dataset's
+def reading(preset: str, shape: ImageShape) -> MemoryPreset:
+    """Return a preset by name; raise ValueError for an unknown one, or a shape that classifier-B cannot take."""
+    check_name(preset, PRESETS, "preset")
+    check_network(shape["channels"], shape["size"], shape["classes"], shape["mean"], smallest=16)
+    return PRESETS[preset]
+
+
+def constants_of(preset: MemoryPreset, shape: ImageShape) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the mean and standard deviation that this reading normalises with, one number per channel."""
+    if preset.grey_constants and shape["channels"] == 1:
+        return preset.grey_constants[:1], preset.grey_constants[1:]
+    return shape["mean"], shape["std"]
+
+
+def new_classifier_b(shape: ImageShape) -> TargetClassifier:
+    """Return classifier-B for reconstructions, which are normalised already."""
+    channels = shape["channels"]
+    return TargetClassifier(**{**shape, "mean": (0.0,) * channels, "std": (1.0,) * channels})
+
+
+def build_memory_defense(
     *,
-    channels: int,
-    size: int,
-    classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
     selector: nn.Module,
     preset: str = "sound",
     memory_size: int | None = None,
     shrink_threshold: float | None = None,
+    **shape: Unpack[ImageShape],
 ) -> MemoryDefense:
     """Return a freshly initialised Memory Defense; draws from the global generator.
 
     Parameters
     ----------
-    channels, size, classes
-        C, H = W (16 to 128) and K.
-    mean, std
-        The dataset's, in pixel units of [0, 1].
     selector
-        Classifier-A: images in [0, 1] to logits (B, K); it brings its own normalisation.
+        Classifier-A: images in [0, 1] to logits (B, K), its own normalisation included.
     preset
         Name in `PRESETS`.
     memory_size
         M; None is the preset's.
     shrink_threshold
         phi; None is the preset's.
+    shape
+        See `ImageShape`; at least 16 pixels.
 
     Raises
     ------
     ValueError
         For an unknown preset, a size out of range, or a memory that does not divide into K slots.
     """
-    if preset not in PRESETS:
-        raise nearest(preset, PRESETS, "preset")
-    chosen = PRESETS[preset]
-    check_network(channels, size, classes, mean, smallest=16)
-    plan = plan_for(channels, size, chosen.stem)
-    items = classes * chosen.items_per_class[channels > 1] if memory_size is None else memory_size
+    chosen = reading(preset, shape)
+    plan = plan_for(shape["channels"], shape["size"], chosen.stem)
+    items = chosen.items(shape) if memory_size is None else memory_size
     threshold = chosen.shrink_threshold if shrink_threshold is None else shrink_threshold
-    if chosen.grey_constants and channels == 1:
-        mean, std = chosen.grey_constants[:1], chosen.grey_constants[1:]
     return MemoryDefense(
         plan=plan,
         selector=selector,
-        normalize=Normalize(mean, std),
+        normalize=Normalize(*constants_of(chosen, shape)),
         memory=SlotMemory(
             items=items,
             code_size=plan.code_size,
-            classes=classes,
+            classes=shape["classes"],
             shrink_threshold=1 / max(items, 1) if threshold is None else threshold,
             keep_one=chosen.keep_one,
         ),
-        classifier_b=TargetClassifier(
-            channels=channels, size=size, classes=classes, mean=(0.0,) * channels, std=(1.0,) * channels
-        ),
+        classifier_b=new_classifier_b(shape),
     )

@@ -7,7 +7,7 @@ assigned to slots in order: slot k holds items k S to (k + 1) S - 1 (section 3.3
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory_defense.contracts import Labels
-from memory_defense.defenses.memory.blocks import read_blocks
 
 SMALLEST_NORM = 1e-8
 SMALLEST_SUM = 1e-12
 SAMPLED = 64
-"""One in so many numbers of an item tells whether the items have changed."""
+"""Stride at which an item's numbers are sampled to see whether the items have changed."""
 
 
 def inverse_norms(vectors: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ def removed_share(weights: Tensor, slots: Labels, classes: int) -> float:
 
 
 class Addressing(NamedTuple):
-    """The weights of one batch."""
+    """The attention weights of a batch."""
 
     raw: Tensor
     """(B, M) Eq. 9, before shrinking and masking; sums to 1."""
@@ -99,8 +98,8 @@ class Addressing(NamedTuple):
     """(B, M) w-hat of Eq. 10: all other slots', renormalised."""
 
 
-class _Known(NamedTuple):
-    """What `SlotMemory.scale` remembers, and of which items."""
+class _KnownScale(NamedTuple):
+    """The scale that `SlotMemory.scale` remembers, and what tells which items it belongs to."""
 
     key: tuple[object, ...]
     sample: Tensor
@@ -138,7 +137,7 @@ class SlotMemory(nn.Module):
         self.classes, self.shrink_threshold, self.keep_one = classes, shrink_threshold, keep_one
         self.items = nn.Parameter(torch.empty(items, code_size))
         nn.init.kaiming_uniform_(self.items)
-        self._known_scale: _Known | None = None
+        self._known_scale: _KnownScale | None = None
 
     @property
     def shrinks(self) -> bool:
@@ -160,7 +159,7 @@ class SlotMemory(nn.Module):
         known = self._known_scale
         if known is None or known.key != key or not torch.equal(known.sample, sample):
             with torch.inference_mode(False), torch.no_grad():
-                known = self._known_scale = _Known(key, sample.clone(), inverse_norms(items))
+                known = self._known_scale = _KnownScale(key, sample.clone(), inverse_norms(items))
         return known.scale
 
     def raw_attention(self, codes: Tensor) -> Tensor:
@@ -186,16 +185,16 @@ class SlotMemory(nn.Module):
             return read(weights, self.items)
 
     def read_slot(self, codes: Tensor, slots: Labels) -> Tensor:
-        """Return ``read(address(codes, one-hot slots).target)``, (B, D), computing little more than it needs.
+        """Return ``read(address(codes, one-hot slots).target)``, (B, D).
 
-        On a CPU, images of the same slot are multiplied with that slot's S items only. Values agree with
-        the dense path up to rounding.
+        On a CPU, images are multiplied with their own slot's S items only. Values agree with the dense path up to
+        rounding.
         """
         with full_precision(codes):
             codes = codes.to(self.items.dtype)
             if codes.device.type != "cpu" or not len(codes):  # grouping would wait for an accelerator
                 return self.read(self.address(codes, class_mask(slots, self.classes, codes.dtype)).target)
-            return read_blocks(
+            return _read_blocks(
                 codes,
                 slots,
                 self._blocks(),
@@ -205,7 +204,7 @@ class SlotMemory(nn.Module):
             )
 
     def read_every_slot(self, codes: Tensor) -> Tensor:
-        """Return what each of the K slots would give, (B, D) to (B, K, D)."""
+        """Return the read of each of the K slots, (B, D) to (B, K, D)."""
         with full_precision(codes):
             shrunk = hard_shrink(
                 self.raw_attention(codes), self.shrink_threshold, classes=self.classes, keep_one=self.keep_one
@@ -228,7 +227,7 @@ class SlotMemory(nn.Module):
         return super()._apply(fn, recurse)  # pyright: ignore[reportUnknownVariableType]
 
     def train(self, mode: bool = True) -> SlotMemory:
-        """Switch the mode and forget what was remembered."""
+        """Switch the mode and forget the remembered scale."""
         self._known_scale = None
         return super().train(mode)
 
@@ -239,9 +238,69 @@ class SlotMemory(nn.Module):
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Return a context without autocast: in bfloat16 the weights around 1 / M would be told apart badly."""
+    """Return a context without autocast: bfloat16 hardly resolves weights around 1 / M."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _read_blocks(
+    codes: Tensor,
+    slots: Labels,
+    blocks: Tensor,
+    *,
+    code_scale: Tensor,
+    item_scale: Tensor,
+    shrink: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    """Return each image's read of its own slot, (B, D): Eqs. 8 to 11 with a one-hot mask, without zeros.
+
+    An image needs the S items of its own slot and no others; only hard shrink also needs the softmax denominator
+    over all M. Images are grouped by slot, so that a slot's items are read once for all of them and nothing of
+    size B x S x D is ever made.
+
+    Parameters
+    ----------
+    codes
+        (B, D).
+    slots
+        (B,) the slot of each image.
+    blocks
+        (K, S, D) the memory items, slot by slot.
+    code_scale, item_scale
+        (B,) and (K, S): the inverse lengths of the codes and of the items.
+    shrink
+        Maps the slot's share (B, S) of the softmax over all items to final weights; None if nothing can be
+        shrunk: then masking and renormalising that softmax is the softmax over the slot.
+    """
+    chosen = cast("list[int]", slots.tolist())
+    members: list[list[int]] = [[] for _ in range(len(blocks))]
+    for image, slot in enumerate(chosen):
+        members[slot].append(image)
+    used = [slot for slot, images in enumerate(members) if images]
+    counts = [len(members[slot]) for slot in used]
+    by_slot = [image for slot in used for image in members[slot]]
+    rows = [0] * len(by_slot)
+    for row, image in enumerate(by_slot):
+        rows[image] = row
+    order, back = torch.tensor([by_slot, rows]).unbind(0)  # (B,) images sorted by slot, and where each went
+    views = blocks.unbind(0)
+    items = [views[slot] for slot in used]
+
+    if shrink is None:
+        products = _by_group(codes.index_select(0, order), counts, [block.T for block in items])  # (B, S)
+        scale = item_scale.index_select(0, slots.index_select(0, order))  # (B, S)
+        weights = (products * code_scale.index_select(0, order)[:, None] * scale).softmax(1)
+    else:
+        logits = (codes @ blocks.flatten(0, 1).T) * code_scale[:, None] * item_scale.flatten()  # (B, M)
+        shares = logits.softmax(1).reshape(-1, blocks.shape[1])  # (B K, S)
+        weights = shrink(shares.index_select(0, order * len(blocks) + slots.index_select(0, order)))  # (B, S)
+    return _by_group(weights, counts, items).index_select(0, back)  # (B, D)
+
+
+def _by_group(rows: Tensor, counts: Sequence[int], matrices: Sequence[Tensor]) -> Tensor:
+    """Return each group of rows multiplied with its own matrix."""
+    groups = torch.split(rows, list(counts))
+    return torch.cat([group @ matrix for group, matrix in zip(groups, matrices, strict=True)])
 
 
 def _check_memory(items: int, classes: int, threshold: float, keep_one: bool) -> None:

@@ -1,6 +1,6 @@
 """The memory-masking autoencoder of section 3.1: selector, encoder, slot memory, decoder and target classifier.
 
-The mechanism alone, Eqs. 7 to 12. What an adversary may differentiate, and the flag, are added in `defense`.
+Eqs. 7 to 12 and nothing else; `defense` adds the flag and what an adversary differentiates.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from memory_defense.networks.layers import Normalize
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MemoryTrace:
-    """What the defense did with a batch, step by step."""
+    """The intermediate results of the defense on a batch."""
 
     selector_logits: Logits
-    """(B, K) of classifier-A."""
+    """(B, K) the logits of classifier-A."""
     slots: Labels
     """(B,) the slot each image was sent to."""
     codes: Tensor
@@ -32,13 +32,13 @@ class MemoryTrace:
     attention: Tensor
     """(B, M) the weights the memory was read with."""
     reconstruction: Images
-    """(B, C, H, W) of Eq. 12 in pixel units; the decoder is linear, so values may leave [0, 1]."""
+    """(B, C, H, W) Eq. 12, in pixel units; the decoder's output is linear, so values may leave [0, 1]."""
     complement: Images
     """(B, C, H, W) in pixel units: the reconstruction from all other slots together."""
     reconstruction_error: PerImage
     """(B,) mean squared difference of image and reconstruction, in pixel units."""
     logits: Logits
-    """(B, K) of classifier-B: the defense's answer."""
+    """(B, K) the logits of classifier-B: the defense's answer."""
 
 
 class SlottedClassifier(nn.Module):
@@ -52,11 +52,11 @@ class SlottedClassifier(nn.Module):
         Classifier-A: any module from images in [0, 1] to logits. It is trained on its own, so it stays in eval
         mode when the defense is put in train mode.
     normalize
-        Into the space in which the autoencoder works.
+        Maps pixels in [0, 1] to the space in which the autoencoder works.
     memory
-        With the plan's D.
+        Items of the plan's length D.
     classifier_b
-        Sees reconstructions in normalised space.
+        Normalised reconstructions (B, C, H, W) to logits (B, K).
 
     Raises
     ------
@@ -113,7 +113,7 @@ class SlottedClassifier(nn.Module):
         return self.decoder(self.memory.read_slot(codes, slots))  # Eqs. 8 to 11, Eq. 12
 
     def classify_with_slots(self, images: Images, slots: Labels) -> Logits:
-        """Return logits (B, K) when the slots are dictated: an oracle for the audit, never the defense.
+        """Return logits (B, K) with given slots: an oracle for the audit, never the defense.
 
         Raises ValueError unless slots are (B,) int64 in [0, K).
         """
@@ -121,7 +121,7 @@ class SlottedClassifier(nn.Module):
         return self.answer(images, slots)
 
     def reconstruct(self, images: Images, slots: Labels) -> Images:
-        """Return reconstructions (B, C, H, W) from dictated slots, in pixel units; see `MemoryTrace`.
+        """Return reconstructions (B, C, H, W) from given slots, in pixel units; see `MemoryTrace`.
 
         Raises ValueError unless slots are (B,) int64 in [0, K).
         """
@@ -135,7 +135,7 @@ class SlottedClassifier(nn.Module):
         return self.normalize.invert(decoded).reshape(len(images), self.classes, *images.shape[1:])
 
     def trace(self, images: Images) -> MemoryTrace:
-        """Return what `forward` does with these images, and what the other slots would have given."""
+        """Return the intermediate results of `forward`, and the reconstruction from all other slots."""
         scores = self.selector(images)
         slots = scores.argmax(1)
         codes = self.encoder(self.normalize(images))

@@ -1,24 +1,42 @@
-"""What an adversary of Memory Defense differentiates, by what it knows.
+"""The surrogates of Memory Defense: what an adversary differentiates, by what it knows.
 
-The defense's choice of a slot is an argmax and has no gradient. ``fixed-slots`` is the paper's protocol: the
-slot is a constant and the selector is never attacked. ``selector`` attacks what chooses. ``end-to-end`` is
-the white box.
+The defense's choice of a slot is an argmax and has no gradient.
+
+    fixed-slots        the paper's protocol: the slot is a constant, and the selector is never attacked
+    selector           classifier-A alone, which chooses the slot
+    target-classifier  classifier-B on the image itself, without selector or memory
+    end-to-end         the white box
+    undefended         an independently trained plain classifier, whose adversarial images are transferred
+
+The adaptive set is made for attacking this defense alone. All of it gives the defense's own logits, bit for bit, so
+an attack stops exactly when the defense errs; its members differ in the gradient.
+
+    steering           the gradient of classifier-A alone, since the answer follows the slot. Worth trying once for
+                       each wrong class.
+    joint              the sum of both classifiers' log-probabilities, with a soft choice of the slot: pulls
+                       classifier-A and classifier-B towards the same wrong class.
+    silent             end-to-end, with a penalty on the flagged score: errs and is not flagged. Only if a threshold
+                       is set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import nn
 
-from memory_defense.contracts import Binding, Classifier, Images, Labels, Logits, Rows
+from memory_defense.contracts import Adaptation, Binding, Classifier, Images, Labels, Logits, PerImage, Rows
+from memory_defense.defenses.flagging import SilentBinder
 from memory_defense.defenses.memory.slots import class_mask
 from memory_defense.defenses.memory.slotted import SlottedClassifier
+from memory_defense.networks.layers import Normalize
 from memory_defense.wrappers import replace_value
 
 TRANSFER_KNOWLEDGE = frozenset({"fixed-slots", "target-classifier", "undefended"})
-"""Surrogates that decide otherwise than the defense: an error of theirs need not be one of the defense.
+"""Surrogates whose decisions differ from the defense's: an error of theirs need not be one of the defense.
 
 ``end-to-end`` gives the defense's own logits; ``selector`` chooses the slot, which the answer follows.
 """
@@ -31,7 +49,7 @@ class FixedSlots:
     Parameters
     ----------
     defense
-        Whose encoder, memory, decoder and classifier-B answer.
+        Provides encoder, memory, decoder and classifier-B.
     slots
         (B,) one slot for each row.
     """
@@ -75,9 +93,9 @@ class EndToEnd:
     Parameters
     ----------
     defense
-        Whose value is returned, bit for bit.
+        The value returned is this defense's, bit for bit.
     temperature
-        Divides the selector's logits in the backward pass; above 1, a confident selector keeps a gradient.
+        Above 0; divides the selector's logits in the backward pass; above 1, a confident selector keeps a gradient.
 
     Raises
     ------
@@ -108,11 +126,18 @@ class EndToEnd:
         return defense.classifier_b(defense.decoder(replace_value(value, carrier)))
 
 
+class BehindAutoencoder(Protocol):
+    """A defense whose classifier-B answers for normalised images."""
+
+    normalize: Normalize
+    classifier_b: nn.Module
+
+
 @dataclass(frozen=True, eq=False)
 class TargetClassifierAlone:
-    """The knowledge ``target-classifier``: classifier-B on the image itself, without selector or memory."""
+    """The knowledge ``target-classifier``: classifier-B on the image itself, without what comes before it."""
 
-    defense: SlottedClassifier
+    defense: BehindAutoencoder
 
     def __call__(self, images: Images) -> Logits:
         """Return logits (B, K)."""
@@ -122,7 +147,7 @@ class TargetClassifierAlone:
 def published_surrogates(
     defense: SlottedClassifier, transfer_source: Classifier | None = None
 ) -> Mapping[str, Classifier | Binding]:
-    """Return every surrogate by its knowledge; ``undefended`` only where a transfer source is given."""
+    """Return every surrogate by its knowledge; ``undefended`` only if a transfer source is given."""
     surrogates: dict[str, Classifier | Binding] = {
         "fixed-slots": SlotFreezer(defense),
         "selector": defense.selector,
@@ -132,3 +157,60 @@ def published_surrogates(
     if transfer_source is not None:
         surrogates["undefended"] = transfer_source
     return surrogates
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """The defense's logits with the gradient of ``log p_A + weight * log p_B``.
+
+    Tramer et al. 2020: attack every part that the decision passes through.
+
+    Parameters
+    ----------
+    defense
+        The value returned is this defense's.
+    weight
+        Weight of classifier-B, at least 0; with 0 its backward pass is not run.
+
+    Raises
+    ------
+    ValueError
+        For a negative weight.
+    """
+
+    defense: SlottedClassifier
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"weight is {self.weight}, but the weight of classifier-B is at least 0")
+
+    def __call__(self, images: Images) -> Logits:
+        """Return the defense's logits (B, K)."""
+        defense = self.defense
+        if not torch.is_grad_enabled():
+            return defense(images)
+        carrier = defense.selector(images).log_softmax(1)
+        if self.weight == 0:
+            with torch.no_grad():
+                value = defense.answer(images, carrier.argmax(1))
+            return replace_value(value, carrier)
+        value = EndToEnd(defense)(images)
+        return replace_value(value.detach(), carrier + self.weight * value.log_softmax(1))
+
+
+def adaptive_set(
+    defense: SlottedClassifier, excess: Callable[[Images], PerImage] | None = None
+) -> Mapping[str, Adaptation]:
+    """Return every adaptation by name; ``silent`` only if the defense flags images.
+
+    `excess` maps images to (B,), above 0 for those that are flagged (`flagging.ThresholdFlag.excess`); it is None
+    while there is no threshold.
+    """
+    published = {
+        "steering": Adaptation(Joint(defense, weight=0.0), towards_each_class=True),
+        "joint": Adaptation(Joint(defense)),
+    }
+    if excess is not None:
+        published["silent"] = Adaptation(SilentBinder(EndToEnd(defense), excess), fights_flag=True)
+    return published
