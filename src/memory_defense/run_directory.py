@@ -137,6 +137,12 @@ class RunDirectory:
         manifest = self.read()
         self.check_new(resume=resume)
         different = [key for key, value in made_by.items() if manifest.get(key) != value]
+        if different == ["recipe_sha256"]:
+            raise ValueError(
+                f"{self.path} was begun by another version of the recipe {recipe.name} (sha256 "
+                f"{manifest['recipe_sha256'][:12]}, now {recipe.sha256[:12]}), whose stages cannot be continued; "
+                "train again into a new directory, or continue with the version of memory-defense that began it"
+            )
         if different:
             raise ValueError(
                 f"{self.path} holds another run ({different[0]} is {manifest.get(different[0])!r}, "

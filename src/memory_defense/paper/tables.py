@@ -18,7 +18,7 @@ from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.paper.row_pool import RowPool
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.recipes.rivals import rows_of
+from memory_defense.recipes.rows import rows_of
 from memory_defense.recipes.scales import SCALES, table_3_plan
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.load import load

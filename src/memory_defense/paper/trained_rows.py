@@ -11,7 +11,7 @@ from memory_defense.contracts import Images, Labels, Progress, Rows
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.paper.tables import DataSource, at_scale, trained
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.recipes.rivals import rows_of
+from memory_defense.recipes.rows import rows_of
 from memory_defense.recipes.scales import SCALES
 from memory_defense.systems.load import load
 

@@ -61,7 +61,6 @@ def adapted(recipe: Recipe, dataset: str, images: ImageSpec, count: int) -> Reci
         model=replace(recipe.model, dataset=dataset, images=images, memory_size=items),
         undefended=None if recipe.undefended is None else _stage(recipe.undefended, times, count),
         stages=tuple(_stage(stage, times, count) for stage in recipe.stages),
-        expected={},
     )
 
 

@@ -152,7 +152,6 @@ def harden_recipe(hardening: Hardening, dataset: str, images: ImageSpec, train_i
             attacks={"pgd-margin": Pgd(steps=20, loss="margin")},
             suite=hardening.attacks,
         ),
-        expected={},
     )
 
 

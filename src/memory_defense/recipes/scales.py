@@ -9,7 +9,7 @@ from memory_defense.contracts import Attack
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.recipes.parts import PAPER_ATTACKS, PAPER_FIT, QUICK_OPTIMIZER, STRONG_OPTIMIZER
 from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Stage
-from memory_defense.recipes.rivals import Scale, brief_pairs, published_pairs, rows_of
+from memory_defense.recipes.rows import Scale, brief_pairs, published_pairs, rows_of
 from memory_defense.threat import L2, Linf
 from memory_defense.training.adversarial import Online, WarmStart
 from memory_defense.training.fit import FitConfig

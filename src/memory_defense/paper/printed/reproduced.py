@@ -238,7 +238,7 @@ def terminal(table: Reproduced) -> Table:
 def page(tables: Sequence[Reproduced], title: str) -> str:
     """Return one self-contained HTML page with these tables."""
     environment = Environment(
-        loader=PackageLoader("memory_defense.reporting"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("memory_defense.paper.printed"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("reproduced.html.j2").render(tables=tables, title=title, lines=LINES)
 

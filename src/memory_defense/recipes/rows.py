@@ -240,5 +240,4 @@ def _row(
         stages=stages,
         held_out=scale.held_out,
         evaluation=scale.replaced.get(key, plan),
-        expected={},
     )
