@@ -72,9 +72,9 @@ def test_who_knows_of_the_rounding_breaks_more(example: types.ModuleType) -> Non
 def test_a_name_and_a_recipe_are_all_it_takes(
     example: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    scope = {**vars(systems), "FewLevels": example.FewLevels}
-    exec(compile(source("system"), "systems", "exec", dont_inherit=True), scope)
-    monkeypatch.setitem(systems.SYSTEMS, "few-levels", scope["FEW_LEVELS"])
+    monkeypatch.setitem(sys.modules, "memory_defense.defenses.few_levels", example)
+    monkeypatch.setattr(systems, "SYSTEMS", dict(systems.SYSTEMS))
+    exec(compile(source("system"), "systems", "exec", dont_inherit=True), vars(systems))
     scope = {"replace": replace, "TINY": TINY, "ModelSpec": ModelSpec, "Stage": Stage, "Benign": Benign}
     exec(compile(source("recipe"), "recipe", "exec", dont_inherit=True), scope)
     recipe = scope["FEW_LEVELS_TINY"]

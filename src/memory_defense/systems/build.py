@@ -12,14 +12,7 @@ from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.randomness import seeded
 from memory_defense.systems.own_model import build_user_model
-from memory_defense.systems.registry import SYSTEMS, System
-
-
-def system_of(model: ModelSpec) -> System:
-    """Return the system that a model is one of; raise ValueError for an unknown name."""
-    if model.defense not in SYSTEMS:
-        raise nearest(model.defense, SYSTEMS, "defense")
-    return SYSTEMS[model.defense]
+from memory_defense.systems.registry import system_of
 
 
 def build_classifier(network: str, images: ImageSpec | str, seed: int, purpose: str) -> nn.Module:
