@@ -15,8 +15,9 @@ from memory_defense.paper.printed.published import PUBLISHED, PublishedTable
 from memory_defense.paper.printed.reproduced import Reproduced, reproduced, terminal, write_reproduced
 from memory_defense.paper.row_pool import RowPool
 from memory_defense.paper.tables import ReproducedRow, keep_results, reproduce
+from memory_defense.paper.trained_rows import TrainedRows
 
-Figure = tuple[Callable[..., Any], Callable[[Any, Path], list[Path]]]
+Figure = tuple[Callable[[TrainedRows], Any], Callable[[Any, Path], list[Path]]]
 
 
 def run_reproduce(
@@ -43,7 +44,8 @@ def run_reproduce(
         data = DataPlace(data_dir=data_dir, offline=offline, device=device, progress=progress)
         if what in FIGURES:
             make, write = FIGURES[what]()
-            written = write(make(out, data, scale=scale, seed=seed, progress=progress), place / what)
+            found = TrainedRows(out=out, data=data, scale=scale, seed=seed, progress=progress)
+            written = write(make(found), place / what)
             tables: list[Reproduced] = []
         else:
             alone = device.type != "cpu" or scale == "tiny"

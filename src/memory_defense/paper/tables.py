@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memory_defense.checks import nearest
 from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
+from memory_defense.names import TABLES, check_name
+from memory_defense.paper.printed.published import PUBLISHED
 from memory_defense.paper.row_pool import RowPool
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.recipes.rows import rows_of
-from memory_defense.recipes.scales import SCALES, table_3_plan
+from memory_defense.recipes.scales import SCALES, rows_at, table_3_plan
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.load import load
 from memory_defense.workflows.assess import assess
@@ -29,57 +29,6 @@ DataSource = Callable[[str], Splits]
 """From a dataset's name to its splits, on the device to work on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reproduction:
-    """Which rows one table has."""
-
-    datasets: tuple[str, ...]
-    rows: tuple[str, ...]
-    """Last parts of the recipes' names: the paper's rows in its order, then systems it should have been compared
-    with."""
-    own_plan: bool = False
-    """Whether its attacks are Table 3's; else those of Tables 1 and 2."""
-
-
-REPRODUCTIONS: dict[str, Reproduction] = {
-    "table1": Reproduction(
-        datasets=("fashion-mnist",),
-        rows=(
-            "resnet-benign",
-            "pixeldefend",
-            "comdefend",
-            "resnet-offline",
-            "memory-defense",
-            "memory-defense-reference",
-            "magnet",
-            "resnet-online",
-            "memory-defense-sound",
-        ),
-    ),
-    "table2": Reproduction(
-        datasets=("cifar10",),
-        rows=(
-            "resnet-benign",
-            "pixeldefend",
-            "comdefend",
-            "resnet-offline",
-            "memory-defense",
-            "resnet-online",
-            "memory-defense-sound",
-        ),
-    ),
-    "table3": Reproduction(
-        datasets=("fashion-mnist", "cifar10"),
-        rows=("defense-vae-rec", "defense-vae-e2e", "memory-defense"),
-        own_plan=True,
-    ),
-    "table5": Reproduction(
-        datasets=("fashion-mnist",),
-        rows=("target-classifier", "autoencoder", "resnet-offline", "memory-defense", "memae", "resnet-online"),
-    ),
-}
-
-
 @dataclass(frozen=True)
 class ReproducedRow:
     """One row and where its record lies."""
@@ -87,11 +36,6 @@ class ReproducedRow:
     key: str
     record: Record
     path: Path
-
-
-def scale_names() -> tuple[str, ...]:
-    """Return the scales that exist."""
-    return tuple(dict.fromkeys(scale.name for scale in SCALES))
 
 
 def reproduce(
@@ -110,21 +54,22 @@ def reproduce(
     Parameters
     ----------
     table
-        Key of `REPRODUCTIONS`.
+        Key of `names.TABLES`, which has its rows; those of ``table3`` are attacked as in Table 3, all others as in
+        Tables 1 and 2.
     out
         Directory of all runs; what is there already is used.
     data
         Asked for a dataset when it is needed; with a `pool` also in its processes, for which it is pickled.
     scale
-        One of `scale_names`.
+        One of `names.SCALES`.
     rows
-        Only these rows; all by default.
+        Rows to make; all by default.
     seed
-        Of training and of the attacks.
+        Seed of training and of the attacks.
     pool
         Makes several rows at once; one after the other by default.
     progress
-        Told how far it is.
+        Receives how far the work is.
 
     Raises
     ------
@@ -133,23 +78,20 @@ def reproduce(
     RowError
         When a process of the pool was killed.
     """
-    if table not in REPRODUCTIONS:
-        raise nearest(table, REPRODUCTIONS, "table")
-    if scale not in scale_names():
-        raise nearest(scale, scale_names(), "scale")
-    wanted = REPRODUCTIONS[table]
+    check_name(table, TABLES, "table")
+    check_name(scale, {one.name for one in SCALES}, "scale")
     for row in rows or ():
-        if row not in wanted.rows:
-            raise nearest(row, wanted.rows, f"row of {table}")
-    chosen = [row for row in wanted.rows if rows is None or row in rows]
+        check_name(row, TABLES[table], f"row of {table}")
+    datasets = [one.dataset for one in PUBLISHED[table]]
+    chosen = [row for row in TABLES[table] if rows is None or row in rows]
     found: dict[str, tuple[ReproducedRow, ...]] = {}
-    works = [_Row(table, scale, dataset, row, out, seed) for dataset in wanted.datasets for row in chosen]
+    works = [_Row(table, scale, dataset, row, out, seed) for dataset in datasets for row in chosen]
     missing = [work for work in works if not work.is_made()]
     if pool is not None and len(missing) > 1:
         # Fetched once, before several processes want it.
-        counts = {dataset: len(at_scale(scale, data(dataset)).train) for dataset in wanted.datasets}
+        counts = {dataset: len(at_scale(scale, data(dataset)).train) for dataset in datasets}
         pool.make([replace(work, train_images=counts[work.dataset]) for work in missing], data, progress)
-    for dataset in wanted.datasets:
+    for dataset in datasets:
         splits = data(dataset)
         found[dataset] = tuple(work.on(splits, progress) for work in works if work.dataset == dataset)
     return found
@@ -199,8 +141,8 @@ class _Row:
 
     def _asked(self) -> tuple[Recipe, str]:
         """Return the recipe with the plan of its table, and its record's name."""
-        recipe = _recipes(self.scale, self.dataset)[self.row]
-        if REPRODUCTIONS[self.table].own_plan:
+        recipe = rows_at(self.scale, self.dataset)[self.row]
+        if self.table == "table3":
             return replace(recipe, evaluation=table_3_plan(recipe.evaluation)), "table3"
         return recipe, "record"
 
@@ -215,14 +157,6 @@ def at_scale(scale: str, splits: Splits) -> Splits:
 def shared_directory(out: Path, dataset: str) -> Path:
     """Return where the runs under `out` keep the classifiers that several of them need."""
     return out / "shared" / dataset
-
-
-def _recipes(scale: str, dataset: str) -> dict[str, Recipe]:
-    """Return the recipes of a scale on a dataset by row."""
-    for one in SCALES:
-        if (one.name, one.dataset) == (scale, dataset):
-            return {recipe.name.rsplit("/", 1)[1]: recipe for recipe in rows_of(one)}
-    raise ValueError(f"there is no scale {scale} on {dataset}")
 
 
 def reproduced_row(

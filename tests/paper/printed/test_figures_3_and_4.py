@@ -6,20 +6,10 @@ from xml.etree import ElementTree
 import pytest
 
 from memory_defense.evaluation.record import Accuracy, Provenance
-from memory_defense.paper.measured import (
-    AttackedError,
-    Figure3,
-    Figure4,
-    Latency,
-    MemorySize,
-    Panel,
-    PanelRow,
-    Timing,
-)
-from memory_defense.paper.printed.figure3 import figure3_svg, figure3_text
-from memory_defense.paper.printed.figure4 import figure4_svg, figure4_text
+from memory_defense.paper.printed.figure3 import Figure3, Panel, PanelRow, figure3_svg, figure3_text
+from memory_defense.paper.printed.figure4 import AttackedError, Figure4, MemorySize, figure4_svg, figure4_text
 from memory_defense.paper.printed.plain_table import html_table, markdown_table
-from memory_defense.paper.printed.timing import timing_text
+from memory_defense.paper.printed.timing import Latency, Timing, timing_text
 
 FROM = Provenance(version="0", git="", seed=0, device="a device", torch="2", recipe_sha256="")
 SHARE = Accuracy(accuracy=0.5, ci95=(0.25, 0.75))

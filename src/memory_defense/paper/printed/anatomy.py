@@ -9,11 +9,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from memory_defense.files import write_text
-from memory_defense.paper.measured import Anatomy, AnatomyStep
-from memory_defense.paper.printed.drawing import bare, colour, drawn, svg_file
+from memory_defense.evaluation.record import Accuracy, Fraction
+from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
 from memory_defense.paper.printed.plain_table import html_table, markdown_table
 from memory_defense.paper.printed.published import TABLE_1
+from memory_defense.reporting.svg import as_file, bare, colour, drawn
 from memory_defense.reporting.wording import MISSING, epsilon_text, interval, percent
 
 BEGIN, END = "<!-- begin anatomy -->", "<!-- end -->"
@@ -32,6 +32,38 @@ _LEFT = 0.46
 _NOISE = "Random signs, no attack"
 
 
+class AnatomyStep(MeasuredPart):
+    """One way to score and attack the same weights on the same images."""
+
+    key: str
+    title: str
+    changed: str
+    """The choice that differs from the step before; empty for the first."""
+    protocol: dict[str, str | int]
+    """Every choice, by name."""
+    score: Fraction
+    """What this protocol would print as robust accuracy."""
+    attacked: Accuracy
+    """Share of attacked images that the defense answers right, its own slot chosen from the attacked image."""
+    selector: Accuracy
+    """The same for the selector alone."""
+    agreement: Fraction
+    """Share of attacked images whose answer is the slot that the selector chose."""
+    median_change: Size
+    """Median over images of the largest change of a pixel."""
+
+
+class Anatomy(Measured):
+    """From the paper's cell to the number that is left, one choice at a time."""
+
+    images: Count
+    epsilon: Size
+    clean: Accuracy
+    steps: tuple[AnatomyStep, ...]
+    controls: tuple[AnatomyStep, ...]
+    """Measured beside a step, whose protocol they share but for what `changed` says."""
+
+
 def published_cell() -> float:
     """Return the paper's number, in percent: Memory Defense, Fashion-MNIST, PGD 25/255."""
     (row,) = (row for row in TABLE_1.rows if row.key == "memory-defense")
@@ -43,13 +75,13 @@ def published_cell() -> float:
 
 def write_anatomy(result: Anatomy, directory: Path) -> list[Path]:
     """Write anatomy.json, .svg, .md and .html (a fragment for a page) into a directory; return their paths."""
-    paths = [directory / f"anatomy.{kind}" for kind in ("json", "svg", "md", "html")]
-    result.write(paths[0])
-    write_text(paths[1], svg_file(anatomy_svg(result)))
     title = f"# The anatomy of the claim, at the scale {result.scale!r}"
-    write_text(paths[2], f"{title}\n\n![Step by step](anatomy.svg)\n\n{anatomy_markdown(result)}")
-    write_text(paths[3], anatomy_html(result))
-    return paths
+    return result.write_with(
+        directory / "anatomy.json",
+        svg=as_file(anatomy_svg(result), dark=True),
+        md=f"{title}\n\n![Step by step](anatomy.svg)\n\n{anatomy_markdown(result)}",
+        html=anatomy_html(result),
+    )
 
 
 def anatomy_markdown(result: Anatomy) -> str:
@@ -162,10 +194,10 @@ def anatomy_svg(result: Anatomy, prefix: str = "anatomy") -> str:
     said = "; ".join(f"{label}: {value:.1f}" for label, value in zip(labels, numbers, strict=True))
     return drawn(
         paint,
-        width=9.4,
-        height=4.6,
+        size=(9.4, 4.6),
         text=9.5,
         prefix=prefix,
+        short=True,
         title="The anatomy of the claim",
         description=f"What is printed as robust accuracy, in %, after each change. {said}.",
     )
@@ -193,9 +225,7 @@ def _key(figure: Figure) -> None:
         ("D", "other", "noise of the same size instead of the attack"),
     )
     axes = figure.add_axes((0.0, 0.0, 1, 0.05))
-    bare(axes)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    bare(axes, ticks=False)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 1)
     for place, (marker, name, text) in zip((25.0, 60.0), entries, strict=True):

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memory_defense.files import write_text
-from memory_defense.paper.measured import Latency, Timing
+from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
 from memory_defense.paper.printed.plain_table import markdown_table
 from memory_defense.reporting.wording import MISSING
 
 PUBLISHED_BATCH = 10
 PUBLISHED_DEVICE = "NVIDIA GeForce RTX 2080 Ti"
 PUBLISHED_SECONDS = {"without-memory": 0.00171196, "with-memory": 0.00619208}
-"""As printed, for "an average of 10 images"; by the key of `measured.Latency`."""
+"""As printed, for "an average of 10 images"; by the key of `Latency`."""
+
+
+class Latency(MeasuredPart):
+    """How long one system takes for one batch."""
+
+    key: str
+    title: str
+    batch: Count
+    runs: Count
+    seconds: Size
+    """Median for the whole batch."""
+    fastest: Size
+    """Of the fastest run, which other processes disturb least."""
+    ratio: Size
+    """Median, run by run, over the autoencoder without memory in the same round."""
+
+
+class Timing(Measured):
+    """What the memory and the selector cost (the paper's section 4)."""
+
+    threads: Count
+    latencies: tuple[Latency, ...]
 
 
 def write_timing(result: Timing, directory: Path) -> list[Path]:
     """Write timing.json and timing.md into a directory; return their paths."""
-    paths = [directory / f"timing.{kind}" for kind in ("json", "md")]
-    result.write(paths[0])
-    write_text(paths[1], timing_text(result))
-    return paths
+    return result.write_with(directory / "timing.json", md=timing_text(result))
 
 
 def timing_text(result: Timing) -> str:
