@@ -9,14 +9,13 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from memory_defense.reporting.cascades import cascade_tables
-from memory_defense.reporting.detection import detection_tables
-from memory_defense.reporting.rows import answer, caution
-from memory_defense.reporting.section import Section
+from memory_defense.reporting.rows import Section, answer, caution
 from memory_defense.reporting.tables import (
     Cell,
     Table,
     audit_table,
+    cascade_tables,
+    detection_tables,
     headline_table,
     matrix_table,
 )
