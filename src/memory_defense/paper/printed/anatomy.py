@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from memory_defense.evaluation.record import Accuracy, Fraction
 from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
-from memory_defense.paper.printed.plain_table import html_table, markdown_table
 from memory_defense.paper.printed.published import TABLE_1
 from memory_defense.reporting.svg import as_file, bare, colour, drawn
-from memory_defense.reporting.wording import MISSING, epsilon_text, interval, percent
+from memory_defense.reporting.text import plain_markdown
+from memory_defense.reporting.wording import MISSING, epsilon_text, interval, percent, plain
 
 BEGIN, END = "<!-- begin anatomy -->", "<!-- end -->"
 _HEAD = (
@@ -88,11 +88,11 @@ def anatomy_markdown(result: Anatomy) -> str:
     """Return the table of steps, that of controls, and what the numbers say, as Markdown."""
     return "\n".join(
         [
-            *markdown_table(_HEAD, _rows(result), numeric_from=2),
+            *plain_markdown(_HEAD, _rows(result), numeric_from=2),
             "",
             "Beside the steps, not on the way:",
             "",
-            *markdown_table(_HEAD, [_cells(one) for one in result.controls], numeric_from=2),
+            *plain_markdown(_HEAD, [_cells(one) for one in result.controls], numeric_from=2),
             "",
             *(line for remark in _remarks(result) for line in (remark, "")),
         ]
@@ -105,9 +105,23 @@ def anatomy_html(result: Anatomy) -> str:
     return (
         '<section class="anatomy">\n<h2>The anatomy of the claim</h2>\n'
         f"<figure>{anatomy_svg(result)}</figure>\n"
-        f"<div>{html_table(_HEAD, _rows(result), numeric_from=2)}</div>\n<h3>Beside the steps</h3>\n"
-        f"<div>{html_table(_HEAD, [_cells(one) for one in result.controls], numeric_from=2)}</div>\n"
+        f"<div>{html_table(_HEAD, _rows(result))}</div>\n<h3>Beside the steps</h3>\n"
+        f"<div>{html_table(_HEAD, [_cells(one) for one in result.controls])}</div>\n"
         f"{remarks}</section>\n"
+    )
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an HTML table; the first cell of a row names it, the second is text, all others are numbers."""
+    start = "".join(f'<th scope="col">{escape(plain(cell))}</th>' for cell in head)
+    body = "".join(f"<tr>{_html_row([escape(plain(cell)) for cell in row])}</tr>\n" for row in rows)
+    return f"<table>\n<thead><tr>{start}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+
+def _html_row(row: Sequence[str]) -> str:
+    name, text, *numbers = row
+    return f'<th scope="row">{name}</th><td>{text}</td>' + "".join(
+        f'<td class="number">{one}</td>' for one in numbers
     )
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from memory_defense.evaluation.record import Fraction
 from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
-from memory_defense.paper.printed.plain_table import markdown_table
 from memory_defense.reporting.svg import as_file, bare, colour, drawn
+from memory_defense.reporting.text import plain_markdown
 from memory_defense.reporting.wording import MISSING, epsilon_text, percent
 
 _CLASS_COLOURS = (
@@ -100,7 +100,7 @@ def figure3_text(result: Figure3) -> str:
             )
             for panel in row.panels
         ]
-        lines += [f"## {row.title}", "", *markdown_table(head, cells), ""]
+        lines += [f"## {row.title}", "", *plain_markdown(head, cells), ""]
     meanings = [f"- **{panel.title}**: {panel.meaning}." for panel in result.rows[0].panels]
     return "\n".join([*lines, *meanings, "", *_remarks(result), ""])
 

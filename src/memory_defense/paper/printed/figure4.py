@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from memory_defense.evaluation.record import Accuracy, Fraction
 from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
-from memory_defense.paper.printed.plain_table import markdown_table
 from memory_defense.reporting.svg import as_file, bare, colour, drawn
+from memory_defense.reporting.text import plain_markdown
 from memory_defense.reporting.wording import epsilon_text, interval, knowledge_label, percent
 
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.2)))
@@ -99,7 +99,7 @@ def figure4_text(result: Figure4) -> str:
             "",
             "![Reconstruction error by memory size](figure4.svg)",
             "",
-            *markdown_table(head, rows, numeric_from=2),
+            *plain_markdown(head, rows, numeric_from=2),
             "",
             f"Errors are mean squared differences of pixels in [0, 1], of the first {result.images:,} test images, "
             "between the image handed in and its reconstruction. Attacked: PGD as the paper runs it (40 steps), "

@@ -8,7 +8,7 @@ case`` is the share of images that survive every attack of the record in that ba
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +19,9 @@ from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.files import write_text
 from memory_defense.paper.printed.published import Column, PublishedRow, PublishedTable
 from memory_defense.paper.printed.shortfall import CW_REASON, SEE_CW, Gap, explained
+from memory_defense.reporting.tables import Cell
+from memory_defense.reporting.text import cell_markdown, markdown_lines
+from memory_defense.reporting.wording import percent
 
 LINES = ("published", "its protocol", "strongest knowledge", "worst case")
 ADDED = {
@@ -32,17 +35,8 @@ ADDED = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number of ours, or of the paper's, in percent."""
-
-    text: str
-    source: str = ""
-    """Where in the record it stands."""
-
-
-@dataclass(frozen=True)
 class System:
-    """The four lines of one system."""
+    """The four lines of one system, in the order of `LINES`."""
 
     title: str
     note: str
@@ -78,7 +72,7 @@ def reproduced(table: PublishedTable, records: Sequence[tuple[str, Record, str]]
         For a row that is neither the paper's nor in `ADDED`, or a record that lacks an attack of the table.
     """
     published = {row.key: row for row in table.rows}
-    head = tuple(_head(column, cell) for column in table.columns for cell in range(column.cells))
+    head = tuple(column.head(cell) for column, cell in table.cells)
     systems = tuple(_system(table, published.get(key), key, record, place) for key, record, place in records)
     reasons = [_shortfall(head, key, system, scale) for (key, _, _), system in zip(records, systems, strict=True)]
     return Reproduced(
@@ -107,21 +101,10 @@ def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str
     return explained(system.title, key, scale, clean, [gap for gap in gaps if gap is not clean])
 
 
-def _head(column: Column, cell: int) -> str:
-    if column.radii:
-        level = column.radii[cell] * 255
-        shown = f"{level:.0f}/255" if abs(level - round(level)) < 1e-6 else f"{column.radii[cell]:g}"
-        return f"{column.title} {shown}"
-    if column.settings:
-        return "CW" if column.settings[cell] == "cw" else "CW, confidence 50"
-    return column.title
-
-
 def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: Record, place: str) -> System:
     if row is None and key not in ADDED:
         raise ValueError(f"there is no row {key!r} in {table.title}, and it is none of {', '.join(ADDED)}")
     title, knowledge = (row.title, row.knowledge) if row else ADDED[key]
-    cells = [(column, cell) for column in table.columns for cell in range(column.cells)]
     printed = [score for group in row.scores for score in group] if row else []
     return System(
         title=title if row else f"{title} (not in the paper)",
@@ -131,10 +114,10 @@ def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: R
             "published": tuple(
                 Cell("NA" if score is None else f"{score:.2f}".rstrip("0").rstrip(".")) for score in printed
             )
-            or (Cell("–"),) * len(cells),
-            "its protocol": tuple(_under(record, *cell, knowledge) for cell in cells),
-            "strongest knowledge": tuple(_under(record, *cell, None) for cell in cells),
-            "worst case": tuple(_worst(record, *cell) for cell in cells),
+            or (Cell("–"),) * len(table.cells),
+            "its protocol": tuple(_under(record, *cell, knowledge) for cell in table.cells),
+            "strongest knowledge": tuple(_under(record, *cell, None) for cell in table.cells),
+            "worst case": tuple(_worst(record, *cell) for cell in table.cells),
         },
     )
 
@@ -150,7 +133,7 @@ def _under(record: Record, column: Column, cell: int, knowledge: str | None) -> 
     ]
     if not fitting:
         raise ValueError(
-            f"the record of {record.recipe} has no {_head(column, cell)} with the knowledge {knowledge or 'any'}; "
+            f"the record of {record.recipe} has no {column.head(cell)} with the knowledge {knowledge or 'any'}; "
             "evaluate it again with the plan of this table"
         )
     number, strongest = min(fitting, key=lambda one: one[1].accuracy)
@@ -166,7 +149,7 @@ def _is(result: AttackResult, column: Column, cell: int) -> bool:
 
 def _worst(record: Record, column: Column, cell: int) -> Cell:
     if column.attack == "clean":
-        return _cell(record.clean, "clean")
+        return replace(_cell(record.clean, "clean"), strong=True)
     if column.settings:  # the largest L2 ball holds every image
         balls = [(one.epsilon, number) for number, one in enumerate(record.worst_case) if one.norm == "l2"]
     else:
@@ -177,13 +160,13 @@ def _worst(record: Record, column: Column, cell: int) -> Cell:
             if one.norm == column.norm and abs(one.epsilon - radius) < 1e-9
         ]
     if not balls:
-        raise ValueError(f"the record of {record.recipe} has no worst case for {_head(column, cell)}")
+        raise ValueError(f"the record of {record.recipe} has no worst case for {column.head(cell)}")
     number = max(balls)[1]
-    return _cell(record.worst_case[number], f"worst_case[{number}]")
+    return replace(_cell(record.worst_case[number], f"worst_case[{number}]"), strong=True)
 
 
 def _cell(accuracy: Accuracy, source: str) -> Cell:
-    return Cell(f"{100 * accuracy.accuracy:.1f}", source)
+    return Cell(percent(accuracy.accuracy), source=source)
 
 
 def _remarks(records: Sequence[Record]) -> tuple[str, ...]:
@@ -204,18 +187,14 @@ def _remarks(records: Sequence[Record]) -> tuple[str, ...]:
 
 def markdown(table: Reproduced) -> str:
     """Return the table as Markdown."""
-    lines = [f"### {table.title}", "", "| System | | " + " | ".join(table.head) + " |"]
-    lines.append("|---|---|" + "---:|" * len(table.head))
-    for system in table.systems:
-        for number, name in enumerate(LINES):
-            title = f"[{system.title}]({system.record_path})" if number == 0 else ""
-            cells = [_bold(cell.text, name) for cell in system.lines[name]]
-            lines.append(f"| {title} | {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"- {remark}" for remark in table.remarks), ""])
-
-
-def _bold(text: str, line: str) -> str:
-    return f"**{text}**" if line == "worst case" else text
+    rows = [
+        (f"[{system.title}]({system.record_path})" if name == LINES[0] else "", name, *map(cell_markdown, cells))
+        for system in table.systems
+        for name, cells in system.lines.items()
+    ]
+    head = ("System", "", *table.head)
+    lines = markdown_lines(head, rows, [number > 1 for number in range(len(head))])
+    return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {remark}" for remark in table.remarks), ""])
 
 
 def terminal(table: Reproduced) -> Table:
@@ -226,12 +205,10 @@ def terminal(table: Reproduced) -> Table:
     for name in table.head:
         drawn.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for system in table.systems:
-        for number, name in enumerate(LINES):
-            cells = [cell.text for cell in system.lines[name]]
-            last = number == len(LINES) - 1
-            drawn.add_row(
-                system.title if number == 0 else "", name, *cells, end_section=last, style="bold" if last else ""
-            )
+        for name, cells in system.lines.items():
+            title, last = system.title if name == LINES[0] else "", name == LINES[-1]
+            shown = (cell.text for cell in cells)
+            drawn.add_row(title, name, *shown, end_section=last, style="bold" if last else "")
     return drawn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
-from memory_defense.paper.printed.plain_table import markdown_table
+from memory_defense.reporting.text import plain_markdown
 from memory_defense.reporting.wording import MISSING
 
 PUBLISHED_BATCH = 10
@@ -71,7 +71,7 @@ def timing_text(result: Timing) -> str:
         [
             f"# What the memory costs, {result.dataset}, at the scale {result.scale!r}",
             "",
-            *markdown_table(head, rows),
+            *plain_markdown(head, rows),
             "",
             f"Medians of {counted} runs after a warm-up, forward passes without gradients, on {_device(result)}. "
             "All systems take turns; the ratio is the median of the rounds' own ratios. An image: of the fastest "
