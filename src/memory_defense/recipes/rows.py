@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from memory_defense.attacks import PAPER_PGD, CarliniWagner, Fgsm, RandFgsm
-from memory_defense.contracts import Attack, Ball
+from memory_defense.contracts import Attack, Ball, Objective
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.defenses.autoencoder import AutoencoderObjective, MemAeObjective
 from memory_defense.defenses.comdefend import ComDefendObjective
@@ -124,91 +125,78 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
         offline=pairs,
     )
     fine_tune = replace(reconstruct, name="end-to-end", objective=DefenseVaeEndToEnd(), releases_classifier=True)
-    undefended = replace(benign, name="other")
+    other = replace(benign, name="other")
+    row = partial(_row, scale)
     rows = (
-        _row(scale, "resnet-benign", "A benign classifier", "undefended", (benign,)),
-        _row(scale, "resnet-offline", "PGD images made once", "undefended", (benign, offline)),
-        _row(scale, "resnet-online", "Adversarial training", "undefended", scale.robust),
-        _row(
-            scale,
+        row("resnet-benign", "A benign classifier", "undefended", benign),
+        row("resnet-offline", "PGD images made once", "undefended", benign, offline),
+        row("resnet-online", "Adversarial training", "undefended", *scale.robust),
+        row(
             "pixeldefend",
             "PixelDefend before the benign classifier",
             "pixeldefend",
-            (
-                benign,
-                _purifier("pixelcnn", PixelCnnObjective(), scale.pixelcnn, scale.pixelcnn_images),
-                _purifier("stand-in", StandInObjective(), scale.stand_in, scale.stand_in_images),
-            ),
+            benign,
+            _purifier("pixelcnn", PixelCnnObjective(), scale.pixelcnn, scale.pixelcnn_images),
+            _purifier("stand-in", StandInObjective(), scale.stand_in, scale.stand_in_images),
         ),
-        _row(
-            scale,
+        row(
             "comdefend",
             "ComDefend before the benign classifier",
             "comdefend",
-            (benign, _purifier("compression", ComDefendObjective(), scale.purifier)),
+            benign,
+            _purifier("compression", ComDefendObjective(), scale.purifier),
         ),
-        _row(
-            scale,
+        row(
             "magnet",
             "MagNet before the benign classifier",
             "magnet",
-            (benign, _purifier("autoencoders", MagNetObjective(), scale.purifier)),
+            benign,
+            _purifier("autoencoders", MagNetObjective(), scale.purifier),
         ),
-        _row(scale, "defense-vae-rec", "Defense-VAE, reconstruction", "defense-vae", (benign, reconstruct)),
-        _row(scale, "defense-vae-e2e", "Defense-VAE, end to end", "defense-vae", (benign, reconstruct, fine_tune)),
-        _row(
-            scale,
-            "target-classifier",
-            "Classifier-B alone",
-            "target-classifier",
-            (replace(benign, part="classifier"),),
-        ),
-        _row(
-            scale,
+        row("defense-vae-rec", "Defense-VAE, reconstruction", "defense-vae", benign, reconstruct),
+        row("defense-vae-e2e", "Defense-VAE, end to end", "defense-vae", benign, reconstruct, fine_tune),
+        row("target-classifier", "Classifier-B alone", "target-classifier", replace(benign, part="classifier")),
+        row(
             "autoencoder",
             "Autoencoder and classifier-B, no memory",
             "autoencoder",
-            (replace(memory, objective=AutoencoderObjective(cross_entropy=weight)),),
+            replace(memory, objective=AutoencoderObjective(cross_entropy=weight)),
         ),
-        _row(
-            scale,
+        row(
             "memae",
             "Memory without slots, no selector",
             "memae",
-            (replace(memory, objective=MemAeObjective(cross_entropy=weight)),),
+            replace(memory, objective=MemAeObjective(cross_entropy=weight)),
         ),
-        _row(
-            scale,
+        row(
             "memory-defense",
             "The paper's system: selector trained on PGD images made once",
             "memory-defense",
-            (benign, offline, memory),
-            undefended=undefended,
+            *(benign, offline, memory),
+            undefended=other,
         ),
-        _row(
-            scale,
+        row(
             "memory-defense-reference",
             "The same with the released code's constants",
             "memory-defense",
-            (benign, offline, memory),
+            *(benign, offline, memory),
             preset="reference",
-            undefended=undefended,
+            undefended=other,
         ),
-        _row(
-            scale,
+        row(
             "memory-defense-sound",
             "Sound Memory Defense: adversarially trained selector",
             "memory-defense",
-            (*scale.robust, memory),
+            *(*scale.robust, memory),
             preset="sound",
-            undefended=undefended,
+            undefended=other,
         ),
     )
-    return tuple(row for row in rows if row.stages)
+    return tuple(one for one in rows if one.stages)
 
 
-def _purifier(name: str, objective: object, fit: FitConfig, images: int | None = None) -> Stage:
-    return Stage(name=name, part="purifier", objective=objective, score="objective", fit=fit, images=images)  # pyright: ignore[reportArgumentType]
+def _purifier(name: str, objective: Objective, fit: FitConfig, images: int | None = None) -> Stage:
+    return Stage(name=name, part="purifier", objective=objective, score="objective", fit=fit, images=images)
 
 
 _OF_PURIFIERS = ("pixeldefend", "comdefend", "defense-vae")
@@ -220,8 +208,7 @@ def _row(
     key: str,
     summary: str,
     defense: str,
-    stages: tuple[Stage, ...],
-    *,
+    *stages: Stage,
     preset: str = "paper",
     undefended: Stage | None = None,
 ) -> Recipe:
