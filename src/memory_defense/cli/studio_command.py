@@ -30,11 +30,11 @@ def run_studio(
 
     import torch
 
-    from memory_defense.studio.server import Settings, serve
+    from memory_defense.studio.server import StudioOptions, serve
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = Settings(runs=runs, host=host, port=port, data_dir=data_dir, seconds=seconds)
+    settings = StudioOptions(runs=runs, host=host, port=port, data_dir=data_dir, seconds=seconds)
     console = Console()
     if not settings.local_only:
         console.print("the studio has no login: whoever reaches this address can use it", highlight=False)

@@ -39,9 +39,9 @@ _WITHIN = 1e-6
 
 
 RELEASED_MEAN, RELEASED_STD = 0.1307, 0.3081
-"""What the released code normalises Fashion-MNIST with: MNIST's constants (reading A20)."""
+"""Constants of the released code's normalisation of Fashion-MNIST, which are MNIST's (reading A20)."""
 STEP_SIZE = 0.0075
-"""Of the paper's PGD, in whatever units the step's protocol has."""
+"""Step size of the paper's PGD, in the units of the step's protocol."""
 
 SEEN = {
     "true label": "the slot is a constant, the image's true label",
@@ -49,7 +49,7 @@ SEEN = {
     "soft slot": "the choice of the slot has a gradient",
     "selector": "the selector alone, which chooses the slot",
 }
-"""What the attack differentiates: encoder, memory, decoder and classifier-B, but for the last."""
+"""Part that the attack differentiates: encoder, memory, decoder and classifier-B, but for the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,10 @@ class Protocol:
     """Every choice that some step changes."""
 
     score: Literal["mean of clean and attacked", "attacked"] = "mean of clean and attacked"
-    """What is printed as robust accuracy."""
+    """Number that is printed as robust accuracy."""
     steps: int = 10
     units: Literal["normalised", "pixels"] = "normalised"
-    """What epsilon and the step size are measured in, and where images are clipped to [0, 1]."""
+    """Units of epsilon and step size, in which images are clipped to [0, 1]."""
     seen: Literal["true label", "clean answer", "soft slot", "selector"] = "true label"
     """Key of `SEEN`."""
     attacks: Literal["PGD", "all, worst case"] = "PGD"
@@ -70,7 +70,7 @@ class Protocol:
         return asdict(self)
 
     def ball(self, epsilon: float) -> Ball:
-        """Return where attacked images may lie."""
+        """Return the ball of attacked images."""
         if self.units == "pixels":
             return Linf(epsilon)
         return NormalisedBox(epsilon, RELEASED_MEAN, RELEASED_STD)
@@ -118,7 +118,7 @@ def difference(one: Protocol, other: Protocol) -> list[str]:
 
 @dataclass(frozen=True)
 class NormalisedBox:
-    """Where the released code looks for adversarial images, in pixel units.
+    """The ball in which the released code looks for adversarial images, in pixel units.
 
     It takes epsilon in the units of ``(x - mean) / std`` and clips to [0, 1] there. In pixels the radius is
     ``epsilon * std`` and the box is ``[mean, mean + std]``, so that every pixel outside the box is moved into it,
@@ -129,7 +129,7 @@ class NormalisedBox:
     radius
         epsilon in normalised units, at least 0.
     mean, std
-        Of the normalisation; the box lies in [0, 1].
+        Constants of the normalisation; the box must be inside [0, 1].
 
     Raises
     ------
@@ -207,7 +207,7 @@ def reproduce_anatomy(rows: TrainedRows) -> Anatomy:
 
 
 def judged_row(rows: TrainedRows, recipe: Recipe) -> ReproducedRow:
-    """Return the row with the record of its table, or where there is none, of the attacks in this ball alone."""
+    """Return the row with the record of its table, or without one, of the attacks in this ball alone."""
     record = rows.out / recipe.name / "record.json"
     name = "record"
     if not (record.is_file() and Record.read(record).provenance.recipe_sha256 == recipe.sha256):
@@ -241,7 +241,7 @@ class Bench:
         return accuracy(predict(self.defense, self.sample.images) == self.sample.labels)
 
     def attacked(self, protocol: Protocol, leave: Labels | None = None) -> Images:
-        """Return what the protocol's PGD makes of the images; `leave` (N,) are the classes it leads away from."""
+        """Return the images after the protocol's PGD, away from the classes `leave` (N,), by default the labels."""
         sample = self.sample
         labels = sample.labels if leave is None else leave
         draws = ImageDraws.of(self.seed, "anatomy", sample.ids, sample.images.device)
@@ -252,7 +252,7 @@ class Bench:
         return images
 
     def surrogate(self, protocol: Protocol) -> Classifier:
-        """Return what the protocol's attack differentiates."""
+        """Return the surrogate that the protocol's attack differentiates."""
         defense = self.defense
         match protocol.seen:
             case "true label":
@@ -279,7 +279,7 @@ class Bench:
     def worst(self, step: Step, changed: str, record: Record, path: Path) -> AnatomyStep:
         """Return the last step from the row's record.
 
-        Selector and agreement are those on the images that broke the defense, or on clean ones where nothing did.
+        Selector and agreement are those on the images that broke the defense, or on clean ones if nothing did.
         """
         (worst,) = (one for one in record.worst_case if one.norm == "linf" and abs(one.epsilon - EPSILON) < _WITHIN)
         return self._step(step, changed, self._found(path), worst)
@@ -298,7 +298,7 @@ class Bench:
         return images
 
     def controls(self) -> tuple[AnatomyStep, ...]:
-        """Return what stands beside the steps: noise, clipping without an attack, and the released default."""
+        """Return the controls beside the steps: noise, clipping without an attack, and the released default."""
         first, pixels = STEPS[0], next(step for step in STEPS if step.protocol.units == "pixels")
         answers = self.defense.choose_slots(self.sample.images)
         ball = first.protocol.ball(EPSILON)

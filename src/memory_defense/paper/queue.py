@@ -1,4 +1,4 @@
-"""Work that wants a GPU, in the order of its worth: what each entry proves, and what it is made of.
+"""Work for a GPU, most valuable first: what each entry proves, and its recipes.
 
 An entry is a list of recipes; `queue_work.work` trains and evaluates them, a few minutes at a time.
 """
@@ -20,22 +20,22 @@ _BRIEF_CW = FASHION_CPU.slow.unbounded
 
 @dataclass(frozen=True, kw_only=True)
 class QueueEntry:
-    """One piece of evidence that a GPU is needed for."""
+    """One claim that needs a GPU to be measured."""
 
     claim: str
-    """What is known afterwards, in one line."""
+    """Claim that the results decide, in one line."""
     recipes: tuple[str, ...]
     """Trained and evaluated in this order; names of `recipes.RECIPES`."""
     minutes: int
-    """Of one large GPU, training and evaluation together: an estimate until it is run."""
+    """Minutes on one large GPU for training and evaluation: an estimate until it is run."""
     back: str
-    """What is kept of it."""
+    """Results that are kept."""
     images: int
     """Test images, at most; the recipe's plan may have fewer."""
     chunk: int = 256
     """Images attacked between two looks at the clock."""
     suite: str | None = None
-    """Of the cascade; None is the recipe's."""
+    """Suite of the cascade; None takes the recipe's."""
     unbounded: Mapping[str, Attack] | None = None
     """In place of the recipe's unbounded attacks."""
 
@@ -77,7 +77,7 @@ _KEPT = "a record and the weights of each"
 
 QUEUE: dict[str, QueueEntry] = {
     "fashion-mnist-paper": QueueEntry(
-        claim="Table 1 at the paper's own size: ResNet-50, Memory Defense and its rivals on Fashion-MNIST",
+        claim="Table 1 at the paper's own size: ResNet-50, Memory Defense and its baselines on Fashion-MNIST",
         recipes=_rows("fashion-mnist", *_CLASSIFIERS, *_MEMORY, "magnet", "comdefend"),
         minutes=230,
         back=_KEPT,
@@ -122,7 +122,7 @@ QUEUE: dict[str, QueueEntry] = {
         images=500,
     ),
 }
-"""Every entry by name, the one of most worth first."""
+"""Every entry by name, the most valuable first."""
 
 
 def entry(name: str) -> QueueEntry:

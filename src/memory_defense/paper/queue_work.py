@@ -21,11 +21,12 @@ from memory_defense.data.spec import dataset_spec
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.robustness import Conduct
 from memory_defense.files import write_text
+from memory_defense.model_spec import ModelSpec
 from memory_defense.paper.half_weights import restore_half, round_to_half, write_half
 from memory_defense.paper.queue import entry
 from memory_defense.paper.tables import DataSource, trained
 from memory_defense.randomness import ImageDraws
-from memory_defense.recipes.recipe import ModelSpec, Recipe
+from memory_defense.recipes.recipe import Recipe
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.build import build_defense
 from memory_defense.systems.load import load
@@ -38,11 +39,11 @@ class Deadline:
     Parameters
     ----------
     inner
-        Told everything.
+        Receives everything as well.
     seconds
-        From now on; infinite for no limit.
+        Time limit, from now on; infinite for none.
     clock
-        Seconds from anywhere.
+        Current time in seconds.
     """
 
     def __init__(self, inner: Progress, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -75,15 +76,15 @@ def work(name: str, out: Path, data: DataSource, *, back: Path, deadline: Deadli
     Parameters
     ----------
     name
-        Key of `QUEUE`.
+        Key of `queue.QUEUE`.
     out
         Directory of all runs; what is there already is used, by other entries as well.
     data
-        Asked for a dataset when it is needed; see `made_up` for toy sizes.
+        Called for a dataset when it is needed; see `made_up` for toy sizes.
     back
-        What is kept goes to ``back/name/recipe``, each time a recipe is done.
+        Directory of what is kept, ``back/name/recipe``, written each time a recipe is done.
     deadline
-        Told how far it is, and stops it.
+        Receives how far the work is, and stops it.
     tiny
         Every stage at toy size.
 
@@ -110,7 +111,7 @@ def work(name: str, out: Path, data: DataSource, *, back: Path, deadline: Deadli
 
 
 def _evaluate(one: Recipe, run: RunDirectory, splits: Splits, chunk: int, place: Path, progress: Deadline) -> None:
-    """Evaluate a trained system where that is not done yet, at the weights that are kept; then keep them."""
+    """Evaluate a trained system unless that is done, at the weights that are kept; then keep them."""
     defense = load(run.path)
     round_to_half(defense)
     if not run.record.is_file() or Record.read(run.record).provenance.recipe_sha256 != one.sha256:
@@ -131,7 +132,7 @@ def returned(directory: Path | str) -> nn.Module:
     Raises
     ------
     ValueError
-        Where files are missing or damaged.
+        If files are missing or damaged.
     """
     run = RunDirectory(Path(directory))
     defense = build_defense(ModelSpec(**run.read()["model"]))

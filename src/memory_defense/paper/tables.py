@@ -1,7 +1,7 @@
 """Reproducing the paper's tables: train what is missing, evaluate it, one record for every row.
 
-Everything lies under one directory. Rows that several tables share are trained and evaluated once; what was stopped
-goes on where it was.
+Everything is kept under one directory. Rows that several tables share are trained and evaluated once; a stopped row
+continues where it was.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DataSource = Callable[[str], Splits]
 
 @dataclass(frozen=True)
 class ReproducedRow:
-    """One row and where its record lies."""
+    """One row with its record and the record's path."""
 
     key: str
     record: Record
@@ -59,7 +59,7 @@ def reproduce(
     out
         Directory of all runs; what is there already is used.
     data
-        Asked for a dataset when it is needed; with a `pool` also in its processes, for which it is pickled.
+        Called for a dataset when it is needed; with a `pool` also in its processes, for which it is pickled.
     scale
         One of `names.SCALES`.
     rows
@@ -108,30 +108,30 @@ class _Row:
     out: Path
     seed: int
     train_images: int = 0
-    """How many there are; only `shares` asks."""
+    """Number of training images; needed by `shares` alone."""
 
     @property
     def label(self) -> str:
         return self._asked()[0].name
 
     def is_made(self) -> bool:
-        """Return whether its record is there."""
+        """Return whether the run is finished and has this recipe's record."""
         recipe, record = self._asked()
         run = RunDirectory(self.out / recipe.name)
         return _is_trained(run) and _is_made(run.path / f"{record}.json", recipe)
 
     def make(self, data: DataSource, progress: Progress | None) -> ReproducedRow:
-        """Make it from the data it asks for."""
+        """Make the row from its dataset."""
         return self.on(data(self.dataset), progress)
 
     def on(self, splits: Splits, progress: Progress | None) -> ReproducedRow:
-        """Make it, or find it made, from these splits."""
+        """Make the row from these splits, unless it is made."""
         recipe, record = self._asked()
         own = at_scale(self.scale, splits)
         return reproduced_row(self.row, recipe, self.out, own, record=record, seed=self.seed, progress=progress)
 
     def shares(self) -> set[Path]:
-        """Return the classifiers still missing which other rows may need as well."""
+        """Return the files of missing classifiers that other rows may need as well."""
         recipe, _ = self._asked()
         if _is_trained(RunDirectory(self.out / recipe.name)):
             return set()
@@ -140,7 +140,7 @@ class _Row:
         return {path for path in stages if not path.is_file()}
 
     def _asked(self) -> tuple[Recipe, str]:
-        """Return the recipe with the plan of its table, and its record's name."""
+        """Return the recipe with the plan of its table, and the name of its record."""
         recipe = rows_at(self.scale, self.dataset)[self.row]
         if self.table == "table3":
             return replace(recipe, evaluation=table_3_plan(recipe.evaluation)), "table3"

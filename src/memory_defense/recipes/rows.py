@@ -6,8 +6,7 @@ trained on adversarial images made once; runs that share a directory train each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from memory_defense.attacks import PAPER_PGD, CarliniWagner, Fgsm, RandFgsm
@@ -39,7 +38,7 @@ _PAIR_RADII = (0.2, 0.25, 0.3, 0.35)
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large everything is on one dataset, and how long it is trained."""
+    """Sizes of networks and lengths of training on one dataset."""
 
     name: str
     """cpu, paper or tiny; the middle of a recipe's name."""
@@ -48,31 +47,27 @@ class Scale:
     """The classifier of every row, a name of `networks.classifiers.CLASSIFIERS`."""
     classifier: FitConfig
     offline: FitConfig
-    """Of the classifier's second stage, on clean images and those made once."""
+    """Training of the classifier's second stage, on clean images and those made once."""
     autoencoder: FitConfig
     purifier: FitConfig
-    """Of ComDefend, MagNet and Defense-VAE."""
+    """Training of ComDefend, MagNet and Defense-VAE."""
     pixelcnn: FitConfig
     preset: str = "paper"
-    """Of the purifiers' networks."""
+    """Preset of the purifiers' networks."""
     robust: tuple[Stage, ...] = ()
-    """Trains the classifier of the row with adversarial images made at every step, and of the sound system."""
+    """Stages of adversarial training, for the classifier of ``resnet-online`` and of the sound system."""
     pairs_images: int | None = None
-    """Training images of which Defense-VAE's pairs are made, each by every attack."""
+    """Number of training images of which Defense-VAE's pairs are made, each by every attack."""
     pairs_attacks: tuple[tuple[Attack, Ball], ...]
     pixelcnn_images: int | None = None
-    """Training images of PixelDefend's network."""
+    """Number of training images of PixelDefend's network."""
     stand_in: FitConfig
-    """Of the network that imitates PixelDefend for an attack."""
+    """Training of the network that imitates PixelDefend for an attack."""
     stand_in_images: int | None = None
-    cross_entropy: float = CLASSIFIER_B_WEIGHT
-    """Factor of classifier-B's loss, in the rows that have one."""
     held_out: HeldOutAttack
     evaluation: EvaluationPlan
     slow: EvaluationPlan
-    """For PixelDefend, each of whose passes costs as many network passes as the image has pixels."""
-    replaced: Mapping[str, EvaluationPlan] = field(default_factory=dict[str, EvaluationPlan])
-    """Other plans by row."""
+    """Plan for PixelDefend, each of whose passes costs as many network passes as the image has pixels."""
 
 
 def published_pairs(cw_steps: int = 100) -> tuple[tuple[Attack, Ball], ...]:
@@ -107,11 +102,10 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
         fit=scale.offline,
         offline=OfflineSet(attack=PAPER_PGD, ball=Linf(0.03)),
     )
-    weight = scale.cross_entropy
     memory = Stage(
         name="joint",
         part="autoencoder",
-        objective=MemoryObjective(cross_entropy=weight),
+        objective=MemoryObjective(cross_entropy=CLASSIFIER_B_WEIGHT),
         score="objective",
         fit=scale.autoencoder,
     )
@@ -160,13 +154,13 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
             "autoencoder",
             "Autoencoder and classifier-B, no memory",
             "autoencoder",
-            replace(memory, objective=AutoencoderObjective(cross_entropy=weight)),
+            replace(memory, objective=AutoencoderObjective(cross_entropy=CLASSIFIER_B_WEIGHT)),
         ),
         row(
             "memae",
             "Memory without slots, no selector",
             "memae",
-            replace(memory, objective=MemAeObjective(cross_entropy=weight)),
+            replace(memory, objective=MemAeObjective(cross_entropy=CLASSIFIER_B_WEIGHT)),
         ),
         row(
             "memory-defense",
@@ -212,7 +206,6 @@ def _row(
     preset: str = "paper",
     undefended: Stage | None = None,
 ) -> Recipe:
-    plan = scale.slow if defense == "pixeldefend" else scale.evaluation
     return Recipe(
         name=f"{scale.dataset}/{scale.name}/{key}",
         summary=summary,
@@ -226,5 +219,5 @@ def _row(
         undefended_network=scale.network if undefended is not None else "",
         stages=stages,
         held_out=scale.held_out,
-        evaluation=scale.replaced.get(key, plan),
+        evaluation=scale.slow if defense == "pixeldefend" else scale.evaluation,
     )

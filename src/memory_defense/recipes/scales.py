@@ -164,7 +164,7 @@ CIFAR_TINY = replace(
 )
 
 SCALES = (FASHION_CPU, FASHION_PAPER, CIFAR_CPU, CIFAR_PAPER, FASHION_TINY, CIFAR_TINY)
-"""tiny tries the machinery in seconds; its numbers mean nothing."""
+"""Every scale; tiny tries the machinery in seconds, and its numbers mean nothing."""
 
 ROWS = tuple(recipe for scale in SCALES for recipe in rows_of(scale))
 

@@ -35,7 +35,7 @@ class CardSubject:
     channels, size, classes
         C, H = W and the classes' names.
     parts
-        How it was built and trained, by name, in the order of reading.
+        Facts on architecture and training, by name, in the order of reading.
     licence
         An SPDX identifier in lower case.
     """

@@ -66,7 +66,7 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     Parameters
     ----------
     record
-        Where the points come from: the curve's attacks, the worst cases, and clean accuracy at epsilon 0.
+        Source of the points: the curve's attacks, the worst cases, and clean accuracy at epsilon 0.
     norm
         ``linf`` or ``l2``.
     prefix

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: no font, no network; figures, images and the records lie inside it.
+"""One HTML page that needs nothing else: no font, no network; figures, images and the records are inside it.
 
 Its one script copies tables and opens what a link points into; the page's policy names it by its hash, and
 without it everything can still be read.
@@ -128,7 +128,7 @@ def write_report(
     Parameters
     ----------
     path
-        Where the page goes; links to records are relative to it.
+        Path of the page; links to records are relative to it.
     sections
         The evaluated systems, in the order of reading.
     title
@@ -136,7 +136,7 @@ def write_report(
     introduction
         What the headline means, below it; an empty line starts a new paragraph.
     gallery_limit
-        How many images of each gallery are shown; the page says how many are left out.
+        Largest number of images shown of each gallery; the page says how many are left out.
 
     Raises
     ------

@@ -41,7 +41,7 @@ class Section:
     gallery_path
         A gallery of images (see `gallery`), or None.
     record_path
-        Where the record lies, for the link; None leaves the link out.
+        Path of the record, for a link; None leaves the link out.
     """
 
     title: str

@@ -60,7 +60,7 @@ class Effective:
     ball: str
     name: str
     pieces: tuple[Piece, ...]
-    """What it did, its numbers with their places."""
+    """Its effect in words, numbers with their places in the record."""
 
 
 def most_effective(record: Record) -> tuple[Effective, ...]:
@@ -187,8 +187,8 @@ def why_protocols_differ(record: Record) -> str:
     Parameters
     ----------
     record
-        Of a system that answers through a memory slot. Without the paper's protocol, an attack on the selector
-        and answers that follow the slot, there is nothing to explain.
+        Evaluation of a system that answers through a memory slot. Without the paper's protocol, an attack on the
+        selector and answers that follow the slot, there is nothing to explain.
     """
     paper = paper_result(record)
     if paper is None:
@@ -205,6 +205,6 @@ def why_protocols_differ(record: Record) -> str:
         f"The paper's protocol holds the memory slot at the clean prediction while the rest is attacked, and never "
         f"attacks the selector that chooses the slot: {protocol_text(paper)}, then leaves "
         f"{percent(paper.accuracy)} % right. But the answer repeats the slot (a slot drawn at random becomes the "
-        f"answer for {percent(following[0])} % of the images), so whoever attacks the selector alone, in the same "
+        f"answer for {percent(following[0])} % of the images), so an attack on the selector alone, in the same "
         f"ball, leaves {percent(min(same_ball))} %."
     )

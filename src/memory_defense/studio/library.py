@@ -17,7 +17,7 @@ from memory_defense.contracts import Defense, Images
 from memory_defense.data.images import ImageSet, load_dataset
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS, images_of
-from memory_defense.recipes.recipe import ModelSpec
+from memory_defense.model_spec import ModelSpec
 from memory_defense.studio.messages import ImageChoice
 from memory_defense.studio.own_images import own_source, own_test_images
 from memory_defense.studio.play import Posed, Subject
@@ -25,7 +25,7 @@ from memory_defense.studio.runs import Run, Runs
 from memory_defense.systems.load import load
 
 KEPT = 4
-"""Defenses in memory, and sets of people's own test images; what was used longest ago makes room."""
+"""Largest number of defenses, and of users' own test sets, in memory; the least recently used go first."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Shape:
     classes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return what tells it from others."""
+        """Return dataset, shape and number of classes."""
         return f"{self.dataset} ({self.channels} x {self.size} x {self.size}, {len(self.classes)} classes)"
 
 
@@ -54,11 +54,11 @@ class Library:
     Parameters
     ----------
     runs
-        Where defenses come from.
+        Runs whose defenses are loaded.
     data_dir
         Directory to look in first for known datasets. They are never downloaded from here.
     tests
-        Test images that are at hand already, by the name of their dataset.
+        Test images that are loaded already, by the name of their dataset.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Library:
     def tests_of(self, run: Run) -> ImageSet:
         """Return the test images of a run: its dataset's, or its own from where its manifest says.
 
-        A known dataset is looked for once. One's own images are looked for until they are found, then kept as
+        A known dataset is looked for once. A user's own images are looked for until they are found, then kept as
         they were.
 
         Raises

@@ -1,4 +1,4 @@
-"""The test images of a run that was trained on somebody's own: from the place that its manifest remembers."""
+"""The test images of a run that was trained on a user's own, from the place in its manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INSTEAD = "upload or draw one"
 
 
 def own_source(run: Run) -> ImagesFrom | None:
-    """Return what a run's manifest says about its own images; None where they are of a known dataset, or not said.
+    """Return the source of a run's own images in its manifest; None for a known dataset, or if it is not there.
 
     Raises ValueError for a damaged manifest, or a damaged entry.
     """
@@ -31,7 +31,7 @@ def own_test_images(run: Run, source: ImagesFrom) -> ImageSet:
     Raises
     ------
     ValueError
-        When they are not there, or are no longer those of the run; the text is for the page.
+        If they are not there, or are no longer those of the run; the text is for the page.
     """
     try:
         return splits_of(run.directory, offline=True).test

@@ -24,9 +24,9 @@ def build_classifier(network: str, images: ImageSpec | str, seed: int, purpose: 
         A name in `networks.classifiers.CLASSIFIERS`, or ``package.module:attribute`` of the user's own, whose
         module is then imported (see `own_model`).
     images
-        What it reads: a description, or the name of a dataset.
+        Description of the images, or the name of a dataset.
     seed, purpose
-        Of its initialisation.
+        Seed of the initialisation, and the name of what it is for.
 
     Raises
     ------
@@ -65,6 +65,6 @@ def build_defense(model: ModelSpec, seed: int = 0) -> nn.Module:
 
 
 def classifier_of(model: ModelSpec, defense: nn.Module) -> nn.Module | None:
-    """Return the part of a built system that classifies on its own; None where it has none."""
+    """Return the part of a built system that classifies on its own, or None."""
     name = system_of(model).classifier
     return None if name is None else defense.get_submodule(name)

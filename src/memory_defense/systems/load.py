@@ -18,13 +18,11 @@ from memory_defense.evaluation.flag import restore_flag
 from memory_defense.model_spec import ModelSpec
 from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory, is_exported
 from memory_defense.systems.build import build_classifier, build_defense
-from memory_defense.systems.facts import KEY, Facts, read_facts
+from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, read_facts
 from memory_defense.systems.onnx_run import read_onnx
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights
 from memory_defense.training.precision import lay_out
-
-_UNDEFENDED = "undefended/"
 
 
 def load_exported(path: Path) -> nn.Module:
@@ -64,8 +62,8 @@ def _from_folder(path: Path) -> nn.Module:
 
 def _built(facts: Facts, tensors: dict[str, torch.Tensor], source: Path) -> nn.Module:
     facts.refuse_foreign_code(source)
-    own = {name: value for name, value in tensors.items() if not name.startswith(_UNDEFENDED)}
-    theirs = {name.removeprefix(_UNDEFENDED): tensors[name] for name in tensors if name not in own}
+    own = {name: value for name, value in tensors.items() if not name.startswith(UNDEFENDED)}
+    theirs = {name.removeprefix(UNDEFENDED): tensors[name] for name in tensors if name not in own}
     defense = build_defense(facts.spec())
     _fill(defense, own, source)
     if facts.undefended_network is not None:
@@ -87,7 +85,7 @@ def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> 
 
 
 class TrainedDefense(nn.Module):
-    """What `load` returns, to type checkers: any `nn.Module` that is a `contracts.Defense`."""
+    """Type of what `load` returns, for type checkers: an `nn.Module` that is a `contracts.Defense`."""
 
     def forward(self, images: Images) -> Logits:
         """Return logits (B, K)."""
@@ -114,7 +112,7 @@ def load(directory: str | Path) -> TrainedDefense:
     Raises
     ------
     ValueError
-        When the directory is no run, is unfinished, or its weights are damaged or of another model.
+        If the directory is no run, is unfinished, or its weights are damaged or of another model.
     """
     if Path(directory).is_file() or is_exported(Path(directory)):
         return cast("TrainedDefense", load_exported(Path(directory)))

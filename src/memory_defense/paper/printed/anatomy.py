@@ -40,13 +40,13 @@ class AnatomyStep(MeasuredPart):
     changed: str
     """The choice that differs from the step before; empty for the first."""
     protocol: dict[str, str | int]
-    """Every choice, by name."""
+    """Every choice of the protocol, by name."""
     score: Fraction
-    """What this protocol would print as robust accuracy."""
+    """Robust accuracy that this protocol would print."""
     attacked: Accuracy
     """Share of attacked images that the defense answers right, its own slot chosen from the attacked image."""
     selector: Accuracy
-    """The same for the selector alone."""
+    """Share of attacked images that the selector alone answers right."""
     agreement: Fraction
     """Share of attacked images whose answer is the slot that the selector chose."""
     median_change: Size

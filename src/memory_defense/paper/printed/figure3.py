@@ -27,11 +27,11 @@ _CLASS_COLOURS = (
     "#9c755f",
     "#7f7f7f",
 )
-"""By label, legible on light and on dark pages."""
+"""Colours by label, legible on light and on dark pages."""
 
 
 class Panel(MeasuredPart):
-    """One map of Figure 3: vectors of one kind, in two dimensions, and what they are worth where they come from."""
+    """One map of Figure 3: vectors of one kind in two dimensions, and accuracies in their own space."""
 
     key: str
     title: str
@@ -39,13 +39,13 @@ class Panel(MeasuredPart):
     neighbours_right: Fraction
     """Leave-one-out accuracy of the true label by the nearest neighbours, in the vectors' own space."""
     neighbours_slot: Fraction | None = None
-    """The same for the slot that the selector chose, where there is one."""
+    """The same for the slot that the selector chose; None without a selector."""
     clean_neighbours_right: Fraction | None = None
     """Accuracy of the true label by the nearest vectors of other images when clean; None where all are clean."""
     answers_right: Fraction
     """Accuracy of the whole system on these very images."""
     x: tuple[int, ...]
-    """Places in [0, 1000], by image."""
+    """Horizontal coordinate of each image, in [0, 1000]."""
     y: tuple[int, ...]
 
 
@@ -57,12 +57,12 @@ class PanelRow(MeasuredPart):
 
 
 class Figure3(Measured):
-    """Where codes and memory reads lie (the paper's Figure 3)."""
+    """Maps of codes and of memory reads (the paper's Figure 3)."""
 
     images: Count
     classes: tuple[str, ...]
     labels: tuple[int, ...]
-    """By image; the same in every panel."""
+    """Label of each image; the same in every panel."""
     neighbours: Count
     perplexity: Size
     epsilon: Size

@@ -26,7 +26,7 @@ class AttackedError(MeasuredPart):
     percentile_99: Size
     median: Size
     auroc: Fraction
-    """How well the error tells these from the benign images; 0.5 tells nothing."""
+    """Area under the ROC curve of the error, attacked against benign images; 0.5 is chance."""
     right: Accuracy
 
 
@@ -35,7 +35,7 @@ class MemorySize(MeasuredPart):
 
     items: Count
     percentile_99: Size
-    """Of the errors of benign images."""
+    """99th percentile of the errors of benign images."""
     median: Size
     right: Accuracy
     attacked: tuple[AttackedError, ...]
@@ -56,7 +56,7 @@ def write_figure4(result: Figure4, directory: Path) -> list[Path]:
 
 
 def _attacks(result: Figure4) -> list[tuple[str, float]]:
-    """Return knowledge and epsilon of every attack, in order."""
+    """Return knowledge and epsilon of every attack, in the order of the result."""
     return [(one.knowledge, one.epsilon) for one in result.sizes[0].attacked]
 
 

@@ -1,4 +1,4 @@
-"""What the reproductions beside the tables measured: one JSON file each, from which figures and texts are rendered.
+"""Base of the records of figures and timing: one JSON file each, from which figures and texts are rendered.
 
 Accuracies are fractions, epsilon and distances are in pixel units of [0, 1], errors in their square, times seconds.
 """

@@ -15,7 +15,7 @@ Score = float | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class AttackColumn:
     """One group of cells: an attack, and the radii or settings it was run with."""
 
     attack: str
@@ -67,7 +67,7 @@ class PublishedTable:
 
     number: int
     dataset: str
-    columns: tuple[Column, ...]
+    columns: tuple[AttackColumn, ...]
     rows: tuple[PublishedRow, ...]
 
     @property
@@ -76,7 +76,7 @@ class PublishedTable:
         return f"Table {self.number}, {self.dataset}"
 
     @property
-    def cells(self) -> tuple[tuple[Column, int], ...]:
+    def cells(self) -> tuple[tuple[AttackColumn, int], ...]:
         """Every cell as its column and the place in it."""
         return tuple((column, cell) for column in self.columns for cell in range(column.cells))
 
@@ -97,12 +97,12 @@ _SYSTEMS = {
 }
 """Title, knowledge of the published attack, and source of the numbers."""
 
-_CLEAN = Column(attack="clean")
-_CW = Column(attack="cw", norm="l2", settings=("cw", "cw-confident"))
+_CLEAN = AttackColumn(attack="clean")
+_CW = AttackColumn(attack="cw", norm="l2", settings=("cw", "cw-confident"))
 
 
-def _linf(attack: str, *levels: int) -> Column:
-    return Column(attack=attack, norm="linf", radii=tuple(level / 255 for level in levels))
+def _linf(attack: str, *levels: int) -> AttackColumn:
+    return AttackColumn(attack=attack, norm="linf", radii=tuple(level / 255 for level in levels))
 
 
 def _row(key: str, *scores: tuple[Score, ...], title: str = "") -> PublishedRow:
@@ -167,8 +167,8 @@ def _table_3(
         dataset=dataset,
         columns=(
             _CLEAN,
-            Column(attack="fgsm", norm="linf", radii=(0.3,)),
-            Column(attack="cw", norm="l2", settings=("cw",)),
+            AttackColumn(attack="fgsm", norm="linf", radii=(0.3,)),
+            AttackColumn(attack="cw", norm="l2", settings=("cw",)),
         ),
         rows=tuple(_row(key, *((one,) for one in cells)) for key, cells in scores.items()),
     )

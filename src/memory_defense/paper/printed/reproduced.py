@@ -1,7 +1,7 @@
 """A table of the paper beside ours: what was published, what its protocol gives, and what survives.
 
 Every system has four lines. ``published`` is copied. ``its protocol`` is the same attack with the knowledge that
-the published attack had. ``strongest knowledge`` is the same attack with whatever knowledge breaks most. ``worst
+the published attack had. ``strongest knowledge`` is the same attack with the knowledge that breaks most. ``worst
 case`` is the share of images that survive every attack of the record in that ball, image by image.
 """
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.files import write_text
-from memory_defense.paper.printed.published import Column, PublishedRow, PublishedTable
+from memory_defense.paper.printed.published import AttackColumn, PublishedRow, PublishedTable
 from memory_defense.paper.printed.shortfall import CW_REASON, SEE_CW, Gap, explained
 from memory_defense.reporting.tables import Cell
 from memory_defense.reporting.text import cell_markdown, markdown_lines
@@ -35,7 +35,7 @@ ADDED = {
 
 
 @dataclass(frozen=True)
-class System:
+class SystemLines:
     """The four lines of one system, in the order of `LINES`."""
 
     title: str
@@ -50,7 +50,7 @@ class Reproduced:
 
     title: str
     head: tuple[str, ...]
-    systems: tuple[System, ...]
+    systems: tuple[SystemLines, ...]
     remarks: tuple[str, ...]
 
 
@@ -62,9 +62,9 @@ def reproduced(table: PublishedTable, records: Sequence[tuple[str, Record, str]]
     table
         From `published.PUBLISHED`.
     records
-        For each row its key, its record, and where that lies, as a reader finds it.
+        Key, record and path of the record (as a link) of each row.
     scale
-        As the commands call it.
+        Name of the scale.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def _reasons(found: Sequence[str | None]) -> list[str]:
     return [*said, *([CW_REASON] if any(SEE_CW in reason for reason in said) else [])]
 
 
-def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str | None:
+def _shortfall(head: Sequence[str], key: str, system: SystemLines, scale: str) -> str | None:
     """Return why a system stays under its published numbers, where it does."""
     pairs = zip(head, system.lines["published"], system.lines["its protocol"], strict=True)
     gaps = [
@@ -101,12 +101,12 @@ def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str
     return explained(system.title, key, scale, clean, [gap for gap in gaps if gap is not clean])
 
 
-def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: Record, place: str) -> System:
+def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: Record, place: str) -> SystemLines:
     if row is None and key not in ADDED:
         raise ValueError(f"there is no row {key!r} in {table.title}, and it is none of {', '.join(ADDED)}")
     title, knowledge = (row.title, row.knowledge) if row else ADDED[key]
     printed = [score for group in row.scores for score in group] if row else []
-    return System(
+    return SystemLines(
         title=title if row else f"{title} (not in the paper)",
         note=f"{record.recipe}; {record.images} images; published attack: {knowledge}",
         record_path=place,
@@ -122,7 +122,7 @@ def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: R
     )
 
 
-def _under(record: Record, column: Column, cell: int, knowledge: str | None) -> Cell:
+def _under(record: Record, column: AttackColumn, cell: int, knowledge: str | None) -> Cell:
     """Return the accuracy under one attack: with one knowledge, or with the one that breaks most."""
     if column.attack == "clean":
         return _cell(record.clean, "clean")
@@ -140,14 +140,14 @@ def _under(record: Record, column: Column, cell: int, knowledge: str | None) -> 
     return _cell(strongest, f"attacks[{number}]")
 
 
-def _is(result: AttackResult, column: Column, cell: int) -> bool:
+def _is(result: AttackResult, column: AttackColumn, cell: int) -> bool:
     if column.settings:
         return result.attack == column.settings[cell]
     radius = column.radii[cell]
     return (result.attack, result.norm) == (column.attack, column.norm) and abs(result.epsilon - radius) < 1e-9
 
 
-def _worst(record: Record, column: Column, cell: int) -> Cell:
+def _worst(record: Record, column: AttackColumn, cell: int) -> Cell:
     if column.attack == "clean":
         return replace(_cell(record.clean, "clean"), strong=True)
     if column.settings:  # the largest L2 ball holds every image

@@ -11,26 +11,26 @@ from memory_defense.reporting.wording import MISSING
 PUBLISHED_BATCH = 10
 PUBLISHED_DEVICE = "NVIDIA GeForce RTX 2080 Ti"
 PUBLISHED_SECONDS = {"without-memory": 0.00171196, "with-memory": 0.00619208}
-"""As printed, for "an average of 10 images"; by the key of `Latency`."""
+"""Published seconds for "an average of 10 images", by the key of `Latency`."""
 
 
 class Latency(MeasuredPart):
-    """How long one system takes for one batch."""
+    """Time of one system for one batch."""
 
     key: str
     title: str
     batch: Count
     runs: Count
     seconds: Size
-    """Median for the whole batch."""
+    """Median seconds for the whole batch."""
     fastest: Size
-    """Of the fastest run, which other processes disturb least."""
+    """Seconds of the fastest run, which other processes disturb least."""
     ratio: Size
     """Median, run by run, over the autoencoder without memory in the same round."""
 
 
 class Timing(Measured):
-    """What the memory and the selector cost (the paper's section 4)."""
+    """Cost of the memory and of the selector (the paper's section 4)."""
 
     threads: Count
     latencies: tuple[Latency, ...]
