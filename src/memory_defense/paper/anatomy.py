@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -260,9 +260,9 @@ class Bench:
             case "clean answer":
                 return FixedSlots(defense, defense.choose_slots(self.sample.images))
             case "soft slot":
-                return _plain(defense.surrogates()["end-to-end"])
+                return cast("Classifier", defense.surrogates()["end-to-end"])
             case "selector":
-                return _plain(defense.surrogates()["selector"])
+                return cast("Classifier", defense.surrogates()["selector"])
 
     def noise(self, protocol: Protocol) -> Images:
         """Return the images with every pixel moved by the ball's radius, up or down at random."""
@@ -305,17 +305,17 @@ class Bench:
         default = replace(first.protocol, seen="clean answer")
         return (
             self.judged(
-                _titled(first, "Clipping alone, no attack"),
+                replace(first, title="Clipping alone, no attack"),
                 "attack",
                 ball.project(self.sample.images, self.sample.images),
             ),
-            self.judged(_titled(first, "Random signs, no attack"), "attack", self.noise(first.protocol)),
+            self.judged(replace(first, title="Random signs, no attack"), "attack", self.noise(first.protocol)),
             self.judged(
                 Step(key="a", title="The released default: away from the selector's own answer", protocol=default),
                 "seen and label",
                 self.attacked(default, leave=answers),
             ),
-            self.judged(_titled(pixels, "Random signs, no attack"), "attack", self.noise(pixels.protocol)),
+            self.judged(replace(pixels, title="Random signs, no attack"), "attack", self.noise(pixels.protocol)),
         )
 
     def _step(self, step: Step, changed: str, images: Images, attacked: Accuracy) -> AnatomyStep:
@@ -336,15 +336,6 @@ class Bench:
         )
 
 
-def _titled(step: Step, title: str) -> Step:
-    return replace(step, title=title)
-
-
 def _changed(before: Protocol, after: Protocol) -> str:
     (name,) = difference(before, after)
     return name
-
-
-def _plain(surrogate: object) -> Classifier:
-    assert callable(surrogate)
-    return surrogate  # pyright: ignore[reportReturnType]

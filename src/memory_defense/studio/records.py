@@ -117,11 +117,4 @@ def _record(name: str, section: Section) -> RecordView:
 
 
 def _view(table: Table) -> TableView:
-    return TableView(
-        title=table.title,
-        columns=[ColumnView(title=one.title, note=one.note, numeric=one.numeric) for one in table.columns],
-        rows=[
-            [CellView(text=cell.text, detail=cell.detail, strong=cell.strong) for cell in row] for row in table.rows
-        ],
-        notes=list(table.notes),
-    )
+    return TableView.model_validate(table, from_attributes=True)
