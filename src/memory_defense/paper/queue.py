@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import Fgsm
-from memory_defense.checks import nearest
 from memory_defense.contracts import Attack, Progress
 from memory_defense.data.decode import Arrays
 from memory_defense.data.images import Splits, split
@@ -25,6 +24,7 @@ from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.robustness import Conduct
 from memory_defense.files import write_text
 from memory_defense.model_spec import ModelSpec
+from memory_defense.names import check_name
 from memory_defense.paper.half_weights import restore_half, round_to_half, write_half
 from memory_defense.paper.tables import DataSource, trained
 from memory_defense.randomness import ImageDraws
@@ -148,8 +148,7 @@ QUEUE: dict[str, QueueEntry] = {
 
 def entry(name: str) -> QueueEntry:
     """Return an entry by name; raise ValueError with the nearest name for an unknown one."""
-    if name not in QUEUE:
-        raise nearest(name, QUEUE, "entry of the queue")
+    check_name(name, QUEUE, "entry of the queue")
     return QUEUE[name]
 
 

@@ -6,9 +6,9 @@ import copy
 
 from torch import nn
 
-from memory_defense.checks import nearest
 from memory_defense.data.spec import dataset_spec, image_spec, images_of
 from memory_defense.model_spec import ImageSpec, ModelSpec
+from memory_defense.names import check_name
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.randomness import seeded
 from memory_defense.systems.own_model import build_user_model
@@ -38,8 +38,7 @@ def build_classifier(network: str, images: ImageSpec | str, seed: int, purpose: 
     if ":" in network:
         theirs = build_user_model(network, classes=classes, channels=spec.channels, size=spec.size, seed=seed)
         return copy.deepcopy(theirs)  # a name of a module itself is the same module every time
-    if network not in CLASSIFIERS:
-        raise nearest(network, CLASSIFIERS, "network")
+    check_name(network, CLASSIFIERS, "network")
     with seeded(seed, "initialisation", purpose):
         return CLASSIFIERS[network](
             channels=spec.channels, size=spec.size, classes=classes, mean=spec.mean, std=spec.std

@@ -16,16 +16,8 @@ from memory_defense.reporting.text import plain_markdown
 from memory_defense.reporting.wording import MISSING, epsilon_text, percent
 
 _CLASS_COLOURS = (
-    "#4e79a7",
-    "#f28e2b",
-    "#e15759",
-    "#3aa6a0",
-    "#59a14f",
-    "#c9a227",
-    "#b07aa1",
-    "#e377c2",
-    "#9c755f",
-    "#7f7f7f",
+    *("#4e79a7", "#f28e2b", "#e15759", "#3aa6a0", "#59a14f"),
+    *("#c9a227", "#b07aa1", "#e377c2", "#9c755f", "#7f7f7f"),
 )
 """Colours by label, legible on light and on dark pages."""
 

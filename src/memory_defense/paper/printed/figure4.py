@@ -70,29 +70,10 @@ def figure4_text(result: Figure4) -> str:
     head = ("memory items", "images", "99th percentile", "median", "AUROC", "right", "95 % interval")
     rows: list[tuple[str, ...]] = []
     for size in result.sizes:
-        rows.append(
-            (
-                str(size.items),
-                "benign",
-                f"{size.percentile_99:.4f}",
-                f"{size.median:.4f}",
-                "",
-                percent(size.right.accuracy),
-                interval(size.right),
-            )
-        )
+        rows.append(_line(size, "benign", size, ""))
         for one in size.attacked:
-            rows.append(
-                (
-                    str(size.items),
-                    f"{knowledge_label(one.knowledge)}, {epsilon_text(one.epsilon)}",
-                    f"{one.percentile_99:.4f}",
-                    f"{one.median:.4f}",
-                    f"{one.auroc:.3f}",
-                    percent(one.right.accuracy),
-                    interval(one.right),
-                )
-            )
+            name = f"{knowledge_label(one.knowledge)}, {epsilon_text(one.epsilon)}"
+            rows.append(_line(size, name, one, f"{one.auroc:.3f}"))
     return "\n".join(
         [
             f"# Figure 4, {result.dataset}, at the scale {result.scale!r}",
@@ -112,6 +93,11 @@ def figure4_text(result: Figure4) -> str:
             "",
         ]
     )
+
+
+def _line(size: MemorySize, images: str, errors: MemorySize | AttackedError, auroc: str) -> tuple[str, ...]:
+    errors_text = (f"{errors.percentile_99:.4f}", f"{errors.median:.4f}", auroc)
+    return (str(size.items), images, *errors_text, percent(errors.right.accuracy), interval(errors.right))
 
 
 def figure4_svg(result: Figure4, prefix: str = "figure4") -> str:

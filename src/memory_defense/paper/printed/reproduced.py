@@ -180,8 +180,8 @@ def _remarks(records: Sequence[Record]) -> tuple[str, ...]:
         "attack had. strongest knowledge: the same attack with the knowledge that breaks most. worst case: every "
         "attack of the record in that ball, image by image; CW may go anywhere in [0, 1], so its worst case says "
         "that something fools the system, not that it looks alike.",
-        "All rows stand on the same classifier, data and attacks. The paper used ResNet-50 and copied its baselines' "
-        "numbers from papers with other classifiers.",
+        "All rows stand on the same classifier, data and attacks. The paper used ResNet-50 and copied its "
+        "baselines' numbers from papers with other classifiers.",
     )
 
 
