@@ -139,9 +139,10 @@ class RunDirectory:
         different = [key for key, value in made_by.items() if manifest.get(key) != value]
         if different == ["recipe_sha256"]:
             raise ValueError(
-                f"{self.path} was begun by another version of the recipe {recipe.name} (sha256 "
-                f"{manifest['recipe_sha256'][:12]}, now {recipe.sha256[:12]}), whose stages cannot be continued; "
-                "train again into a new directory, or continue with the version of memory-defense that began it"
+                f"{self.path} holds another run: its recipe {recipe.name} had the sha256 "
+                f"{manifest['recipe_sha256'][:12]}, now it has {recipe.sha256[:12]}, so its options or the version "
+                "of memory-defense differ and its stages cannot be continued; train again into a new directory, or "
+                "continue with the options and the version that began it"
             )
         if different:
             raise ValueError(

@@ -88,7 +88,7 @@ def test_it_is_exported(run: RunDirectory, tmp_path: Path, kind: str) -> None:
 def test_an_unfinished_one_is_not_continued_and_says_what_to_do(run: RunDirectory) -> None:
     """The manifest has the hash that the recipe had then, when it still had a field of expected accuracies."""
     run.write({**run.read(), "complete": False})
-    with pytest.raises(ValueError, match=r"begun by another version of the recipe .* train again into a new dir"):
+    with pytest.raises(ValueError, match=r"version of memory-defense differ .* train again into a new directory"):
         train(recipe(NAME), run.path, made_up_splits(), seed=3, resume=True)
     with pytest.raises(ValueError, match="is not finished"):
         memory_defense.load(run.path)
