@@ -16,6 +16,7 @@ from memory_defense.files import write_text
 from memory_defense.paper.printed.published import PUBLISHED, PublishedTable
 from memory_defense.paper.printed.reproduced import LINES, reproduced
 from memory_defense.reporting import Section, headline_markdown, why_protocols_differ
+from memory_defense.reporting.wording import epsilon_text
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md")
@@ -61,7 +62,7 @@ def _row(what: str, dataset: str, row: str, *, results: Path) -> str:
 
 def _column(table: PublishedTable, row: str) -> int:
     """Return the number of the last column of L-inf attacks that the paper has a number for."""
-    linf = [column.norm == "linf" for column in table.columns for _ in range(column.cells)]
+    linf = [column.norm == "linf" for column, _ in table.cells]
     (scores,) = [[one for group in found.scores for one in group] for found in table.rows if found.key == row] or [
         linf
     ]
@@ -78,11 +79,8 @@ def _published(table: PublishedTable, row: str) -> str:
 
 
 def _head(table: PublishedTable, row: str) -> str:
-    cells = [(column, cell) for column in table.columns for cell in range(column.cells)]
-    column, cell = cells[_column(table, row)]
-    level = column.radii[cell] * 255
-    radius = f"{level:.0f}/255" if abs(level - round(level)) < 1e-6 else f"{column.radii[cell]:g}"
-    return f"{column.title} at {radius}"
+    column, cell = table.cells[_column(table, row)]
+    return f"{column.title} at {epsilon_text(column.radii[cell])}"
 
 
 def _measured(table: PublishedTable, row: str, place: Path, results: Path) -> str:

@@ -14,10 +14,11 @@ from memory_defense.attacks.suites import ALIASES, SUITES, parts_of
 from memory_defense.cli.reproduce import figures
 from memory_defense.evaluation.detection import conformal_rank
 from memory_defense.model_spec import ImageSpec
+from memory_defense.paper.printed.published import PUBLISHED
 from memory_defense.paper.queue import QUEUE
-from memory_defense.paper.tables import REPRODUCTIONS, scale_names
-from memory_defense.recipes.hardened import Hardening, harden_recipe
+from memory_defense.recipes.hardened import HardenOptions, harden_recipe
 from memory_defense.recipes.registry import RECIPES
+from memory_defense.recipes.scales import SCALES as ROW_SCALES
 from memory_defense.threat import BALLS
 from memory_defense.workflows.demo import SCALES
 
@@ -29,19 +30,15 @@ from memory_defense.workflows.demo import SCALES
         (names.SUITES, SUITES),
         (names.ALIASES, ALIASES),
         (names.NORMS, BALLS),
-        (names.SCALES, scale_names()),
+        (names.SCALES, tuple(dict.fromkeys(one.name for one in ROW_SCALES))),
         (names.DEMO_SCALES, SCALES),
         (names.QUEUE, QUEUE),
         (names.FIGURES, figures()),
-        (names.TABLES, REPRODUCTIONS),
+        (names.TABLES, PUBLISHED),
     ],
 )
 def test_each_tuple_is_its_registry_in_its_order(written, registry) -> None:
     assert tuple(written) == tuple(registry)
-
-
-def test_tables_have_the_rows_of_their_reproductions() -> None:
-    assert {name: one.rows for name, one in REPRODUCTIONS.items()} == names.TABLES
 
 
 def test_recipes_their_systems_and_the_attacks_of_their_plans() -> None:
@@ -53,7 +50,7 @@ def test_recipes_their_systems_and_the_attacks_of_their_plans() -> None:
 
 
 def test_what_harden_makes_has_the_plan_that_is_checked() -> None:
-    asked = Hardening(classifier="net:build", weights_sha256="0" * 64, epsilon=0.1)
+    asked = HardenOptions(classifier="net:build", weights_sha256="0" * 64, epsilon=0.1)
     images = ImageSpec(channels=1, size=16, classes=("a", "b"), mean=(0.5,), std=(0.5,))
     plan = harden_recipe(asked, "shapes", images, 100).evaluation
     assert (*plan.attacks, *plan.white_box, *plan.minimum_norm) == names.PLANNED_HARDENED

@@ -137,6 +137,13 @@ class RunDirectory:
         manifest = self.read()
         self.check_new(resume=resume)
         different = [key for key, value in made_by.items() if manifest.get(key) != value]
+        if different == ["recipe_sha256"]:
+            raise ValueError(
+                f"{self.path} holds another run: its recipe {recipe.name} had the sha256 "
+                f"{manifest['recipe_sha256'][:12]}, now it has {recipe.sha256[:12]}, so its options or the version "
+                "of memory-defense differ and its stages cannot be continued; train again into a new directory, or "
+                "continue with the options and the version that began it"
+            )
         if different:
             raise ValueError(
                 f"{self.path} holds another run ({different[0]} is {manifest.get(different[0])!r}, "

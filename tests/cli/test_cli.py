@@ -13,7 +13,7 @@ import torch
 
 from memory_defense.cli import machine
 from memory_defense.cli.arguments import radius
-from memory_defense.cli.evaluate import EvaluateOptions
+from memory_defense.cli.evaluate import EvaluateArguments
 from memory_defense.cli.evaluate_checks import narrowed
 from memory_defense.cli.machine import Machine
 from memory_defense.data.images import load_dataset
@@ -206,12 +206,12 @@ def test_radius_is_written_as_people_write_it() -> None:
 
 def test_selection_checks_its_names() -> None:
     plan = recipe("fashion-mnist/demo").evaluation
-    chosen = narrowed(plan, EvaluateOptions(target="run", attacks="pgd", epsilon=["8/255"], images=3))
+    chosen = narrowed(plan, EvaluateArguments(target="run", attacks="pgd", epsilon=["8/255"], images=3))
     assert (list(chosen.attacks), chosen.images, chosen.linf[0].epsilon) == (["pgd"], 3, 8 / 255)
     assert chosen.curve is None
-    assert narrowed(plan, EvaluateOptions(target="run")) == plan
+    assert narrowed(plan, EvaluateArguments(target="run")) == plan
     with pytest.raises(ValueError, match="did you mean 'pgd"):
-        narrowed(plan, EvaluateOptions(target="run", attacks="pdg"))
+        narrowed(plan, EvaluateArguments(target="run", attacks="pdg"))
 
 
 def test_machine_refuses_what_is_not_there(monkeypatch) -> None:

@@ -12,9 +12,8 @@ import typer
 from torch.distributed.run import get_args_parser
 
 from memory_defense.cli.app import app
-from memory_defense.names import FIGURES
+from memory_defense.names import FIGURES, TABLES
 from memory_defense.paper.queue import QUEUE
-from memory_defense.paper.tables import REPRODUCTIONS
 from memory_defense.recipes.registry import RECIPES
 
 ROOT = Path(__file__).parents[2]
@@ -116,8 +115,8 @@ def memdef_accepts(words: list[str]) -> None:
     if path == ["train"]:
         assert values["recipe"] in {*RECIPES, *PROMISED}
     if path == ["reproduce"]:
-        assert values["what"] in {*REPRODUCTIONS, *FIGURES}
+        assert values["what"] in {*TABLES, *FIGURES}
         for row in values["row"] or ():
-            assert row in REPRODUCTIONS[values["what"]].rows
+            assert row in TABLES[values["what"]]
     if path == ["queue", "run"]:
         assert values["name"] in {*QUEUE, "NAME"}

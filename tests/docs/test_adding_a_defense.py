@@ -72,9 +72,9 @@ def test_who_knows_of_the_rounding_breaks_more(example: types.ModuleType) -> Non
 def test_a_name_and_a_recipe_are_all_it_takes(
     example: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    scope = {**vars(systems), "FewLevels": example.FewLevels}
-    exec(compile(source("system"), "systems", "exec", dont_inherit=True), scope)
-    monkeypatch.setitem(systems.SYSTEMS, "few-levels", scope["FEW_LEVELS"])
+    monkeypatch.setitem(sys.modules, "memory_defense.defenses.few_levels", example)
+    monkeypatch.setattr(systems, "SYSTEMS", dict(systems.SYSTEMS))
+    exec(compile(source("system"), "systems", "exec", dont_inherit=True), vars(systems))
     scope = {"replace": replace, "TINY": TINY, "ModelSpec": ModelSpec, "Stage": Stage, "Benign": Benign}
     exec(compile(source("recipe"), "recipe", "exec", dont_inherit=True), scope)
     recipe = scope["FEW_LEVELS_TINY"]
@@ -95,5 +95,5 @@ def test_the_page_names_what_exists() -> None:
         assert (root / path).exists(), path
     for path in re.findall(r"`((?:defenses|recipes|reporting)/\w+\.py)`", text):
         assert (root / "src/memory_defense" / path).is_file(), path
-    rivals = (root / "src/memory_defense/recipes/rivals.py").read_text(encoding="utf-8")
+    rivals = (root / "src/memory_defense/recipes/rows.py").read_text(encoding="utf-8")
     assert "\ndef _row(" in rivals

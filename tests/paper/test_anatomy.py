@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from memory_defense.evaluation.record import Record
-from memory_defense.paper.anatomy import Bench, judged_row, reproduce_anatomy
-from memory_defense.paper.anatomy_steps import STEPS
-from memory_defense.paper.measured import Anatomy
-from memory_defense.paper.printed.anatomy import write_anatomy
+from memory_defense.paper.anatomy import STEPS, Bench, judged_row, reproduce_anatomy
+from memory_defense.paper.printed.anatomy import Anatomy, write_anatomy
 from memory_defense.paper.trained_rows import TrainedRows
 from paper.beside import SOURCE
 
@@ -21,7 +19,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def anatomy(out) -> Anatomy:
-    return reproduce_anatomy(out, SOURCE, scale="tiny", seed=1)
+    return reproduce_anatomy(TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1))
 
 
 def test_the_anatomy_has_every_step_and_control(anatomy, tmp_path) -> None:
@@ -47,7 +45,7 @@ def test_the_last_step_is_the_records_worst_case(anatomy, out) -> None:
 
 
 def test_the_record_of_the_table_goes_first(out, anatomy) -> None:
-    rows = TrainedRows.of(out, SOURCE, dataset="fashion-mnist", scale="tiny", seed=1, progress=None)
+    rows = TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1)
     recipe = rows.recipes["memory-defense"]
     made = Record.read(out / ROW / "worst-case.json")
     of_table = made.provenance.model_copy(update={"recipe_sha256": recipe.sha256})
@@ -59,7 +57,7 @@ def test_the_record_of_the_table_goes_first(out, anatomy) -> None:
 
 
 def test_attacked_images_lie_where_their_protocol_allows(out, anatomy) -> None:
-    rows = TrainedRows.of(out, SOURCE, dataset="fashion-mnist", scale="tiny", seed=1, progress=None)
+    rows = TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1)
     sample = rows.test(anatomy.images)
     bench = Bench(defense=rows.defense("memory-defense"), sample=sample, seed=1)
     for step in STEPS[:-1]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memory_defense.attacks import PAPER_PGD
-from memory_defense.paper.anatomy_steps import STEPS, NormalisedBox, Protocol, difference
+from memory_defense.paper.anatomy import STEPS, NormalisedBox, Protocol, difference
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import Linf
 

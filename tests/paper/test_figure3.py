@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from memory_defense.paper import figure3 as reproduce_figure3
-from memory_defense.paper.measured import Figure3
-from memory_defense.paper.printed.figure3 import write_figure3
+from memory_defense.paper.printed.figure3 import Figure3, write_figure3
 from memory_defense.paper.trained_rows import TrainedRows
 from memory_defense.randomness import ImageDraws
 from memory_defense.systems.load import load
@@ -22,7 +21,7 @@ def out(tmp_path_factory):
 
 
 def test_figure_3_maps_every_space_of_clean_and_attacked_images(out, tmp_path) -> None:
-    result = reproduce_figure3.reproduce_figure3(out, SOURCE, scale="tiny", seed=1)
+    result = reproduce_figure3.reproduce_figure3(TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1))
     assert [len(row.panels) for row in result.rows] == [4, 4]
     assert result.images == 60
     clean, attacked = result.rows
@@ -37,7 +36,7 @@ def test_figure_3_maps_every_space_of_clean_and_attacked_images(out, tmp_path) -
     with torch.no_grad():
         right = (defense(sample.floats()).argmax(1) == sample.labels).float().mean()
     assert clean.panels[1].answers_right == clean.panels[2].answers_right == pytest.approx(float(right))
-    again = reproduce_figure3.reproduce_figure3(out, SOURCE, scale="tiny", seed=1)
+    again = reproduce_figure3.reproduce_figure3(TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1))
     assert again == result
     paths = write_figure3(result, tmp_path)
     assert Figure3.read(paths[0]) == result
@@ -47,9 +46,7 @@ def test_a_read_through_a_slot_knows_the_slot(out) -> None:
     """The claim about the paper's map, on a memory that nobody trained: the clusters are there all the same."""
     space = reproduce_figure3.SPACES[2]
     defense = load(out / ROW).eval() if (out / ROW).exists() else None
-    defense = defense or TrainedRows.of(
-        out, SOURCE, dataset="fashion-mnist", scale="tiny", seed=1, progress=None
-    ).defense("memory-defense")
+    defense = defense or TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1).defense("memory-defense")
     torch.nn.init.normal_(defense.memory.items)
     slots = torch.arange(60) % 10
     defense.choose_slots = lambda images: slots[: len(images)]
@@ -68,4 +65,4 @@ def test_figure_3_without_scikit_learn_names_the_extra(out, monkeypatch) -> None
 
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(ValueError, match=r"memory-defense\[figures\]"):
-        reproduce_figure3.reproduce_figure3(out, SOURCE, scale="tiny")
+        reproduce_figure3.reproduce_figure3(TrainedRows(out=out, data=SOURCE, scale="tiny"))

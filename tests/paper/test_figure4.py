@@ -8,9 +8,9 @@ import torch
 from memory_defense.attacks import PAPER_PGD
 from memory_defense.defenses.memory.surrogates import FixedSlots
 from memory_defense.paper.figure4 import reproduce_figure4, with_memory_of
-from memory_defense.paper.measured import Figure4
-from memory_defense.paper.printed.figure4 import write_figure4
+from memory_defense.paper.printed.figure4 import Figure4, write_figure4
 from memory_defense.paper.timing import reproduce_timing
+from memory_defense.paper.trained_rows import TrainedRows
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.registry import recipe
 from memory_defense.systems.load import load
@@ -26,7 +26,7 @@ def out(tmp_path_factory):
 
 
 def test_figure_4_errors_are_those_of_the_images_handed_in(out, tmp_path) -> None:
-    result = reproduce_figure4(out, SOURCE, scale="tiny", seed=1)
+    result = reproduce_figure4(TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1))
     assert [size.items for size in result.sizes] == [20, 50]
     attacks = [(one.knowledge, round(255 * one.epsilon)) for one in result.sizes[0].attacked]
     assert attacks == [("fixed-slots", 9), ("end-to-end", 9), ("fixed-slots", 25), ("end-to-end", 25)]
@@ -51,7 +51,7 @@ def test_figure_4_errors_are_those_of_the_images_handed_in(out, tmp_path) -> Non
 
 
 def test_all_memory_sizes_share_the_selector(out) -> None:
-    reproduce_figure4(out, SOURCE, scale="tiny", seed=1)
+    reproduce_figure4(TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1))
     selectors = [load(out / name).selector.state_dict() for name in (ROW, f"{ROW}-m20", f"{ROW}-m50")]
     for other in selectors[1:]:
         assert all(torch.equal(selectors[0][key], other[key]) for key in selectors[0])
@@ -59,6 +59,6 @@ def test_all_memory_sizes_share_the_selector(out) -> None:
 
 def test_unknown_scales_are_refused(out) -> None:
     with pytest.raises(ValueError, match="did you mean 'tiny'"):
-        reproduce_figure4(out, SOURCE, scale="tinny")
+        reproduce_figure4(TrainedRows(out=out, data=SOURCE, scale="tinny"))
     with pytest.raises(ValueError, match="unknown dataset"):
-        reproduce_timing(out, SOURCE, scale="tiny", dataset="mnist")
+        reproduce_timing(TrainedRows(out=out, data=SOURCE, scale="tiny", dataset="mnist"))

@@ -11,8 +11,7 @@ import torch
 from memory_defense.checks import check_images
 from memory_defense.evaluation import store
 from memory_defense.evaluation.record import Record
-from memory_defense.paper.queue import QUEUE, entry, markdown_table
-from memory_defense.paper.queue_work import Deadline, made_up, returned, work
+from memory_defense.paper.queue import QUEUE, Deadline, entry, made_up, markdown_table, returned, work
 from memory_defense.recipes.registry import RECIPES
 from memory_defense.systems.load import load
 

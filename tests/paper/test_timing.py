@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from memory_defense.paper.measured import Timing
-from memory_defense.paper.printed.timing import write_timing
+from memory_defense.paper.printed.timing import Timing, write_timing
 from memory_defense.paper.timing import measure, reproduce_timing
+from memory_defense.paper.trained_rows import TrainedRows
 from paper.beside import SOURCE
 
 
@@ -15,7 +15,7 @@ def out(tmp_path_factory):
 
 
 def test_timing_runs_every_system_in_every_round(out, tmp_path) -> None:
-    result = reproduce_timing(out, SOURCE, scale="tiny", seed=1)
+    result = reproduce_timing(TrainedRows(out=out, data=SOURCE, scale="tiny", seed=1))
     assert [one.batch for one in result.latencies] == [1] * 5 + [10] * 5
     assert all(one.runs == 3 and one.seconds >= one.fastest > 0 and one.ratio > 0 for one in result.latencies)
     assert [one.ratio for one in result.latencies if one.key == "without-memory"] == [1, 1]

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from memory_defense.evaluation.record import Record
-from memory_defense.paper.queue import QUEUE
-from memory_defense.paper.queue_work import Deadline, made_up, returned, work
+from memory_defense.paper.queue import QUEUE, Deadline, made_up, returned, work
 
 PURIFIERS = ("pixelcnn", "cifar10-purifiers")
 

@@ -11,7 +11,7 @@ from memory_defense.data.own import load_splits
 from memory_defense.data.spec import image_spec
 from memory_defense.recipes.adapt import adapt
 from memory_defense.recipes.fashion_mnist import DEMO, TINY
-from memory_defense.recipes.hardened import Hardening, default_epsilon, harden_recipe
+from memory_defense.recipes.hardened import HardenOptions, default_epsilon, harden_recipe
 from memory_defense.recipes.registry import RECIPES
 from memory_defense.run_directory import RunDirectory
 from memory_defense.training.adversarial import WarmStart
@@ -19,7 +19,7 @@ from memory_defense.workflows.run_images import ImagesFrom, images_from, keep_im
 from memory_defense.workflows.run_recipe import recipe_of
 from workflows.own_folder import write_folder
 
-HARDENING = Hardening(classifier="a:b", weights_sha256="", epsilon=8 / 255)
+HARDENING = HardenOptions(classifier="a:b", weights_sha256="", epsilon=8 / 255)
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any
 
 from memory_defense.evaluation.record import Accuracy, DetectionResult, Record, Separation
 from memory_defense.reporting import Section, markdown, terminal_tables, write_report
-from memory_defense.reporting.detection import detection_tables
 from memory_defense.reporting.latex import latex
+from memory_defense.reporting.tables import detection_tables
 
 
 def share(value: float) -> Accuracy:

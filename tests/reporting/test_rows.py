@@ -2,21 +2,27 @@ from __future__ import annotations
 
 from memory_defense.evaluation.record import WorstCase
 from memory_defense.reporting import rows
-from memory_defense.reporting.section import Section
+from memory_defense.reporting.rows import Section
+from memory_defense.reporting.tables import results_table
+from memory_defense.reporting.wording import knowledge_label, number
 
 
 def test_result_rows_are_the_records_numbers(record):
     kept = [result for result in record.attacks if "purpose" not in result.parameters]
-    table = rows.result_table(record)
-    assert len(table) == len(kept) == 5
-    for row, result in zip(table, kept, strict=True):
-        assert row.accuracy == 100 * result.accuracy
-        assert row.interval == (100 * result.ci95[0], 100 * result.ci95[1])
-        assert (row.knowledge, row.norm, row.seconds) == (result.knowledge, result.norm, result.seconds)
-        assert (row.forward_passes, row.backward_passes) == (result.forward_passes, result.backward_passes)
-        assert row.median_distance == result.median_distance
-    assert [row.attack for row in table] == ["PGD-40", "PGD-40", "PGD-40", "FGSM", "PGD-40"]
-    assert [row.epsilon for row in table] == ["25/255"] * 4 + ["1.5"]
+    table = results_table(record)
+    assert len(table.rows) == len(kept) == 5
+    for row, result in zip(table.rows, kept, strict=True):
+        low, high = (100 * end for end in result.ci95)
+        assert str(row[4]) == f"{100 * result.accuracy:.1f} [{low:.1f}, {high:.1f}]"
+        assert row[1].text == knowledge_label(result.knowledge)
+        assert row[2].text == {"linf": "L-inf", "l2": "L2"}[result.norm]
+        assert row[5].text == number(result.median_distance)
+        assert row[6].text == f"{result.seconds:.1f}"
+        assert [cell.text for cell in row[7:]] == [f"{result.forward_passes:,}", f"{result.backward_passes:,}"]
+        place = record.attacks.index(result)
+        assert [cell.source.rpartition("/")[0] for cell in row[3:]] == [f"/attacks/{place}"] * 6
+    assert [row[0].text for row in table.rows] == ["PGD-40", "PGD-40", "PGD-40", "FGSM", "PGD-40"]
+    assert [row[3].text for row in table.rows] == ["25/255"] * 4 + ["1.5"]
 
 
 def test_worst_cases_of_curve_balls_stay_out_of_tables(record):

@@ -57,6 +57,6 @@ def test_a_cascade_alone_says_why_checks_were_not_run(tmp_path, factory):
 
 def test_checks_with_a_reason_exist():
     """The names are those of the audit's own lines."""
-    sources = "".join(path.read_text() for path in Path(evaluation.__file__).parent.glob("audit_*.py"))
+    sources = "".join(path.read_text() for path in Path(evaluation.__file__).parent.glob("audit/*.py"))
     for name in NEED_TABLE | NEED_CURVE | NEED_TRANSFER:
         assert f'"{name}"' in sources

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from memory_defense.evaluation.record import Record
 from memory_defense.reporting import tables
-from memory_defense.reporting.section import Section
+from memory_defense.reporting.rows import Section
 from memory_defense.reporting.tables import Table
 
 

@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 
 from memory_defense.reporting import headline_markdown, markdown, terminal_tables
-from memory_defense.reporting.section import Section
+from memory_defense.reporting.rows import Section
 
 
 def printed(sections, width: int = 200) -> str:

@@ -26,7 +26,7 @@ from memory_defense.studio.app import create_app
 from memory_defense.studio.guard import Guard, Patience
 from memory_defense.studio.library import Library
 from memory_defense.studio.runs import Runs
-from memory_defense.studio.server import Settings, build_server
+from memory_defense.studio.server import StudioOptions, build_server
 from memory_defense.studio.tickets import Workshop
 from memory_defense.systems.build import build_defense
 from memory_defense.training.checkpoint import save_weights
@@ -100,7 +100,7 @@ class Running:
     """The studio on a real socket, in a thread."""
 
     def __init__(self, root: Path, splits: Splits, **settings) -> None:
-        self.server = build_server(Settings(runs=root, port=0, **settings))
+        self.server = build_server(StudioOptions(runs=root, port=0, **settings))
         guard = self.server.config.app
         guard._app = create_app(
             Library(Runs(root), tests={"fashion-mnist": splits.test}), Workshop(seconds=settings.get("seconds", 20))

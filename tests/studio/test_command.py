@@ -60,4 +60,4 @@ def test_other_machines_are_let_in_only_with_a_warning(root, monkeypatch, capsys
 @pytest.mark.parametrize("seconds", [0, -1, 10_000])
 def test_a_time_that_is_none_is_refused(root, seconds) -> None:
     with pytest.raises(ValueError, match="up to 3600 s"):
-        server.Settings(runs=root, seconds=seconds)
+        server.StudioOptions(runs=root, seconds=seconds)

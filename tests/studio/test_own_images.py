@@ -158,7 +158,7 @@ def test_a_folder_that_is_called_like_a_dataset_is_not_that_dataset(tmp_path, sp
 
 
 def test_nothing_is_downloaded(runs, monkeypatch) -> None:
-    from memory_defense.studio import own_images
+    from memory_defense.studio import library as own_images
 
     asked = {}
     monkeypatch.setattr(own_images, "splits_of", lambda run, **options: asked.update(run=run, **options) or fail())

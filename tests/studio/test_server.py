@@ -12,7 +12,7 @@ from memory_defense.contracts import Images, Logits
 from memory_defense.studio import server as module
 from memory_defense.studio import tickets
 from memory_defense.studio.guard import Patience
-from memory_defense.studio.server import PromptProtocol, Settings, serve
+from memory_defense.studio.server import PromptProtocol, StudioOptions, serve
 
 from .conftest import Running, attack
 
@@ -134,15 +134,15 @@ def test_an_address_that_is_taken_is_said(root) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"port {port} .*choose another with --port"):
-            serve(Settings(runs=root, port=port), print)
+            serve(StudioOptions(runs=root, port=port), print)
 
 
 @pytest.mark.parametrize(
     ("host", "local"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)]
 )
 def test_what_counts_as_this_machine_alone(root, host, local) -> None:
-    assert Settings(runs=root, host=host).local_only is local
-    assert Settings(runs=root).host == "127.0.0.1"
+    assert StudioOptions(runs=root, host=host).local_only is local
+    assert StudioOptions(runs=root).host == "127.0.0.1"
 
 
 def test_the_protocol_is_in_use(running) -> None:

@@ -18,7 +18,7 @@ from memory_defense.tensorfiles import write_tensors
 
 MODULE = """
 import torch
-from recipes.test_own_model_queries import Asked
+from systems.test_own_model_queries import Asked
 
 def build():
     return Asked()

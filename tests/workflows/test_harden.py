@@ -13,7 +13,7 @@ import torch
 
 from memory_defense.data.own import load_splits
 from memory_defense.evaluation.record import Accuracy, Record
-from memory_defense.recipes.hardened import Hardening
+from memory_defense.recipes.hardened import HardenOptions
 from memory_defense.studio.library import Library
 from memory_defense.studio.runs import Runs
 from memory_defense.systems.load import load
@@ -34,9 +34,9 @@ class Users:
         self.splits = load_splits(self.data)
         self.source = images_from(self.data, None, self.splits.spec)
 
-    def hardening(self, **changes) -> Hardening:
+    def hardening(self, **changes) -> HardenOptions:
         values = {"classifier": PLACE, "epsilon": 8 / 255, "epochs": 2, "attacks": "glimpse", "images": 8}
-        return Hardening(weights_sha256=weights_sha256(self.weights), **(values | changes))
+        return HardenOptions(weights_sha256=weights_sha256(self.weights), **(values | changes))
 
     def harden(self, out, progress=None, **changes):
         return harden(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_defense.cli.arguments import check_run_images, check_source, radius
+from memory_defense.cli.evaluate_arguments import EvaluateArguments
 from memory_defense.data.places import check_size
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
@@ -25,7 +26,6 @@ from memory_defense.names import (
 from memory_defense.run_directory import HARDENED, RunDirectory, is_exported
 
 if TYPE_CHECKING:
-    from memory_defense.cli.evaluate import EvaluateOptions
     from memory_defense.recipes.recipe import EvaluationPlan
 
 
@@ -34,7 +34,7 @@ def is_classifier(target: str) -> bool:
     return (":" in target and not Path(target).exists()) or is_exported(Path(target))
 
 
-def check_evaluate(options: EvaluateOptions) -> None:
+def check_evaluate(options: EvaluateArguments) -> None:
     """Raise ValueError for options that exclude each other, and for values out of range."""
     if options.false_alarms is not None:
         if not options.detection:
@@ -46,7 +46,7 @@ def check_evaluate(options: EvaluateOptions) -> None:
         _check_run(options)
 
 
-def narrowed(plan: EvaluationPlan, options: EvaluateOptions) -> EvaluationPlan:
+def narrowed(plan: EvaluationPlan, options: EvaluateArguments) -> EvaluationPlan:
     """Return the part of a recipe's plan that the options select.
 
     Raises
@@ -80,14 +80,14 @@ def _names(attacks: str) -> list[str]:
     return [one.strip() for one in attacks.split(",")]
 
 
-def _check_selection(options: EvaluateOptions, known: Sequence[str]) -> None:
+def _check_selection(options: EvaluateArguments, known: Sequence[str]) -> None:
     for name in _names(options.attacks) if options.attacks is not None else ():
         check_name(name, (*known, *SUITES, *ALIASES), "attack or suite")
     for text in options.epsilon or ():
         radius(text)
 
 
-def _check_run(options: EvaluateOptions) -> None:
+def _check_run(options: EvaluateArguments) -> None:
     given, options_of_classifiers = vars(options), ("weights", "size", "norm", "start_from")
     if only := [f"--{name.replace('_', '-')}" for name in options_of_classifiers if given[name] is not None]:
         raise ValueError(
@@ -105,7 +105,7 @@ def _check_run(options: EvaluateOptions) -> None:
     check_run_images(manifest, options.data, options.data_dir)
 
 
-def _check_classifier(options: EvaluateOptions) -> None:
+def _check_classifier(options: EvaluateArguments) -> None:
     if options.detection:
         raise ValueError("--detection: only for a run directory, whose held-out images the threshold comes from")
     if options.data is None:

@@ -23,14 +23,14 @@ from memory_defense.names import check_attacks, check_classifier
 
 if TYPE_CHECKING:
     from memory_defense.data.images import Splits
-    from memory_defense.recipes.hardened import Hardening
+    from memory_defense.recipes.hardened import HardenOptions
 
 SIZES = (16, 128)
 """Pixels a side that the memory autoencoder takes; see `recipes.hardened`, which needs torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardenOptions:
+class HardenArguments:
     """The arguments of ``memdef harden``."""
 
     classifier: Annotated[str, typer.Argument(help="package.module:build of your own trained classifier.")]
@@ -66,8 +66,8 @@ class HardenOptions:
     threads: Threads = None
 
 
-@with_options(HardenOptions)
-def harden(options: HardenOptions) -> None:
+@with_options(HardenArguments)
+def harden(options: HardenArguments) -> None:
     """Harden your own classifier on your own images, and say what was gained and what was not.
 
     Attacks it as it is, fine-tunes it on adversarial images, trains the memory autoencoder on it, chooses the
@@ -80,7 +80,7 @@ def harden(options: HardenOptions) -> None:
     from memory_defense.cli.shared import print_tables, wide_console
     from memory_defense.data.own import load_splits
     from memory_defense.data.spec import DATASETS
-    from memory_defense.recipes.hardened import Hardening, default_epsilon
+    from memory_defense.recipes.hardened import HardenOptions, default_epsilon
     from memory_defense.reporting import Section
     from memory_defense.workflows.harden import harden as harden_classifier
     from memory_defense.workflows.harden import weights_sha256
@@ -98,7 +98,7 @@ def harden(options: HardenOptions) -> None:
             progress=progress,
         )
         spec, epsilon = splits.spec, options.epsilon
-        hardening = Hardening(
+        hardening = HardenOptions(
             classifier=options.classifier,
             weights_sha256=weights_sha256(options.weights),
             epsilon=default_epsilon(spec.channels) if epsilon is None else radius(epsilon),
@@ -128,7 +128,7 @@ def harden(options: HardenOptions) -> None:
     )
 
 
-def check(options: HardenOptions) -> None:
+def check(options: HardenArguments) -> None:
     """Raise ValueError for arguments that cannot be right; torch is not needed."""
     from memory_defense.data.places import check_trained_size
     from memory_defense.data.spec import DATASETS
@@ -157,7 +157,7 @@ def check(options: HardenOptions) -> None:
         raise ValueError(f"--epsilon is {options.epsilon}, but it must be above 0; write it as 8/255 or 0.03")
 
 
-def _plan(hardening: Hardening, splits: Splits) -> str:
+def _plan(hardening: HardenOptions, splits: Splits) -> str:
     """Return what is about to be done, in a few lines."""
     from memory_defense.data.spec import image_spec
     from memory_defense.recipes.hardened import harden_recipe

@@ -68,7 +68,7 @@ def run(
 
     from memory_defense.cli.progress import shown
     from memory_defense.data.images import Splits, load_dataset
-    from memory_defense.paper.queue_work import Deadline, made_up, work
+    from memory_defense.paper.queue import Deadline, made_up, work
 
     place = machine.ready()
     with shown() as progress:

@@ -66,6 +66,7 @@ def reproduce(
     from memory_defense.paper.row_pool import RowPool
     from memory_defense.paper.tables import keep_results
     from memory_defense.paper.tables import reproduce as make_rows
+    from memory_defense.paper.trained_rows import TrainedRows
 
     tables: list[Reproduced] = []
     computed_on, place = machine.ready(), results or out / "results" / scale
@@ -73,7 +74,8 @@ def reproduce(
         data = DatasetFinder(data_dir=data_dir, offline=offline, device=computed_on, progress=progress)
         if what in FIGURES:
             make, write = figures()[what]
-            written = write(make(out, data, scale=scale, seed=seed, progress=progress), place / what)
+            rows = TrainedRows(out=out, data=data, scale=scale, seed=seed, progress=progress)
+            written = write(make(rows), place / what)
         else:
             alone = computed_on.type != "cpu" or scale == "tiny"
             count = processes or (1 if alone else machine.at_once())

@@ -41,11 +41,11 @@ def studio(
 
     import torch
 
-    from memory_defense.studio.server import Settings, serve
+    from memory_defense.studio.server import StudioOptions, serve
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = Settings(runs=runs, host=host, port=port, data_dir=data_dir, seconds=seconds)
+    settings = StudioOptions(runs=runs, host=host, port=port, data_dir=data_dir, seconds=seconds)
     if not settings.local_only:
         typer.echo("the studio has no login: anyone who reaches this address can use it")
     with contextlib.suppress(KeyboardInterrupt):

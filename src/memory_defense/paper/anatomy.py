@@ -6,25 +6,29 @@ the slot of the attacked image, as in the released code. What changes is how ima
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import ClassVar, Literal, cast
 
 import torch
+from torch import Tensor
 
-from memory_defense.contracts import Classifier, Images, Labels, PerImage, Progress, Rows
+from memory_defense.attacks import Pgd
+from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, PerImage, Rows
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.defenses.memory.surrogates import FixedSlots
 from memory_defense.evaluation.metrics import accuracy, predict
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.evaluation.results import read_per_image
-from memory_defense.paper.anatomy_steps import STEPS, Protocol, Step, difference
-from memory_defense.paper.measured import Anatomy, AnatomyStep
-from memory_defense.paper.tables import DataSource, ReproducedRow, reproduced_row
+from memory_defense.names import check_name
+from memory_defense.paper.printed.anatomy import Anatomy, AnatomyStep
+from memory_defense.paper.tables import ReproducedRow, reproduced_row
 from memory_defense.paper.trained_rows import Sample, TrainedRows
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.threat import Linf
+from memory_defense.threat import TOLERANCE, Linf
 from memory_defense.workflows.evaluate import per_image_path
 from memory_defense.wrappers import frozen
 
@@ -34,34 +38,155 @@ EPSILON = 25 / 255
 _WITHIN = 1e-6
 
 
-def reproduce_anatomy(
-    out: Path, data: DataSource, *, scale: str = "cpu", seed: int = 0, progress: Progress | None = None
-) -> Anatomy:
-    """Return every step for Memory Defense as the paper trains it, and the controls beside them.
+RELEASED_MEAN, RELEASED_STD = 0.1307, 0.3081
+"""Constants of the released code's normalisation of Fashion-MNIST, which are MNIST's (reading A20)."""
+STEP_SIZE = 0.0075
+"""Step size of the paper's PGD, in the units of the step's protocol."""
+
+SEEN = {
+    "true label": "the slot is a constant, the image's true label",
+    "clean answer": "the slot is a constant, the selector's answer for the clean image",
+    "soft slot": "the choice of the slot has a gradient",
+    "selector": "the selector alone, which chooses the slot",
+}
+"""Part that the attack differentiates: encoder, memory, decoder and classifier-B, but for the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Every choice that some step changes."""
+
+    score: Literal["mean of clean and attacked", "attacked"] = "mean of clean and attacked"
+    """Number that is printed as robust accuracy."""
+    steps: int = 10
+    units: Literal["normalised", "pixels"] = "normalised"
+    """Units of epsilon and step size, in which images are clipped to [0, 1]."""
+    seen: Literal["true label", "clean answer", "soft slot", "selector"] = "true label"
+    """Key of `SEEN`."""
+    attacks: Literal["PGD", "all, worst case"] = "PGD"
+
+    def choices(self) -> dict[str, str | int]:
+        """Return every choice by name."""
+        return asdict(self)
+
+    def ball(self, epsilon: float) -> Ball:
+        """Return the ball of attacked images."""
+        if self.units == "pixels":
+            return Linf(epsilon)
+        return NormalisedBox(epsilon, RELEASED_MEAN, RELEASED_STD)
+
+    def attack(self) -> Pgd:
+        """Return the paper's PGD; every image takes every step and comes back at its highest loss."""
+        size = STEP_SIZE if self.units == "pixels" else STEP_SIZE * RELEASED_STD
+        return Pgd(steps=self.steps, step_size=size, stop_when_fooled=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One row of the table."""
+
+    key: str
+    title: str
+    protocol: Protocol
+
+
+def _steps() -> tuple[Step, ...]:
+    changes: Sequence[tuple[str, str, dict[str, str | int]]] = (
+        ("b", "Attacked images alone, not their mean with clean ones", {"score": "attacked"}),
+        ("c", "40 steps, not 10", {"steps": 40}),
+        ("d", "Epsilon and clipping in pixels, not in normalised units", {"units": "pixels"}),
+        ("e", "The slot is the selector's, not the true label", {"seen": "clean answer"}),
+        ("f", "The choice of the slot has a gradient", {"seen": "soft slot"}),
+        ("g", "The selector itself is attacked", {"seen": "selector"}),
+        ("h", "Every attack with every knowledge, worst case image by image", {"attacks": "all, worst case"}),
+    )
+    steps = [Step(key="a", title="Scored as the released code does", protocol=Protocol())]
+    for key, title, change in changes:
+        changed = replace(steps[-1].protocol, **change)  # pyright: ignore[reportArgumentType]
+        steps.append(Step(key=key, title=title, protocol=changed))
+    return tuple(steps)
+
+
+STEPS = _steps()
+"""Each differs from the one before in exactly one choice."""
+
+
+def difference(one: Protocol, other: Protocol) -> list[str]:
+    """Return the names of the choices in which two protocols differ."""
+    return [field.name for field in fields(Protocol) if getattr(one, field.name) != getattr(other, field.name)]
+
+
+@dataclass(frozen=True)
+class NormalisedBox:
+    """The ball in which the released code looks for adversarial images, in pixel units.
+
+    It takes epsilon in the units of ``(x - mean) / std`` and clips to [0, 1] there. In pixels the radius is
+    ``epsilon * std`` and the box is ``[mean, mean + std]``, so that every pixel outside the box is moved into it,
+    however far that is: clean images do not lie in their own ball, and black is never black.
 
     Parameters
     ----------
-    out
-        Directory of all runs; the row and the record of its table are used where they are there. Else the row is
-        trained and attacked in this ball alone.
-    data
-        Asked for Fashion-MNIST.
-    scale
-        One of `reproduction.scale_names`.
-    seed
-        Of training and of the attacks.
-    progress
-        Told how far it is.
+    radius
+        epsilon in normalised units, at least 0.
+    mean, std
+        Constants of the normalisation; the box must be inside [0, 1].
 
     Raises
     ------
     ValueError
-        For an unknown scale.
+        For a negative radius, or a box that leaves [0, 1].
     """
-    rows = TrainedRows.of(out, data, dataset=DATASET, scale=scale, seed=seed, progress=progress)
+
+    radius: float
+    mean: float
+    std: float
+    norm: ClassVar[str] = "linf"
+
+    def __post_init__(self) -> None:
+        if not self.radius >= 0:
+            raise ValueError(f"the radius is {self.radius}, but it must be at least 0")
+        if not (self.mean >= 0 and self.std > 0 and self.mean + self.std <= 1):
+            raise ValueError(f"the box [{self.mean}, {self.mean + self.std}] must be a part of [0, 1]")
+
+    @property
+    def epsilon(self) -> float:
+        """The radius in pixel units."""
+        return self.radius * self.std
+
+    def project(self, points: Images, centre: Images) -> Images:
+        """Return points clamped to ``centre +- epsilon``, then to the box."""
+        near = torch.minimum(torch.maximum(points, centre - self.epsilon), centre + self.epsilon)
+        return near.clamp(self.mean, self.mean + self.std)
+
+    def random_point(self, centre: Images, draws: Draws) -> Images:
+        """Return a uniform point of ``centre +- epsilon``, clamped to the box."""
+        noise = draws.uniform(*centre.shape[1:]).to(centre)
+        return self.project(centre + self.epsilon * (2 * noise - 1), centre)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """Return the sign of the gradient."""
+        return gradient.sign()
+
+    def distance(self, points: Images, centre: Images) -> PerImage:
+        """Return (B,) the largest change of a pixel, which may be far above `epsilon`."""
+        return (points - centre).abs().flatten(1).amax(1)
+
+    def contains(self, points: Images, centre: Images) -> PerImage:
+        """Return (B,) bool: what `project` leaves where it is; NaN is outside."""
+        moved = (points - self.project(points, centre)).abs().flatten(1).amax(1)
+        return moved <= TOLERANCE
+
+
+def reproduce_anatomy(rows: TrainedRows) -> Anatomy:
+    """Return every step for Memory Defense as the paper trains it, and the controls beside them.
+
+    A row and the record of its table are used if they are there; else the row is trained, and attacked in this ball
+    alone. Raises ValueError for another dataset than `DATASET`.
+    """
+    check_name(rows.dataset, [DATASET], "dataset of the released code")
     recipe = rows.recipes["memory-defense"]
     sample = rows.test(recipe.evaluation.images)
-    bench = Bench(defense=rows.defense(recipe), sample=sample, seed=seed)
+    bench = Bench(defense=rows.defense(recipe), sample=sample, seed=rows.seed)
     steps: list[AnatomyStep] = []
     for number, step in enumerate(STEPS[:-1]):
         rows.note(f"step {step.key}: {step.title}")
@@ -71,8 +196,8 @@ def reproduce_anatomy(
     steps.append(bench.worst(STEPS[-1], _changed(STEPS[-2].protocol, STEPS[-1].protocol), row.record, row.path))
     return Anatomy(
         dataset=DATASET,
-        scale=scale,
-        provenance=provenance(seed, sample.images.device, recipe.sha256),
+        scale=rows.scale,
+        provenance=provenance(rows.seed, sample.images.device, recipe.sha256),
         images=len(sample.labels),
         epsilon=EPSILON,
         clean=bench.clean,
@@ -82,7 +207,7 @@ def reproduce_anatomy(
 
 
 def judged_row(rows: TrainedRows, recipe: Recipe) -> ReproducedRow:
-    """Return the row with the record of its table, or where there is none, of the attacks in this ball alone."""
+    """Return the row with the record of its table, or without one, of the attacks in this ball alone."""
     record = rows.out / recipe.name / "record.json"
     name = "record"
     if not (record.is_file() and Record.read(record).provenance.recipe_sha256 == recipe.sha256):
@@ -116,7 +241,7 @@ class Bench:
         return accuracy(predict(self.defense, self.sample.images) == self.sample.labels)
 
     def attacked(self, protocol: Protocol, leave: Labels | None = None) -> Images:
-        """Return what the protocol's PGD makes of the images; `leave` (N,) are the classes it leads away from."""
+        """Return the images after the protocol's PGD, away from the classes `leave` (N,), by default the labels."""
         sample = self.sample
         labels = sample.labels if leave is None else leave
         draws = ImageDraws.of(self.seed, "anatomy", sample.ids, sample.images.device)
@@ -127,7 +252,7 @@ class Bench:
         return images
 
     def surrogate(self, protocol: Protocol) -> Classifier:
-        """Return what the protocol's attack differentiates."""
+        """Return the surrogate that the protocol's attack differentiates."""
         defense = self.defense
         match protocol.seen:
             case "true label":
@@ -135,9 +260,9 @@ class Bench:
             case "clean answer":
                 return FixedSlots(defense, defense.choose_slots(self.sample.images))
             case "soft slot":
-                return _plain(defense.surrogates()["end-to-end"])
+                return cast("Classifier", defense.surrogates()["end-to-end"])
             case "selector":
-                return _plain(defense.surrogates()["selector"])
+                return cast("Classifier", defense.surrogates()["selector"])
 
     def noise(self, protocol: Protocol) -> Images:
         """Return the images with every pixel moved by the ball's radius, up or down at random."""
@@ -154,7 +279,7 @@ class Bench:
     def worst(self, step: Step, changed: str, record: Record, path: Path) -> AnatomyStep:
         """Return the last step from the row's record.
 
-        Selector and agreement are those on the images that broke the defense, or on clean ones where nothing did.
+        Selector and agreement are those on the images that broke the defense, or on clean ones if nothing did.
         """
         (worst,) = (one for one in record.worst_case if one.norm == "linf" and abs(one.epsilon - EPSILON) < _WITHIN)
         return self._step(step, changed, self._found(path), worst)
@@ -173,24 +298,24 @@ class Bench:
         return images
 
     def controls(self) -> tuple[AnatomyStep, ...]:
-        """Return what stands beside the steps: noise, clipping without an attack, and the released default."""
+        """Return the controls beside the steps: noise, clipping without an attack, and the released default."""
         first, pixels = STEPS[0], next(step for step in STEPS if step.protocol.units == "pixels")
         answers = self.defense.choose_slots(self.sample.images)
         ball = first.protocol.ball(EPSILON)
         default = replace(first.protocol, seen="clean answer")
         return (
             self.judged(
-                _titled(first, "Clipping alone, no attack"),
+                replace(first, title="Clipping alone, no attack"),
                 "attack",
                 ball.project(self.sample.images, self.sample.images),
             ),
-            self.judged(_titled(first, "Random signs, no attack"), "attack", self.noise(first.protocol)),
+            self.judged(replace(first, title="Random signs, no attack"), "attack", self.noise(first.protocol)),
             self.judged(
                 Step(key="a", title="The released default: away from the selector's own answer", protocol=default),
                 "seen and label",
                 self.attacked(default, leave=answers),
             ),
-            self.judged(_titled(pixels, "Random signs, no attack"), "attack", self.noise(pixels.protocol)),
+            self.judged(replace(pixels, title="Random signs, no attack"), "attack", self.noise(pixels.protocol)),
         )
 
     def _step(self, step: Step, changed: str, images: Images, attacked: Accuracy) -> AnatomyStep:
@@ -211,15 +336,6 @@ class Bench:
         )
 
 
-def _titled(step: Step, title: str) -> Step:
-    return replace(step, title=title)
-
-
 def _changed(before: Protocol, after: Protocol) -> str:
     (name,) = difference(before, after)
     return name
-
-
-def _plain(surrogate: object) -> Classifier:
-    assert callable(surrogate)
-    return surrogate  # pyright: ignore[reportReturnType]

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,16 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory_defense.attacks import PAPER_PGD
-from memory_defense.contracts import Ball, Images, Labels, PerImage, Progress
+from memory_defense.contracts import Images, Labels, PerImage
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.provenance import provenance
-from memory_defense.paper.measured import Figure3, Panel, PanelRow
-from memory_defense.paper.tables import DataSource
-from memory_defense.paper.trained_rows import Sample, TrainedRows
-from memory_defense.randomness import ImageDraws, derive
+from memory_defense.paper.printed.figure3 import Figure3, Panel, PanelRow
+from memory_defense.paper.trained_rows import TrainedRows
+from memory_defense.randomness import derive
 from memory_defense.threat import ball as ball_of
-from memory_defense.wrappers import frozen
 
 _CHUNK = 512
 
@@ -175,48 +171,18 @@ SPACES = (
 )
 
 
-def reproduce_figure3(
-    out: Path,
-    data: DataSource,
-    *,
-    scale: str = "cpu",
-    seed: int = 0,
-    progress: Progress | None = None,
-    dataset: str = "fashion-mnist",
-) -> Figure3:
-    """Return the maps of clean images, and of images attacked end to end in the largest ball of the tables.
-
-    Parameters
-    ----------
-    out
-        Directory of all runs; rows that are there are used, others trained.
-    data
-        Asked for the dataset.
-    scale
-        One of `reproduction.scale_names`.
-    seed
-        Of training, of the attack and of the maps.
-    progress
-        Told how far it is.
-    dataset
-        One that the scale has.
-
-    Raises
-    ------
-    ValueError
-        For an unknown scale or dataset, or without scikit-learn.
-    """
+def reproduce_figure3(rows: TrainedRows) -> Figure3:
+    """Return the maps of clean images, and of images attacked end to end in the largest ball of the tables."""
     tsne = _tsne()
-    rows = TrainedRows.of(out, data, dataset=dataset, scale=scale, seed=seed, progress=progress)
-    sample = rows.test(IMAGES.get(scale, MOST_IMAGES))
+    sample = rows.test(IMAGES.get(rows.scale, MOST_IMAGES))
     plan = rows.recipes["memory-defense"].evaluation
     ball = ball_of("linf", max(one.epsilon for one in plan.linf))
     perplexity = min(PERPLEXITY, (len(sample.labels) - 1) / 3)
     defenses = {space.row: rows.defense(space.row) for space in SPACES}
     attacked: dict[str, Images] = {}
     for row, defense in defenses.items():
-        rows.note(f"{dataset}/{scale}/{row}: attacked end to end")
-        attacked[row] = attacked_images(defense, sample, ball, seed)
+        rows.note(f"{rows.dataset}/{rows.scale}/{row}: attacked end to end")
+        attacked[row] = sample.attacked(defense, ball, "end-to-end", rows.seed, "figure3")
 
     def panel(space: Space, kind: Literal["clean", "attacked"]) -> Panel:
         rows.note(f"map of {space.title}, {kind} images")
@@ -224,36 +190,31 @@ def reproduce_figure3(
         images = sample.images if kind == "clean" else attacked[space.row]
         clean = vectors_of(space, defense, sample.images)
         vectors = clean if kind == "clean" else vectors_of(space, defense, images)
-        x, y = places(tsne, vectors, perplexity, derive(seed, "figure3", space.key, kind) % 2**32)
+        x, y = places(tsne, vectors, perplexity, derive(rows.seed, "figure3", space.key, kind) % 2**32)
         slots = defense.choose_slots(images) if space.slots else None
         return Panel(
             key=space.key,
             title=space.title,
             meaning=space.meaning,
-            neighbours_right=_share(neighbours_answer(vectors, sample.labels, k=NEIGHBOURS), sample.labels),
-            neighbours_slot=None
-            if slots is None
-            else _share(neighbours_answer(vectors, slots, k=NEIGHBOURS), slots),
-            clean_neighbours_right=None
-            if kind == "clean"
-            else _share(neighbours_answer(clean, sample.labels, k=NEIGHBOURS, queries=vectors), sample.labels),
+            neighbours_right=neighbours_right(vectors, sample.labels),
+            neighbours_slot=None if slots is None else neighbours_right(vectors, slots),
+            clean_neighbours_right=None if kind == "clean" else neighbours_right(clean, sample.labels, vectors),
             answers_right=_share(predict(defense, images), sample.labels),
             x=x,
             y=y,
         )
 
-    pixels = neighbours_answer(sample.images.flatten(1), sample.labels, k=NEIGHBOURS)
     return Figure3(
-        dataset=dataset,
-        scale=scale,
-        provenance=provenance(seed, sample.images.device, rows.recipes["memory-defense"].sha256),
+        dataset=rows.dataset,
+        scale=rows.scale,
+        provenance=provenance(rows.seed, sample.images.device, rows.recipes["memory-defense"].sha256),
         images=len(sample.labels),
         classes=rows.splits.spec.classes,
         labels=tuple(int(label) for label in sample.labels),
         neighbours=NEIGHBOURS,
         perplexity=perplexity,
         epsilon=ball.epsilon,
-        pixels_right=_share(pixels, sample.labels),
+        pixels_right=neighbours_right(sample.images.flatten(1), sample.labels),
         rows=(
             PanelRow(title="Clean test images", panels=tuple(panel(space, "clean") for space in SPACES)),
             PanelRow(
@@ -262,13 +223,6 @@ def reproduce_figure3(
             ),
         ),
     )
-
-
-def attacked_images(defense: Any, sample: Sample, ball: Ball, seed: int) -> Images:
-    """Return what the paper's PGD, which sees the whole defense, makes of the images."""
-    draws = ImageDraws.of(seed, "figure3", sample.ids, sample.images.device)
-    with frozen(defense):
-        return PAPER_PGD(defense.surrogates()["end-to-end"], sample.images, sample.labels, ball, draws)
 
 
 @torch.no_grad()
@@ -291,6 +245,11 @@ def places(tsne: Any, vectors: Tensor, perplexity: float, seed: int) -> tuple[tu
     ) / 2  # square, the narrow axis in the middle
     whole = np.rint(1000 * centred).astype(int)
     return tuple(whole[:, 0].tolist()), tuple(whole[:, 1].tolist())
+
+
+def neighbours_right(vectors: Tensor, labels: Labels, queries: Tensor | None = None) -> float:
+    """Return the share of labels that `neighbours_answer` gets right with `NEIGHBOURS` votes."""
+    return _share(neighbours_answer(vectors, labels, k=NEIGHBOURS, queries=queries), labels)
 
 
 def _share(answers: Labels, labels: Labels) -> float:

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from memory_defense.attacks import PAPER_PGD
-from memory_defense.contracts import Ball, Binding, Images, PerImage, Progress
+from memory_defense.contracts import Ball, Images, PerImage
 from memory_defense.evaluation.detection import auroc
 from memory_defense.evaluation.metrics import accuracy, predict
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.paper.figure3 import percentile
-from memory_defense.paper.measured import AttackedError, Figure4, MemorySize
-from memory_defense.paper.tables import DataSource
+from memory_defense.paper.printed.figure4 import AttackedError, Figure4, MemorySize
 from memory_defense.paper.trained_rows import Sample, TrainedRows
-from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.wrappers import frozen
 
 SIZES = (50, 100, 200, 500, 1000)
 TINY_SIZES = (20, 50)
@@ -33,50 +28,20 @@ KNOWLEDGE = ("fixed-slots", "end-to-end")
 _BATCH = 500
 
 
-def reproduce_figure4(
-    out: Path,
-    data: DataSource,
-    *,
-    scale: str = "cpu",
-    seed: int = 0,
-    progress: Progress | None = None,
-    dataset: str = "fashion-mnist",
-) -> Figure4:
-    """Return the errors of Memory Defense with memories of several sizes, trained alike but for the size.
-
-    Parameters
-    ----------
-    out
-        Directory of all runs; those that are there are used, others trained. The selector is trained once.
-    data
-        Asked for the dataset.
-    scale
-        One of `reproduction.scale_names`.
-    seed
-        Of training and of the attacks.
-    progress
-        Told how far it is.
-    dataset
-        One that the scale has.
-
-    Raises
-    ------
-    ValueError
-        For an unknown scale or dataset.
-    """
-    rows = TrainedRows.of(out, data, dataset=dataset, scale=scale, seed=seed, progress=progress)
+def reproduce_figure4(rows: TrainedRows) -> Figure4:
+    """Return the errors of Memory Defense with memories of several sizes, trained alike but for the size."""
     row = rows.recipes["memory-defense"]
     sample = rows.test(row.evaluation.images)
     sizes: list[MemorySize] = []
     own = len(rows.defense(row).memory.items)
-    for items in TINY_SIZES if scale == "tiny" else SIZES:
+    for items in TINY_SIZES if rows.scale == "tiny" else SIZES:
         defense = rows.defense(row if items == own else with_memory_of(row, items))
-        rows.note(f"{dataset}/{scale}: errors with {items} memory items")
-        sizes.append(memory_size(defense, items, sample, row.evaluation.linf, seed))
+        rows.note(f"{rows.dataset}/{rows.scale}: errors with {items} memory items")
+        sizes.append(memory_size(defense, items, sample, row.evaluation.linf, rows.seed))
     return Figure4(
-        dataset=dataset,
-        scale=scale,
-        provenance=provenance(seed, sample.images.device, row.sha256),
+        dataset=rows.dataset,
+        scale=rows.scale,
+        provenance=provenance(rows.seed, sample.images.device, row.sha256),
         images=len(sample.labels),
         sizes=tuple(sizes),
     )
@@ -93,7 +58,7 @@ def memory_size(defense: Any, items: int, sample: Sample, balls: Sequence[Ball],
     attacked: list[AttackedError] = []
     for ball in balls:
         for knowledge in KNOWLEDGE:
-            images = attacked_images(defense, sample, ball, knowledge, seed)
+            images = sample.attacked(defense, ball, knowledge, seed, "figure4")
             errors = errors_of(defense, images)
             attacked.append(
                 AttackedError(
@@ -118,13 +83,3 @@ def memory_size(defense: Any, items: int, sample: Sample, balls: Sequence[Ball],
 def errors_of(defense: Any, images: Images) -> PerImage:
     """Return (N,) the mean squared difference of each image and its reconstruction through the selector's slot."""
     return torch.cat([defense.scores(part)["reconstruction"] for part in torch.split(images, _BATCH)])
-
-
-def attacked_images(defense: Any, sample: Sample, ball: Ball, knowledge: str, seed: int) -> Images:
-    """Return what the paper's PGD makes of the images with one knowledge, as evaluations run it."""
-    surrogate = defense.surrogates()[knowledge]
-    attack = PAPER_PGD.for_transfer() if knowledge in defense.transfer_knowledge else PAPER_PGD
-    draws = ImageDraws.of(seed, "figure4", sample.ids, sample.images.device)
-    with frozen(defense):
-        model = surrogate.bind(sample.images) if isinstance(surrogate, Binding) else surrogate
-        return attack(model, sample.images, sample.labels, ball, draws)

@@ -28,8 +28,8 @@ _HEADER, _ENTRY = 512, 160
 """Bytes that a file's header and each tensor's line in it take at most, its name left out."""
 
 
-class Part(BaseModel):
-    """One file."""
+class WeightsFile(BaseModel):
+    """One file of weights: name, SHA-256 and bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -38,26 +38,26 @@ class Part(BaseModel):
     bytes: int
 
 
-class Kept(BaseModel):
-    """What one tensor was."""
+class KeptTensor(BaseModel):
+    """Type and shape of one tensor in the module."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dtype: str
-    """As in the module, such as float32."""
+    """Name of the torch type in the module, such as float32."""
     shape: list[int]
     pieces: int
     """Flat pieces ``name/0``, ``name/1``, ... in the files, in order."""
 
 
 class HalfManifest(BaseModel):
-    """What ``weights.json`` says."""
+    """Content of ``weights.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     format: Literal["memory-defense half weights 1"] = "memory-defense half weights 1"
-    parts: list[Part]
-    tensors: dict[str, Kept]
+    parts: list[WeightsFile]
+    tensors: dict[str, KeptTensor]
 
 
 def halved(tensor: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def write_half(module: nn.Module, directory: Path, limit: int = LIMIT) -> HalfMa
     Parameters
     ----------
     module
-        Of any size.
+        Module of any size.
     directory
         Created if needed.
     limit
@@ -96,13 +96,13 @@ def write_half(module: nn.Module, directory: Path, limit: int = LIMIT) -> HalfMa
         raise ValueError(f"a file of at most {limit} bytes holds next to nothing; allow at least {_LEAST_LIMIT}")
     tensors = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     files: list[dict[str, Tensor]] = [{}]
-    kept: dict[str, Kept] = {}
+    kept: dict[str, KeptTensor] = {}
     room = limit - _HEADER
     for name, tensor in tensors.items():
         flat = halved(tensor).reshape(-1)
         most = max(1, (limit - _HEADER - _overhead(name)) // flat.element_size())
         pieces = [flat[start : start + most] for start in range(0, max(flat.numel(), 1), most)]
-        kept[name] = Kept(
+        kept[name] = KeptTensor(
             dtype=str(tensor.dtype).removeprefix("torch."), shape=list(tensor.shape), pieces=len(pieces)
         )
         for number, piece in enumerate(pieces):
@@ -124,14 +124,14 @@ def _overhead(name: str) -> int:
     return _ENTRY + 2 * len(name.encode())
 
 
-def _written(files: list[dict[str, Tensor]], directory: Path, limit: int) -> list[Part]:
-    parts: list[Part] = []
+def _written(files: list[dict[str, Tensor]], directory: Path, limit: int) -> list[WeightsFile]:
+    parts: list[WeightsFile] = []
     for number, tensors in enumerate(files, 1):
         path = directory / f"weights-{number}-of-{len(files)}.safetensors"
         write_tensors(path, tensors)
         content = path.read_bytes()
         assert len(content) <= limit, f"{path.name} has {len(content)} bytes"
-        parts.append(Part(name=path.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))
+        parts.append(WeightsFile(name=path.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)))
     return parts
 
 
@@ -141,7 +141,7 @@ def read_half(directory: Path) -> dict[str, Tensor]:
     Raises
     ------
     ValueError
-        Where there is none, or a file is missing, damaged or not the one that was written.
+        If there are none, or a file is missing, damaged or not the one that was written.
     """
     manifest = _manifest(directory)
     found: dict[str, Tensor] = {}
@@ -171,7 +171,7 @@ def _manifest(directory: Path) -> HalfManifest:
         raise ValueError(f"{path} is damaged ({first['loc']}: {first['msg']}); restore it") from error
 
 
-def _whole(name: str, kept: Kept, found: dict[str, Tensor]) -> Tensor:
+def _whole(name: str, kept: KeptTensor, found: dict[str, Tensor]) -> Tensor:
     flat = torch.cat([found[f"{name}/{number}"] for number in range(kept.pieces)])
     dtype = getattr(torch, kept.dtype)
     if not isinstance(dtype, torch.dtype):
@@ -180,5 +180,5 @@ def _whole(name: str, kept: Kept, found: dict[str, Tensor]) -> Tensor:
 
 
 def restore_half(directory: Path, module: nn.Module) -> None:
-    """Load what `write_half` wrote into a module; raise ValueError where it is another's, the module unchanged."""
+    """Load what `write_half` wrote into a module; raise ValueError if it is another's, the module unchanged."""
     restore_weights(module, read_half(directory))

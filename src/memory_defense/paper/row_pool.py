@@ -26,7 +26,7 @@ from memory_defense.data.images import Splits
 
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 120.0
-"""How long stopped rows may take to their next whole step; what is killed then loses little (see `pipeline`)."""
+"""Time for stopped rows to reach their next whole step; a row killed after it loses little."""
 _NOTE, _AT, _DONE, _WRONG, _FAILED = "note", "at", "done", "wrong", "failed"
 
 
@@ -39,11 +39,11 @@ class RowSource(Protocol):
 
 
 class RowWork(Protocol):
-    """One row, to be made anywhere; it must survive pickling."""
+    """One row, to be made in any process; it must survive pickling."""
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Name of the row in messages."""
         ...
 
     def shares(self) -> Collection[Path]:
@@ -51,7 +51,7 @@ class RowWork(Protocol):
         ...
 
     def make(self, data: RowSource, progress: Progress | None) -> object:
-        """Make it, or find it made."""
+        """Make the row, unless it is made."""
         ...
 
 
@@ -61,9 +61,9 @@ class RowError(ChildProcessError):
 
 @dataclass
 class _Relay:
-    """Progress in a worker: says it to the parent, and ends the work when the parent wants it or is gone."""
+    """Progress in a worker: sent to the parent; ends the work when the parent wants it or is gone."""
 
-    said: Any
+    messages: Any
     stop: Event
     label: str
     what: str = ""
@@ -78,32 +78,32 @@ class _Relay:
         if self.stop.is_set() or (parent is not None and not parent.is_alive()):
             raise KeyboardInterrupt
         self.done += steps
-        said = f", {text}" if text else ""
-        self.said.put((_AT, self.label, f"{self.label}: {self.what} {self.done}/{self.total}{said}"))
+        status = f", {text}" if text else ""
+        self.messages.put((_AT, self.label, f"{self.label}: {self.what} {self.done}/{self.total}{status}"))
 
     def note(self, text: str) -> None:
-        self.said.put((_NOTE, self.label, text if self.label in text else f"{self.label}: {text}"))
+        self.messages.put((_NOTE, self.label, text if self.label in text else f"{self.label}: {text}"))
 
 
-def _make(work: RowWork, data: RowSource, threads: int, said: Any, stop: Event) -> None:
-    """Make one row in a worker; what goes wrong is told to the parent."""
+def _make(work: RowWork, data: RowSource, threads: int, messages: Any, stop: Event) -> None:
+    """Make one row in a worker; errors are sent to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the parent says when
     torch.set_num_threads(threads)
     try:
-        work.make(data, _Relay(said, stop, work.label))
+        work.make(data, _Relay(messages, stop, work.label))
     except KeyboardInterrupt:
-        said.cancel_join_thread()  # nobody listens, and a killed worker may hold the queue's lock for ever
+        messages.cancel_join_thread()  # nobody listens, and a killed worker may hold the queue's lock for ever
     except (ValueError, OSError) as error:
-        said.put((_WRONG, work.label, str(error)))
+        messages.put((_WRONG, work.label, str(error)))
     except Exception:
-        said.put((_FAILED, work.label, traceback.format_exc()))
+        messages.put((_FAILED, work.label, traceback.format_exc()))
     else:
-        said.put((_DONE, work.label, ""))
+        messages.put((_DONE, work.label, ""))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowPool:
-    """How many rows are made at once, and how many threads each may use.
+    """Number of rows made at once, and of threads that each may use.
 
     Raises
     ------
@@ -126,24 +126,24 @@ class RowPool:
         works
             Each is pickled, and made by a new process.
         data
-            Asked in the new processes; download before.
+            Called in the new processes; download before.
         progress
-            Told how far it is. When it raises in `advance`, as on Ctrl-C, the rows stop at their next whole step;
-            what is done of them stays.
+            Receives how far the work is. When it raises in `advance`, as on Ctrl-C, the rows stop at their next
+            whole step; what is done of them stays.
 
         Raises
         ------
         ValueError
-            What a row's own ValueError or OSError says, a full disk for instance; the other rows are stopped.
+            For a row's own ValueError or OSError, such as a full disk; the other rows are stopped.
         RowError
             When a row failed otherwise, or its process was killed.
         """
-        _Shift(self, data, progress).run(list(works))
+        _PoolRun(self, data, progress).run(list(works))
 
 
 @dataclass
-class _Shift:
-    """The rows of one call, as they come and go."""
+class _PoolRun:
+    """The rows of one call that wait, run and are done."""
 
     pool: RowPool
     data: RowSource
@@ -153,28 +153,30 @@ class _Shift:
 
     def run(self, waiting: list[RowWork]) -> None:
         context = multiprocessing.get_context("spawn")
-        said, stop = context.Queue(), context.Event()
+        messages, stop = context.Queue(), context.Event()
         if self.progress:
             self.progress.begin("rows", len(waiting))
         try:
             while waiting or self.running:
                 while waiting and len(self.running) < self.pool.processes:
                     work = self._next(waiting)
-                    worker = context.Process(target=_make, args=(work, self.data, self.pool.threads, said, stop))
+                    worker = context.Process(
+                        target=_make, args=(work, self.data, self.pool.threads, messages, stop)
+                    )
                     worker.start()
                     self.running[work.label] = (work, worker)
-                self._listen(said)
-                self._bury(said)
+                self._receive(messages)
+                self._collect_ended(messages)
         finally:
             stop.set()
             patience = time.monotonic() + _PATIENCE_SECONDS
             for _, worker in self.running.values():
                 while worker.is_alive():
-                    self._drop(said)
+                    self._discard(messages)
                     worker.join(_POLL_SECONDS)
                     if time.monotonic() > patience:
                         worker.kill()
-            said.close()
+            messages.close()
 
     def _next(self, waiting: list[RowWork]) -> RowWork:
         """Take the first row that makes nothing which a running one is to make, or the first of all."""
@@ -182,20 +184,20 @@ class _Shift:
         free = (at for at, work in enumerate(waiting) if taken.isdisjoint(work.shares()))
         return waiting.pop(next(free, 0))
 
-    def _listen(self, said: Any) -> None:
-        """Hear everything that was said up to now; wait a moment where it is nothing."""
+    def _receive(self, messages: Any) -> None:
+        """Handle every message sent so far; wait a moment if there is none."""
         wait = _POLL_SECONDS
         while True:
             try:
-                kind, label, text = said.get(timeout=wait) if wait else said.get_nowait()
+                kind, label, text = messages.get(timeout=wait) if wait else messages.get_nowait()
             except queue.Empty:
                 break
             wait = 0.0
-            self._hear(kind, label, text)
+            self._handle(kind, label, text)
         if self.progress:
             self.progress.advance(0)
 
-    def _hear(self, kind: str, label: str, text: str) -> None:
+    def _handle(self, kind: str, label: str, text: str) -> None:
         if kind == _WRONG:
             raise ValueError(text)
         if kind == _FAILED:
@@ -211,23 +213,23 @@ class _Shift:
         else:
             self.progress.note(text)
 
-    def _bury(self, said: Any) -> None:
-        """Forget the workers that ended; what one has said last may still be under way."""
+    def _collect_ended(self, messages: Any) -> None:
+        """Forget the workers that ended; the last message of one may still be under way."""
         for label, (_, worker) in list(self.running.items()):
             if worker.is_alive():
                 continue
             worker.join()
-            self._listen(said)
+            self._receive(messages)
             if label not in self.ended:
                 raise RowError(
                     f"{label}: its process ended with status {worker.exitcode}; the same command resumes it"
                 )
             del self.running[label]
 
-    def _drop(self, said: Any) -> None:
-        """Empty the queue, as a worker does not end while it has something to say."""
+    def _discard(self, messages: Any) -> None:
+        """Empty the queue, since a worker does not end while it has messages to send."""
         try:
             while True:
-                said.get_nowait()
+                messages.get_nowait()
         except queue.Empty:
             return

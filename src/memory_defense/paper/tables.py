@@ -1,7 +1,7 @@
 """Reproducing the paper's tables: train what is missing, evaluate it, one record for every row.
 
-Everything lies under one directory. Rows that several tables share are trained and evaluated once; what was stopped
-goes on where it was.
+Everything is kept under one directory. Rows that several tables share are trained and evaluated once; a stopped row
+continues where it was.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memory_defense.checks import nearest
 from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
+from memory_defense.names import TABLES, check_name
+from memory_defense.paper.printed.published import PUBLISHED
 from memory_defense.paper.row_pool import RowPool
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.recipes.rivals import rows_of
-from memory_defense.recipes.scales import SCALES, table_3_plan
+from memory_defense.recipes.scales import SCALES, rows_at, table_3_plan
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.load import load
 from memory_defense.workflows.assess import assess
@@ -30,69 +30,13 @@ DataSource = Callable[[str], Splits]
 """From a dataset's name to its splits, on the device to work on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reproduction:
-    """Which rows one table has."""
-
-    datasets: tuple[str, ...]
-    rows: tuple[str, ...]
-    """Last parts of the recipes' names: the paper's rows in its order, then systems it should have been compared
-    with."""
-    own_plan: bool = False
-    """Whether its attacks are Table 3's; else those of Tables 1 and 2."""
-
-
-REPRODUCTIONS: dict[str, Reproduction] = {
-    "table1": Reproduction(
-        datasets=("fashion-mnist",),
-        rows=(
-            "resnet-benign",
-            "pixeldefend",
-            "comdefend",
-            "resnet-offline",
-            "memory-defense",
-            "memory-defense-reference",
-            "magnet",
-            "resnet-online",
-            "memory-defense-sound",
-        ),
-    ),
-    "table2": Reproduction(
-        datasets=("cifar10",),
-        rows=(
-            "resnet-benign",
-            "pixeldefend",
-            "comdefend",
-            "resnet-offline",
-            "memory-defense",
-            "resnet-online",
-            "memory-defense-sound",
-        ),
-    ),
-    "table3": Reproduction(
-        datasets=("fashion-mnist", "cifar10"),
-        rows=("defense-vae-rec", "defense-vae-e2e", "memory-defense"),
-        own_plan=True,
-    ),
-    "table5": Reproduction(
-        datasets=("fashion-mnist",),
-        rows=("target-classifier", "autoencoder", "resnet-offline", "memory-defense", "memae", "resnet-online"),
-    ),
-}
-
-
 @dataclass(frozen=True)
 class ReproducedRow:
-    """One row and where its record lies."""
+    """One row with its record and the record's path."""
 
     key: str
     record: Record
     path: Path
-
-
-def scale_names() -> tuple[str, ...]:
-    """Return the scales that exist."""
-    return tuple(dict.fromkeys(scale.name for scale in SCALES))
 
 
 def reproduce(
@@ -111,21 +55,22 @@ def reproduce(
     Parameters
     ----------
     table
-        Key of `REPRODUCTIONS`.
+        Key of `names.TABLES`, which has its rows; those of ``table3`` are attacked as in Table 3, all others as in
+        Tables 1 and 2.
     out
         Directory of all runs; what is there already is used.
     data
-        Asked for a dataset when it is needed; with a `pool` also in its processes, for which it is pickled.
+        Called for a dataset when it is needed; with a `pool` also in its processes, for which it is pickled.
     scale
-        One of `scale_names`.
+        One of `names.SCALES`.
     rows
-        Only these rows; all by default.
+        Rows to make; all by default.
     seed
-        Of training and of the attacks.
+        Seed of training and of the attacks.
     pool
         Makes several rows at once; one after the other by default.
     progress
-        Told how far it is.
+        Receives how far the work is.
 
     Raises
     ------
@@ -134,23 +79,20 @@ def reproduce(
     RowError
         When a process of the pool was killed.
     """
-    if table not in REPRODUCTIONS:
-        raise nearest(table, REPRODUCTIONS, "table")
-    if scale not in scale_names():
-        raise nearest(scale, scale_names(), "scale")
-    wanted = REPRODUCTIONS[table]
+    check_name(table, TABLES, "table")
+    check_name(scale, {one.name for one in SCALES}, "scale")
     for row in rows or ():
-        if row not in wanted.rows:
-            raise nearest(row, wanted.rows, f"row of {table}")
-    chosen = [row for row in wanted.rows if rows is None or row in rows]
+        check_name(row, TABLES[table], f"row of {table}")
+    datasets = [one.dataset for one in PUBLISHED[table]]
+    chosen = [row for row in TABLES[table] if rows is None or row in rows]
     found: dict[str, tuple[ReproducedRow, ...]] = {}
-    works = [_Row(table, scale, dataset, row, out, seed) for dataset in wanted.datasets for row in chosen]
+    works = [_Row(table, scale, dataset, row, out, seed) for dataset in datasets for row in chosen]
     missing = [work for work in works if not work.is_made()]
     if pool is not None and len(missing) > 1:
         # Fetched once, before several processes want it.
-        counts = {dataset: len(at_scale(scale, data(dataset)).train) for dataset in wanted.datasets}
+        counts = {dataset: len(at_scale(scale, data(dataset)).train) for dataset in datasets}
         pool.make([replace(work, train_images=counts[work.dataset]) for work in missing], data, progress)
-    for dataset in wanted.datasets:
+    for dataset in datasets:
         splits = data(dataset)
         found[dataset] = tuple(work.on(splits, progress) for work in works if work.dataset == dataset)
     return found
@@ -167,30 +109,30 @@ class _Row:
     out: Path
     seed: int
     train_images: int = 0
-    """How many there are; only `shares` asks."""
+    """Number of training images; needed by `shares` alone."""
 
     @property
     def label(self) -> str:
         return self._asked()[0].name
 
     def is_made(self) -> bool:
-        """Return whether its record is there."""
+        """Return whether the run is finished and has this recipe's record."""
         recipe, record = self._asked()
         run = RunDirectory(self.out / recipe.name)
         return _is_trained(run) and _is_made(run.path / f"{record}.json", recipe)
 
     def make(self, data: DataSource, progress: Progress | None) -> ReproducedRow:
-        """Make it from the data it asks for."""
+        """Make the row from its dataset."""
         return self.on(data(self.dataset), progress)
 
     def on(self, splits: Splits, progress: Progress | None) -> ReproducedRow:
-        """Make it, or find it made, from these splits."""
+        """Make the row from these splits, unless it is made."""
         recipe, record = self._asked()
         own = at_scale(self.scale, splits)
         return reproduced_row(self.row, recipe, self.out, own, record=record, seed=self.seed, progress=progress)
 
     def shares(self) -> set[Path]:
-        """Return the classifiers still missing which other rows may need as well."""
+        """Return the files of missing classifiers that other rows may need as well."""
         recipe, _ = self._asked()
         if _is_trained(RunDirectory(self.out / recipe.name)):
             return set()
@@ -199,9 +141,9 @@ class _Row:
         return {path for path in stages if not path.is_file()}
 
     def _asked(self) -> tuple[Recipe, str]:
-        """Return the recipe with the plan of its table, and its record's name."""
-        recipe = _recipes(self.scale, self.dataset)[self.row]
-        if REPRODUCTIONS[self.table].own_plan:
+        """Return the recipe with the plan of its table, and the name of its record."""
+        recipe = rows_at(self.scale, self.dataset)[self.row]
+        if self.table == "table3":
             return replace(recipe, evaluation=table_3_plan(recipe.evaluation)), "table3"
         return recipe, "record"
 
@@ -216,14 +158,6 @@ def at_scale(scale: str, splits: Splits) -> Splits:
 def shared_directory(out: Path, dataset: str) -> Path:
     """Return where the runs under `out` keep the classifiers that several of them need."""
     return out / "shared" / dataset
-
-
-def _recipes(scale: str, dataset: str) -> dict[str, Recipe]:
-    """Return the recipes of a scale on a dataset by row."""
-    for one in SCALES:
-        if (one.name, one.dataset) == (scale, dataset):
-            return {recipe.name.rsplit("/", 1)[1]: recipe for recipe in rows_of(one)}
-    raise ValueError(f"there is no scale {scale} on {dataset}")
 
 
 def reproduced_row(

@@ -9,15 +9,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from memory_defense.contracts import Images, Labels, Progress
+from memory_defense.contracts import Images, Labels
 from memory_defense.evaluation.provenance import provenance
-from memory_defense.paper.measured import Latency, Timing
-from memory_defense.paper.tables import DataSource
+from memory_defense.paper.printed.timing import Latency, Timing
 from memory_defense.paper.trained_rows import TrainedRows
 from memory_defense.systems.build import build_classifier
 
@@ -37,41 +35,12 @@ LARGEST_PUBLISHED = 10
 Job = Callable[[], object]
 
 
-def reproduce_timing(
-    out: Path,
-    data: DataSource,
-    *,
-    scale: str = "cpu",
-    seed: int = 0,
-    progress: Progress | None = None,
-    dataset: str = "fashion-mnist",
-) -> Timing:
-    """Return the median latencies of the autoencoder without and with memory, and of the whole defense.
-
-    Parameters
-    ----------
-    out
-        Directory of all runs; rows that are there are used, others trained.
-    data
-        Asked for the dataset; its device is the one that is timed.
-    scale
-        One of `reproduction.scale_names`.
-    seed
-        Of training.
-    progress
-        Told how far it is.
-    dataset
-        One that the scale has.
-
-    Raises
-    ------
-    ValueError
-        For an unknown scale or dataset.
-    """
-    rows = TrainedRows.of(out, data, dataset=dataset, scale=scale, seed=seed, progress=progress)
+def reproduce_timing(rows: TrainedRows) -> Timing:
+    """Return the median latencies of the autoencoder without and with memory, and of the whole defense."""
+    device = rows.splits.test.images.device
     recipe = rows.recipes["memory-defense"]
     plain, defense = rows.defense("autoencoder"), rows.defense("memory-defense")
-    published = build_classifier("resnet50", dataset, seed, "timing").to(rows.splits.test.images.device).eval()
+    published = build_classifier("resnet50", rows.dataset, rows.seed, "timing").to(device).eval()
     titles = {
         WITHOUT: "Autoencoder without memory",
         "with-memory": "Autoencoder with memory, slot given",
@@ -80,11 +49,11 @@ def reproduce_timing(
         "published-selector": "Selector ResNet-50 alone, as in the paper",
     }
     latencies: list[Latency] = []
-    for batch in TINY_BATCHES if scale == "tiny" else BATCHES:
+    for batch in TINY_BATCHES if rows.scale == "tiny" else BATCHES:
         rows.note(f"timing batches of {batch}")
         sample = rows.test(batch)
         todo = jobs(plain, defense, published, sample.images, sample.labels)
-        rounds = measure(todo, RUNS.get(scale, MOST_RUNS), sample.images.device)
+        rounds = measure(todo, RUNS.get(rows.scale, MOST_RUNS), device)
         for key, seconds in rounds.items():
             latencies.append(
                 Latency(
@@ -98,9 +67,9 @@ def reproduce_timing(
                 )
             )
     return Timing(
-        dataset=dataset,
-        scale=scale,
-        provenance=provenance(seed, rows.splits.test.images.device, recipe.sha256),
+        dataset=rows.dataset,
+        scale=rows.scale,
+        provenance=provenance(rows.seed, device, recipe.sha256),
         threads=torch.get_num_threads(),
         latencies=tuple(latencies),
     )

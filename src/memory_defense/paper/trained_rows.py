@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from memory_defense.checks import nearest
-from memory_defense.contracts import Images, Labels, Progress, Rows
-from memory_defense.data.images import ImageSet, Splits
+from memory_defense.attacks import PAPER_PGD
+from memory_defense.contracts import Ball, Binding, Images, Labels, Progress, Rows
+from memory_defense.data.images import Splits
 from memory_defense.paper.tables import DataSource, at_scale, trained
+from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.recipes.rivals import rows_of
-from memory_defense.recipes.scales import SCALES
+from memory_defense.recipes.scales import rows_at
 from memory_defense.systems.load import load
+from memory_defense.wrappers import frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,38 +28,68 @@ class Sample:
     ids: Rows
     """(N,) positions in the test set."""
 
+    def attacked(self, defense: Any, ball: Ball, knowledge: str, seed: int, purpose: str) -> Images:
+        """Return the images after the paper's PGD with one knowledge, run as in evaluations.
+
+        Parameters
+        ----------
+        defense
+            Publishes a surrogate with the name `knowledge`.
+        ball
+            Ball around each image.
+        seed, purpose
+            Seed of the random start, and the name of what it is for.
+        """
+        surrogate = defense.surrogates()[knowledge]
+        attack = PAPER_PGD.for_transfer() if knowledge in defense.transfer_knowledge else PAPER_PGD
+        draws = ImageDraws.of(seed, purpose, self.ids, self.images.device)
+        with frozen(defense):
+            model = surrogate.bind(self.images) if isinstance(surrogate, Binding) else surrogate
+            return attack(model, self.images, self.labels, ball, draws)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRows:
-    """The rows of one scale on one dataset, under one directory."""
+    """The rows of one scale on one dataset: what every figure and the timing are measured on.
+
+    Parameters
+    ----------
+    out
+        Directory of all runs; a row that is there is used, another is trained.
+    data
+        Called for the dataset when the first row is needed; decides the device.
+    dataset, scale
+        Names of the dataset and of a scale that has it (`recipes.scales.SCALES`).
+    seed
+        Seed of training, of attacks and of maps.
+    progress
+        Receives how far the work is.
+
+    Raises
+    ------
+    ValueError
+        For an unknown dataset or scale.
+    """
 
     out: Path
-    splits: Splits
-    recipes: dict[str, Recipe]
-    """By row."""
-    seed: int
-    progress: Progress | None
+    data: DataSource
+    dataset: str = "fashion-mnist"
+    scale: str = "cpu"
+    seed: int = 0
+    progress: Progress | None = None
 
-    @classmethod
-    def of(
-        cls,
-        out: Path,
-        data: DataSource,
-        *,
-        dataset: str,
-        scale: str,
-        seed: int,
-        progress: Progress | None,
-    ) -> TrainedRows:
-        """Return the rows; raise ValueError for an unknown dataset or scale."""
-        known = {(one.dataset, one.name): one for one in SCALES}
-        if dataset not in {name for name, _ in known}:
-            raise nearest(dataset, {name for name, _ in known}, "dataset")
-        if (dataset, scale) not in known:
-            raise nearest(scale, {name for of, name in known if of == dataset}, "scale")
-        splits = at_scale(scale, data(dataset))
-        recipes = {one.name.rsplit("/", 1)[1]: one for one in rows_of(known[dataset, scale])}
-        return cls(out=out, splits=splits, recipes=recipes, seed=seed, progress=progress)
+    def __post_init__(self) -> None:
+        rows_at(self.scale, self.dataset)
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """Recipes by row."""
+        return rows_at(self.scale, self.dataset)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The dataset, as much of it as the scale takes."""
+        return at_scale(self.scale, self.data(self.dataset))
 
     def defense(self, recipe: Recipe | str) -> Any:
         """Return the trained defense of a row or of a recipe made from one, on the device of the data."""
@@ -66,11 +98,11 @@ class TrainedRows:
         return load(run.path).to(self.splits.test.images.device)
 
     def test(self, count: int) -> Sample:
-        """Return the first test images, all where there are fewer."""
-        subset: ImageSet = self.splits.test.first(min(count, len(self.splits.test)))
+        """Return the first `count` test images, or all if there are fewer."""
+        subset = self.splits.test.first(min(count, len(self.splits.test)))
         return Sample(images=subset.floats(), labels=subset.labels, ids=subset.ids)
 
     def note(self, text: str) -> None:
-        """Tell how far it is."""
+        """Pass one line to `progress`."""
         if self.progress:
             self.progress.note(text)

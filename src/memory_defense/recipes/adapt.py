@@ -1,4 +1,4 @@
-"""Memory Defense recipes on images of one's own."""
+"""Memory Defense recipes on a user's own images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from memory_defense.recipes.recipe import Recipe, Stage
 from memory_defense.training.adversarial import WarmStart
 
 MOST_TIMES = 10
-"""Epochs grow at most so many times where there are fewer images than the recipe was made for."""
+"""Largest factor of epochs if there are fewer images than the recipe was made for."""
 
 ON = " on "
-"""Stands between the name of a recipe and that of the images it was adapted to."""
+"""Text between the name of a recipe and that of the images it was adapted to."""
 
 
 def adapt(recipe: Recipe, spec: DatasetSpec, *, train_images: int | None = None) -> Recipe:
@@ -24,17 +24,17 @@ def adapt(recipe: Recipe, spec: DatasetSpec, *, train_images: int | None = None)
 
     Slots, networks and classes follow the images; radii, attacks and objectives stay. The memory keeps its items
     for each class. Fewer training images are seen in more epochs, up to `MOST_TIMES` as many, so that about as many
-    images are seen in all, and in batches of at most an eighth of them. Nothing is mirrored: nobody but its
-    owner knows whether a mirrored image still shows its class.
+    images are seen in all, and in batches of at most an eighth of them. Nothing is mirrored, since a
+    mirror image of an unknown kind may show another class.
 
     Parameters
     ----------
     recipe
-        Of a Memory Defense.
+        Recipe of a Memory Defense.
     spec
-        Of the images, as `data.own.load_splits` describes them.
+        Description of the images, from `data.own.load_splits`.
     train_images
-        Images that are trained on; all but the held-out ones by default.
+        Number of training images; all but the held-out ones by default.
 
     Raises
     ------
@@ -61,7 +61,6 @@ def adapted(recipe: Recipe, dataset: str, images: ImageSpec, count: int) -> Reci
         model=replace(recipe.model, dataset=dataset, images=images, memory_size=items),
         undefended=None if recipe.undefended is None else _stage(recipe.undefended, times, count),
         stages=tuple(_stage(stage, times, count) for stage in recipe.stages),
-        expected={},
     )
 
 

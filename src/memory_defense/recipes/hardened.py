@@ -1,4 +1,4 @@
-"""The recipe that hardens somebody's own classifier: what was asked for, and what follows from the images."""
+"""The recipe that hardens a user's own classifier, from the user's options and the images."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from memory_defense.training.fit import FitConfig
 from memory_defense.training.optimizer import OptimizerConfig
 
 KEY = HARDENED
-"""Of the manifest: the fields of `Hardening`."""
+"""Entry of the manifest with the fields of `HardenOptions`."""
 
 SMALLEST, LARGEST = 16, 128
-"""Pixels a side that the memory autoencoder takes."""
+"""Range of image sizes, in pixels a side, that the memory autoencoder takes."""
 
 COLOUR_EPSILON, GREY_EPSILON = 8 / 255, 0.1
-"""Radii where nobody chose one: customary for colour images, and for grey ones on a plain ground."""
+"""Default radii: customary for colour images, and for grey ones on a plain ground."""
 
 FINE_TUNING_SEES = 300_000
 """Training images that fine-tuning sees in all, within `FINE_TUNING_EPOCHS`."""
 FINE_TUNING_EPOCHS = (15, 150)
 AUTOENCODER_SEES = 50_000
-"""The same for the memory autoencoder."""
+"""Training images that the memory autoencoder sees in all, within `AUTOENCODER_EPOCHS`."""
 AUTOENCODER_EPOCHS = (2, 50)
 
 _TUNING = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=5e-4, schedule="one-cycle")
 _AUTOENCODER = OptimizerConfig(name="adamw", learning_rate=4e-3, weight_decay=5e-4, schedule="one-cycle")
 _SCORES = 10
-"""Times that a stage is scored on held-out images, at least."""
+"""Least number of times that a stage is scored on held-out images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardening:
-    """What was asked for; with the images it decides everything.
+class HardenOptions:
+    """Options of one hardening; with the images they decide everything.
 
     Raises
     ------
@@ -57,13 +57,13 @@ class Hardening:
     classifier: str
     """``package.module:attribute`` of the user's classifier."""
     weights_sha256: str
-    """Of the file of its weights."""
+    """SHA-256 of the file of its weights."""
     epsilon: float
     """Radius of the L-inf ball to defend and to attack in, in pixel units of [0, 1]."""
     fine_tune: bool = True
     """Whether the classifier is trained on adversarial images before it chooses slots."""
     epochs: int | None = None
-    """Of the fine-tuning and of the autoencoder; None follows the number of training images."""
+    """Epochs of the fine-tuning and of the autoencoder; None follows the number of training images."""
     attacks: str = "fast"
     """A suite, or attacks joined by commas; see `attacks.suites.parts_of`."""
     images: int = 1000
@@ -82,14 +82,14 @@ class Hardening:
 
 
 def default_epsilon(channels: int) -> float:
-    """Return the radius for images of so many channels where nobody chose one."""
+    """Return the default radius for images of so many channels, in pixel units."""
     return GREY_EPSILON if channels == 1 else COLOUR_EPSILON
 
 
-def kept_hardening(manifest: Mapping[str, Any], where: Path) -> Hardening:
-    """Return what a manifest says was asked for; raise ValueError, naming `where`, when that is damaged."""
+def kept_hardening(manifest: Mapping[str, Any], where: Path) -> HardenOptions:
+    """Return the options in a manifest; raise ValueError, naming `where`, if they are damaged."""
     try:
-        return TypeAdapter(Hardening).validate_json(json.dumps(manifest[KEY]), strict=True)
+        return TypeAdapter(HardenOptions).validate_json(json.dumps(manifest[KEY]), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(
@@ -97,19 +97,19 @@ def kept_hardening(manifest: Mapping[str, Any], where: Path) -> Hardening:
         ) from error
 
 
-def harden_recipe(hardening: Hardening, dataset: str, images: ImageSpec, train_images: int) -> Recipe:
+def harden_recipe(hardening: HardenOptions, dataset: str, images: ImageSpec, train_images: int) -> Recipe:
     """Return the recipe: fine-tuning by warm-started single steps, the memory autoencoder, one suite of attacks.
 
-    Nothing is mirrored or cropped: nobody but its owner knows whether the image would still show its class.
+    Nothing is mirrored or cropped, since that may change the class of an unknown kind of image.
 
     Parameters
     ----------
     hardening
-        What was asked for.
+        Options of the user.
     dataset, images
         Name and description of the images.
     train_images
-        Images that are trained on.
+        Number of training images.
 
     Raises
     ------
@@ -152,12 +152,11 @@ def harden_recipe(hardening: Hardening, dataset: str, images: ImageSpec, train_i
             attacks={"pgd-margin": Pgd(steps=20, loss="margin")},
             suite=hardening.attacks,
         ),
-        expected={},
     )
 
 
 def _fit(
-    hardening: Hardening, images: int, optimizer: OptimizerConfig, seen: int, limits: tuple[int, int]
+    hardening: HardenOptions, images: int, optimizer: OptimizerConfig, seen: int, limits: tuple[int, int]
 ) -> FitConfig:
     epochs = hardening.epochs or epochs_for(images, seen, least=limits[0], most=limits[1])
     return FitConfig(

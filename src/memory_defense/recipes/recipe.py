@@ -1,4 +1,7 @@
-"""A recipe: everything that decides a result, as one value; training and evaluation only read it."""
+"""A recipe: everything that decides a result, as one value; training and evaluation only read it.
+
+A recipe's hash covers the repr of its fields, so a new field or default gives every recipe another hash.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class OfflinePairs:
     attacks: tuple[tuple[Attack, Ball], ...]
     """Each in turn attacks every image."""
     images: int | None = None
-    """Only the first so many training images; all by default."""
+    """Number of training images used, from the first; None uses all."""
     with_clean: bool = False
     """Add pairs of a clean image and itself."""
 
@@ -40,15 +43,15 @@ class Stage:
 
     name: str
     part: str = "selector"
-    """What it trains: ``selector`` is the classifier alone; any other name labels a stage on the whole system."""
+    """Trained part: ``selector`` is the classifier alone; any other name labels a stage on the whole system."""
     objective: Objective
     fit: FitConfig
     score: Literal["clean", "robust", "objective"] = "clean"
-    """How the best weights are chosen, on held-out images."""
+    """Held-out score by which the best weights are chosen."""
     offline: OfflineSet | OfflinePairs | None = None
     """Adversarial images joined to the clean ones, half and half; or pairs in their place."""
     images: int | None = None
-    """Only the first so many training images; all by default."""
+    """Number of training images used, from the first; None uses all."""
     releases_classifier: bool = False
     """Train the classifier along, in a stage of another part that would leave it alone."""
 
@@ -64,23 +67,23 @@ class HeldOutAttack:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """Which attacks, with which knowledge, in which balls."""
+    """The attacks of an evaluation, with the adversary's knowledge and the balls."""
 
     images: int
-    """Test images, from the start of the test set."""
+    """Number of test images, from the start of the test set."""
     linf: tuple[Ball, ...]
-    """Every attack runs with every knowledge in each of these."""
+    """L-inf balls; every attack runs with every knowledge in each."""
     attacks: Mapping[str, Attack]
     """L-inf attacks by their name in tables."""
     white_box: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
-    """More L-inf attacks, only with knowledge that decides as the defense does."""
+    """More L-inf attacks, run only with knowledge that decides as the defense does."""
     l2: tuple[Ball, ...] = ()
     minimum_norm: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
     """L2 attacks that look for the smallest perturbation."""
     unbounded: Mapping[str, Attack] = field(default_factory=dict[str, Attack])
     """Minimum-norm L2 attacks that may go anywhere in [0, 1], as the paper's CW; no cascade follows them there."""
     knowledge: tuple[str, ...] | None = None
-    """Only these surrogates; all that the defense publishes by default."""
+    """Names of the surrogates to attack; None takes all that the defense publishes."""
     suite: str | None = None
     """Name in `attacks.suites` of the attacks that go on, in every ball above, against what is left standing."""
     curve: Attack | None = None
@@ -90,20 +93,24 @@ class EvaluationPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One row of a table: a model, how it is trained, how it is judged, and what to expect."""
+    """One row of a table: a model, how it is trained and how it is judged.
+
+    Raises
+    ------
+    ValueError
+        If a stage of the classifier comes after a stage of another part.
+    """
 
     name: str
     summary: str
     model: ModelSpec
     undefended: Stage | None = None
-    """Trains the plain net whose adversarial images are tried on the defense (transfer); None where none are."""
+    """Trains the plain net whose adversarial images are tried on the defense (transfer); None for no transfer."""
     undefended_network: str = ""
     stages: tuple[Stage, ...]
-    """In order; those of the classifier come first."""
+    """Training stages in order; those of the classifier come first."""
     held_out: HeldOutAttack
     evaluation: EvaluationPlan
-    expected: Mapping[str, float]
-    """Accuracies in percent seen at this scale, by name."""
 
     def __post_init__(self) -> None:
         parts = [stage.part == "selector" for stage in self.stages]
@@ -112,5 +119,5 @@ class Recipe:
 
     @property
     def sha256(self) -> str:
-        """Return the hash of everything above, as written."""
+        """Hash of the repr of all fields."""
         return hashlib.sha256(repr(self).encode()).hexdigest()

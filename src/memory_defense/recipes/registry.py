@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_defense.checks import nearest
+from memory_defense.names import check_name
 from memory_defense.recipes.cifar10 import CIFAR10
 from memory_defense.recipes.fashion_mnist import FASHION_MNIST
 from memory_defense.recipes.recipe import Recipe
@@ -14,6 +14,5 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*FASHION_MNIST,
 
 def recipe(name: str) -> Recipe:
     """Return a recipe by name; raise ValueError with the nearest name for an unknown one."""
-    if name not in RECIPES:
-        raise nearest(name, RECIPES, "recipe")
+    check_name(name, RECIPES, "recipe")
     return RECIPES[name]

@@ -7,9 +7,10 @@ from dataclasses import replace
 from memory_defense.attacks import PAPER_CW, CarliniWagner, Fgsm, Pgd
 from memory_defense.contracts import Attack
 from memory_defense.data.augmentation import Augmentation
+from memory_defense.names import check_name
 from memory_defense.recipes.parts import PAPER_ATTACKS, PAPER_FIT, QUICK_OPTIMIZER, STRONG_OPTIMIZER
-from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Stage
-from memory_defense.recipes.rivals import Scale, brief_pairs, published_pairs, rows_of
+from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Recipe, Stage
+from memory_defense.recipes.rows import Scale, brief_pairs, published_pairs, rows_of
 from memory_defense.threat import L2, Linf
 from memory_defense.training.adversarial import Online, WarmStart
 from memory_defense.training.fit import FitConfig
@@ -163,6 +164,20 @@ CIFAR_TINY = replace(
 )
 
 SCALES = (FASHION_CPU, FASHION_PAPER, CIFAR_CPU, CIFAR_PAPER, FASHION_TINY, CIFAR_TINY)
-"""tiny tries the machinery in seconds; its numbers mean nothing."""
+"""Every scale; tiny tries the machinery in seconds, and its numbers mean nothing."""
 
 ROWS = tuple(recipe for scale in SCALES for recipe in rows_of(scale))
+
+
+def rows_at(scale: str, dataset: str) -> dict[str, Recipe]:
+    """Return the recipes of a scale on a dataset, by row.
+
+    Raises
+    ------
+    ValueError
+        For an unknown dataset or scale.
+    """
+    check_name(dataset, {one.dataset for one in SCALES}, "dataset")
+    check_name(scale, {one.name for one in SCALES if one.dataset == dataset}, "scale")
+    start = f"{dataset}/{scale}/"
+    return {one.name.removeprefix(start): one for one in ROWS if one.name.startswith(start)}

@@ -62,7 +62,6 @@ FASHION_STRONG = Recipe(
     ),
     held_out=HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(0.1)),
     evaluation=_plan(9 / 255, 0.1),
-    expected={},
 )
 
 CIFAR_STRONG = replace(
@@ -99,7 +98,6 @@ FASHION_STRONG_TINY = Recipe(
     stages=(_selector(Trades(epsilon=0.1, steps=2, start="uniform"), _TINY_FIT), _autoencoder(_TINY_FIT)),
     held_out=HeldOutAttack(attack=Pgd(steps=2), ball=Linf(0.1), images=20),
     evaluation=replace(_plan(0.1), images=12, suite="glimpse"),
-    expected={},
 )
 
 CIFAR_STRONG_TINY = replace(

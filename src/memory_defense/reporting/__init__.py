@@ -3,10 +3,10 @@
 from memory_defense.reporting.figures import accuracy_figure
 from memory_defense.reporting.gallery import Gallery
 from memory_defense.reporting.html import write_report
-from memory_defense.reporting.section import Section
-from memory_defense.reporting.tables import headline_table, matrix_table, result_table
+from memory_defense.reporting.rows import Section
+from memory_defense.reporting.summary import why_protocols_differ
+from memory_defense.reporting.tables import headline_table, matrix_table
 from memory_defense.reporting.text import headline_markdown, markdown, terminal_tables
-from memory_defense.reporting.why import why_protocols_differ
 
 __all__ = [
     "Gallery",
@@ -16,7 +16,6 @@ __all__ = [
     "headline_table",
     "markdown",
     "matrix_table",
-    "result_table",
     "terminal_tables",
     "why_protocols_differ",
     "write_report",

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory_defense.evaluation.record import Accuracy, Record
-from memory_defense.reporting.rows import audit_lines, ordered_worst_cases
-from memory_defense.reporting.section import Section
+from memory_defense.reporting.rows import Section, audit_lines, ordered_worst_cases
 from memory_defense.reporting.summary import best_attack, gaps
 from memory_defense.reporting.tables import matrix_table
 from memory_defense.reporting.text import escaped, headline_markdown, table_markdown
@@ -36,7 +35,7 @@ class CardSubject:
     channels, size, classes
         C, H = W and the classes' names.
     parts
-        How it was built and trained, by name, in the order of reading.
+        Facts on architecture and training, by name, in the order of reading.
     licence
         An SPDX identifier in lower case.
     """

@@ -1,27 +1,18 @@
-"""Accuracy against epsilon as inline SVG: one line for each adversary, the worst case in bold.
-
-The SVG carries no metadata, no date, no font and no background, its text is text, and its colours are CSS
-variables with fallbacks, so that it follows the page into dark mode. The same record gives the same bytes.
-"""
+"""Accuracy against epsilon as inline SVG: one line for each adversary, the worst case in bold."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.reporting.rows import curve_points
-from memory_defense.reporting.svg import portable
+from memory_defense.reporting.svg import colour, drawn
 from memory_defense.reporting.wording import KNOWLEDGE, knowledge_label, norm_label
-
-_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False, "path.simplify": False}
 
 
 @dataclass(frozen=True)
@@ -40,32 +31,22 @@ NARROW = Layout(3.6, 3.5, 9.0, (0.105, 0.135, 0.5, 0.765))
 
 @dataclass(frozen=True)
 class _Pen:
-    """How one line is drawn: CSS variable with its fallback colour, marker, dashes."""
+    """Style of one line: name of its colour in `svg.COLOURS`, marker, dashes."""
 
-    variable: str
-    fallback: str
+    colour: str
     marker: str
     dashes: str | tuple[int, tuple[float, ...]] = "-"
 
 
 _PENS = {
-    "fixed-slots": _Pen("fixed-slots", "#b35900", "s", (0, (4, 2))),
-    "selector": _Pen("selector", "#0072b2", "^"),
-    "end-to-end": _Pen("end-to-end", "#aa3377", "o"),
-    "target-classifier": _Pen("target-classifier", "#117733", "v", (0, (1, 1.2))),
-    "undefended": _Pen("undefended", "#6b6b6b", "P", (0, (5, 1.5, 1, 1.5))),
+    "fixed-slots": _Pen("fixed-slots", "s", (0, (4, 2))),
+    "selector": _Pen("selector", "^"),
+    "end-to-end": _Pen("end-to-end", "o"),
+    "target-classifier": _Pen("target-classifier", "v", (0, (1, 1.2))),
+    "undefended": _Pen("undefended", "P", (0, (5, 1.5, 1, 1.5))),
 }
-_OTHER = _Pen("other", "#8a6d00", "X", (0, (2, 1)))
-_WORST = _Pen("ink", "#1c2430", "D")
-_MUTED = _Pen("muted", "#5c6570", "")
-_GRID = _Pen("grid", "#d9d9d9", "")
-_ALL = (*_PENS.values(), _OTHER, _WORST, _MUTED, _GRID)
-
-
-def _stand_in(pen: _Pen) -> str:
-    """Return the colour that matplotlib sees; `svg.portable` replaces it by the CSS variable."""
-    return f"#0102{_ALL.index(pen):02x}"
-
+_OTHER = _Pen("other", "X", (0, (2, 1)))
+_WORST = _Pen("ink", "D")
 
 Point = tuple[float, Accuracy]
 
@@ -85,7 +66,7 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     Parameters
     ----------
     record
-        Where the points come from: the curve's attacks, the worst cases, and clean accuracy at epsilon 0.
+        Source of the points: the curve's attacks, the worst cases, and clean accuracy at epsilon 0.
     norm
         ``linf`` or ``l2``.
     prefix
@@ -104,21 +85,23 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
             f"the record of {record.defense!r} holds no curve in the norm {norm!r}; "
             "evaluate an attack with the parameter purpose='curve' at several epsilons"
         )
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": prefix, "font.size": layout.text}):
-        figure = Figure(figsize=(layout.width, layout.height))
-        figure.patch.set_alpha(0)
+
+    def paint(figure: Figure) -> None:
         axes = figure.add_axes(layout.axes)
         _frame(axes, norm, layout)
         for line in lines:
             _draw(axes, line)
         _label(axes, lines, layout)
-        drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+
     best = ", ".join(f"{line.label} {100 * line.points[-1][1].accuracy:.1f} %" for line in lines)
-    title = f"Accuracy against epsilon, {norm_label(norm)}"
-    colours = {_stand_in(pen): f"var(--{pen.variable}, {pen.fallback})" for pen in _ALL}
-    description = f"At the largest epsilon of each line: {best}."
-    return portable(drawn.getvalue(), prefix=prefix, colours=colours, title=title, description=description)
+    return drawn(
+        paint,
+        size=(layout.width, layout.height),
+        text=layout.text,
+        prefix=prefix,
+        title=f"Accuracy against epsilon, {norm_label(norm)}",
+        description=f"At the largest epsilon of each line: {best}.",
+    )
 
 
 def _lines(record: Record, norm: str) -> list[_Line]:
@@ -141,7 +124,7 @@ def _lines(record: Record, norm: str) -> list[_Line]:
 
 
 def _frame(axes: Axes, norm: str, layout: Layout) -> None:
-    muted, grid = _stand_in(_MUTED), _stand_in(_GRID)
+    muted, grid = colour("muted"), colour("grid")
     axes.patch.set_alpha(0)
     axes.set_ylim(-2, 102)
     axes.set_yticks([0, 25, 50, 75, 100])
@@ -158,19 +141,19 @@ def _frame(axes: Axes, norm: str, layout: Layout) -> None:
 
 def _draw(axes: Axes, line: _Line) -> None:
     """Draw band, line and markers; the bold line lies under the others, so that none hides another."""
-    colour = _stand_in(line.pen)
+    shade = colour(line.pen.colour)
     across = [epsilon for epsilon, _ in line.points]
     middle = [100 * point.accuracy for _, point in line.points]
     low = [100 * point.ci95[0] for _, point in line.points]
     high = [100 * point.ci95[1] for _, point in line.points]
     if line.joined:
-        axes.fill_between(across, low, high, color=colour, alpha=0.14, linewidth=0)
+        axes.fill_between(across, low, high, color=shade, alpha=0.14, linewidth=0)
     else:
-        axes.vlines(across, low, high, color=colour, linewidth=2.2)
+        axes.vlines(across, low, high, color=shade, linewidth=2.2)
     axes.plot(
         across,
         middle,
-        color=colour,
+        color=shade,
         linestyle=line.pen.dashes if line.joined else "none",
         linewidth=4.2 if line.bold else 1.6,
         marker=line.pen.marker,
@@ -190,11 +173,11 @@ def _label(axes: Axes, lines: Sequence[_Line], layout: Layout) -> None:
     places = _spread([100 * line.points[-1][1].accuracy for line in order], step, 0.0, 100.0)
     for line, place in zip(order, places, strict=True):
         epsilon, last = line.points[-1]
-        colour, value = _stand_in(line.pen), 100 * last.accuracy
+        shade, value = colour(line.pen.colour), 100 * last.accuracy
         axes.plot(
             [epsilon, end * 1.025, end * 1.055],
             [value, value if epsilon < end else (value + place) / 2, place],
-            color=colour,
+            color=shade,
             linewidth=0.8,
             alpha=0.6,
             clip_on=False,
@@ -203,7 +186,7 @@ def _label(axes: Axes, lines: Sequence[_Line], layout: Layout) -> None:
             end * 1.07,
             place,
             f"{line.label} {value:.1f}",
-            color=colour,
+            color=shade,
             fontsize=layout.text,
             fontweight="bold" if line.bold else "normal",
             verticalalignment="center",

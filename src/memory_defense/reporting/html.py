@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: no font, no network; figures, images and the records lie inside it.
+"""One HTML page that needs nothing else: no font, no network; figures, images and the records are inside it.
 
 Its one script copies tables and opens what a link points into; the page's policy names it by its hash, and
 without it everything can still be read.
@@ -21,34 +21,26 @@ from markupsafe import Markup
 
 from memory_defense.evaluation.record import Accuracy, AuditLine
 from memory_defense.files import write_text
-from memory_defense.reporting.cascades import cascade_tables
-from memory_defense.reporting.detection import detection_tables
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
 from memory_defense.reporting.gallery import Gallery
 from memory_defense.reporting.latex import latex_table
 from memory_defense.reporting.rows import (
     HeadlineRow,
+    Section,
     answer_pieces,
     audit_lines,
     caution,
     curve_norms,
     curve_points,
     headline,
+    paragraphs,
     protocol_text,
 )
-from memory_defense.reporting.section import Section, paragraphs
 from memory_defense.reporting.sources import Piece, Sources, printed
 from memory_defense.reporting.sources import anchor as entry_anchor
 from memory_defense.reporting.summary import Effective, audit_sentence, gaps, most_effective, why_not_run
 from memory_defense.reporting.svg import as_file
-from memory_defense.reporting.tables import (
-    Table,
-    curve_table,
-    headline_table,
-    matrix_table,
-    provenance_table,
-    results_table,
-)
+from memory_defense.reporting.tables import Table, headline_table, provenance_table, result_tables
 from memory_defense.reporting.thumbnails import ExampleView, examples
 from memory_defense.reporting.wording import (
     ADAPTIVE,
@@ -136,7 +128,7 @@ def write_report(
     Parameters
     ----------
     path
-        Where the page goes; links to records are relative to it.
+        Path of the page; links to records are relative to it.
     sections
         The evaluated systems, in the order of reading.
     title
@@ -144,7 +136,7 @@ def write_report(
     introduction
         What the headline means, below it; an empty line starts a new paragraph.
     gallery_limit
-        How many images of each gallery are shown; the page says how many are left out.
+        Largest number of images shown of each gallery; the page says how many are left out.
 
     Raises
     ------
@@ -220,13 +212,7 @@ def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int
         gallery=None if section.gallery_path is None else _gallery(section.gallery_path, limit),
         audit=tuple(_CheckView(line, sources.of(line, "value"), why_not_run(record, line)) for line in audit),
         verdicts=", ".join(f"{count} {word}" for count, word in counts if count),
-        tables=(
-            matrix_table(record),
-            *cascade_tables(record),
-            *detection_tables(record),
-            results_table(record),
-            *(curve_table(record, norm) for norm in norms),
-        ),
+        tables=result_tables(record),
         provenance=provenance_table(record),
         record_link="" if section.record_path is None else _relative(section.record_path, page.parent),
         printed=printed(record, record_anchor),

@@ -5,20 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from memory_defense.reporting.cascades import cascade_tables
-from memory_defense.reporting.detection import detection_tables
-from memory_defense.reporting.rows import curve_norms
-from memory_defense.reporting.section import Section
-from memory_defense.reporting.tables import (
-    Cell,
-    Column,
-    Table,
-    audit_table,
-    curve_table,
-    headline_table,
-    matrix_table,
-    results_table,
-)
+from memory_defense.reporting.rows import Section
+from memory_defense.reporting.tables import Cell, Column, Table, audit_table, headline_table, result_tables
 from memory_defense.reporting.wording import plain
 
 PREAMBLE = "% In the preamble: \\usepackage[utf8]{inputenc} \\usepackage[T1]{fontenc} \\usepackage{booktabs}\n"
@@ -55,15 +43,7 @@ def latex(sections: Sequence[Section]) -> str:
     """Return every table of a report as LaTeX, the headline first; the preamble's line is a comment at the top."""
     blocks = [PREAMBLE, latex_table(headline_table(sections), caption="Headline.")]
     for section in sections:
-        record = section.record
-        tables = (
-            matrix_table(record),
-            *cascade_tables(record),
-            *detection_tables(record),
-            results_table(record),
-            *(curve_table(record, norm) for norm in curve_norms(record)),
-            audit_table(record, explained=False),
-        )
+        tables = (*result_tables(section.record), audit_table(section.record, explained=False))
         blocks += [latex_table(table, caption=f"{section.title}: {table.title}.") for table in tables if table.rows]
     return "\n".join(blocks)
 

@@ -1,16 +1,15 @@
 """Records to rows of plain data: which results a table shows, and in which order. No number is made here.
 
-Accuracies are fractions in records and percent in `ResultRow`. Curve points (attacks whose parameters say
-``purpose: curve``) are no rows of the tables; `figures` draws them.
+Curve points (attacks whose parameters say ``purpose: curve``) are no rows of the tables; `figures` draws them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from memory_defense.evaluation.record import Accuracy, AttackResult, AuditLine, CascadeRecord, Record, WorstCase
-from memory_defense.reporting.section import Section
 from memory_defense.reporting.sources import Piece, Sources
 from memory_defense.reporting.wording import (
     PAPER_EPSILON,
@@ -18,7 +17,6 @@ from memory_defense.reporting.wording import (
     PAPER_STEPS,
     attack_label,
     ball_text,
-    epsilon_text,
     knowledge_order,
     norm_order,
     percent,
@@ -29,19 +27,38 @@ BallKey = tuple[str, float]
 
 
 @dataclass(frozen=True)
-class ResultRow:
-    """One attack result, ready to print: accuracies in percent, epsilon as text, passes in images."""
+class Section:
+    """One evaluated system in a report.
 
-    attack: str
-    knowledge: str
-    norm: str
-    epsilon: str
-    accuracy: float
-    interval: tuple[float, float]
-    median_distance: float | None
-    seconds: float
-    forward_passes: int
-    backward_passes: int
+    Parameters
+    ----------
+    title
+        The system's name, as readers should see it.
+    record
+        Its evaluation; every number shown comes from here.
+    summary
+        What the numbers mean, in the caller's words; an empty line starts a new paragraph.
+    gallery_path
+        A gallery of images (see `gallery`), or None.
+    record_path
+        Path of the record, for a link; None leaves the link out.
+    """
+
+    title: str
+    record: Record
+    summary: str = ""
+    gallery_path: Path | None = None
+    record_path: Path | None = None
+
+    def paragraphs(self) -> tuple[str, ...]:
+        """Return the summary's paragraphs."""
+        return paragraphs(self.summary)
+
+
+def paragraphs(text: str) -> tuple[str, ...]:
+    """Return the non-empty paragraphs of a text, which empty lines separate."""
+    blocks = (" ".join(block.split()) for block in text.replace("\r\n", "\n").split("\n\n"))
+    return tuple(block for block in blocks if block)
 
 
 @dataclass(frozen=True)
@@ -74,25 +91,6 @@ def table_worst_cases(record: Record) -> tuple[WorstCase, ...]:
     kept = {ball_key(result) for result in (*table_attacks(record), *record.cascades)}
     curve = {ball_key(result) for result in record.attacks} - kept
     return tuple(worst for worst in record.worst_case if ball_key(worst) not in curve)
-
-
-def result_table(record: Record) -> tuple[ResultRow, ...]:
-    """Return one row for each attack result, curve points excluded, in the record's order."""
-    return tuple(
-        ResultRow(
-            attack=attack_label(result),
-            knowledge=result.knowledge,
-            norm=result.norm,
-            epsilon=epsilon_text(result.epsilon),
-            accuracy=100 * result.accuracy,
-            interval=(100 * result.ci95[0], 100 * result.ci95[1]),
-            median_distance=result.median_distance,
-            seconds=result.seconds,
-            forward_passes=result.forward_passes,
-            backward_passes=result.backward_passes,
-        )
-        for result in table_attacks(record)
-    )
 
 
 def paper_result(record: Record) -> AttackResult | None:

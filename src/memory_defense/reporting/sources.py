@@ -1,4 +1,4 @@
-"""Where in its record a number stands: JSON pointers, and the record printed with an anchor at every entry."""
+"""Places of numbers in their record: JSON pointers, and the record printed with an anchor at every entry."""
 
 from __future__ import annotations
 

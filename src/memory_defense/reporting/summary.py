@@ -11,6 +11,8 @@ from memory_defense.reporting.rows import (
     audit_lines,
     ball_key,
     curve_norms,
+    paper_result,
+    protocol_text,
     sorted_balls,
     table_attacks,
     table_worst_cases,
@@ -58,7 +60,7 @@ class Effective:
     ball: str
     name: str
     pieces: tuple[Piece, ...]
-    """What it did, its numbers with their places."""
+    """Its effect in words, numbers with their places in the record."""
 
 
 def most_effective(record: Record) -> tuple[Effective, ...]:
@@ -177,3 +179,32 @@ def why_not_run(record: Record, line: AuditLine) -> str:
             "attacks saw only what those before them left standing."
         )
     return ""
+
+
+def why_protocols_differ(record: Record) -> str:
+    """Return the explanation; empty where there is nothing to explain.
+
+    Parameters
+    ----------
+    record
+        Evaluation of a system that answers through a memory slot. Without the paper's protocol, an attack on the
+        selector and answers that follow the slot, there is nothing to explain.
+    """
+    paper = paper_result(record)
+    if paper is None:
+        return ""
+    same_ball = [
+        result.accuracy
+        for result in table_attacks(record)
+        if result.knowledge == "selector" and (result.norm, result.epsilon) == (paper.norm, paper.epsilon)
+    ]
+    following = [line.value for line in record.audit if line.check == "slot-following" and line.value is not None]
+    if not same_ball or not following or following[0] < 0.5:
+        return ""
+    return (
+        f"The paper's protocol holds the memory slot at the clean prediction while the rest is attacked, and never "
+        f"attacks the selector that chooses the slot: {protocol_text(paper)}, then leaves "
+        f"{percent(paper.accuracy)} % right. But the answer repeats the slot (a slot drawn at random becomes the "
+        f"answer for {percent(following[0])} % of the images), so an attack on the selector alone, in the same "
+        f"ball, leaves {percent(min(same_ball))} %."
+    )

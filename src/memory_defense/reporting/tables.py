@@ -1,23 +1,30 @@
-"""Records to tables of plain cells; the renderers (terminal, Markdown, HTML) only lay them out."""
+"""Records to tables of plain cells; the renderers (terminal, Markdown, LaTeX, HTML) only lay them out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from memory_defense.evaluation.record import Accuracy, AttackResult, Record
+from memory_defense.evaluation.record import (
+    Accuracy,
+    AttackResult,
+    CascadeRecord,
+    DetectionResult,
+    Record,
+    Separation,
+)
 from memory_defense.reporting.rows import (
+    Section,
     audit_lines,
     ball_key,
+    curve_norms,
     curve_points,
     headline,
     protocol_text,
-    result_table,
     sorted_balls,
     table_attacks,
     table_worst_cases,
 )
-from memory_defense.reporting.section import Section
 from memory_defense.reporting.sources import Sources
 from memory_defense.reporting.wording import (
     MISSING,
@@ -35,19 +42,6 @@ from memory_defense.reporting.wording import (
     percent,
     plain,
 )
-
-__all__ = [
-    "Cell",
-    "Column",
-    "Table",
-    "audit_table",
-    "curve_table",
-    "headline_table",
-    "matrix_table",
-    "provenance_table",
-    "result_table",
-    "results_table",
-]
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,17 @@ def _accuracy(entry: Accuracy | None, sources: Sources, *, strong: bool = False,
         return Cell(MISSING)
     source = sources.of(entry, "accuracy")
     return Cell(percent(entry.accuracy), interval(entry), strong, source, system)
+
+
+def result_tables(record: Record) -> tuple[Table, ...]:
+    """Return every table of one record but its audit and provenance, in the order of reading."""
+    return (
+        matrix_table(record),
+        *cascade_tables(record),
+        *detection_tables(record),
+        results_table(record),
+        *(curve_table(record, norm) for norm in curve_norms(record)),
+    )
 
 
 def headline_table(sections: Sequence[Section]) -> Table:
@@ -194,21 +199,17 @@ def results_table(record: Record) -> Table:
     )
     rows = tuple(
         (
-            Cell(row.attack),
-            Cell(knowledge_label(row.knowledge)),
-            Cell(norm_label(row.norm)),
-            Cell(row.epsilon, source=f"{source}/epsilon"),
-            Cell(
-                f"{row.accuracy:.1f}",
-                f"[{row.interval[0]:.1f}, {row.interval[1]:.1f}]",
-                source=f"{source}/accuracy",
-            ),
-            Cell(number(row.median_distance), source=f"{source}/median_distance"),
-            Cell(f"{row.seconds:.1f}", source=f"{source}/seconds"),
-            Cell(f"{row.forward_passes:,}", source=f"{source}/forward_passes"),
-            Cell(f"{row.backward_passes:,}", source=f"{source}/backward_passes"),
+            Cell(attack_label(one)),
+            Cell(knowledge_label(one.knowledge)),
+            Cell(norm_label(one.norm)),
+            Cell(epsilon_text(one.epsilon), source=sources.of(one, "epsilon")),
+            _accuracy(one, sources),
+            Cell(number(one.median_distance), source=sources.of(one, "median_distance")),
+            Cell(f"{one.seconds:.1f}", source=sources.of(one, "seconds")),
+            Cell(f"{one.forward_passes:,}", source=sources.of(one, "forward_passes")),
+            Cell(f"{one.backward_passes:,}", source=sources.of(one, "backward_passes")),
         )
-        for row, source in zip(result_table(record), map(sources.of, table_attacks(record)), strict=True)
+        for one in table_attacks(record)
     )
     notes = (
         "Accuracy in %, with its 95 % interval. Median distance of the fooled images to their originals, "
@@ -283,3 +284,126 @@ def audit_table(record: Record, *, explained: bool = True) -> Table:
         for line in audit_lines(record)
     )
     return Table("Audit", columns, rows, () if rows else ("No check was run.",))
+
+
+def cascade_tables(record: Record) -> tuple[Table, ...]:
+    """Return one table for each ball's cascade, attacks in the order taken."""
+    sources = Sources(record)
+    return tuple(_cascade_table(cascade, record.images, sources) for cascade in record.cascades)
+
+
+def _cascade_table(cascade: CascadeRecord, images: int, sources: Sources) -> Table:
+    columns = (
+        Column("attack", numeric=False),
+        Column("knowledge", numeric=False),
+        Column("tried"),
+        Column("broke"),
+        Column("broke first"),
+        Column("forward", "passes an image"),
+        Column("backward", "passes an image"),
+        Column("seconds"),
+        Column("note", numeric=False),
+    )
+    rows = tuple(
+        (
+            Cell(attack_label(stage)),
+            Cell(knowledge_label(stage.knowledge)),
+            Cell(f"{stage.tried:,}", source=f"{source}/tried"),
+            Cell(f"{stage.fooled:,}", source=f"{source}/fooled"),
+            Cell(f"{stage.first:,}", strong=stage.first > 0, source=f"{source}/first"),
+            Cell(f"{stage.forward_passes / images:.1f}", source=f"{source}/forward_passes"),
+            Cell(f"{stage.backward_passes / images:.1f}", source=f"{source}/backward_passes"),
+            Cell(f"{stage.seconds:.1f}", source=f"{source}/seconds"),
+            Cell(plain(_stage_note(stage.note, stage.disagreements))),
+        )
+        for stage, source in zip(cascade.stages, map(sources.of, cascade.stages), strict=True)
+    )
+    notes = (
+        "Each attack saw only what those above it left standing; scouts are first compared on a few images.",
+        "Passes are those of the images tried, shared out over all images of the record.",
+    )
+    return Table(f"Cascade, {ball_text(cascade.norm, cascade.epsilon)}", columns, rows, notes)
+
+
+def _stage_note(note: str, disagreements: int) -> str:
+    said = [note] if note else []
+    if disagreements:
+        said.append(f"{disagreements} verdicts changed when the defense was asked again")
+    return "; ".join(said)
+
+
+_DETECTION_NAMES = (
+    Column("attack", numeric=False),
+    Column("ball", numeric=False),
+    Column("the flag is", numeric=False),
+    Column("score", numeric=False),
+)
+
+
+def detection_tables(record: Record) -> tuple[Table, ...]:
+    """Return two tables, one of scores and one of the flag; none where detection was not evaluated."""
+    if not record.detection:
+        return ()
+    sources = Sources(record)
+    return _separation_table(record, sources), _flag_table(record, sources)
+
+
+def _separation_table(record: Record, sources: Sources) -> Table:
+    kinds = ("all attacked", "fooled")
+    titles = {"auroc": "AUROC", "tpr_at_1": "TPR at 1 %", "tpr_at_5": "TPR at 5 %"}
+    columns = (*_DETECTION_NAMES, *(Column(title, kind) for title in titles.values() for kind in kinds))
+    rows = tuple(
+        (*_named(one), *(_measure(part, name, sources) for name in titles for part in (one.attacked, one.fooled)))
+        for one in record.detection
+    )
+    notes = (
+        f"Attacked against {record.images:,} clean test images. AUROC: ties count half, 0.5 tells nothing.",
+        "TPR: share of attacked images, in %, above the threshold that 1 % or 5 % of these clean images exceed.",
+        f"{MISSING}: not all attacked images were kept, or none fools the defense.",
+    )
+    return Table("Detection: how well the scores separate", columns, rows, notes)
+
+
+def _flag_table(record: Record, sources: Sources) -> Table:
+    columns = (
+        *_DETECTION_NAMES,
+        Column("false alarms"),
+        Column("fooled images flagged"),
+        Column("clean", "right and accepted"),
+        Column("attacked", "right or rejected"),
+    )
+    rows = tuple(
+        (
+            *_named(one),
+            _accuracy(one.clean_flagged, sources),
+            Cell(MISSING) if one.fooled is None else _accuracy(one.fooled.flagged, sources),
+            _accuracy(one.clean_right, sources),
+            _accuracy(one.attacked_right, sources, strong=one.fights_flag),
+        )
+        for one in record.detection
+    )
+    first = record.detection[0]
+    notes = (
+        f"In %, with its 95 % interval. Thresholds for {percent(first.false_alarms)} % false alarms come from "
+        f"{first.calibration_images:,} held-out clean images, never from test images.",
+        "Attacked: images that are right when clean, and right or rejected under this attack; an image that is "
+        "wrong when clean counts as wrong. An attack that fights the flag fights the score of its row.",
+    )
+    return Table("Detection: the flag at its threshold", columns, rows, notes)
+
+
+def _named(one: DetectionResult) -> tuple[Cell, ...]:
+    known = "" if one.knowledge == "any" else f", {knowledge_label(one.knowledge)}"
+    return (
+        Cell(f"{plain(one.attack)}{known}"),
+        Cell(ball_text(one.norm, one.epsilon)),
+        Cell("fought" if one.fights_flag else "ignored"),
+        Cell(plain(one.score)),
+    )
+
+
+def _measure(part: Separation | None, name: str, sources: Sources) -> Cell:
+    if part is None:
+        return Cell(MISSING)
+    value = float(getattr(part, name))
+    return Cell(f"{value:.3f}" if name == "auroc" else percent(value), source=sources.of(part, name))

@@ -9,14 +9,13 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from memory_defense.reporting.cascades import cascade_tables
-from memory_defense.reporting.detection import detection_tables
-from memory_defense.reporting.rows import answer, caution
-from memory_defense.reporting.section import Section
+from memory_defense.reporting.rows import Section, answer, caution
 from memory_defense.reporting.tables import (
     Cell,
     Table,
     audit_table,
+    cascade_tables,
+    detection_tables,
     headline_table,
     matrix_table,
 )
@@ -94,7 +93,8 @@ def escaped(text: str) -> str:
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _cell(cell: Cell) -> str:
+def cell_markdown(cell: Cell) -> str:
+    """Return one cell in Markdown, the number to remember in bold."""
     text = f"**{escaped(cell.text)}**" if cell.strong and cell.text else escaped(cell.text)
     return f"{text} {cell.detail}".strip()
 
@@ -105,7 +105,18 @@ def table_markdown(table: Table) -> str:
     if not table.rows:
         return notes
     heading = [escaped(str(column)) for column in table.columns]
-    rule = ["---:" if column.numeric else ":---" for column in table.columns]
-    lines = [heading, rule, *([_cell(cell) for cell in row] for row in table.rows)]
-    drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [[cell_markdown(cell) for cell in row] for row in table.rows]
+    drawn = "\n".join(markdown_lines(heading, rows, [column.numeric for column in table.columns]))
     return f"{drawn}\n\n{notes}".strip()
+
+
+def markdown_lines(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
+    """Return the lines of a table whose cells are Markdown; `numeric` columns are set to the right."""
+    rule = ["---:" if right else "---" for right in numeric]
+    return ["| " + " | ".join(line) + " |" for line in (head, rule, *rows)]
+
+
+def plain_markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int = 1) -> list[str]:
+    """Return the lines of a table of plain text; columns from `numeric_from` on are set to the right."""
+    first, *others = ([plain(cell).replace("|", r"\|") for cell in row] for row in (head, *rows))
+    return markdown_lines(first, others, [number >= numeric_from for number in range(len(head))])

@@ -30,7 +30,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the defense said of one picture."""
+    """The defense's answer to one picture."""
 
     picture: Picture
     label: str

@@ -1,4 +1,4 @@
-"""How numbers and names are written: one place, so that every renderer says the same thing the same way."""
+"""The wording of numbers and names, the same for every renderer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WITHIN = 1e-6
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What one adversary differentiates, in words."""
+    """Name, label and meaning of what one adversary differentiates."""
 
     name: str
     label: str
@@ -172,7 +172,7 @@ def norm_order(norm: str) -> tuple[int, str]:
 
 
 def epsilon_text(epsilon: float) -> str:
-    """Return a radius as grey levels where it is a whole number of them, else as a decimal.
+    """Return a radius as grey levels if it is a whole number of them, else as a decimal.
 
     25/255 is written ``25/255`` and 0.1 is written ``0.1``; so are the tenths that are both (0.2 = 51/255).
     """

@@ -1,4 +1,4 @@
-"""What the page offers: runs, attacks with their options, knowledge, test images."""
+"""The choices that the page offers: runs, attacks with their options, knowledge, test images."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class RunView(Message):
 
     name: str
     fault: str
-    """Why it cannot be played with, or nothing."""
+    """Reason why it cannot be used; empty if it can."""
     recipe: str
     dataset: str
     images: str
-    """The same for two runs exactly where their test images are the same; see `Library.images_key`."""
+    """The same for two runs exactly if their test images are the same; see `Library.images_key`."""
     classes: list[str]
     channels: int
     size: int
@@ -65,7 +65,7 @@ class Shelf(Message):
 
 
 class KnowledgeView(Message):
-    """What one attacker knows; see `knowledge.Known`."""
+    """One attacker's knowledge; see `knowledge.Known`."""
 
     name: str
     label: str
@@ -75,7 +75,7 @@ class KnowledgeView(Message):
     methods: list[str]
     """The attacks that fit."""
     needs: str
-    """The same in words; nothing where every attack does."""
+    """The same in words; empty if every attack fits."""
 
 
 class Described(Message):
@@ -85,7 +85,7 @@ class Described(Message):
     knowledge: list[KnowledgeView]
     slots: bool
     flag: str
-    """What is to be known about its flag, in words."""
+    """Its flag in words."""
     test_images: int
     test_fault: str
 

@@ -22,7 +22,7 @@ def compare(library: Library, wanted: CompareRequest, ticket: Ticket) -> Compare
     Raises
     ------
     ValueError
-        When the runs take different images, and for what `play.play` refuses.
+        If the runs take different images, and for what `play.play` refuses.
     """
     runs = [library.runs.find(name) for name in wanted.runs]
     first, second = (library.shape(run) for run in runs)

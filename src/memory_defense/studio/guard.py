@@ -1,7 +1,7 @@
-"""What every request passes before anything else looks at it.
+"""The checks that every request passes first.
 
 The studio has no login: what protects it is that only pages of its own may talk to it. So the Host header must
-name this machine (or DNS rebinding would make a stranger's page one of its own), a request that makes work must
+name this machine (or DNS rebinding would make a foreign page one of its own), a request that makes work must
 carry the page's own Origin, and no CORS header is ever sent. Bodies are counted while they are read, and against a
 clock.
 """
@@ -53,18 +53,18 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long and how much; more is refused.
+    """Limits of time and size; a request beyond them is refused.
 
     Parameters
     ----------
     body_seconds
-        From a request's headers to the last byte of its body.
+        Time from a request's headers to the last byte of its body.
     request_seconds
-        From a request's body to the last byte of the answer.
+        Time from a request's body to the last byte of the answer.
     upload_bytes, json_bytes
-        Of an uploaded image, and of every other body.
+        Largest size of an uploaded image, and of every other body.
     held_bytes
-        Of all uploads that are in memory at once.
+        Largest size of all uploads that are in memory at once.
     """
 
     body_seconds: float = 10.0
@@ -80,7 +80,7 @@ class Guard:
     Parameters
     ----------
     app
-        What is guarded.
+        The application to guard.
     local_only
         The server listens on this machine alone, so nothing but a loopback address may be in the Host header.
     patience

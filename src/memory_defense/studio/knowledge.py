@@ -1,4 +1,4 @@
-"""What an attacker may know of a defense: the surrogates that it publishes, and the adaptations made against it."""
+"""Knowledge of an attacker: the surrogates that a defense publishes, and the adaptations made against it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Known:
 
     name: str
     surrogate: Classifier | Binding
-    """What is attacked."""
+    """The surrogate to attack."""
     adaptation: Adaptation | None = None
     """None for a plain surrogate."""
 
     @property
     def label(self) -> str:
-        """Its short name."""
+        """Short name for the page."""
         return knowledge_label(self.name)
 
     @property
     def meaning(self) -> str:
-        """What the attacker knows and attacks, in a sentence; nothing where nobody knows."""
+        """The attacker's knowledge and target in a sentence; empty for an unknown name."""
         if self.adaptation is None:
             known = KNOWLEDGE | ADAPTIVE
             return known[self.name].meaning if self.name in known else ""
@@ -55,7 +55,7 @@ class Known:
 
     @property
     def needs(self) -> str:
-        """Which attacks fit, in words; nothing where every one does."""
+        """The fitting attacks in words; empty if every one fits."""
         if len(self.methods) == len(ATTACKS):
             return ""
         if self.adaptation and self.adaptation.towards_each_class:

@@ -17,15 +17,17 @@ from memory_defense.contracts import Defense, Images
 from memory_defense.data.images import ImageSet, load_dataset
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS, images_of
-from memory_defense.recipes.recipe import ModelSpec
+from memory_defense.model_spec import ModelSpec
 from memory_defense.studio.messages import ImageChoice
-from memory_defense.studio.own_images import own_source, own_test_images
 from memory_defense.studio.play import Posed, Subject
 from memory_defense.studio.runs import Run, Runs
 from memory_defense.systems.load import load
+from memory_defense.workflows.run_images import ImagesFrom, kept_images_from, splits_of
+
+_INSTEAD = "upload or draw one"
 
 KEPT = 4
-"""Defenses in memory, and sets of people's own test images; what was used longest ago makes room."""
+"""Largest number of defenses, and of users' own test sets, in memory; the least recently used go first."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Shape:
     classes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return what tells it from others."""
+        """Return dataset, shape and number of classes."""
         return f"{self.dataset} ({self.channels} x {self.size} x {self.size}, {len(self.classes)} classes)"
 
 
@@ -54,11 +56,11 @@ class Library:
     Parameters
     ----------
     runs
-        Where defenses come from.
+        Runs whose defenses are loaded.
     data_dir
         Directory to look in first for known datasets. They are never downloaded from here.
     tests
-        Test images that are at hand already, by the name of their dataset.
+        Test images that are loaded already, by the name of their dataset.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Library:
     def tests_of(self, run: Run) -> ImageSet:
         """Return the test images of a run: its dataset's, or its own from where its manifest says.
 
-        A known dataset is looked for once. One's own images are looked for until they are found, then kept as
+        A known dataset is looked for once. A user's own images are looked for until they are found, then kept as
         they were.
 
         Raises
@@ -185,3 +187,42 @@ def pixels_of(text: str, shape: Shape) -> Images:
 def _written(run: Run) -> tuple[int, ...]:
     files = (run.directory.manifest_path, run.directory.weights, run.directory.undefended)
     return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in files)
+
+
+def own_source(run: Run) -> ImagesFrom | None:
+    """Return the source of a run's own images in its manifest; None for a known dataset, or if it is not there.
+
+    Raises ValueError for a damaged manifest, or a damaged entry.
+    """
+    try:
+        kept = kept_images_from(run.directory.read(), run.directory.manifest_path)
+    except ValueError as error:
+        raise ValueError(f"{_reason(error)}: {_INSTEAD}") from error
+    return None if kept is None or kept.source in DATASETS else kept
+
+
+def own_test_images(run: Run, source: ImagesFrom) -> ImageSet:
+    """Return a run's own test images, in the order of its evaluation; all its images are read and checked.
+
+    Nothing but the manifest says where they are, and they are those that its SHA-256 says, or none.
+
+    Raises
+    ------
+    ValueError
+        If they are not there, or are no longer those of the run; the text is for the page.
+    """
+    try:
+        return splits_of(run.directory, offline=True).test
+    except DataNotFoundError as error:
+        raise ValueError(
+            f"{run.name} was trained on your own images in {source.source}, which is not there any more: put them "
+            f"back and choose the run again, or {_INSTEAD}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{_reason(error)}: restore them and choose the run again, or {_INSTEAD}") from error
+
+
+def _reason(error: ValueError) -> str:
+    """Return what is wrong without the remedy, which is for the command line."""
+    reason, _, _ = str(error).rpartition("; ")
+    return reason or str(error)

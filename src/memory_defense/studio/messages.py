@@ -1,4 +1,4 @@
-"""What the page and the server say to each other, checked in both directions."""
+"""Messages between page and server, checked in both directions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ImageChoice(Message):
 
 
 class AttackChoice(Message):
-    """How the image is attacked."""
+    """Choice of the attack and its options."""
 
     attack: Name
     options: Annotated[dict[Name, int], Field(max_length=8)] = {}
@@ -66,7 +66,7 @@ class Slot(Message):
 
 
 class Look(Message):
-    """What a defense makes of one image."""
+    """Everything that a defense computes for one image."""
 
     picture: str
     answer: int
@@ -112,5 +112,5 @@ class Compared(Message):
 
     plays: list[Played]
     transfer: list[int]
-    """What each defense answers to the other's adversarial image."""
+    """Class that each defense answers to the other's adversarial image."""
     sentence: str

@@ -33,10 +33,10 @@ SELECTOR = "selector"
 """The knowledge whose surrogate chooses the slot, where a slot defense publishes one."""
 
 OPTION_LIMITS: Mapping[str, int] = {"steps": 200, "restarts": 5, "targets": 9, "queries": 5000}
-"""What a page may ask of an attack, and the most of it; everything else stays at the attack's default."""
+"""Options that a page may set, and their largest values; all others stay at the attack's default."""
 
 OPTION_STARTS: Mapping[str, int] = {"queries": 500}
-"""Where the page starts below the attack's default, so that the first answer comes soon."""
+"""Start values on the page below the attack's default, so that the first answer comes soon."""
 
 MOST_EPSILON: Mapping[str, float] = {"linf": 0.5, "l2": 10.0}
 

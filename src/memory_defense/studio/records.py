@@ -8,10 +8,8 @@ from pathlib import Path
 
 from memory_defense.evaluation.record import Record
 from memory_defense.reporting import Section, headline_table, matrix_table, write_report
-from memory_defense.reporting.cascades import cascade_tables
-from memory_defense.reporting.detection import detection_tables
 from memory_defense.reporting.rows import answer, caution
-from memory_defense.reporting.tables import Table, audit_table
+from memory_defense.reporting.tables import Table, audit_table, cascade_tables, detection_tables
 from memory_defense.studio.messages import Message
 from memory_defense.studio.runs import Run
 
@@ -119,11 +117,4 @@ def _record(name: str, section: Section) -> RecordView:
 
 
 def _view(table: Table) -> TableView:
-    return TableView(
-        title=table.title,
-        columns=[ColumnView(title=one.title, note=one.note, numeric=one.numeric) for one in table.columns],
-        rows=[
-            [CellView(text=cell.text, detail=cell.detail, strong=cell.strong) for cell in row] for row in table.rows
-        ],
-        notes=list(table.notes),
-    )
+    return TableView.model_validate(table, from_attributes=True)

@@ -1,4 +1,4 @@
-"""Which runs may be shown: those below one root directory, found by looking, never by joining what a page sent."""
+"""The runs below one root directory, found by listing it, never by joining what a page sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Run:
     directory: RunDirectory
 
     def fault(self) -> str:
-        """Return why it cannot be played with, or nothing."""
+        """Return the reason why the run cannot be used, or an empty string."""
         try:
             manifest = self.directory.read()
         except (ValueError, OSError) as error:
@@ -43,12 +43,12 @@ class Runs:
     Parameters
     ----------
     root
-        Nothing outside it is ever read, whatever symbolic links say.
+        Nothing outside it is ever read, not even through symbolic links.
 
     Raises
     ------
     ValueError
-        When the root is no directory.
+        If the root is no directory.
     """
 
     def __init__(self, root: Path) -> None:

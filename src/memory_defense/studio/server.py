@@ -1,4 +1,4 @@
-"""The studio on a socket. Connections that dawdle are cut, so that slow ones never crowd out a normal one."""
+"""The studio on a socket. Slow connections are cut, so that they never crowd out a normal one."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from memory_defense.studio.tickets import Workshop
 from memory_defense.studio.uploads import UPLOAD_LIMITS
 
 HEADER_SECONDS = 10.0
-"""From a connection's first moment, or a request's first byte, to the last byte of the request's headers."""
+"""Time from a connection's start, or a request's first byte, to the last byte of the request's headers."""
 
 SILENT_SECONDS = 20.0
-"""How long a client may leave an answer unread in a full buffer."""
+"""Time for which a client may leave an answer unread in a full buffer."""
 
 MOST_CONNECTIONS = 256
-"""More are turned away with status 503."""
+"""Largest number of connections; more are refused with status 503."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Where the studio listens, what it shows and how patient it is.
+class StudioOptions:
+    """Options of the studio: its address, the runs it shows and its limits.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Settings:
     data_dir
         Directory with datasets.
     seconds
-        The longest that one computation may take.
+        Time limit of one computation.
     patience
         Limits of requests.
     """
@@ -72,7 +72,7 @@ class Settings:
 
 
 class PromptProtocol(H11Protocol):
-    """HTTP whose clients must not dawdle: uvicorn itself waits for a request's headers as long as it takes."""
+    """HTTP with a time limit for clients: uvicorn itself waits for a request's headers without one."""
 
     _late: asyncio.TimerHandle | None = None
 
@@ -114,18 +114,18 @@ class PromptProtocol(H11Protocol):
             self._late = None
 
 
-def build_server(settings: Settings) -> uvicorn.Server:
+def build_server(options: StudioOptions) -> uvicorn.Server:
     """Return the server, not yet listening.
 
     Raises ValueError when there is no such directory of runs.
     """
-    library = Library(Runs(settings.runs), settings.data_dir)
-    app = create_app(library, Workshop(seconds=settings.seconds))
-    guarded = Guard(app, local_only=settings.local_only, patience=settings.patience)
+    library = Library(Runs(options.runs), options.data_dir)
+    app = create_app(library, Workshop(seconds=options.seconds))
+    guarded = Guard(app, local_only=options.local_only, patience=options.patience)
     config = uvicorn.Config(
         guarded,
-        host=settings.host,
-        port=settings.port,
+        host=options.host,
+        port=options.port,
         http=PromptProtocol,
         ws="none",
         log_level="warning",
@@ -139,38 +139,37 @@ def build_server(settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> None:
+def serve(options: StudioOptions, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C.
 
     Parameters
     ----------
-    settings
-        Where and what.
+    options
+        Address, runs and limits.
     say
-        Told the page's address once the server listens.
+        Receives the page's address once the server listens.
 
     Raises
     ------
     ValueError
-        When there is no such directory of runs.
+        If there is no such directory of runs.
     OSError
-        When the address cannot be listened on.
+        If the address cannot be listened on.
     """
-    server = build_server(settings)
-    listening = _listening(settings)
+    server = build_server(options)
+    listening = _listening(options)
     port = listening.getsockname()[1]
-    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    name = f"[{options.host}]" if ":" in options.host else options.host
     say(f"http://{name}:{port}/")
     server.run(sockets=[listening])
 
 
-def _listening(settings: Settings) -> socket.socket:
+def _listening(options: StudioOptions) -> socket.socket:
     """Return a socket that listens already; raise OSError with what to do about it."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family)
+        return socket.create_server((options.host, options.port), family=family)
     except (OSError, OverflowError) as error:
         raise OSError(
-            f"cannot listen on {settings.host}, port {settings.port} ({error}); "
-            "choose another with --port or --host"
+            f"cannot listen on {options.host}, port {options.port} ({error}); choose another with --port or --host"
         ) from error

@@ -1,4 +1,4 @@
-"""What happened, in a sentence or three of plain words."""
+"""The effect of an attack in one to three plain sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One computation at a time, each with a ticket that stops it: a deadline, or a person who no longer waits."""
+"""One computation at a time, each with a ticket that stops it: at a deadline, or once nobody waits for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memory_defense.wrappers import rows_of
 _Result = TypeVar("_Result")
 
 POLL_SECONDS = 0.1
-"""How often a waiting request looks whether its page still wants the answer."""
+"""Interval at which a waiting request checks whether its page still wants the answer."""
 
 
 class StoppedError(Exception):
@@ -89,9 +89,9 @@ class Workshop:
     Parameters
     ----------
     seconds
-        One computation may take so long.
+        Time limit of one computation.
     waiting
-        Computations that may be inside, the running one included; more are refused.
+        Largest number of computations that run or wait; more are refused.
     """
 
     def __init__(self, *, seconds: float, waiting: int = 16) -> None:
@@ -106,9 +106,9 @@ class Workshop:
         Parameters
         ----------
         job
-            Runs in the worker's thread and passes its ticket on to whatever takes long.
+            Runs in the worker's thread and passes its ticket on to everything that takes long.
         gone
-            Asked now and then: does the one who wants the result still wait?
+            Called now and then; true once nobody waits for the result.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class Workshop:
         StoppedError
             When nobody waits any more.
         TooSlowError
-            When the time is over. Whatever the job raises is raised here, too.
+            When the time is over. An exception of the job is raised here, too.
         """
         if self._inside >= self.waiting:
             raise BusyError(f"{self._inside} computations are waiting already; try again in a few seconds")

@@ -1,4 +1,4 @@
-"""A picture that somebody uploads or draws, made into an image that a defense takes."""
+"""An uploaded or drawn picture, converted to an image that a defense takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memory_defense.data.limits import Limits, check_sides, fit
 from memory_defense.studio.library import Shape
 
 UPLOAD_LIMITS = Limits(file_bytes=8 << 20, file_pixels=1 << 24)
-"""What one upload may be: 8 MiB and 16 777 216 pixels. Bytes are counted before they are read, pixels before
+"""Limits of one upload: 8 MiB and 16 777 216 pixels. Bytes are counted before they are read, pixels before
 they are decoded."""
 
 _NAME = "the image"
@@ -31,7 +31,7 @@ def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
     content
         A PNG, JPEG, BMP, PGM or PPM file by its content, whatever its name.
     shape
-        Of the images that the defense takes.
+        Shape of the images that the defense takes.
     invert
         Swap dark and bright: Fashion-MNIST shows bright things on black.
 

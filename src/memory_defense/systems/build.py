@@ -6,20 +6,13 @@ import copy
 
 from torch import nn
 
-from memory_defense.checks import nearest
 from memory_defense.data.spec import dataset_spec, image_spec, images_of
 from memory_defense.model_spec import ImageSpec, ModelSpec
+from memory_defense.names import check_name
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.randomness import seeded
 from memory_defense.systems.own_model import build_user_model
-from memory_defense.systems.registry import SYSTEMS, System
-
-
-def system_of(model: ModelSpec) -> System:
-    """Return the system that a model is one of; raise ValueError for an unknown name."""
-    if model.defense not in SYSTEMS:
-        raise nearest(model.defense, SYSTEMS, "defense")
-    return SYSTEMS[model.defense]
+from memory_defense.systems.registry import system_of
 
 
 def build_classifier(network: str, images: ImageSpec | str, seed: int, purpose: str) -> nn.Module:
@@ -31,9 +24,9 @@ def build_classifier(network: str, images: ImageSpec | str, seed: int, purpose: 
         A name in `networks.classifiers.CLASSIFIERS`, or ``package.module:attribute`` of the user's own, whose
         module is then imported (see `own_model`).
     images
-        What it reads: a description, or the name of a dataset.
+        Description of the images, or the name of a dataset.
     seed, purpose
-        Of its initialisation.
+        Seed of the initialisation, and the name of what it is for.
 
     Raises
     ------
@@ -45,8 +38,7 @@ def build_classifier(network: str, images: ImageSpec | str, seed: int, purpose: 
     if ":" in network:
         theirs = build_user_model(network, classes=classes, channels=spec.channels, size=spec.size, seed=seed)
         return copy.deepcopy(theirs)  # a name of a module itself is the same module every time
-    if network not in CLASSIFIERS:
-        raise nearest(network, CLASSIFIERS, "network")
+    check_name(network, CLASSIFIERS, "network")
     with seeded(seed, "initialisation", purpose):
         return CLASSIFIERS[network](
             channels=spec.channels, size=spec.size, classes=classes, mean=spec.mean, std=spec.std
@@ -72,6 +64,6 @@ def build_defense(model: ModelSpec, seed: int = 0) -> nn.Module:
 
 
 def classifier_of(model: ModelSpec, defense: nn.Module) -> nn.Module | None:
-    """Return the part of a built system that classifies on its own; None where it has none."""
+    """Return the part of a built system that classifies on its own, or None."""
     name = system_of(model).classifier
     return None if name is None else defense.get_submodule(name)

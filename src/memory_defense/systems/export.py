@@ -9,16 +9,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.evaluation.record import Record
 from memory_defense.files import atomic, write_text
 from memory_defense.names import FORMATS, check_name
 from memory_defense.run_directory import CARD, CONFIG, RECORD, WEIGHTS, RunDirectory
-from memory_defense.systems.facts import KEY, Facts, facts_of
+from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, facts_of
 from memory_defense.systems.load import load
 from memory_defense.tensorfiles import write_tensors
-
-UNDEFENDED = "undefended/"
-"""Starts the names of the transfer source's tensors; the defense's own carry no prefix."""
 
 CardWriter = Callable[[Facts, Record], str]
 """Writes a folder's model card; `reporting.model_card` is one, which the command line hands in."""
@@ -26,7 +24,7 @@ CardWriter = Callable[[Facts, Record], str]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and one sentence on how it was checked."""
+    """Path of what was written, and one sentence on how it was checked."""
 
     path: Path
     checked: str
@@ -86,7 +84,7 @@ def export(
 def tensors_of(defense: nn.Module) -> dict[str, Tensor]:
     """Return the state of a defense and, under the prefix `UNDEFENDED`, of its transfer source."""
     tensors = dict(defense.state_dict())
-    source = getattr(defense, "transfer_source", None)
+    source = defense.transfer_source if isinstance(defense, MemoryDefense) else None
     if isinstance(source, nn.Module):
         tensors |= {f"{UNDEFENDED}{name}": tensor for name, tensor in source.state_dict().items()}
     return tensors

@@ -1,4 +1,4 @@
-"""What an exported file says about itself: enough to build the model again and to know where it came from."""
+"""The facts that an exported file holds about itself: enough to build the model again, and its origin."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ SCHEMA = 1
 KEY = "memory_defense"
 """Under this key a safetensors file or an ONNX model holds its facts, as JSON; a folder has `CONFIG`."""
 
+UNDEFENDED = "undefended/"
+"""Prefix of the transfer source's tensors in an export; the defense's own have none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything beside the tensors."""
+    """Everything in an export but the tensors."""
 
     schema: int = SCHEMA
     version: str
-    """Of this library, when it was exported."""
+    """Version of this library that exported it."""
     torch: str
     model: dict[str, Any]
     """The fields of `model_spec.ModelSpec`."""
     undefended_network: str | None
-    """Of the plain net whose adversarial images are tried on the defense; None where it is not in the file."""
+    """Name of the plain net whose adversarial images are tried on the defense; None if it is not in the file."""
     dataset: str
     channels: int
     size: int
@@ -41,13 +44,13 @@ class Facts:
     classes: tuple[str, ...]
     """Names by label."""
     flag: dict[str, Any] | None
-    """The fields of `evaluation.flag.Flag`; None where no threshold was chosen."""
+    """The fields of `evaluation.flag.Flag`; None without a threshold."""
     recipe: str
     recipe_sha256: str
     seed: int
     train_images: int
     weights_sha256: str = ""
-    """Of the folder's weights file; empty elsewhere."""
+    """SHA-256 of the folder's weights file; empty elsewhere."""
 
     def spec(self) -> ModelSpec:
         """Return what `systems.build` builds the model from."""

@@ -18,13 +18,66 @@ from memory_defense.evaluation.flag import restore_flag
 from memory_defense.model_spec import ModelSpec
 from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory, is_exported
 from memory_defense.systems.build import build_classifier, build_defense
-from memory_defense.systems.facts import KEY, Facts, read_facts
+from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, read_facts
 from memory_defense.systems.onnx_run import read_onnx
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights
 from memory_defense.training.precision import lay_out
 
-_UNDEFENDED = "undefended/"
+
+class TrainedDefense(nn.Module):
+    """Type of what `load` returns, for type checkers: an `nn.Module` that is a `contracts.Defense`."""
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits (B, K)."""
+        raise NotImplementedError
+
+    def surrogates(self) -> Mapping[str, Classifier | Binding]:
+        """See `contracts.Defense`."""
+        raise NotImplementedError
+
+
+def load(directory: str | Path) -> TrainedDefense:
+    """Return the trained defense of a run: an `nn.Module`, images (B, C, H, W) in [0, 1] to logits (B, K).
+
+    Parameters
+    ----------
+    directory
+        A finished run, such as ``runs/demo``, or what ``memdef export`` wrote: a .safetensors file, an .onnx
+        file (which answers but has no gradient), or a folder for a model hub.
+
+    Returns
+    -------
+    In eval mode, on the CPU, with gradients to its input.
+
+    Raises
+    ------
+    ValueError
+        If the directory is no run, is unfinished, or its weights are damaged or of another model.
+    """
+    if Path(directory).is_file() or is_exported(Path(directory)):
+        return cast("TrainedDefense", load_exported(Path(directory)))
+    run = RunDirectory(Path(directory))
+    manifest = run.read_finished()
+    run.check_room(manifest)
+    model = ModelSpec(**manifest["model"])
+    other = manifest["undefended_network"]
+    try:
+        defense = build_defense(model)
+        undefended = build_classifier(other, images_of(model), 0, "undefended") if other else None
+    except ValueError as error:
+        if ":" in model.selector or ":" in other:
+            raise ValueError(f"{run.path} needs the classifier that it was made with: {error}") from error
+        raise ValueError(f"{run.manifest_path} is damaged, or of another version: {error}") from error
+    load_weights(run.weights, defense)
+    if undefended is not None and isinstance(defense, MemoryDefense) and run.undefended.is_file():
+        load_weights(run.undefended, undefended)
+        defense.transfer_source = undefended.eval()
+    run.verify(manifest)
+    if isinstance(defense, Flagging):
+        restore_flag(defense, manifest, run.manifest_path)
+    lay_out(defense, torch.device("cpu"))
+    return cast("TrainedDefense", defense.eval())
 
 
 def load_exported(path: Path) -> nn.Module:
@@ -64,8 +117,8 @@ def _from_folder(path: Path) -> nn.Module:
 
 def _built(facts: Facts, tensors: dict[str, torch.Tensor], source: Path) -> nn.Module:
     facts.refuse_foreign_code(source)
-    own = {name: value for name, value in tensors.items() if not name.startswith(_UNDEFENDED)}
-    theirs = {name.removeprefix(_UNDEFENDED): tensors[name] for name in tensors if name not in own}
+    own = {name: value for name, value in tensors.items() if not name.startswith(UNDEFENDED)}
+    theirs = {name.removeprefix(UNDEFENDED): tensors[name] for name in tensors if name not in own}
     defense = build_defense(facts.spec())
     _fill(defense, own, source)
     if facts.undefended_network is not None:
@@ -84,58 +137,3 @@ def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> 
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{source} does not fit the model it names ({reason}); export it again") from error
-
-
-class TrainedDefense(nn.Module):
-    """What `load` returns, to type checkers: any `nn.Module` that is a `contracts.Defense`."""
-
-    def forward(self, images: Images) -> Logits:
-        """Return logits (B, K)."""
-        raise NotImplementedError
-
-    def surrogates(self) -> Mapping[str, Classifier | Binding]:
-        """See `contracts.Defense`."""
-        raise NotImplementedError
-
-
-def load(directory: str | Path) -> TrainedDefense:
-    """Return the trained defense of a run: an `nn.Module`, images (B, C, H, W) in [0, 1] to logits (B, K).
-
-    Parameters
-    ----------
-    directory
-        A finished run, such as ``runs/demo``, or what ``memdef export`` wrote: a .safetensors file, an .onnx
-        file (which answers but has no gradient), or a folder for a model hub.
-
-    Returns
-    -------
-    In eval mode, on the CPU, with gradients to its input.
-
-    Raises
-    ------
-    ValueError
-        When the directory is no run, is unfinished, or its weights are damaged or of another model.
-    """
-    if Path(directory).is_file() or is_exported(Path(directory)):
-        return cast("TrainedDefense", load_exported(Path(directory)))
-    run = RunDirectory(Path(directory))
-    manifest = run.read_finished()
-    run.check_room(manifest)
-    model = ModelSpec(**manifest["model"])
-    other = manifest["undefended_network"]
-    try:
-        defense = build_defense(model)
-        undefended = build_classifier(other, images_of(model), 0, "undefended") if other else None
-    except ValueError as error:
-        if ":" in model.selector or ":" in other:
-            raise ValueError(f"{run.path} needs the classifier that it was made with: {error}") from error
-        raise ValueError(f"{run.manifest_path} is damaged, or of another version: {error}") from error
-    load_weights(run.weights, defense)
-    if undefended is not None and isinstance(defense, MemoryDefense) and run.undefended.is_file():
-        load_weights(run.undefended, undefended)
-        defense.transfer_source = undefended.eval()
-    run.verify(manifest)
-    if isinstance(defense, Flagging):
-        restore_flag(defense, manifest, run.manifest_path)
-    lay_out(defense, torch.device("cpu"))
-    return cast("TrainedDefense", defense.eval())

@@ -68,11 +68,11 @@ class Portable(nn.Module):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an ONNX model compares with the defense it was made of."""
+    """Comparison of an ONNX model with the defense it was made of."""
 
     images: int
     real: int
-    """How many of them were photographs rather than noise."""
+    """Number of photographs among them, the others being noise."""
     difference: float
     """Largest difference of the logits."""
     scale: float
@@ -87,7 +87,7 @@ def checked_onnx(defense: nn.Module, facts: Facts, gallery: Path | None = None) 
     defense
         In eval mode, on the CPU; Memory Defense also gives slots and reconstruction errors.
     facts
-        Go into the model's metadata, with the classes' names and the input's range.
+        Written into the model's metadata, with the classes' names and the input's range.
     gallery
         Real and attacked images to compare on, beside random ones; need not exist.
 
@@ -171,7 +171,7 @@ def compare(candidate: OnnxDefense, defense: nn.Module, problem: tuple[Images, i
     Raises
     ------
     ValueError
-        When any output differs by more than `TOLERANCE`.
+        If any output differs by more than `TOLERANCE`.
     """
     images, real = problem
     if isinstance(defense, MemoryDefense):

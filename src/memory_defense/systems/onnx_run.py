@@ -23,7 +23,7 @@ OUTPUTS = ("logits", "slots", "reconstruction_error")
 """(B, K) float32; (B,) int64; (B,) float32 in squared pixel units. A plain classifier has the first alone."""
 
 SCORE = "reconstruction"
-"""What Memory Defense calls the third output where it flags by it."""
+"""Name of the flag's score for the third output."""
 
 
 def needed(name: str) -> Any:
@@ -47,7 +47,7 @@ class OnnxDefense(nn.Module):
     model
         The bytes of an ONNX model that ``memdef export`` wrote.
     source
-        Where they came from, for messages.
+        Path of the model, for messages.
 
     Raises
     ------
@@ -96,7 +96,7 @@ class OnnxDefense(nn.Module):
         return tuple(torch.from_numpy(np.array(one)).to(images.device) for one in found)
 
     def surrogates(self) -> Mapping[str, Classifier]:
-        """Return the one that can be asked but not differentiated."""
+        """Return the model itself, which can be queried but not differentiated."""
         return {QUERIES: self}
 
 

@@ -1,4 +1,4 @@
-"""Classifiers that people bring: a factory in a module of theirs, and weights that cannot run code."""
+"""Classifiers of the user: a factory in a module of the user's, and weights that cannot run code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memory_defense.randomness import generator, seeded
 from memory_defense.tensorfiles import read_tensors
 
 _NAMED = 5
-"""Weights that one message lists of each kind."""
+"""Largest number of weights of each kind in one message."""
 
 
 def build_user_model(
@@ -37,11 +37,11 @@ def build_user_model(
         class of one, or a function that returns one. Of `classes`, `channels` and `size`, a class or a function
         is given by keyword those that its signature has; it need have none.
     classes, channels, size
-        Of the images it is to classify: K, C and H = W.
+        Shape of the problem: K classes, and images of C channels and H = W pixels.
     weights
         A ``.safetensors`` file of its state dict. Without it the model keeps the weights that the factory gave it.
     seed
-        Of whatever the user's code draws; the global generators are left as they were.
+        Seed of what the user's code draws; the global generators are left as they were.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def build_user_model(
     Raises
     ------
     ValueError
-        When the module, the attribute or the weights are not found or do not fit, when the user's code raises
+        If the module, the attribute or the weights are not found or do not fit, when the user's code raises
         (which is then the error's cause), or when the answer to one batch is not finite floats (B, K).
     """
     with _current_directory_first(), seeded(seed, "own model"):
@@ -82,7 +82,7 @@ def _current_directory_first() -> Generator[None]:
 
 @contextmanager
 def _users_code(doing: str) -> Generator[None]:
-    """Turn whatever the user's code raises into one error that keeps it as the cause."""
+    """Turn an exception of the user's code into one error that keeps it as the cause."""
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -90,7 +90,7 @@ def _users_code(doing: str) -> Generator[None]:
 
 
 def _find(place: str) -> object:
-    """Return what `place` names."""
+    """Return the object that `place` names."""
     check_classifier(place)
     name, attributes = place.split(":")
     with _users_code(f"importing {name}"):
@@ -206,7 +206,7 @@ def _first(names: Iterable[str]) -> str:
 
 
 def _answer(place: str, model: nn.Module, images: Tensor) -> object:
-    """Return what the model makes of images; refuse one that writes to them."""
+    """Return the model's answer to images; refuse a model that writes to them."""
     given = images.clone()
     with _users_code(f"{place} on images {tuple(images.shape)} in [0, 1]"):
         answer: object = model(given)

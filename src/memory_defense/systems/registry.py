@@ -1,117 +1,76 @@
-"""Every system of the paper's tables by name: how it is built, and what is fitted once it is trained."""
+"""Every system of the paper's tables, one line each.
+
+Nothing here needs torch: the code of a system is imported when it is built.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from memory_defense.data.images import Splits
-from memory_defense.defenses.autoencoder import (
-    build_autoencoder_defense,
-    build_memae_defense,
-    build_target_classifier,
-)
-from memory_defense.defenses.comdefend import build_comdefend
-from memory_defense.defenses.defense_vae import build_defense_vae
-from memory_defense.defenses.magnet import DROP_RATE, MagNet, build_magnet
-from memory_defense.defenses.memory.presets import build_memory_defense
-from memory_defense.defenses.pixeldefend import PixelDefend, build_pixeldefend
-from memory_defense.defenses.undefended import Undefended
 from memory_defense.model_spec import ImageSpec, ModelSpec
+from memory_defense.names import check_name
 
-Builder = Callable[[ImageSpec, ModelSpec, nn.Module | None], nn.Module]
-"""From the images, the whole specification and the classifier (None where there is none) to the system."""
+if TYPE_CHECKING:
+    from torch import nn
+
+    from memory_defense.data.images import Splits
+    from memory_defense.defenses.magnet import MagNet
+    from memory_defense.defenses.pixeldefend import PixelDefend
 
 FITTED_IMAGES = 2000
-"""Held-out images that thresholds and likelihoods are fitted to, at most."""
+"""Largest number of held-out images that thresholds and likelihoods are fitted to."""
+
+_SHAPE = ("channels", "size", "classes", "mean", "std")
+_DEFENSES = "memory_defense.defenses"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class System:
-    """One row of a table, whatever its preset."""
+    """One system, whatever its preset.
+
+    Parameters
+    ----------
+    title
+        Name in tables.
+    builder
+        A function or class as ``package.module:attribute``, imported when the system is built, or the function.
+    takes
+        Its keyword arguments beside the classifier: ``channels``, ``size``, ``classes`` (the number K), ``mean``
+        and ``std`` of the images (`ImageSpec`), ``preset`` and ``memory_size`` of the model (`ModelSpec`).
+    classifier
+        Argument and attribute for the classifier, which is trained first and alone; None for a system without one.
+    finish
+        Called with the trained system and the data, to fit thresholds on held-out images.
+    """
 
     title: str
-    """As tables call it."""
-    build: Builder
-    classifier: str | None
-    """The attribute that holds its classifier, which is trained first and alone."""
+    builder: str | Callable[..., nn.Module]
+    takes: tuple[str, ...] = ()
+    classifier: str | None = None
     finish: Callable[[Any, Splits], None] | None = None
-    """Fits thresholds on held-out images, after training."""
+
+    def build(self, images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
+        """Return the system, freshly initialised: images (B, C, H, W) in [0, 1] to logits (B, K)."""
+        known = {**vars(images), **vars(model), "classes": len(images.classes)}
+        given: dict[str, Any] = {name: known[name] for name in self.takes}
+        if self.classifier is not None:
+            given[self.classifier] = classifier
+        builder = self.builder
+        if isinstance(builder, str):
+            module, _, attribute = builder.partition(":")
+            builder = getattr(importlib.import_module(module), attribute)
+        return builder(**given)
 
 
-def _shape(images: ImageSpec) -> dict[str, Any]:
-    return {
-        "channels": images.channels,
-        "size": images.size,
-        "classes": len(images.classes),
-        "mean": images.mean,
-        "std": images.std,
-    }
+def _pixeldefend(*, channels: int, preset: str, **given: Any) -> nn.Module:
+    from memory_defense.defenses.pixeldefend import build_pixeldefend
 
-
-def _memory(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    assert classifier is not None
-    return build_memory_defense(
-        preset=model.preset, selector=classifier, memory_size=model.memory_size, **_shape(images)
-    )
-
-
-def _undefended(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    del images, model
-    assert classifier is not None
-    return Undefended(classifier)
-
-
-def _target_classifier(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    del classifier
-    return build_target_classifier(preset=model.preset, **_shape(images))
-
-
-def _autoencoder(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    del classifier
-    return build_autoencoder_defense(preset=model.preset, **_shape(images))
-
-
-def _memae(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    del classifier
-    return build_memae_defense(preset=model.preset, memory_size=model.memory_size, **_shape(images))
-
-
-def _magnet(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    del model
-    assert classifier is not None
-    return build_magnet(classifier=classifier, channels=images.channels)
-
-
-def _pixeldefend(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    assert classifier is not None
-    published = "fashion-mnist" if images.channels == 1 else "cifar-10"
-    return build_pixeldefend(
-        channels=images.channels,
-        size=images.size,
-        classifier=classifier,
-        preset=published if model.preset == "paper" else model.preset,
-        stand_in=True,
-    )
-
-
-def _comdefend(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    assert classifier is not None
-    return build_comdefend(channels=images.channels, size=images.size, classifier=classifier, preset=model.preset)
-
-
-def _defense_vae(images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
-    assert classifier is not None
-    return build_defense_vae(channels=images.channels, size=images.size, classifier=classifier, preset=model.preset)
-
-
-def _fit_magnet(defense: MagNet, splits: Splits) -> None:
-    held_out = splits.held_out.first(min(FITTED_IMAGES, len(splits.held_out)))
-    rate = max(DROP_RATE, 1.01 / len(held_out))  # fewer images cannot tell a smaller one
-    defense.fit_thresholds(held_out.floats(), rate)
+    published = "fashion-mnist" if channels == 1 else "cifar-10"
+    chosen = published if preset == "paper" else preset
+    return build_pixeldefend(channels=channels, preset=chosen, stand_in=True, **given)
 
 
 def _fit_likelihoods(defense: PixelDefend, splits: Splits) -> None:
@@ -119,16 +78,42 @@ def _fit_likelihoods(defense: PixelDefend, splits: Splits) -> None:
     defense.fit_likelihoods(held_out.floats())
 
 
+def _fit_thresholds(defense: MagNet, splits: Splits) -> None:
+    from memory_defense.defenses.magnet import DROP_RATE
+
+    held_out = splits.held_out.first(min(FITTED_IMAGES, len(splits.held_out)))
+    rate = max(DROP_RATE, 1.01 / len(held_out))  # fewer images cannot tell a smaller one
+    defense.fit_thresholds(held_out.floats(), rate)
+
+
+_AUTOENCODERS = f"{_DEFENSES}.autoencoder"
+_PURIFIER = ("channels", "size", "preset")
+
 SYSTEMS: dict[str, System] = {
-    "memory-defense": System(title="Memory Defense", build=_memory, classifier="selector"),
-    "undefended": System(title="Classifier", build=_undefended, classifier="network"),
-    "target-classifier": System(title="Target classifier", build=_target_classifier, classifier=None),
-    "autoencoder": System(title="Autoencoder without memory", build=_autoencoder, classifier=None),
-    "memae": System(title="MemAE without masking", build=_memae, classifier=None),
-    "magnet": System(title="MagNet", build=_magnet, classifier="classifier", finish=_fit_magnet),
-    "pixeldefend": System(
-        title="PixelDefend", build=_pixeldefend, classifier="classifier", finish=_fit_likelihoods
+    "memory-defense": System(
+        "Memory Defense",
+        f"{_DEFENSES}.memory.presets:build_memory_defense",
+        (*_SHAPE, "preset", "memory_size"),
+        "selector",
     ),
-    "comdefend": System(title="ComDefend", build=_comdefend, classifier="classifier"),
-    "defense-vae": System(title="Defense-VAE", build=_defense_vae, classifier="classifier"),
+    "undefended": System("Classifier", f"{_DEFENSES}.undefended:Undefended", (), "network"),
+    "target-classifier": System(
+        "Target classifier", f"{_AUTOENCODERS}:build_target_classifier", (*_SHAPE, "preset")
+    ),
+    "autoencoder": System(
+        "Autoencoder without memory", f"{_AUTOENCODERS}:build_autoencoder_defense", (*_SHAPE, "preset")
+    ),
+    "memae": System(
+        "MemAE without masking", f"{_AUTOENCODERS}:build_memae_defense", (*_SHAPE, "preset", "memory_size")
+    ),
+    "magnet": System("MagNet", f"{_DEFENSES}.magnet:build_magnet", ("channels",), "classifier", _fit_thresholds),
+    "pixeldefend": System("PixelDefend", _pixeldefend, _PURIFIER, "classifier", _fit_likelihoods),
+    "comdefend": System("ComDefend", f"{_DEFENSES}.comdefend:build_comdefend", _PURIFIER, "classifier"),
+    "defense-vae": System("Defense-VAE", f"{_DEFENSES}.defense_vae:build_defense_vae", _PURIFIER, "classifier"),
 }
+
+
+def system_of(model: ModelSpec) -> System:
+    """Return the system of a model; raise ValueError, with the nearest name, for an unknown one."""
+    check_name(model.defense, SYSTEMS, "defense")
+    return SYSTEMS[model.defense]

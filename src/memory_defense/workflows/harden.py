@@ -19,7 +19,7 @@ from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, keep_flag
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
-from memory_defense.recipes.hardened import KEY, Hardening, harden_recipe
+from memory_defense.recipes.hardened import KEY, HardenOptions, harden_recipe
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.load import load
@@ -56,7 +56,7 @@ def weights_sha256(weights: Path) -> str:
 
 
 def harden(
-    hardening: Hardening,
+    hardening: HardenOptions,
     weights: Path,
     splits: Splits,
     directory: Path,
@@ -72,7 +72,7 @@ def harden(
     Parameters
     ----------
     hardening
-        What is asked for; see `Hardening`.
+        What is asked for; see `HardenOptions`.
     weights
         The classifier's .safetensors file.
     splits
@@ -131,7 +131,7 @@ def harden(
 class _Work:
     """One hardening: its recipe, run, images and seed."""
 
-    hardening: Hardening
+    hardening: HardenOptions
     recipe: Recipe
     run: RunDirectory
     splits: Splits
@@ -204,7 +204,7 @@ def _kept(place: Path, sha256: str, seed: int) -> Record | None:
 
 
 def _begin(
-    run: RunDirectory, recipe: Recipe, hardening: Hardening, source: ImagesFrom, splits: Splits, *, seed: int
+    run: RunDirectory, recipe: Recipe, hardening: HardenOptions, source: ImagesFrom, splits: Splits, *, seed: int
 ) -> None:
     """Begin the run, or find that the directory holds this very one."""
     entries = {KEY: asdict(hardening), IMAGES_FROM: asdict(source)}

@@ -22,7 +22,8 @@ from memory_defense.randomness import derive
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
 from memory_defense.run_directory import RunDirectory
-from memory_defense.systems.build import build_classifier, build_defense, classifier_of, system_of
+from memory_defense.systems.build import build_classifier, build_defense, classifier_of
+from memory_defense.systems.registry import system_of
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import Validate, fit
 from memory_defense.training.validate import clean_accuracy, negative_objective, robust_accuracy

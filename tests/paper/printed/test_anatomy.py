@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from memory_defense.evaluation.record import Accuracy, Provenance
-from memory_defense.paper.measured import Anatomy, AnatomyStep
 from memory_defense.paper.printed.anatomy import (
+    Anatomy,
+    AnatomyStep,
     anatomy_html,
     anatomy_markdown,
     anatomy_svg,
@@ -16,7 +17,7 @@ from memory_defense.paper.printed.anatomy import (
     with_anatomy,
     write_anatomy,
 )
-from memory_defense.paper.printed.drawing import svg_file
+from memory_defense.reporting.svg import as_file
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -97,7 +98,7 @@ def test_the_figure_follows_the_page_and_the_file_the_reader(anatomy) -> None:
     assert svg == anatomy_svg(anatomy)
     assert "<style" not in svg
     assert set(re.findall(r"#0102\w\w", svg)) == set()
-    file = svg_file(svg)
+    file = as_file(svg, dark=True)
     assert "prefers-color-scheme:dark" in file
     root = ElementTree.fromstring(file.encode())
     assert root.get("role") == "img"

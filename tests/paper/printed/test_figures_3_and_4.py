@@ -6,20 +6,11 @@ from xml.etree import ElementTree
 import pytest
 
 from memory_defense.evaluation.record import Accuracy, Provenance
-from memory_defense.paper.measured import (
-    AttackedError,
-    Figure3,
-    Figure4,
-    Latency,
-    MemorySize,
-    Panel,
-    PanelRow,
-    Timing,
-)
-from memory_defense.paper.printed.figure3 import figure3_svg, figure3_text
-from memory_defense.paper.printed.figure4 import figure4_svg, figure4_text
-from memory_defense.paper.printed.plain_table import html_table, markdown_table
-from memory_defense.paper.printed.timing import timing_text
+from memory_defense.paper.printed.anatomy import html_table
+from memory_defense.paper.printed.figure3 import Figure3, Panel, PanelRow, figure3_svg, figure3_text
+from memory_defense.paper.printed.figure4 import AttackedError, Figure4, MemorySize, figure4_svg, figure4_text
+from memory_defense.paper.printed.timing import Latency, Timing, timing_text
+from memory_defense.reporting.text import plain_markdown
 
 FROM = Provenance(version="0", git="", seed=0, device="a device", torch="2", recipe_sha256="")
 SHARE = Accuracy(accuracy=0.5, ci95=(0.25, 0.75))
@@ -142,7 +133,7 @@ def test_published_seconds_stand_beside_ten_images_alone() -> None:
 
 
 def test_tables_escape_what_would_break_them() -> None:
-    assert markdown_table(("a|b", "c"), [("x", "1")]) == ["| a\\|b | c |", "| --- | ---: |", "| x | 1 |"]
-    html = html_table(("<b>", "c"), [("x&y", "1<2")])
+    assert plain_markdown(("a|b", "c"), [("x", "1")]) == ["| a\\|b | c |", "| --- | ---: |", "| x | 1 |"]
+    html = html_table(("<b>", "t", "c"), [("x&y", "a", "1<2")])
     assert "<b>" not in html
-    assert '<th scope="row">x&amp;y</th><td class="number">1&lt;2</td>' in html
+    assert '<th scope="row">x&amp;y</th><td>a</td><td class="number">1&lt;2</td>' in html

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from memory_defense import names
 from memory_defense.paper.printed.published import PUBLISHED, TABLE_1, TABLE_5
 from memory_defense.paper.printed.reproduced import ADDED
-from memory_defense.paper.tables import REPRODUCTIONS
+from memory_defense.recipes.scales import rows_at
 
 TABLES = [table for tables in PUBLISHED.values() for table in tables]
 
@@ -20,14 +21,14 @@ def test_every_row_has_a_number_for_every_cell(table) -> None:
 
 
 def test_reproductions_have_the_papers_rows_first_and_in_its_order() -> None:
-    assert REPRODUCTIONS.keys() == PUBLISHED.keys()
+    assert names.TABLES.keys() == PUBLISHED.keys()
     for name, tables in PUBLISHED.items():
-        wanted = REPRODUCTIONS[name]
-        assert wanted.datasets == tuple(table.dataset for table in tables)
         for table in tables:
             keys = tuple(row.key for row in table.rows)
-            assert wanted.rows[: len(keys)] == keys
-            assert set(wanted.rows[len(keys) :]) <= set(ADDED)
+            assert names.TABLES[name][: len(keys)] == keys
+            assert set(names.TABLES[name][len(keys) :]) <= set(ADDED)
+            for scale in names.SCALES:
+                assert set(names.TABLES[name]) <= set(rows_at(scale, table.dataset))
 
 
 def test_what_two_tables_share_is_the_same_in_both() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from memory_defense.files import write_text
-from memory_defense.paper.measured import Anatomy, AnatomyStep
-from memory_defense.paper.printed.drawing import bare, colour, drawn, svg_file
-from memory_defense.paper.printed.plain_table import html_table, markdown_table
+from memory_defense.evaluation.record import Accuracy, Fraction
+from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
 from memory_defense.paper.printed.published import TABLE_1
-from memory_defense.reporting.wording import MISSING, epsilon_text, interval, percent
+from memory_defense.reporting.svg import as_file, bare, colour, drawn
+from memory_defense.reporting.text import plain_markdown
+from memory_defense.reporting.wording import MISSING, epsilon_text, interval, percent, plain
 
 BEGIN, END = "<!-- begin anatomy -->", "<!-- end -->"
 _HEAD = (
@@ -32,6 +32,38 @@ _LEFT = 0.46
 _NOISE = "Random signs, no attack"
 
 
+class AnatomyStep(MeasuredPart):
+    """One way to score and attack the same weights on the same images."""
+
+    key: str
+    title: str
+    changed: str
+    """The choice that differs from the step before; empty for the first."""
+    protocol: dict[str, str | int]
+    """Every choice of the protocol, by name."""
+    score: Fraction
+    """Robust accuracy that this protocol would print."""
+    attacked: Accuracy
+    """Share of attacked images that the defense answers right, its own slot chosen from the attacked image."""
+    selector: Accuracy
+    """Share of attacked images that the selector alone answers right."""
+    agreement: Fraction
+    """Share of attacked images whose answer is the slot that the selector chose."""
+    median_change: Size
+    """Median over images of the largest change of a pixel."""
+
+
+class Anatomy(Measured):
+    """From the paper's cell to the number that is left, one choice at a time."""
+
+    images: Count
+    epsilon: Size
+    clean: Accuracy
+    steps: tuple[AnatomyStep, ...]
+    controls: tuple[AnatomyStep, ...]
+    """Measured beside a step, whose protocol they share but for what `changed` says."""
+
+
 def published_cell() -> float:
     """Return the paper's number, in percent: Memory Defense, Fashion-MNIST, PGD 25/255."""
     (row,) = (row for row in TABLE_1.rows if row.key == "memory-defense")
@@ -43,24 +75,24 @@ def published_cell() -> float:
 
 def write_anatomy(result: Anatomy, directory: Path) -> list[Path]:
     """Write anatomy.json, .svg, .md and .html (a fragment for a page) into a directory; return their paths."""
-    paths = [directory / f"anatomy.{kind}" for kind in ("json", "svg", "md", "html")]
-    result.write(paths[0])
-    write_text(paths[1], svg_file(anatomy_svg(result)))
     title = f"# The anatomy of the claim, at the scale {result.scale!r}"
-    write_text(paths[2], f"{title}\n\n![Step by step](anatomy.svg)\n\n{anatomy_markdown(result)}")
-    write_text(paths[3], anatomy_html(result))
-    return paths
+    return result.write_with(
+        directory / "anatomy.json",
+        svg=as_file(anatomy_svg(result), dark=True),
+        md=f"{title}\n\n![Step by step](anatomy.svg)\n\n{anatomy_markdown(result)}",
+        html=anatomy_html(result),
+    )
 
 
 def anatomy_markdown(result: Anatomy) -> str:
     """Return the table of steps, that of controls, and what the numbers say, as Markdown."""
     return "\n".join(
         [
-            *markdown_table(_HEAD, _rows(result), numeric_from=2),
+            *plain_markdown(_HEAD, _rows(result), numeric_from=2),
             "",
             "Beside the steps, not on the way:",
             "",
-            *markdown_table(_HEAD, [_cells(one) for one in result.controls], numeric_from=2),
+            *plain_markdown(_HEAD, [_cells(one) for one in result.controls], numeric_from=2),
             "",
             *(line for remark in _remarks(result) for line in (remark, "")),
         ]
@@ -73,9 +105,23 @@ def anatomy_html(result: Anatomy) -> str:
     return (
         '<section class="anatomy">\n<h2>The anatomy of the claim</h2>\n'
         f"<figure>{anatomy_svg(result)}</figure>\n"
-        f"<div>{html_table(_HEAD, _rows(result), numeric_from=2)}</div>\n<h3>Beside the steps</h3>\n"
-        f"<div>{html_table(_HEAD, [_cells(one) for one in result.controls], numeric_from=2)}</div>\n"
+        f"<div>{html_table(_HEAD, _rows(result))}</div>\n<h3>Beside the steps</h3>\n"
+        f"<div>{html_table(_HEAD, [_cells(one) for one in result.controls])}</div>\n"
         f"{remarks}</section>\n"
+    )
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an HTML table; the first cell of a row names it, the second is text, all others are numbers."""
+    start = "".join(f'<th scope="col">{escape(plain(cell))}</th>' for cell in head)
+    body = "".join(f"<tr>{_html_row([escape(plain(cell)) for cell in row])}</tr>\n" for row in rows)
+    return f"<table>\n<thead><tr>{start}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+
+def _html_row(row: Sequence[str]) -> str:
+    name, text, *numbers = row
+    return f'<th scope="row">{name}</th><td>{text}</td>' + "".join(
+        f'<td class="number">{one}</td>' for one in numbers
     )
 
 
@@ -162,10 +208,10 @@ def anatomy_svg(result: Anatomy, prefix: str = "anatomy") -> str:
     said = "; ".join(f"{label}: {value:.1f}" for label, value in zip(labels, numbers, strict=True))
     return drawn(
         paint,
-        width=9.4,
-        height=4.6,
+        size=(9.4, 4.6),
         text=9.5,
         prefix=prefix,
+        short=True,
         title="The anatomy of the claim",
         description=f"What is printed as robust accuracy, in %, after each change. {said}.",
     )
@@ -193,9 +239,7 @@ def _key(figure: Figure) -> None:
         ("D", "other", "noise of the same size instead of the attack"),
     )
     axes = figure.add_axes((0.0, 0.0, 1, 0.05))
-    bare(axes)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    bare(axes, ticks=False)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 1)
     for place, (marker, name, text) in zip((25.0, 60.0), entries, strict=True):

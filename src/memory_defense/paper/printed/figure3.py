@@ -9,34 +9,66 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from memory_defense.files import write_text
-from memory_defense.paper.measured import Figure3, Panel
-from memory_defense.paper.printed.drawing import bare, colour, drawn, svg_file
-from memory_defense.paper.printed.plain_table import markdown_table
+from memory_defense.evaluation.record import Fraction
+from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
+from memory_defense.reporting.svg import as_file, bare, colour, drawn
+from memory_defense.reporting.text import plain_markdown
 from memory_defense.reporting.wording import MISSING, epsilon_text, percent
 
 _CLASS_COLOURS = (
-    "#4e79a7",
-    "#f28e2b",
-    "#e15759",
-    "#3aa6a0",
-    "#59a14f",
-    "#c9a227",
-    "#b07aa1",
-    "#e377c2",
-    "#9c755f",
-    "#7f7f7f",
+    *("#4e79a7", "#f28e2b", "#e15759", "#3aa6a0", "#59a14f"),
+    *("#c9a227", "#b07aa1", "#e377c2", "#9c755f", "#7f7f7f"),
 )
-"""By label, legible on light and on dark pages."""
+"""Colours by label, legible on light and on dark pages."""
+
+
+class Panel(MeasuredPart):
+    """One map of Figure 3: vectors of one kind in two dimensions, and accuracies in their own space."""
+
+    key: str
+    title: str
+    meaning: str
+    neighbours_right: Fraction
+    """Leave-one-out accuracy of the true label by the nearest neighbours, in the vectors' own space."""
+    neighbours_slot: Fraction | None = None
+    """The same for the slot that the selector chose; None without a selector."""
+    clean_neighbours_right: Fraction | None = None
+    """Accuracy of the true label by the nearest vectors of other images when clean; None where all are clean."""
+    answers_right: Fraction
+    """Accuracy of the whole system on these very images."""
+    x: tuple[int, ...]
+    """Horizontal coordinate of each image, in [0, 1000]."""
+    y: tuple[int, ...]
+
+
+class PanelRow(MeasuredPart):
+    """The maps of one set of images."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+class Figure3(Measured):
+    """Maps of codes and of memory reads (the paper's Figure 3)."""
+
+    images: Count
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    """Label of each image; the same in every panel."""
+    neighbours: Count
+    perplexity: Size
+    epsilon: Size
+    pixels_right: Fraction
+    """Leave-one-out accuracy of the nearest neighbours on the pixels of the clean images: what is there without any
+    training."""
+    rows: tuple[PanelRow, ...]
 
 
 def write_figure3(result: Figure3, directory: Path) -> list[Path]:
     """Write figure3.json, figure3.svg and figure3.md into a directory; return their paths."""
-    paths = [directory / f"figure3.{kind}" for kind in ("json", "svg", "md")]
-    result.write(paths[0])
-    write_text(paths[1], svg_file(figure3_svg(result)))
-    write_text(paths[2], figure3_text(result))
-    return paths
+    return result.write_with(
+        directory / "figure3.json", svg=as_file(figure3_svg(result), dark=True), md=figure3_text(result)
+    )
 
 
 def figure3_text(result: Figure3) -> str:
@@ -60,7 +92,7 @@ def figure3_text(result: Figure3) -> str:
             )
             for panel in row.panels
         ]
-        lines += [f"## {row.title}", "", *markdown_table(head, cells), ""]
+        lines += [f"## {row.title}", "", *plain_markdown(head, cells), ""]
     meanings = [f"- **{panel.title}**: {panel.meaning}." for panel in result.rows[0].panels]
     return "\n".join([*lines, *meanings, "", *_remarks(result), ""])
 
@@ -108,19 +140,17 @@ def figure3_svg(result: Figure3, prefix: str = "figure3") -> str:
     )
     return drawn(
         paint,
-        width=11.0,
-        height=7.6,
+        size=(11.0, 7.6),
         text=8.5,
         prefix=prefix,
+        short=True,
         title="Maps of codes and memory reads",
         description=f"True label by {result.neighbours} nearest neighbours in the vectors' own space. {said}.",
     )
 
 
 def _map(axes: Axes, panel: Panel, labels: Sequence[int]) -> None:
-    bare(axes)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    bare(axes, ticks=False)
     axes.set_xlim(-30, 1030)
     axes.set_ylim(-30, 1030)
     x, y, label = np.array(panel.x), np.array(panel.y), np.array(labels)

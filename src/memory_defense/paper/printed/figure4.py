@@ -8,27 +8,55 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from memory_defense.files import write_text
-from memory_defense.paper.measured import AttackedError, Figure4
-from memory_defense.paper.printed.drawing import bare, colour, drawn, svg_file
-from memory_defense.paper.printed.plain_table import markdown_table
+from memory_defense.evaluation.record import Accuracy, Fraction
+from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
+from memory_defense.reporting.svg import as_file, bare, colour, drawn
+from memory_defense.reporting.text import plain_markdown
 from memory_defense.reporting.wording import epsilon_text, interval, knowledge_label, percent
 
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.2)))
 _MARKERS = ("o", "s", "^")
 
 
+class AttackedError(MeasuredPart):
+    """Reconstruction errors of attacked images."""
+
+    knowledge: str
+    epsilon: Size
+    percentile_99: Size
+    median: Size
+    auroc: Fraction
+    """Area under the ROC curve of the error, attacked against benign images; 0.5 is chance."""
+    right: Accuracy
+
+
+class MemorySize(MeasuredPart):
+    """One memory size."""
+
+    items: Count
+    percentile_99: Size
+    """99th percentile of the errors of benign images."""
+    median: Size
+    right: Accuracy
+    attacked: tuple[AttackedError, ...]
+
+
+class Figure4(Measured):
+    """Reconstruction errors by memory size (the paper's Figure 4)."""
+
+    images: Count
+    sizes: tuple[MemorySize, ...]
+
+
 def write_figure4(result: Figure4, directory: Path) -> list[Path]:
     """Write figure4.json, figure4.svg and figure4.md into a directory; return their paths."""
-    paths = [directory / f"figure4.{kind}" for kind in ("json", "svg", "md")]
-    result.write(paths[0])
-    write_text(paths[1], svg_file(figure4_svg(result)))
-    write_text(paths[2], figure4_text(result))
-    return paths
+    return result.write_with(
+        directory / "figure4.json", svg=as_file(figure4_svg(result), dark=True), md=figure4_text(result)
+    )
 
 
 def _attacks(result: Figure4) -> list[tuple[str, float]]:
-    """Return knowledge and epsilon of every attack, in order."""
+    """Return knowledge and epsilon of every attack, in the order of the result."""
     return [(one.knowledge, one.epsilon) for one in result.sizes[0].attacked]
 
 
@@ -42,36 +70,17 @@ def figure4_text(result: Figure4) -> str:
     head = ("memory items", "images", "99th percentile", "median", "AUROC", "right", "95 % interval")
     rows: list[tuple[str, ...]] = []
     for size in result.sizes:
-        rows.append(
-            (
-                str(size.items),
-                "benign",
-                f"{size.percentile_99:.4f}",
-                f"{size.median:.4f}",
-                "",
-                percent(size.right.accuracy),
-                interval(size.right),
-            )
-        )
+        rows.append(_line(size, "benign", size, ""))
         for one in size.attacked:
-            rows.append(
-                (
-                    str(size.items),
-                    f"{knowledge_label(one.knowledge)}, {epsilon_text(one.epsilon)}",
-                    f"{one.percentile_99:.4f}",
-                    f"{one.median:.4f}",
-                    f"{one.auroc:.3f}",
-                    percent(one.right.accuracy),
-                    interval(one.right),
-                )
-            )
+            name = f"{knowledge_label(one.knowledge)}, {epsilon_text(one.epsilon)}"
+            rows.append(_line(size, name, one, f"{one.auroc:.3f}"))
     return "\n".join(
         [
             f"# Figure 4, {result.dataset}, at the scale {result.scale!r}",
             "",
             "![Reconstruction error by memory size](figure4.svg)",
             "",
-            *markdown_table(head, rows, numeric_from=2),
+            *plain_markdown(head, rows, numeric_from=2),
             "",
             f"Errors are mean squared differences of pixels in [0, 1], of the first {result.images:,} test images, "
             "between the image handed in and its reconstruction. Attacked: PGD as the paper runs it (40 steps), "
@@ -84,6 +93,11 @@ def figure4_text(result: Figure4) -> str:
             "",
         ]
     )
+
+
+def _line(size: MemorySize, images: str, errors: MemorySize | AttackedError, auroc: str) -> tuple[str, ...]:
+    errors_text = (f"{errors.percentile_99:.4f}", f"{errors.median:.4f}", auroc)
+    return (str(size.items), images, *errors_text, percent(errors.right.accuracy), interval(errors.right))
 
 
 def figure4_svg(result: Figure4, prefix: str = "figure4") -> str:
@@ -124,10 +138,10 @@ def figure4_svg(result: Figure4, prefix: str = "figure4") -> str:
     ends = result.sizes[0], result.sizes[-1]
     return drawn(
         paint,
-        width=9.4,
-        height=3.4,
+        size=(9.4, 3.4),
         text=9,
         prefix=prefix,
+        short=True,
         title="Reconstruction error by memory size",
         description="99th percentile on benign images: "
         + ", ".join(f"{size.percentile_99:.4f} with {size.items} items" for size in ends)
@@ -144,9 +158,7 @@ def _frame(axes: Axes, result: Figure4, title: str) -> None:
 
 def _legend(figure: Figure, entries: Sequence[tuple[str, str, str, object]]) -> None:
     axes = figure.add_axes((0.745, 0.14, 0.25, 0.72))
-    bare(axes)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    bare(axes, ticks=False)
     axes.set_xlim(0, 10)
     axes.set_ylim(-len(entries) - 0.5, 0.5)
     for number, (label, name, marker, dashes) in enumerate(entries):

@@ -1,14 +1,14 @@
 """A table of the paper beside ours: what was published, what its protocol gives, and what survives.
 
 Every system has four lines. ``published`` is copied. ``its protocol`` is the same attack with the knowledge that
-the published attack had. ``strongest knowledge`` is the same attack with whatever knowledge breaks most. ``worst
+the published attack had. ``strongest knowledge`` is the same attack with the knowledge that breaks most. ``worst
 case`` is the share of images that survive every attack of the record in that ball, image by image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,8 +17,11 @@ from rich.table import Table
 
 from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.files import write_text
-from memory_defense.paper.printed.published import Column, PublishedRow, PublishedTable
+from memory_defense.paper.printed.published import AttackColumn, PublishedRow, PublishedTable
 from memory_defense.paper.printed.shortfall import CW_REASON, SEE_CW, Gap, explained
+from memory_defense.reporting.tables import Cell
+from memory_defense.reporting.text import cell_markdown, markdown_lines
+from memory_defense.reporting.wording import percent
 
 LINES = ("published", "its protocol", "strongest knowledge", "worst case")
 ADDED = {
@@ -32,17 +35,8 @@ ADDED = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number of ours, or of the paper's, in percent."""
-
-    text: str
-    source: str = ""
-    """Where in the record it stands."""
-
-
-@dataclass(frozen=True)
-class System:
-    """The four lines of one system."""
+class SystemLines:
+    """The four lines of one system, in the order of `LINES`."""
 
     title: str
     note: str
@@ -56,7 +50,7 @@ class Reproduced:
 
     title: str
     head: tuple[str, ...]
-    systems: tuple[System, ...]
+    systems: tuple[SystemLines, ...]
     remarks: tuple[str, ...]
 
 
@@ -68,9 +62,9 @@ def reproduced(table: PublishedTable, records: Sequence[tuple[str, Record, str]]
     table
         From `published.PUBLISHED`.
     records
-        For each row its key, its record, and where that lies, as a reader finds it.
+        Key, record and path of the record (as a link) of each row.
     scale
-        As the commands call it.
+        Name of the scale.
 
     Raises
     ------
@@ -78,7 +72,7 @@ def reproduced(table: PublishedTable, records: Sequence[tuple[str, Record, str]]
         For a row that is neither the paper's nor in `ADDED`, or a record that lacks an attack of the table.
     """
     published = {row.key: row for row in table.rows}
-    head = tuple(_head(column, cell) for column in table.columns for cell in range(column.cells))
+    head = tuple(column.head(cell) for column, cell in table.cells)
     systems = tuple(_system(table, published.get(key), key, record, place) for key, record, place in records)
     reasons = [_shortfall(head, key, system, scale) for (key, _, _), system in zip(records, systems, strict=True)]
     return Reproduced(
@@ -95,7 +89,7 @@ def _reasons(found: Sequence[str | None]) -> list[str]:
     return [*said, *([CW_REASON] if any(SEE_CW in reason for reason in said) else [])]
 
 
-def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str | None:
+def _shortfall(head: Sequence[str], key: str, system: SystemLines, scale: str) -> str | None:
     """Return why a system stays under its published numbers, where it does."""
     pairs = zip(head, system.lines["published"], system.lines["its protocol"], strict=True)
     gaps = [
@@ -107,23 +101,12 @@ def _shortfall(head: Sequence[str], key: str, system: System, scale: str) -> str
     return explained(system.title, key, scale, clean, [gap for gap in gaps if gap is not clean])
 
 
-def _head(column: Column, cell: int) -> str:
-    if column.radii:
-        level = column.radii[cell] * 255
-        shown = f"{level:.0f}/255" if abs(level - round(level)) < 1e-6 else f"{column.radii[cell]:g}"
-        return f"{column.title} {shown}"
-    if column.settings:
-        return "CW" if column.settings[cell] == "cw" else "CW, confidence 50"
-    return column.title
-
-
-def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: Record, place: str) -> System:
+def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: Record, place: str) -> SystemLines:
     if row is None and key not in ADDED:
         raise ValueError(f"there is no row {key!r} in {table.title}, and it is none of {', '.join(ADDED)}")
     title, knowledge = (row.title, row.knowledge) if row else ADDED[key]
-    cells = [(column, cell) for column in table.columns for cell in range(column.cells)]
     printed = [score for group in row.scores for score in group] if row else []
-    return System(
+    return SystemLines(
         title=title if row else f"{title} (not in the paper)",
         note=f"{record.recipe}; {record.images} images; published attack: {knowledge}",
         record_path=place,
@@ -131,15 +114,15 @@ def _system(table: PublishedTable, row: PublishedRow | None, key: str, record: R
             "published": tuple(
                 Cell("NA" if score is None else f"{score:.2f}".rstrip("0").rstrip(".")) for score in printed
             )
-            or (Cell("–"),) * len(cells),
-            "its protocol": tuple(_under(record, *cell, knowledge) for cell in cells),
-            "strongest knowledge": tuple(_under(record, *cell, None) for cell in cells),
-            "worst case": tuple(_worst(record, *cell) for cell in cells),
+            or (Cell("–"),) * len(table.cells),
+            "its protocol": tuple(_under(record, *cell, knowledge) for cell in table.cells),
+            "strongest knowledge": tuple(_under(record, *cell, None) for cell in table.cells),
+            "worst case": tuple(_worst(record, *cell) for cell in table.cells),
         },
     )
 
 
-def _under(record: Record, column: Column, cell: int, knowledge: str | None) -> Cell:
+def _under(record: Record, column: AttackColumn, cell: int, knowledge: str | None) -> Cell:
     """Return the accuracy under one attack: with one knowledge, or with the one that breaks most."""
     if column.attack == "clean":
         return _cell(record.clean, "clean")
@@ -150,23 +133,23 @@ def _under(record: Record, column: Column, cell: int, knowledge: str | None) -> 
     ]
     if not fitting:
         raise ValueError(
-            f"the record of {record.recipe} has no {_head(column, cell)} with the knowledge {knowledge or 'any'}; "
+            f"the record of {record.recipe} has no {column.head(cell)} with the knowledge {knowledge or 'any'}; "
             "evaluate it again with the plan of this table"
         )
     number, strongest = min(fitting, key=lambda one: one[1].accuracy)
     return _cell(strongest, f"attacks[{number}]")
 
 
-def _is(result: AttackResult, column: Column, cell: int) -> bool:
+def _is(result: AttackResult, column: AttackColumn, cell: int) -> bool:
     if column.settings:
         return result.attack == column.settings[cell]
     radius = column.radii[cell]
     return (result.attack, result.norm) == (column.attack, column.norm) and abs(result.epsilon - radius) < 1e-9
 
 
-def _worst(record: Record, column: Column, cell: int) -> Cell:
+def _worst(record: Record, column: AttackColumn, cell: int) -> Cell:
     if column.attack == "clean":
-        return _cell(record.clean, "clean")
+        return replace(_cell(record.clean, "clean"), strong=True)
     if column.settings:  # the largest L2 ball holds every image
         balls = [(one.epsilon, number) for number, one in enumerate(record.worst_case) if one.norm == "l2"]
     else:
@@ -177,13 +160,13 @@ def _worst(record: Record, column: Column, cell: int) -> Cell:
             if one.norm == column.norm and abs(one.epsilon - radius) < 1e-9
         ]
     if not balls:
-        raise ValueError(f"the record of {record.recipe} has no worst case for {_head(column, cell)}")
+        raise ValueError(f"the record of {record.recipe} has no worst case for {column.head(cell)}")
     number = max(balls)[1]
-    return _cell(record.worst_case[number], f"worst_case[{number}]")
+    return replace(_cell(record.worst_case[number], f"worst_case[{number}]"), strong=True)
 
 
 def _cell(accuracy: Accuracy, source: str) -> Cell:
-    return Cell(f"{100 * accuracy.accuracy:.1f}", source)
+    return Cell(percent(accuracy.accuracy), source=source)
 
 
 def _remarks(records: Sequence[Record]) -> tuple[str, ...]:
@@ -197,25 +180,21 @@ def _remarks(records: Sequence[Record]) -> tuple[str, ...]:
         "attack had. strongest knowledge: the same attack with the knowledge that breaks most. worst case: every "
         "attack of the record in that ball, image by image; CW may go anywhere in [0, 1], so its worst case says "
         "that something fools the system, not that it looks alike.",
-        "All rows stand on the same classifier, data and attacks. The paper used ResNet-50 and copied its rivals' "
-        "numbers from papers with other classifiers.",
+        "All rows stand on the same classifier, data and attacks. The paper used ResNet-50 and copied its "
+        "baselines' numbers from papers with other classifiers.",
     )
 
 
 def markdown(table: Reproduced) -> str:
     """Return the table as Markdown."""
-    lines = [f"### {table.title}", "", "| System | | " + " | ".join(table.head) + " |"]
-    lines.append("|---|---|" + "---:|" * len(table.head))
-    for system in table.systems:
-        for number, name in enumerate(LINES):
-            title = f"[{system.title}]({system.record_path})" if number == 0 else ""
-            cells = [_bold(cell.text, name) for cell in system.lines[name]]
-            lines.append(f"| {title} | {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"- {remark}" for remark in table.remarks), ""])
-
-
-def _bold(text: str, line: str) -> str:
-    return f"**{text}**" if line == "worst case" else text
+    rows = [
+        (f"[{system.title}]({system.record_path})" if name == LINES[0] else "", name, *map(cell_markdown, cells))
+        for system in table.systems
+        for name, cells in system.lines.items()
+    ]
+    head = ("System", "", *table.head)
+    lines = markdown_lines(head, rows, [number > 1 for number in range(len(head))])
+    return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {remark}" for remark in table.remarks), ""])
 
 
 def terminal(table: Reproduced) -> Table:
@@ -226,19 +205,17 @@ def terminal(table: Reproduced) -> Table:
     for name in table.head:
         drawn.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for system in table.systems:
-        for number, name in enumerate(LINES):
-            cells = [cell.text for cell in system.lines[name]]
-            last = number == len(LINES) - 1
-            drawn.add_row(
-                system.title if number == 0 else "", name, *cells, end_section=last, style="bold" if last else ""
-            )
+        for name, cells in system.lines.items():
+            title, last = system.title if name == LINES[0] else "", name == LINES[-1]
+            shown = (cell.text for cell in cells)
+            drawn.add_row(title, name, *shown, end_section=last, style="bold" if last else "")
     return drawn
 
 
 def page(tables: Sequence[Reproduced], title: str) -> str:
     """Return one self-contained HTML page with these tables."""
     environment = Environment(
-        loader=PackageLoader("memory_defense.reporting"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("memory_defense.paper.printed"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("reproduced.html.j2").render(tables=tables, title=title, lines=LINES)
 

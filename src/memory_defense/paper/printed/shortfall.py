@@ -1,4 +1,4 @@
-"""Where a system stays under what was published for it, by how much, and why.
+"""Explanations for systems that stay under their published numbers: by how much, and why.
 
 The gap and its parts come from the records. The reasons are ours; each can be checked where it points.
 """
@@ -15,7 +15,7 @@ _CLASSIFIER = (
     "a classifier that the attack sees whole falls to it, whatever its size; docs/anatomy.md counts, choice by "
     "choice, what prints a higher number"
 )
-_SMALL = "at this scale its network is small and learned for minutes on two processor cores"
+_SMALL = "at this scale its network is small and trained for minutes on two processor cores"
 REASONS: dict[str, str] = {
     "resnet-benign": _CLASSIFIER,
     "resnet-offline": f"images made once do not defend against images made for what they trained: {_CLASSIFIER}",
@@ -23,7 +23,7 @@ REASONS: dict[str, str] = {
     "autoencoder": "nothing is hidden from the attack, which differentiates the whole chain",
     "memory-defense": "classifier-B still reads some of the image where it should repeat the slot it is fed",
 }
-"""Of rows whose gap has nothing to do with how long they learned."""
+"""Reasons by row, for rows whose gap has nothing to do with how long they were trained."""
 
 CW_REASON = (
     "Carlini-Wagner, where it is under the published number: it may go anywhere in [0, 1], and with a learning "
@@ -45,7 +45,7 @@ class Gap:
 
     @property
     def points(self) -> float:
-        """How far it is below."""
+        """Difference to the published number, in percentage points."""
         return self.published - self.ours
 
     def __str__(self) -> str:
@@ -58,9 +58,9 @@ def explained(title: str, key: str, scale: str, clean: Gap | None, gaps: Sequenc
     Parameters
     ----------
     title, key
-        Of the row.
+        Title and key of the row.
     scale
-        As the commands call it.
+        Name of the scale.
     clean
         The clean column, where the paper has one.
     gaps

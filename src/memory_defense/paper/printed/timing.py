@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memory_defense.files import write_text
-from memory_defense.paper.measured import Latency, Timing
-from memory_defense.paper.printed.plain_table import markdown_table
+from memory_defense.paper.printed.measured import Count, Measured, MeasuredPart, Size
+from memory_defense.reporting.text import plain_markdown
 from memory_defense.reporting.wording import MISSING
 
 PUBLISHED_BATCH = 10
 PUBLISHED_DEVICE = "NVIDIA GeForce RTX 2080 Ti"
 PUBLISHED_SECONDS = {"without-memory": 0.00171196, "with-memory": 0.00619208}
-"""As printed, for "an average of 10 images"; by the key of `measured.Latency`."""
+"""Published seconds for "an average of 10 images", by the key of `Latency`."""
+
+
+class Latency(MeasuredPart):
+    """Time of one system for one batch."""
+
+    key: str
+    title: str
+    batch: Count
+    runs: Count
+    seconds: Size
+    """Median seconds for the whole batch."""
+    fastest: Size
+    """Seconds of the fastest run, which other processes disturb least."""
+    ratio: Size
+    """Median, run by run, over the autoencoder without memory in the same round."""
+
+
+class Timing(Measured):
+    """Cost of the memory and of the selector (the paper's section 4)."""
+
+    threads: Count
+    latencies: tuple[Latency, ...]
 
 
 def write_timing(result: Timing, directory: Path) -> list[Path]:
     """Write timing.json and timing.md into a directory; return their paths."""
-    paths = [directory / f"timing.{kind}" for kind in ("json", "md")]
-    result.write(paths[0])
-    write_text(paths[1], timing_text(result))
-    return paths
+    return result.write_with(directory / "timing.json", md=timing_text(result))
 
 
 def timing_text(result: Timing) -> str:
@@ -53,7 +71,7 @@ def timing_text(result: Timing) -> str:
         [
             f"# What the memory costs, {result.dataset}, at the scale {result.scale!r}",
             "",
-            *markdown_table(head, rows),
+            *plain_markdown(head, rows),
             "",
             f"Medians of {counted} runs after a warm-up, forward passes without gradients, on {_device(result)}. "
             "All systems take turns; the ratio is the median of the rounds' own ratios. An image: of the fastest "

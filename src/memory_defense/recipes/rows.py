@@ -6,11 +6,11 @@ trained on adversarial images made once; runs that share a directory train each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from memory_defense.attacks import PAPER_PGD, CarliniWagner, Fgsm, RandFgsm
-from memory_defense.contracts import Attack, Ball
+from memory_defense.contracts import Attack, Ball, Objective
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.defenses.autoencoder import AutoencoderObjective, MemAeObjective
 from memory_defense.defenses.comdefend import ComDefendObjective
@@ -38,7 +38,7 @@ _PAIR_RADII = (0.2, 0.25, 0.3, 0.35)
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large everything is on one dataset, and how long it is trained."""
+    """Sizes of networks and lengths of training on one dataset."""
 
     name: str
     """cpu, paper or tiny; the middle of a recipe's name."""
@@ -47,31 +47,27 @@ class Scale:
     """The classifier of every row, a name of `networks.classifiers.CLASSIFIERS`."""
     classifier: FitConfig
     offline: FitConfig
-    """Of the classifier's second stage, on clean images and those made once."""
+    """Training of the classifier's second stage, on clean images and those made once."""
     autoencoder: FitConfig
     purifier: FitConfig
-    """Of ComDefend, MagNet and Defense-VAE."""
+    """Training of ComDefend, MagNet and Defense-VAE."""
     pixelcnn: FitConfig
     preset: str = "paper"
-    """Of the purifiers' networks."""
+    """Preset of the purifiers' networks."""
     robust: tuple[Stage, ...] = ()
-    """Trains the classifier of the row with adversarial images made at every step, and of the sound system."""
+    """Stages of adversarial training, for the classifier of ``resnet-online`` and of the sound system."""
     pairs_images: int | None = None
-    """Training images of which Defense-VAE's pairs are made, each by every attack."""
+    """Number of training images of which Defense-VAE's pairs are made, each by every attack."""
     pairs_attacks: tuple[tuple[Attack, Ball], ...]
     pixelcnn_images: int | None = None
-    """Training images of PixelDefend's network."""
+    """Number of training images of PixelDefend's network."""
     stand_in: FitConfig
-    """Of the network that imitates PixelDefend for an attack."""
+    """Training of the network that imitates PixelDefend for an attack."""
     stand_in_images: int | None = None
-    cross_entropy: float = CLASSIFIER_B_WEIGHT
-    """Factor of classifier-B's loss, in the rows that have one."""
     held_out: HeldOutAttack
     evaluation: EvaluationPlan
     slow: EvaluationPlan
-    """For PixelDefend, each of whose passes costs as many network passes as the image has pixels."""
-    replaced: Mapping[str, EvaluationPlan] = field(default_factory=dict[str, EvaluationPlan])
-    """Other plans by row."""
+    """Plan for PixelDefend, each of whose passes costs as many network passes as the image has pixels."""
 
 
 def published_pairs(cw_steps: int = 100) -> tuple[tuple[Attack, Ball], ...]:
@@ -106,11 +102,10 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
         fit=scale.offline,
         offline=OfflineSet(attack=PAPER_PGD, ball=Linf(0.03)),
     )
-    weight = scale.cross_entropy
     memory = Stage(
         name="joint",
         part="autoencoder",
-        objective=MemoryObjective(cross_entropy=weight),
+        objective=MemoryObjective(cross_entropy=CLASSIFIER_B_WEIGHT),
         score="objective",
         fit=scale.autoencoder,
     )
@@ -124,91 +119,78 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
         offline=pairs,
     )
     fine_tune = replace(reconstruct, name="end-to-end", objective=DefenseVaeEndToEnd(), releases_classifier=True)
-    undefended = replace(benign, name="other")
+    other = replace(benign, name="other")
+    row = partial(_row, scale)
     rows = (
-        _row(scale, "resnet-benign", "A benign classifier", "undefended", (benign,)),
-        _row(scale, "resnet-offline", "PGD images made once", "undefended", (benign, offline)),
-        _row(scale, "resnet-online", "Adversarial training", "undefended", scale.robust),
-        _row(
-            scale,
+        row("resnet-benign", "A benign classifier", "undefended", benign),
+        row("resnet-offline", "PGD images made once", "undefended", benign, offline),
+        row("resnet-online", "Adversarial training", "undefended", *scale.robust),
+        row(
             "pixeldefend",
             "PixelDefend before the benign classifier",
             "pixeldefend",
-            (
-                benign,
-                _purifier("pixelcnn", PixelCnnObjective(), scale.pixelcnn, scale.pixelcnn_images),
-                _purifier("stand-in", StandInObjective(), scale.stand_in, scale.stand_in_images),
-            ),
+            benign,
+            _purifier("pixelcnn", PixelCnnObjective(), scale.pixelcnn, scale.pixelcnn_images),
+            _purifier("stand-in", StandInObjective(), scale.stand_in, scale.stand_in_images),
         ),
-        _row(
-            scale,
+        row(
             "comdefend",
             "ComDefend before the benign classifier",
             "comdefend",
-            (benign, _purifier("compression", ComDefendObjective(), scale.purifier)),
+            benign,
+            _purifier("compression", ComDefendObjective(), scale.purifier),
         ),
-        _row(
-            scale,
+        row(
             "magnet",
             "MagNet before the benign classifier",
             "magnet",
-            (benign, _purifier("autoencoders", MagNetObjective(), scale.purifier)),
+            benign,
+            _purifier("autoencoders", MagNetObjective(), scale.purifier),
         ),
-        _row(scale, "defense-vae-rec", "Defense-VAE, reconstruction", "defense-vae", (benign, reconstruct)),
-        _row(scale, "defense-vae-e2e", "Defense-VAE, end to end", "defense-vae", (benign, reconstruct, fine_tune)),
-        _row(
-            scale,
-            "target-classifier",
-            "Classifier-B alone",
-            "target-classifier",
-            (replace(benign, part="classifier"),),
-        ),
-        _row(
-            scale,
+        row("defense-vae-rec", "Defense-VAE, reconstruction", "defense-vae", benign, reconstruct),
+        row("defense-vae-e2e", "Defense-VAE, end to end", "defense-vae", benign, reconstruct, fine_tune),
+        row("target-classifier", "Classifier-B alone", "target-classifier", replace(benign, part="classifier")),
+        row(
             "autoencoder",
             "Autoencoder and classifier-B, no memory",
             "autoencoder",
-            (replace(memory, objective=AutoencoderObjective(cross_entropy=weight)),),
+            replace(memory, objective=AutoencoderObjective(cross_entropy=CLASSIFIER_B_WEIGHT)),
         ),
-        _row(
-            scale,
+        row(
             "memae",
             "Memory without slots, no selector",
             "memae",
-            (replace(memory, objective=MemAeObjective(cross_entropy=weight)),),
+            replace(memory, objective=MemAeObjective(cross_entropy=CLASSIFIER_B_WEIGHT)),
         ),
-        _row(
-            scale,
+        row(
             "memory-defense",
             "The paper's system: selector trained on PGD images made once",
             "memory-defense",
-            (benign, offline, memory),
-            undefended=undefended,
+            *(benign, offline, memory),
+            undefended=other,
         ),
-        _row(
-            scale,
+        row(
             "memory-defense-reference",
             "The same with the released code's constants",
             "memory-defense",
-            (benign, offline, memory),
+            *(benign, offline, memory),
             preset="reference",
-            undefended=undefended,
+            undefended=other,
         ),
-        _row(
-            scale,
+        row(
             "memory-defense-sound",
             "Sound Memory Defense: adversarially trained selector",
             "memory-defense",
-            (*scale.robust, memory),
+            *(*scale.robust, memory),
             preset="sound",
-            undefended=undefended,
+            undefended=other,
         ),
     )
-    return tuple(row for row in rows if row.stages)
+    return tuple(one for one in rows if one.stages)
 
 
-def _purifier(name: str, objective: object, fit: FitConfig, images: int | None = None) -> Stage:
-    return Stage(name=name, part="purifier", objective=objective, score="objective", fit=fit, images=images)  # pyright: ignore[reportArgumentType]
+def _purifier(name: str, objective: Objective, fit: FitConfig, images: int | None = None) -> Stage:
+    return Stage(name=name, part="purifier", objective=objective, score="objective", fit=fit, images=images)
 
 
 _OF_PURIFIERS = ("pixeldefend", "comdefend", "defense-vae")
@@ -220,12 +202,10 @@ def _row(
     key: str,
     summary: str,
     defense: str,
-    stages: tuple[Stage, ...],
-    *,
+    *stages: Stage,
     preset: str = "paper",
     undefended: Stage | None = None,
 ) -> Recipe:
-    plan = scale.slow if defense == "pixeldefend" else scale.evaluation
     return Recipe(
         name=f"{scale.dataset}/{scale.name}/{key}",
         summary=summary,
@@ -239,6 +219,5 @@ def _row(
         undefended_network=scale.network if undefended is not None else "",
         stages=stages,
         held_out=scale.held_out,
-        evaluation=scale.replaced.get(key, plan),
-        expected={},
+        evaluation=scale.slow if defense == "pixeldefend" else scale.evaluation,
     )

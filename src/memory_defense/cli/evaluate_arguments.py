@@ -1,0 +1,102 @@
+"""The arguments of ``memdef evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memory_defense.cli.arguments import DataDir, Device, Offline, Seed, Size, Threads
+
+if TYPE_CHECKING:
+    from memory_defense.contracts import Progress
+    from memory_defense.evaluation.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Every argument and option, as typed by the user; `evaluate_checks` says which go together."""
+
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Run directory of a trained defense, its export, or package.module:build for your classifier."
+        ),
+    ]
+    data_dir: DataDir = None
+    offline: Offline = False
+    seed: Seed = 0
+    device: Device = "cpu"
+    threads: Threads = None
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share the images; for several machines use torchrun."),
+    ] = 1
+    images: Annotated[int | None, typer.Option(min=1, help="Test images; all, or the recipe's number.")] = None
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="fast, standard (autoattack), rand, or attacks joined by commas; of a run also those of its plan."
+        ),
+    ] = None
+    knowledge: Annotated[list[str] | None, typer.Option(help="Only these surrogates; may be repeated.")] = None
+    epsilon: Annotated[
+        list[str] | None,
+        typer.Option(help="Radii, such as 8/255 or 0.1; may be repeated. For a run, L-inf."),
+    ] = None
+    norm: Annotated[str | None, typer.Option(help="linf or l2, for your own classifier or an export.")] = None
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."
+        ),
+    ] = None
+    size: Size = None
+    weights: Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")] = None
+    start_from: Annotated[
+        Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
+    ] = None
+    submissions: Annotated[
+        int, typer.Option(min=1, help="Repetitions: times each image is classified; one wrong answer breaks it.")
+    ] = 1
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in one pass; else the fastest is found.")] = None
+    bfloat16: Annotated[
+        bool,
+        typer.Option(
+            "--bfloat16", help="Compute gradients in bfloat16: faster where the chip has it, may find less."
+        ),
+    ] = False
+    detection: Annotated[
+        bool,
+        typer.Option(
+            "--detection",
+            help="Also measure a run's flag, against attacks that ignore it and attacks that evade it.",
+        ),
+    ] = False
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of clean images the flag may call suspicious, 0.05 if left out; with --detection."
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write the record; else the run's record.json (partial.json when something is left out), "
+            "or record.json here."
+        ),
+    ] = None
+
+    def options(self, progress: Progress | None) -> Options:
+        """Return what the evaluator needs of them."""
+        from memory_defense.evaluation.options import Options
+
+        return Options(
+            seed=self.seed,
+            submissions=self.submissions,
+            batch_size=self.batch,
+            bfloat16=self.bfloat16,
+            progress=progress,
+        )

@@ -1,0 +1,101 @@
+"""A run, its record and every system's state-dict keys, written by an earlier 0.1.0, under today's code.
+
+`run` holds ``fashion-mnist/tiny/resnet-offline`` trained on the made-up images with seed 3 and evaluated at once;
+`answers.safetensors` the logits that it then gave to the first test images.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import memory_defense
+from memory_defense.evaluation.record import Record
+from memory_defense.recipes.registry import RECIPES, recipe
+from memory_defense.reporting import Section, markdown, write_report
+from memory_defense.run_directory import RunDirectory
+from memory_defense.systems.build import build_defense
+from memory_defense.systems.export import export
+from memory_defense.tensorfiles import read_tensors
+from memory_defense.workflows.assess import assess
+from memory_defense.workflows.train import train
+from paper.made_up import made_up_splits
+
+OLD = Path(__file__).parent
+NAME = "fashion-mnist/tiny/resnet-offline"
+KEYS: dict[str, dict[str, list[Any]]] = json.loads((OLD / "state_dicts.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A copy of the old run, without its record."""
+    shutil.copytree(OLD / "run", tmp_path / "run")
+    (tmp_path / "run" / "record.json").unlink()
+    return RunDirectory(tmp_path / "run")
+
+
+def numbers(record: Record) -> dict[str, Any]:
+    """What two evaluations have in common: everything but times, and what says which code made it."""
+    without_time = json.loads(
+        record.model_dump_json(by_alias=True),
+        object_hook=lambda one: {k: v for k, v in one.items() if k != "seconds"},
+    )
+    return {name: value for name, value in without_time.items() if name not in ("provenance", "per_image")}
+
+
+def test_it_is_loaded_and_answers_as_it_did(run: RunDirectory) -> None:
+    kept, _ = read_tensors(OLD / "answers.safetensors")
+    with safe_open(OLD / "answers.safetensors", "pt") as file:
+        made_on = file.metadata()
+    images = kept["images"].float() / 255
+    with torch.no_grad():
+        logits = memory_defense.load(run.path)(images)
+    here = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+    if here == made_on:
+        assert torch.equal(logits, kept["logits"])
+    torch.testing.assert_close(logits, kept["logits"])
+
+
+def test_it_is_evaluated_to_the_same_record(run: RunDirectory) -> None:
+    old = Record.read(OLD / "run" / "record.json")
+    splits = made_up_splits()
+    new = assess(recipe(NAME), run, memory_defense.load(run.path), splits, seed=3)
+    assert numbers(new) == numbers(old)
+
+
+def test_it_is_reported(tmp_path: Path) -> None:
+    section = Section("old", Record.read(OLD / "run" / "record.json"), record_path=OLD / "run" / "record.json")
+    write_report(tmp_path / "report.html", [section], title="Old")
+    assert "100.0" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "PGD-40" in markdown([section])
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
+def test_it_is_exported(run: RunDirectory, tmp_path: Path, kind: str) -> None:
+    place = export(run.path, tmp_path / f"old.{kind}", format=kind).path
+    kept, _ = read_tensors(OLD / "answers.safetensors")
+    with torch.no_grad():
+        logits = memory_defense.load(place)(kept["images"].float() / 255)
+    torch.testing.assert_close(logits, kept["logits"])
+
+
+def test_an_unfinished_one_is_not_continued_and_says_what_to_do(run: RunDirectory) -> None:
+    """The manifest has the hash that the recipe had then, when it still had a field of expected accuracies."""
+    run.write({**run.read(), "complete": False})
+    with pytest.raises(ValueError, match=r"version of memory-defense differ .* train again into a new directory"):
+        train(recipe(NAME), run.path, made_up_splits(), seed=3, resume=True)
+    with pytest.raises(ValueError, match="is not finished"):
+        memory_defense.load(run.path)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_state_dicts_have_the_same_keys(name: str) -> None:
+    state = build_defense(RECIPES[name].model).state_dict()
+    shapes = {key: [str(one.dtype).removeprefix("torch."), *one.shape] for key, one in state.items()}
+    assert shapes == KEYS[name]
