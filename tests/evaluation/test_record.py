@@ -124,7 +124,7 @@ def test_what_was_measured_of_batches_comes_back(tmp_path, measured) -> None:
     whole.write(path)
     assert Record.read(path) == whole
     path.write_text(path.read_text().replace('"granule": ', '"granule": -'))
-    with pytest.raises(ValueError, match="batch_invariance|is not a record"):
+    with pytest.raises(ValueError, match="is not a record"):
         Record.read(path)
 
 
