@@ -1,8 +1,8 @@
 """The promises under other settings of oneDNN and torch, and with layers that round as other processors do."""
 
-import processors
 import pytest
 
+import processors
 import rounding
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,18 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import rounding
-from evaluation import scenario
-from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
+from evaluation.helpers_evaluation import SlotToy, grey
 from memory_defense.attacks import ATTACKS, Fgsm, Pgd, Square
 from memory_defense.evaluation import invariance, robustness
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.invariance import agreeing_granule, draws_at_random, largest_pass, measured
-from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import BatchInvariance
-from memory_defense.evaluation.robustness import evaluate
-from memory_defense.passes import granule, granules_of, micro_batches_of, regular
+from memory_defense.passes import granules_of, micro_batches_of, regular
 from memory_defense.randomness import ImageDraws
-from memory_defense.tensorfiles import read_tensors
 from memory_defense.threat import L2, Linf
 
 EXPECTED = {"exact": 8, "small-batches": 16, "positions": None, "blocks": 64}
@@ -224,75 +216,3 @@ def test_ranks_keep_the_weakest() -> None:
     assert invariance.weakest(mine, Gathered((8, 0), (16, 0))) == BatchInvariance(granule=16)  # pyright: ignore
     assert invariance.weakest(mine, Gathered((0, 0))) == BatchInvariance(granule=None)  # pyright: ignore
     assert invariance.weakest(mine, Gathered((0, 1))) == BatchInvariance(granule=None, randomised=True)  # pyright: ignore
-
-
-def test_the_evaluation_runs_in_the_granule_and_leaves_the_default() -> None:
-    seen: set[int] = set()
-
-    class Told(BrightnessDefense):
-        def forward(self, images: Tensor) -> Tensor:
-            seen.add(granule())
-            return super().forward(images) * (1 + 1e-7 * (len(images) < 16))
-
-    levels = torch.tensor([0.3, 0.45, 0.7])
-    case = Case(name="shift", attack=Shift(size=0.1), knowledge="end-to-end", ball=Linf(0.1))
-    evaluation = evaluate(Told(), grey(levels.tolist()), (levels > 0.5).long(), [case], Options(seed=0))
-    assert evaluation.batch_invariance == BatchInvariance(granule=16)
-    assert seen == {8, 16}  # 8 while it is measured
-    assert granule() == 8
-
-
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-OTHERWISE = (Options(chunk=7, batch_size=13), Options(chunk=128, batch_size=100))
-ORDER = torch.randperm(scenario.IMAGES, generator=torch.Generator().manual_seed(4))
-
-
-@pytest.mark.parametrize("name", ["small-batches", "blocks"])
-def test_an_evaluation_keeps_its_promise_where_a_larger_granule_is_needed(name, monkeypatch, tmp_path) -> None:
-    with rounding.installed(name):
-        whole = scenario.run()
-        expected = scenario.outcomes(whole)
-        assert whole.batch_invariance == BatchInvariance(granule=EXPECTED[name])
-        assert all(same(scenario.outcomes(scenario.run(ORDER, one)), expected) for one in OTHERWISE)
-        monkeypatch.setattr(robustness, "measured", lambda *_, **__: BatchInvariance(granule=8))
-        by_luck = [same(scenario.outcomes(scenario.run(ORDER, one)), expected) for one in OTHERWISE]
-        assert not all(by_luck), "in granules of 8 it would have been the same, so nothing was put to the test"
-    out = tmp_path / "out.safetensors"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    tests = Path(__file__).parents[1]
-    subprocess.run(
-        [*command, tests / "evaluation" / "scenario.py", out, tmp_path / "state"],
-        env={**os.environ, "PYTHONPATH": path(tests), "OMP_NUM_THREADS": "1", rounding.VARIABLE: name},
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
-    assert same(read_tensors(out)[0], expected)
-
-
-def path(tests: Path) -> str:
-    """The tests, before whatever this process was given."""
-    return os.pathsep.join(filter(None, [str(tests), os.environ.get("PYTHONPATH")]))
-
-
-def test_where_nothing_agrees_the_same_command_gives_the_same_end(monkeypatch, tmp_path) -> None:
-    def clock(*_: object) -> int:
-        raise AssertionError("a clock chose the micro-batch")
-
-    monkeypatch.setattr(invariance, "fastest_micro_batch", clock)
-    monkeypatch.setattr(scenario.sys.modules[scenario.to_tensors.__module__], "SAVE_SECONDS", 0.0)
-    options = Options(chunk=7)
-    with rounding.installed("positions"):
-        whole = scenario.run(ORDER, options)
-        assert whole.batch_invariance == BatchInvariance(granule=None)
-        expected = scenario.outcomes(whole)
-        for calls in (2, 9, 14):
-            with pytest.raises(KeyboardInterrupt):
-                scenario.run(
-                    ORDER, replace(options, progress=scenario.StopAt(calls)), state_file=tmp_path / "state"
-                )
-            assert (tmp_path / "state").exists()
-        assert same(scenario.outcomes(scenario.run(ORDER, options)), expected)

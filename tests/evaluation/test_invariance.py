@@ -81,10 +81,11 @@ def test_another_order_and_batch_and_a_stop_in_short(whole, reference, tmp_path,
     monkeypatch.setattr(store, "SAVE_SECONDS", 0.0)
     rows = torch.randperm(scenario.IMAGES, generator=torch.Generator().manual_seed(4))
     options = Options(chunk=13, batch_size=29)
+    state = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
-        scenario.run(rows, replace(options, progress=scenario.StopAt(9)), state_file=tmp_path / "state")
-    assert (tmp_path / "state").exists()
-    same(scenario.outcomes(scenario.run(rows, options)), promised(whole, options, rows))
+        scenario.run(rows, replace(options, progress=scenario.StopAt(9)), state_file=state)
+    assert state.exists()
+    same(scenario.outcomes(scenario.run(rows, options, state_file=state)), promised(whole, options, rows))
 
 
 def test_two_processes_equal_one(whole, reference, tmp_path) -> None:

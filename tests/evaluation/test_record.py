@@ -10,6 +10,7 @@ from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.record import (
     AttackResult,
     AuditLine,
+    BatchInvariance,
     CascadeRecord,
     CascadeStage,
     DetectionResult,
@@ -113,6 +114,17 @@ def test_detection_comes_back_and_old_records_have_none(tmp_path) -> None:
     content["detection"] = [{**detection(None).model_dump(mode="json"), "false_alarms": 1.0}]
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"detection\.0\.false_alarms"):
+        Record.read(path)
+
+
+@pytest.mark.parametrize("measured", [BatchInvariance(granule=16), BatchInvariance(granule=None, randomised=True)])
+def test_what_was_measured_of_batches_comes_back(tmp_path, measured) -> None:
+    path = tmp_path / "r.json"
+    whole = make().model_copy(update={"batch_invariance": measured})
+    whole.write(path)
+    assert Record.read(path) == whole
+    path.write_text(path.read_text().replace('"granule": ', '"granule": -'))
+    with pytest.raises(ValueError, match="is not a record"):
         Record.read(path)
 
 

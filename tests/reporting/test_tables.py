@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.record import BatchInvariance, Record
 from memory_defense.reporting import tables
 from memory_defense.reporting.rows import Section
 from memory_defense.reporting.tables import Table
@@ -142,3 +142,16 @@ def test_a_record_without_attacks_says_so(bare: Record):
         "clean",
     ]
     assert tables.audit_table(bare).notes == ("No check was run.",)
+
+
+def test_the_provenance_says_what_was_measured_of_batches_and_nothing_of_old_records(record):
+    said = {
+        BatchInvariance(granule=16): "the same in any batch and order, in passes of multiples of 16",
+        BatchInvariance(granule=None): "batch and order may change them",
+        BatchInvariance(granule=None, randomised=True): "drawn at random",
+    }
+    for measured, text in said.items():
+        table = tables.provenance_table(record.model_copy(update={"batch_invariance": measured}))
+        assert by_name(table)["answers"]["value"] == text
+    assert record.batch_invariance is None
+    assert "answers" not in by_name(tables.provenance_table(record))

@@ -1,4 +1,4 @@
-"""Whether an image's answers depend on the company it travels in, measured on the processor at hand.
+"""Measurement, on the processor at hand, of whether the answers for an image depend on the rest of its batch.
 
 How a matrix product rounds may depend on how many rows it has, and even on which row an image is; that differs
 from processor to processor, and from one setting of their libraries to the next. So nothing is assumed. Before an
@@ -112,8 +112,8 @@ def measured(
 def agreeing_granule(model: Classifier, images: Images, largest: int, *, gradients: bool = True) -> int | None:
     """Return the smallest granule whose multiples all give an image the same answer and gradient, bit for bit.
 
-    None if there is none among `GRANULES`: then they depend on the image's place in the batch, on its company, or
-    on chance. Whether the model has a gradient is found out.
+    None if there is none among `GRANULES`: then they depend on the image's place in the batch, on the other
+    images, or on chance. Whether the model has a gradient is found out.
 
     Parameters
     ----------

@@ -128,7 +128,8 @@ class Store:
         if metadata.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"{self.path} belongs to another evaluation (other weights, images, attacks, seed or number of "
-                "processes); remove it to start anew, or write to another place"
+                "processes, or a processor that rounds otherwise); remove it to start anew, or write to another "
+                "place"
             )
         try:
             _check(tensors, to_tensors(state))
