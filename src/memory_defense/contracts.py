@@ -57,6 +57,7 @@ class RowBound(Protocol):
         ...
 
 
+@runtime_checkable
 class Defense(Protocol):
     """A classifier that publishes what a knowing adversary would differentiate."""
 
@@ -70,6 +71,19 @@ class Defense(Protocol):
         ``end-to-end`` is reserved for the one that gives the defense's own logits, with a gradient.
         """
         ...
+
+
+@runtime_checkable
+class Transferring(Protocol):
+    """A defense some of whose surrogates decide otherwise than it does, such as its classifier alone."""
+
+    transfer_knowledge: frozenset[str]
+    """Names of those surrogates; attacks on them run `Attack.for_transfer`."""
+
+
+def transfers_of(defense: object) -> frozenset[str]:
+    """Return the names of the surrogates that decide otherwise than the defense: see `Transferring`."""
+    return defense.transfer_knowledge if isinstance(defense, Transferring) else frozenset()
 
 
 class Adaptation(NamedTuple):
@@ -213,8 +227,8 @@ class Ball(Protocol):
 class Attack(Protocol):
     """A frozen, keyword-only dataclass: the object is its own configuration and repr.
 
-    One that never asks for a gradient says so with the class variable ``gradient_free = True``, and one that sees
-    nothing but the answered class with ``hard_label = True`` as well.
+    It may also declare what the evaluator and the audit ask about: see `GradientFree`, `HardLabel`, `Targeting`,
+    `Directed`, `Restarting`, `Averaging`, `LossFollowing` and `Composite`, all of them optional.
     """
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
@@ -224,6 +238,111 @@ class Attack(Protocol):
     def for_transfer(self) -> Self:
         """Return the same attack made to push past this model's decision, for use against another."""
         ...
+
+
+@runtime_checkable
+class GradientFree(Protocol):
+    """An attack that says whether it works without gradients; one that does not say needs them."""
+
+    gradient_free: ClassVar[bool]
+
+
+@runtime_checkable
+class HardLabel(Protocol):
+    """An attack that says whether it sees nothing but the predicted class; otherwise it sees the logits."""
+
+    hard_label: ClassVar[bool]
+
+
+@runtime_checkable
+class Targeting(Protocol):
+    """An attack that aims at several wrong classes in turn, and counts any wrong answer as a success."""
+
+    @property
+    def targets(self) -> int | None:
+        """How many wrong classes it tries on each image; None leaves it to the attack's parts."""
+        ...
+
+
+@runtime_checkable
+class Directed(Protocol):
+    """An attack that can be given the classes to reach in place of the true labels."""
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the labels it is called with are the classes to reach."""
+        ...
+
+
+@runtime_checkable
+class Restarting(Protocol):
+    """An attack that may start several times on one image."""
+
+    @property
+    def restarts(self) -> int:
+        """Number of starts."""
+        ...
+
+
+@runtime_checkable
+class Averaging(Protocol):
+    """An attack that may average each gradient over several passes, for models that draw at every call."""
+
+    @property
+    def samples(self) -> int:
+        """Passes for one gradient."""
+        ...
+
+
+@runtime_checkable
+class LossFollowing(Protocol):
+    """An attack whose loss can be chosen."""
+
+    @property
+    def loss(self) -> str:
+        """A name in `losses.LOSSES`."""
+        ...
+
+
+@runtime_checkable
+class Composite(Protocol):
+    """An attack that runs other attacks, each on the images that the earlier ones did not fool."""
+
+    def parts(self, norm: str) -> Mapping[str, Attack]:
+        """Return its attacks by name in this norm (``linf`` or ``l2``), in order."""
+        ...
+
+
+def needs_gradient(attack: object) -> bool:
+    """Return whether the attack asks for gradients: all do but those that say otherwise."""
+    return not (isinstance(attack, GradientFree) and attack.gradient_free)
+
+
+def sees_labels_only(attack: object) -> bool:
+    """Return whether the attack sees nothing but the predicted class."""
+    return isinstance(attack, HardLabel) and attack.hard_label
+
+
+def targets_of(attack: object) -> int | None:
+    """Return how many wrong classes the attack tries on each image; None unless it says so."""
+    return attack.targets if isinstance(attack, Targeting) else None
+
+
+def aims_at_a_class(attack: object) -> bool:
+    """Return whether the attack leads towards a class, rather than away from the true one."""
+    return isinstance(attack, Targeting) or (isinstance(attack, Directed) and attack.targeted)
+
+
+def least_classes(attack: object) -> int:
+    """Return how many classes a model must have for this attack: the DLR loss orders 3, its targeted form 4."""
+    if isinstance(attack, LossFollowing) and attack.loss == "dlr":
+        return 4 if isinstance(attack, Targeting) else 3
+    return 2
+
+
+def parts_of_attack(attack: Attack, norm: str) -> Mapping[str, Attack]:
+    """Return the attacks that this one consists of, by name: itself alone, named "", unless it is `Composite`."""
+    return attack.parts(norm) if isinstance(attack, Composite) else {"": attack}
 
 
 class _Step(NamedTuple):

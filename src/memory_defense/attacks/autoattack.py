@@ -16,7 +16,7 @@ from memory_defense.attacks.engine import attacked, check_settings, reached
 from memory_defense.attacks.fab import FabTargeted
 from memory_defense.attacks.square import Square
 from memory_defense.checks import nearest
-from memory_defense.contracts import Attack, Ball, Classifier, Draws, Images, Labels
+from memory_defense.contracts import Attack, Ball, Classifier, Draws, Images, Labels, least_classes
 from memory_defense.losses import margin
 from memory_defense.threat import BALLS
 from memory_defense.wrappers import rows_of
@@ -38,13 +38,6 @@ VERSIONS: dict[str, dict[str, Part]] = {
 """The parts of every version, with the published settings, in order. Each version is the same in L-inf and L2."""
 
 _BUDGETS = ("steps", "targets", "queries")
-
-
-def least_classes(part: Attack) -> int:
-    """Return how many classes a model must have for this attack: as many as its loss orders, and 2 at least."""
-    if isinstance(part, ApgdTargeted) and part.loss == "dlr":
-        return 4
-    return 3 if isinstance(part, Apgd) and part.loss == "dlr" else 2
 
 
 @dataclass(frozen=True, kw_only=True)

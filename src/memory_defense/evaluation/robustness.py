@@ -24,6 +24,7 @@ from memory_defense.contracts import (
     PerImage,
     Progress,
     Rows,
+    transfers_of,
 )
 from memory_defense.evaluation.attempt import Prosecutor
 from memory_defense.evaluation.cascade import Cascade
@@ -188,7 +189,8 @@ class _Trial:
 
     def _fingerprint(self, state: State) -> str:
         how = self.conduct
-        flag = (getattr(self.defense, "flag_score", ""), getattr(self.defense, "flag_threshold", None))
+        defense = self.defense
+        flag = (defense.flag_score, defense.flag_threshold) if isinstance(defense, Flagging) else ("", None)
         terms = f"{self.seed} {how.submissions!r} {how.bfloat16} {self.shard.world} {flag}"
         return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
 
@@ -263,7 +265,7 @@ class _Trial:
 
     def finish(self, state: State, orders: Sequence[tuple[int, ...]]) -> Evaluation:
         """Return the evaluation, and remove the file to go on from."""
-        transfers = getattr(self.defense, "transfer_knowledge", ())
+        transfers = transfers_of(self.defense)
         outcomes = [
             outcome(state, case, one, case.attack.for_transfer() if case.knowledge in transfers else case.attack)
             for case, one in zip(self.cases, state.cases, strict=True)
