@@ -9,31 +9,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-ATTACKS = (
-    "fgsm",
-    "rand-fgsm",
-    "bim",
-    "pgd",
-    "pgd-t",
-    "gama",
-    "cw",
-    "ddn",
-    "fmn",
-    "fab-t",
-    "apgd",
-    "apgd-t",
-    "square",
-    "hop-skip-jump",
-    "autoattack",
-)
-"""Of `attacks.ATTACKS`."""
-
-SUITES = ("standard", "rand", "fast", "brief", "glimpse")
-"""Of `attacks.suites.SUITES`."""
-
-ALIASES = ("autoattack",)
-"""Of `attacks.suites.ALIASES`."""
-
 NORMS = ("linf", "l2")
 """Of `threat.BALLS`."""
 
@@ -149,15 +124,6 @@ def check_name(name: str, known: Iterable[str], what: str) -> None:
     options = tuple(known)
     if name not in options:
         raise nearest(name, options, what)
-
-
-def check_attacks(names: str) -> None:
-    """Raise ValueError unless this is a suite, or attacks joined by commas: what `suites.parts_of` takes."""
-    if names in (*SUITES, *ALIASES):
-        return
-    for one in names.split(","):
-        if one.strip() not in ATTACKS:
-            raise nearest(one.strip(), [*SUITES, *ALIASES, *ATTACKS], "attack or suite")
 
 
 def check_norm(norm: str) -> None:

@@ -7,18 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memory_defense.attacks.suites import ALIASES, SUITES, check_attacks
 from memory_defense.cli.arguments import check_run_images, check_source, radius, radius_in
 from memory_defense.cli.machine import Machine
 from memory_defense.data.places import check_size
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
-    ALIASES,
     FALSE_ALARMS,
     PLANNED,
     PLANNED_HARDENED,
     RECIPES,
-    SUITES,
-    check_attacks,
     check_classifier,
     check_false_alarms,
     check_norm,

@@ -7,10 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memory_defense.attacks.suites import check_attacks
 from memory_defense.cli.arguments import check_source
 from memory_defense.data.places import check_trained_size
 from memory_defense.data.spec import DATASETS
-from memory_defense.names import check_attacks, check_classifier
+from memory_defense.names import check_classifier
 
 if TYPE_CHECKING:
     from memory_defense.cli.machine import Machine

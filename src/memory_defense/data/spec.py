@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memory_defense.checks import nearest
 from memory_defense.model_spec import ImageSpec, ModelSpec
+from memory_defense.names import nearest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.attacks.suites import Part, Suite, parts_of
+from memory_defense.attacks.suites import Suite, SuitePart, parts_of
 from memory_defense.contracts import (
     Adaptation,
     Adaptive,
@@ -81,7 +81,7 @@ def cascade_cases(
     return cases
 
 
-def _knowledge_for(part: Part, defense: Defense) -> list[str]:
+def _knowledge_for(part: SuitePart, defense: Defense) -> list[str]:
     surrogates = defense.surrogates()
     deciding = [known for known in surrogates if known not in transfers_of(defense)]
     if not needs_gradient(part.attack):
