@@ -1,7 +1,38 @@
-"""Attacks: frozen settings that are called with a classifier, images, labels, a ball and draws.
+"""Attacks: frozen options that are called with a classifier, images, labels, a ball and draws.
 
 `ATTACKS` is the one list of them. It names each class by its place, so names are checked without importing torch;
 a class is imported when it is first asked for, by name or as an attribute of this package.
+
+These options mean the same in every attack that has them; the classes document the others. A value out of range
+raises ValueError when the attack is made. Inputs that `checks` refuses, a model without a usable gradient, and a
+ball that an attack is not made for raise it when the attack is called. An ``epsilon`` of 0 changes nothing.
+
+steps : int, at least 1
+    Gradient steps of one start (for each target, for each search step). Each costs a forward and a backward pass.
+step_size : float above 0, or None
+    Length of every step in pixel units. None starts at the ball's diameter and shrinks to nothing along a cosine
+    (`ascent.cosine_steps`), which fools more images in 10 steps than a constant size does in 40.
+restarts : int, at least 1
+    Independent random starts; each works on the images that the earlier ones did not fool.
+loss : str
+    A name in `losses.LOSSES`. Attacks that use only a gradient's direction follow the cross-entropy through
+    `engine.log_odds`, which does not saturate in float32.
+targeted : bool
+    The labels are the classes to reach, not the ones to leave.
+targets : int, at least 1
+    How many of the highest classes other than the label to aim at, one after the other, by the logits of the clean
+    image; all of them if the model has fewer. An image is done once the model errs in any way.
+stop_when_fooled : bool
+    Leave an image alone from the first iterate that fools the model, the clean one included. Otherwise every image
+    takes every step and is returned at its highest loss (or margin, where an attack says so). Attacks that minimise
+    a distance stop at the first iterate inside the ball; its distance is then no minimum.
+confidence : float, at least 0
+    The lead in logits that the wrong (or the target) class must have.
+best_effort : bool
+    Search inside the ball, and if the full `confidence` is not reached there, return the image with the largest
+    lead instead of the clean one.
+micro_batch : int, at least 1, or None
+    Images in one pass; None is 256 on a CPU and 512 elsewhere, or what `passes.micro_batches_of` says.
 """
 
 from __future__ import annotations

@@ -28,38 +28,20 @@ _LAST_STEP = 0.01
 class Ddn:
     """Rony et al.'s L2 attack; returns the closest image found that fools the model.
 
-    An image for which none is found inside the ball comes back unchanged, as does one already mistaken. Where
-    the gradient is exactly 0 the direction is drawn. Images are not rounded to 256 grey levels.
+    An image for which none is found inside the ball comes back unchanged, as does one already mistaken. The ball
+    must be L2. If the gradient is exactly 0 the direction is drawn. Images are not rounded to 256 grey levels.
 
     Parameters
     ----------
-    steps
-        Gradient steps, at least 1.
     gamma
         How far the norm moves in one step, in (0, 1); distances are about as precise.
     initial_norm
         The first norm in pixel units, positive.
     loss
-        A name of `losses.LOSSES`. The published cross-entropy is followed through `engine.log_odds`: the same
-        direction without saturation. It pulls towards all wrong classes at once; where several are about as
-        likely, ``margin`` reaches smaller distances.
-    confidence
-        The lead in logits the wrong class must have, non-negative.
-    best_effort
-        Search inside the ball only, and where the full `confidence` is not reached there, return the image
-        with the largest lead instead of the clean one.
-    stop_when_fooled
-        Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
-        no minimum.
-    targeted
-        The labels are the classes to reach, not the ones to leave.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges or an unknown loss; when called, for a ball that is not L2.
+        The published cross-entropy pulls towards all wrong classes at once; if several are about as likely,
+        ``margin`` reaches smaller distances.
+    steps, confidence, best_effort, stop_when_fooled, targeted, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 100

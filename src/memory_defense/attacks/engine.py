@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -76,8 +77,17 @@ def check_settings(loss: str, micro_batch: int | None, **counts: int) -> None:
             raise ValueError(f"{name} is {count}, expected a whole number, at least 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StopsEarly:
+    """Base of the attacks with the option `stop_when_fooled`."""
+
+    def for_transfer(self) -> Self:
+        """Return the same attack without early stops: the highest loss or margin instead of the first success."""
+        return replace(self, stop_when_fooled=False)
+
+
 class Pass(NamedTuple):
-    """What one forward and backward pass tells."""
+    """Result of one forward and backward pass."""
 
     gradient: Tensor
     """(B, C, H, W) of the summed losses with respect to the images, hence of each image's own loss."""

@@ -34,37 +34,18 @@ _BEYOND = 1e9
 class FabTargeted:
     """FAB-T in the ball's own norm, L-inf or L2; returns the closest image found that fools the model.
 
-    It aims at one class after the other; any wrong answer counts. An image for which nothing is found inside
-    the ball comes back unchanged, as does one already mistaken.
+    An image for which nothing is found inside the ball comes back unchanged, as does one already mistaken.
 
     Parameters
     ----------
-    steps
-        Gradient steps towards each target, at least 1.
-    targets
-        How many classes to aim at, the most likely wrong ones first, at least 1; every wrong class if there
-        are fewer.
     alpha_max
         The largest pull towards the clean image, in (0, 1).
     eta
         Overshoot across the linearised boundary, at least 1.
     beta
         The share of the change that is kept after a success, in (0, 1).
-    confidence
-        The lead in logits the wrong class must have, non-negative.
-    best_effort
-        Keep the iterates inside the ball, and where the full `confidence` is not reached there, return the
-        image with the largest lead instead of the clean one.
-    stop_when_fooled
-        Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
-        no minimum.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges.
+    steps, targets, confidence, best_effort, stop_when_fooled, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 100

@@ -38,29 +38,12 @@ class Fmn:
 
     Parameters
     ----------
-    steps
-        Gradient steps, at least 1.
     step_size
         Length of the first gradient step in pixel units, Euclidean in either norm, positive.
     gamma
         How far the radius moves in the first step, in (0.001, 1); it falls to 0.001 along a cosine.
-    confidence
-        The lead in logits the wrong class must have, non-negative.
-    best_effort
-        Search inside the ball only, and where the full `confidence` is not reached there, return the image
-        with the largest lead instead of the clean one.
-    stop_when_fooled
-        Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
-        no minimum.
-    targeted
-        The labels are the classes to reach, not the ones to leave.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges.
+    steps, confidence, best_effort, stop_when_fooled, targeted, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 100

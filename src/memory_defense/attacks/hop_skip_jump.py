@@ -231,18 +231,11 @@ class HopSkipJump:
     gamma
         How coarse bisections are, positive: they end within ``gamma / D^(3/2)`` of the way in L2 and
         ``gamma / D^2`` in L-inf for D pixels, and directions are probed at ``gamma / D`` of the distance.
-    stop_when_fooled
-        Leave an image alone once something inside the ball is found; its distance is then no minimum.
     push
         Move the closest image found along its own change to the surface of the ball (in an unbounded one, to
         twice the distance): from inside unless that undoes its success, and from outside.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges.
+    stop_when_fooled, micro_batch
+        See `memory_defense.attacks`.
     """
 
     queries: int = 5000

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.engine import Victim, attacked, check_settings, reached
+from memory_defense.attacks.engine import StopsEarly, Victim, attacked, check_settings, reached
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, PerImage, Rows
 from memory_defense.losses import margin
 
@@ -390,7 +390,7 @@ def _is_kept(lead: PerImage, fooled: PerImage, before: PerImage) -> PerImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square:
+class Square(StopsEarly):
     """Square attack in an L-inf or an L2 ball, on the margin loss.
 
     Parameters
@@ -441,7 +441,3 @@ class Square:
             if ball.epsilon > 0:
                 search.run(draws)
             return search.best
-
-    def for_transfer(self) -> Self:
-        """Return the same attack without early stops: the largest margin instead of the first success."""
-        return replace(self, stop_when_fooled=False)

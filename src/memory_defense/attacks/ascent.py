@@ -49,7 +49,7 @@ def step_sizes(step_size: float | None, epsilon: float, steps: int) -> list[floa
 
 
 def always(loss: AdversarialLoss) -> Callable[[int, Rows], AdversarialLoss]:
-    """Return what `Climb.run` asks for where every step and every image has the same loss."""
+    """Return what `ProjectedAscent.run` asks for where every step and every image has the same loss."""
 
     def loss_of(step: int, rows: Rows) -> AdversarialLoss:
         del step, rows
@@ -63,7 +63,7 @@ Start = Callable[[Rows], Images]
 
 
 @dataclass
-class _Part:
+class _MicroBatch:
     """A micro-batch on its way. It stays together, so nothing is gathered but when one of its images is done."""
 
     rows: Rows
@@ -90,7 +90,7 @@ class _Part:
         return [cls(rows[cut], here[cut], tuple(limit[cut] for limit in limits)) for cut in cuts]
 
 
-class Climb:
+class ProjectedAscent:
     """The state of one call: the best iterate that every image has seen, over any number of runs.
 
     Parameters
@@ -158,7 +158,7 @@ class Climb:
         *,
         judge: bool = True,
     ) -> Rows:
-        """Climb once with these rows; return those that go on.
+        """ProjectedAscent once with these rows; return those that go on.
 
         Parameters
         ----------
@@ -173,20 +173,21 @@ class Climb:
         judge
             Spend a pass on the last iterates. Otherwise they are taken without one.
         """
-        parts: Sequence[_Part] = [
-            _Part(part, self.victim.laid_out(start(part)), self._limits(part)) for part in self.victim.parts(rows)
+        parts: Sequence[_MicroBatch] = [
+            _MicroBatch(part, self.victim.laid_out(start(part)), self._limits(part))
+            for part in self.victim.parts(rows)
         ]
         for step, size in enumerate(sizes):
             for part in parts:
                 self._step(part, size, loss_of(step, part.rows))
-            parts = _Part.packed(parts, self.victim.micro_batch)
+            parts = _MicroBatch.packed(parts, self.victim.micro_batch)
         if not judge:
             for part in parts:
                 self.best.index_copy_(0, part.rows, part.here)
             return torch.cat([rows[:0], *(part.rows for part in parts)])
         return torch.cat([rows[:0], *(self._judge(part.here, part.rows)[0] for part in parts)])
 
-    def _step(self, part: _Part, size: float, loss: AdversarialLoss) -> None:
+    def _step(self, part: _MicroBatch, size: float, loss: AdversarialLoss) -> None:
         """Judge one micro-batch and move its survivors one step."""
         seen = self.victim.gradient(part.here, part.rows, loss)
         scores = seen.losses if loss is self.score else self._scores(seen.logits, part.rows, part.here)
