@@ -34,13 +34,7 @@ def check_step_size(step_size: float | None) -> None:
 
 
 def step_sizes(step_size: float | None, epsilon: float, steps: int) -> list[float]:
-    """Return the constant sizes, or `cosine_steps` where `step_size` is None.
-
-    Raises
-    ------
-    ValueError
-        For None in an unbounded ball.
-    """
+    """Return the constant sizes, or `cosine_steps` if None; raise ValueError for None in an unbounded ball."""
     if step_size is not None:
         return [step_size] * steps
     if math.isinf(epsilon):
@@ -49,7 +43,7 @@ def step_sizes(step_size: float | None, epsilon: float, steps: int) -> list[floa
 
 
 def always(loss: AdversarialLoss) -> Callable[[int, Rows], AdversarialLoss]:
-    """Return what `ProjectedAscent.run` asks for where every step and every image has the same loss."""
+    """Return the `loss_of` of `ProjectedAscent.run` that has one loss for every step and image."""
 
     def loss_of(step: int, rows: Rows) -> AdversarialLoss:
         del step, rows
@@ -59,17 +53,17 @@ def always(loss: AdversarialLoss) -> Callable[[int, Rows], AdversarialLoss]:
 
 
 Start = Callable[[Rows], Images]
-"""From the rows of a micro-batch to new images (B, C, H, W) where its climb begins."""
+"""From the rows of a micro-batch to new images (B, C, H, W) to start from."""
 
 
 @dataclass
 class _MicroBatch:
-    """A micro-batch on its way. It stays together, so nothing is gathered but when one of its images is done."""
+    """The iterates of a micro-batch. It stays together, so nothing is gathered until one of its images is done."""
 
     rows: Rows
     here: Images
     limits: tuple[Images, ...]
-    """What an iterate is brought back to: the lowest and the highest pixels in L-inf, else the ball's centre."""
+    """Lowest and highest pixels allowed in L-inf; in other norms the ball's centre, for `Ball.project`."""
 
     def keep(self, going: PerImage) -> Rows:
         """Forget the images that are done; `going` is (B,) bool, and its positions are returned."""
@@ -80,7 +74,7 @@ class _MicroBatch:
 
     @classmethod
     def packed(cls, parts: Sequence[Self], most: int) -> Sequence[Self]:
-        """Return the parts, or the same images in as few as hold them where that is fewer."""
+        """Return the parts, or the same images in fewer if fewer hold them."""
         left = sum(len(part.rows) for part in parts)
         if -(-left // most) == len(parts):
             return parts
@@ -91,19 +85,16 @@ class _MicroBatch:
 
 
 class ProjectedAscent:
-    """The state of one call: the best iterate that every image has seen, over any number of runs.
+    """One call of an attack: the best iterate of every image so far, over any number of runs.
 
     Parameters
     ----------
     victim, images, ball
-        What is attacked.
+        The model with its labels, the clean images (N, C, H, W), and the ball around each.
     score
-        What an iterate is ranked by; need not be the loss that is climbed.
-    targeted
-        The labels are the classes to reach, not the ones to leave.
-    stop_when_fooled
-        Leave an image alone from the first iterate that fools the model. Otherwise every image takes every
-        step of every run, and rests at its highest score.
+        The loss that ranks iterates; need not be the one whose gradient is followed.
+    targeted, stop_when_fooled
+        See `memory_defense.attacks`.
     """
 
     def __init__(
@@ -158,20 +149,20 @@ class ProjectedAscent:
         *,
         judge: bool = True,
     ) -> Rows:
-        """ProjectedAscent once with these rows; return those that go on.
+        """Take all steps once with these rows; return those that go on.
 
         Parameters
         ----------
         start
-            Where each image begins.
+            The images to start from.
         rows
-            Positions of the images that climb.
+            Positions of the images to move.
         sizes
             The length of every step in pixel units.
         loss_of
-            The loss of one step, counted from 0, for a micro-batch with these rows.
+            From the step, counted from 0, and the rows of a micro-batch to its loss.
         judge
-            Spend a pass on the last iterates. Otherwise they are taken without one.
+            Spend a pass on judging the last iterates. Otherwise they are taken without one.
         """
         parts: Sequence[_MicroBatch] = [
             _MicroBatch(part, self.victim.laid_out(start(part)), self._limits(part))

@@ -15,7 +15,10 @@ from memory_defense.attacks.engine import Victim, check_settings
 from memory_defense.contracts import Ball, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import margin
 
-_ROUNDING = 1e-5
+TRANSFER_CONFIDENCE = 5.0
+"""The lead in logits that ``for_transfer`` asks for at least."""
+
+ROUNDING = 1e-5
 """Lead over the confidence, relative to the largest logit, that survives judging in another batch."""
 
 
@@ -43,19 +46,13 @@ class Closest:
     Parameters
     ----------
     victim
-        What is attacked.
+        The model and the labels.
     clean
         (N, C, H, W) in [0, 1].
     ball
-        Its norm measures; its radius says what may be returned.
-    confidence
-        The lead in logits that the wrong (or the target) class must have.
-    targeted
-        The labels are the classes to reach.
-    best_effort
-        Fall back to the largest lead seen inside the ball instead of the clean image.
-    stop_when_fooled
-        A row is done as soon as something inside the ball is found.
+        Its norm measures distances; what lies outside its radius is not returned.
+    confidence, targeted, best_effort, stop_when_fooled
+        See `memory_defense.attacks`.
     """
 
     def __init__(
@@ -64,10 +61,10 @@ class Closest:
         clean: Images,
         ball: Ball,
         *,
-        confidence: float,
-        targeted: bool,
-        best_effort: bool,
-        stop_when_fooled: bool,
+        confidence: float = 0.0,
+        targeted: bool = False,
+        best_effort: bool = False,
+        stop_when_fooled: bool = False,
     ) -> None:
         self.victim, self.clean, self.ball = victim, clean, ball
         self.confidence, self.targeted, self.stop_when_fooled = confidence, targeted, stop_when_fooled
@@ -86,36 +83,43 @@ class Closest:
         self._tried = self._tried[self.distance.isinf()]
         return self._tried, torch.cat(seen)
 
+    def reach(self) -> PerImage:
+        """Return (N,) the largest distance to search: of the box's farthest corner; with `best_effort`, the radius."""
+        far = self.ball.distance(torch.maximum(self.clean, 1 - self.clean), torch.zeros_like(self.clean))
+        return far if self.boldest is None else far.clamp_(max=self.ball.epsilon)
+
     def lead(self, logits: Logits, labels: Labels) -> PerImage:
         """Return the lead of the wrong (or the target) class over what is asked for: 0 is the boundary."""
         lead = margin(logits, labels)
         return (-lead if self.targeted else lead) - self.confidence
 
     def record(self, points: Images, rows: Rows, logits: Logits) -> PerImage:
-        """Remember what is worth it; return (B,) bool, which of these images lead by the confidence."""
+        """Remember the images that are closer or bolder; return (B,) bool, which ones lead by the confidence."""
         lead = self.lead(logits, self.victim.labels[rows])
-        fooled = (lead > 0) & (lead >= _ROUNDING * logits.abs().amax(1))
-        distance = self.ball.distance(points, self.clean[rows])
-        closer = fooled & (distance < self.distance[rows])
-        self.best[rows[closer]] = points[closer]
-        self.distance[rows[closer]] = distance[closer]
+        fooled = (lead > 0) & (lead >= ROUNDING * logits.abs().amax(1))
+        self.keep_closest(points, rows, fooled, self.ball.distance(points, self.clean[rows]))
         if self.boldest is not None:
-            bolder = (lead > self.boldest_lead[rows]) & self.ball.contains(points, self.clean[rows])
-            self.boldest[rows[bolder]] = points[bolder]
-            self.boldest_lead[rows[bolder]] = lead[bolder].to(distance)
+            self.keep_boldest(points, rows, self.ball.contains(points, self.clean[rows]), lead)
         return fooled
+
+    def keep_closest(self, points: Images, rows: Rows, fooled: PerImage, distance: PerImage) -> None:
+        """Remember those among the images that fool the model which are closer than the known ones."""
+        closer = fooled & (distance < self.distance[rows])
+        self.best[rows[closer]], self.distance[rows[closer]] = points[closer], distance[closer]
+
+    def keep_boldest(self, points: Images, rows: Rows, inside: PerImage, lead: PerImage) -> None:
+        """Remember those among the images inside the ball that lead by more than the known ones."""
+        if self.boldest is not None:
+            bolder = inside & (lead > self.boldest_lead[rows])
+            self.boldest[rows[bolder]] = points[bolder]
+            self.boldest_lead[rows[bolder]] = lead[bolder].to(self.boldest_lead)
 
     def merge(self, other: Closest, rows: Rows, images: Rows) -> None:
         """Take over what another search found for these rows of its set, which are these images of this one."""
-        closer = other.distance[rows] < self.distance[images]
-        self.best[images[closer]], self.distance[images[closer]] = (
-            other.best[rows[closer]],
-            other.distance[rows[closer]],
-        )
-        if self.boldest is not None and other.boldest is not None:
-            bolder = other.boldest_lead[rows] > self.boldest_lead[images]
-            self.boldest[images[bolder]] = other.boldest[rows[bolder]]
-            self.boldest_lead[images[bolder]] = other.boldest_lead[rows[bolder]]
+        everyone = torch.ones_like(rows, dtype=torch.bool)
+        self.keep_closest(other.best[rows], images, everyone, other.distance[rows])
+        if other.boldest is not None:
+            self.keep_boldest(other.boldest[rows], images, everyone, other.boldest_lead[rows])
 
     def unfinished(self, rows: Rows) -> Rows:
         """Return the rows that still need work."""
@@ -127,7 +131,11 @@ class Closest:
     def result(self) -> Images:
         """Return the closest images that lie inside the ball, judged once more as they are returned."""
         inside = self.distance <= self.ball.epsilon
-        for part in self.victim.parts(self._tried[inside[self._tried]]):
+        return self.judged(inside, self._tried[inside[self._tried]])
+
+    def judged(self, inside: PerImage, rows: Rows) -> Images:
+        """Return the closest images of those that lie `inside` (N,) bool, after judging these rows once more."""
+        for part in self.victim.parts(rows):
             inside[part] &= self.lead(self.victim.answers(self.best[part], part), self.victim.labels[part]) > 0
         return torch.where(column(inside), self.best, self.clean if self.boldest is None else self.boldest)
 

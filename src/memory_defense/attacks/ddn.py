@@ -14,8 +14,7 @@ from typing import Self
 
 import torch
 
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
-from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.closest import TRANSFER_CONFIDENCE, Closest, check_search, column
 from memory_defense.attacks.engine import ascent_loss, attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 from memory_defense.threat import L2
@@ -82,9 +81,7 @@ class Ddn:
             )
             rows, _ = found.start()
             points = clean.clone()
-            limit = ball.distance(torch.maximum(clean, 1 - clean), torch.zeros_like(clean))
-            if self.best_effort:
-                limit.clamp_(max=ball.epsilon)
+            limit = found.reach()
             norm = limit.clamp(max=self.initial_norm)
             for step in range(self.steps):
                 size = _LAST_STEP + (1 - _LAST_STEP) * (1 + math.cos(math.pi * step / self.steps)) / 2

@@ -17,10 +17,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
-from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.closest import TRANSFER_CONFIDENCE, Closest, check_search, column
 from memory_defense.attacks.engine import Victim, attacked
-from memory_defense.attacks.targets import Siblings, together
+from memory_defense.attacks.targets import Siblings, lead_of, together
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 
 _NEWTON_STEPS = 60
@@ -115,8 +114,7 @@ class FabTargeted:
         """Return one micro-batch moved by one step, recorded and drawn back where it fools the model."""
 
         def lead(logits: Logits, labels: Labels) -> PerImage:
-            pair = logits.gather(1, torch.stack([targets, labels], 1))
-            return pair[:, 0] - pair[:, 1] - self.confidence
+            return lead_of(logits, labels, targets) - self.confidence
 
         victim, ball, clean = found.victim, found.ball, found.clean[rows]
         seen = victim.gradient(points, rows, lead)

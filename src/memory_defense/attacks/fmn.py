@@ -18,8 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
-from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.closest import TRANSFER_CONFIDENCE, Closest, check_search, column
 from memory_defense.attacks.engine import attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, PerImage
 from memory_defense.threat import L2
@@ -79,9 +78,7 @@ class Fmn:
             )
             rows, _ = found.start()
             points = clean.clone()
-            limit = ball.distance(torch.maximum(clean, 1 - clean), torch.zeros_like(clean))
-            if self.best_effort:
-                limit.clamp_(max=ball.epsilon)
+            limit = found.reach()
             radius = torch.zeros_like(limit)
             for step in range(self.steps):
                 decay = (1 + math.cos(math.pi * step / self.steps)) / 2
