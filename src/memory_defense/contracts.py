@@ -242,14 +242,14 @@ class Attack(Protocol):
 
 @runtime_checkable
 class GradientFree(Protocol):
-    """An attack that says whether it works without gradients; one that does not say needs them."""
+    """An attack that says whether it works without gradients."""
 
     gradient_free: ClassVar[bool]
 
 
 @runtime_checkable
 class HardLabel(Protocol):
-    """An attack that says whether it sees nothing but the predicted class; otherwise it sees the logits."""
+    """An attack that says whether it sees nothing but the predicted class."""
 
     hard_label: ClassVar[bool]
 
@@ -258,50 +258,39 @@ class HardLabel(Protocol):
 class Targeting(Protocol):
     """An attack that aims at several wrong classes in turn, and counts any wrong answer as a success."""
 
-    @property
-    def targets(self) -> int | None:
-        """How many wrong classes it tries on each image; None leaves it to the attack's parts."""
-        ...
+    targets: int | None
+    """Wrong classes tried on each image; None leaves it to the attack's parts."""
 
 
 @runtime_checkable
 class Directed(Protocol):
-    """An attack that can be given the classes to reach in place of the true labels."""
+    """An attack that may be called with the classes to reach in place of the true labels."""
 
-    @property
-    def targeted(self) -> bool:
-        """Whether the labels it is called with are the classes to reach."""
-        ...
+    targeted: bool
+    """Whether the labels are those classes."""
 
 
 @runtime_checkable
 class Restarting(Protocol):
     """An attack that may start several times on one image."""
 
-    @property
-    def restarts(self) -> int:
-        """Number of starts."""
-        ...
+    restarts: int
 
 
 @runtime_checkable
 class Averaging(Protocol):
     """An attack that may average each gradient over several passes, for models that draw at every call."""
 
-    @property
-    def samples(self) -> int:
-        """Passes for one gradient."""
-        ...
+    samples: int
+    """Passes for one gradient."""
 
 
 @runtime_checkable
 class LossFollowing(Protocol):
     """An attack whose loss can be chosen."""
 
-    @property
-    def loss(self) -> str:
-        """A name in `losses.LOSSES`."""
-        ...
+    loss: str
+    """A name in `losses.LOSSES`."""
 
 
 @runtime_checkable

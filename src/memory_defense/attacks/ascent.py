@@ -2,9 +2,9 @@
 
     x_0 = a start;   x_{k+1} = P(x_k + size_k * ascent(grad loss_k(x_k)))
 
-The logits that come with a gradient also judge the iterate it was taken at, so no pass is spent on judging
-but one at the very end. An image leaves the loop at the first iterate that fools the model; one that never
-does is returned at its iterate of highest score, which is what a different model is most likely to mistake.
+The logits that come with a gradient also judge the iterate it was taken at, so judging costs one more pass, at the
+very end. An image leaves the loop at the first iterate that fools the model; one that never does is returned at its
+iterate of highest score, which another model is most likely to mistake.
 """
 
 from __future__ import annotations
@@ -40,16 +40,6 @@ def step_sizes(step_size: float | None, epsilon: float, steps: int) -> list[floa
     if math.isinf(epsilon):
         raise ValueError("the ball is unbounded, so step_size=None has no meaning; give a step_size")
     return cosine_steps(epsilon, steps)
-
-
-def always(loss: AdversarialLoss) -> Callable[[int, Rows], AdversarialLoss]:
-    """Return the `loss_of` of `ProjectedAscent.run` that has one loss for every step and image."""
-
-    def loss_of(step: int, rows: Rows) -> AdversarialLoss:
-        del step, rows
-        return loss
-
-    return loss_of
 
 
 Start = Callable[[Rows], Images]

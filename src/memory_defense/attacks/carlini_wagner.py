@@ -4,8 +4,8 @@ For each image and a constant c it minimises, with Adam,
 
     ||x - clean||^2 + c f(x),   f = max(confidence - margin, 0)
 
-where the hinge f is 0 once another class leads by `confidence`. Search steps find c by bisection: it shrinks after a
-success and grows after none. Nothing is shared in a batch.
+where the hinge f is 0 once another class leads by `confidence`. Search steps find c by bisection: it shrinks after
+a success and grows otherwise. Nothing is shared in a batch.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class CarliniWagner:
             raise ValueError(f"variant is {self.variant!r}, expected 'projected' or 'tanh'")
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`. Nothing is drawn."""
-        del draws
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
+        del draws  # nothing is random
         if ball.norm != "l2":
             raise ValueError(
                 f"this attack minimises the L2 distance, the ball is {ball.norm}; use threat.L2(epsilon), "

@@ -1,7 +1,7 @@
-"""The bookkeeping of an attack that looks for the closest image: what it found, and what it may return.
+"""The closest image found so far, for attacks that minimise the distance.
 
-An iterate is judged by the logits of the pass it was made for anyway; the winner is judged once more as it is
-returned. An image for which nothing is found inside the ball comes back unchanged.
+An iterate is judged by the logits of the pass that its gradient needs anyway; the closest one is judged once more
+before it is returned. An image for which nothing is found inside the ball comes back unchanged.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ ROUNDING = 1e-5
 def check_search(
     confidence: float, micro_batch: int | None, shares: dict[str, float], lengths: dict[str, float], **counts: int
 ) -> None:
-    """Raise ValueError for settings out of range, by name.
-
-    Shares lie strictly between 0 and 1, lengths are positive, counts are whole numbers from 1 on.
-    """
+    """Raise ValueError for a share outside (0, 1), a length that is not positive, or a count below 1."""
     check_settings("margin", micro_batch, **counts)
     if not 0 <= confidence < math.inf:
         raise ValueError(f"confidence is {confidence}, expected a lead in logits of at least 0")
@@ -75,7 +72,7 @@ class Closest:
         self._tried = victim.all_rows()
 
     def start(self) -> tuple[Rows, Logits]:
-        """Settle the images that fool the model as they are; return the other rows and all logits (N, K)."""
+        """Record the clean images; return the rows that do not fool the model yet, and all logits (N, K)."""
         parts = list(self.victim.parts(self._tried))
         seen = [self.victim.answers(self.clean[part], part) for part in parts]
         for part, logits in zip(parts, seen, strict=True):
@@ -84,12 +81,12 @@ class Closest:
         return self._tried, torch.cat(seen)
 
     def reach(self) -> PerImage:
-        """Return (N,) the largest distance to search: of the box's farthest corner; with `best_effort`, the radius."""
+        """Return (N,) the largest distance to search: the box's farthest corner; with `best_effort`, the radius."""
         far = self.ball.distance(torch.maximum(self.clean, 1 - self.clean), torch.zeros_like(self.clean))
         return far if self.boldest is None else far.clamp_(max=self.ball.epsilon)
 
     def lead(self, logits: Logits, labels: Labels) -> PerImage:
-        """Return the lead of the wrong (or the target) class over what is asked for: 0 is the boundary."""
+        """Return (B,) the lead of the wrong (or the target) class minus the confidence asked for."""
         lead = margin(logits, labels)
         return (-lead if self.targeted else lead) - self.confidence
 
@@ -115,7 +112,7 @@ class Closest:
             self.boldest_lead[rows[bolder]] = lead[bolder].to(self.boldest_lead)
 
     def merge(self, other: Closest, rows: Rows, images: Rows) -> None:
-        """Take over what another search found for these rows of its set, which are these images of this one."""
+        """Take over what another search found in its `rows`, which are the `images` of this one."""
         everyone = torch.ones_like(rows, dtype=torch.bool)
         self.keep_closest(other.best[rows], images, everyone, other.distance[rows])
         if other.boldest is not None:

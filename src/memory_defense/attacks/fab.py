@@ -65,8 +65,8 @@ class FabTargeted:
             raise ValueError(f"eta is {self.eta}, but a step that stops short of the boundary needs no eta below 1")
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`. Nothing is drawn."""
-        del draws
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
+        del draws  # nothing is random
         with attacked(model, images, labels, self.micro_batch) as victim:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:

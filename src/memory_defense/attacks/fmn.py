@@ -61,8 +61,8 @@ class Fmn:
             raise ValueError(f"gamma is {self.gamma}, but it falls to {_LAST_GAMMA}, so start above that")
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`. Nothing is drawn."""
-        del draws
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
+        del draws  # nothing is random
         with attacked(model, images, labels, self.micro_batch) as victim:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:

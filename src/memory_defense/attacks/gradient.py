@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from memory_defense.attacks.ascent import ProjectedAscent, always, check_step_size, step_sizes
+from memory_defense.attacks.ascent import ProjectedAscent, check_step_size, step_sizes
 from memory_defense.attacks.engine import StopsEarly, ascent_loss, attacked, check_settings
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 
@@ -52,7 +52,7 @@ class Pgd(StopsEarly):
             judge = self.steps > 1 or self.random_start  # one step from clean is the only iterate
             for restart in range(self.restarts):
                 start = ascent.random(draws.child("restart", restart)) if self.random_start else ascent.clean
-                rows = ascent.run(start, rows, sizes, always(loss), judge=judge)
+                rows = ascent.run(start, rows, sizes, lambda _step, _rows: loss, judge=judge)
             return ascent.best
 
 
@@ -153,7 +153,7 @@ class RandFgsm(StopsEarly):
             )
             rows = ascent.begin()[0] if self.stop_when_fooled else victim.all_rows()
             start = ascent.noise(draws.child("random step"), alpha)
-            ascent.run(start, rows, [ball.epsilon - alpha], always(loss))
+            ascent.run(start, rows, [ball.epsilon - alpha], lambda _step, _rows: loss)
             return ascent.best
 
 

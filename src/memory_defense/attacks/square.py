@@ -114,6 +114,10 @@ class _State:
         """Return these images, copied."""
         return _State(*(getattr(self, part.name)[index] for part in fields(self)))
 
+    def put(self, at: Rows, best: Images, lead: PerImage, fooled: PerImage) -> None:
+        """Go on from these images."""
+        self.best[at], self.lead[at], self.fooled[at] = best, lead, fooled
+
 
 class _RandomSearch:
     """One call: the best image known for each row of the set."""
@@ -199,39 +203,26 @@ class _RandomSearch:
         tried = self.moves.square(state.clean[at], state.best[at], noise, side)
         lead, fooled = self._judge(tried, state.rows[at])
         winners = _is_kept(lead, fooled, state.lead[at]).nonzero().squeeze(1)
-        self._keep(state, part[winners], tried, lead, fooled, winners)
+        state.put(part[winners], tried[winners], lead[winners], fooled[winners])
         state.query[at] += 1
-        self._note(len(winners), len(part))
+        self.kept += 0.1 * (len(winners) / len(part) - self.kept)
 
     def _visit_ahead(self, state: _State, part: Rows, width: int, end: int, side: int) -> None:
-        """Try the next few squares of these images, and go on to the first that is kept, or past all."""
+        """Try the next `width` squares of these images, and go on to the first that is kept, or past all."""
         each = part.repeat_interleave(width)  # (B W,)
         query = state.query[part][:, None] + torch.arange(width, device=part.device)  # (B, W)
         noise = state.noise[each, query.clamp(max=end - 1).flatten() % _BLOCK]
         tried = self.moves.square(state.clean[each], state.best[each], noise, side)
         lead, fooled = self._judge(tried, state.rows[each])
         better = _is_kept(lead, fooled, state.lead[each]).view(-1, width) & (query < end)
+        # Squares after the first one kept were put on an image that is no longer the best: they are not decided.
         found, first = better.any(1), better.byte().argmax(1)
         winners = (torch.arange(len(part), device=part.device) * width + first)[found]
-        self._keep(state, part[found], tried, lead, fooled, winners)
+        state.put(part[found], tried[winners], lead[winners], fooled[winners])
         state.query[part] = torch.where(found, state.query[part] + first + 1, query[:, -1] + 1).clamp(max=end)
         decided = int((state.query[part] - query[:, 0]).sum())
         self.victim.discount(len(each) - decided)
-        self._note(len(winners), decided)
-
-    def _keep(
-        self, state: _State, chosen: Rows, tried: Images, lead: PerImage, fooled: PerImage, winners: Rows
-    ) -> None:
-        """Let these images of the state go on from what was tried in these rows."""
-        state.best[chosen], state.lead[chosen], state.fooled[chosen] = (
-            tried[winners],
-            lead[winners],
-            fooled[winners],
-        )
-
-    def _note(self, kept: int, decided: int) -> None:
-        """Remember how often squares are kept."""
-        self.kept += 0.1 * (kept / decided - self.kept)
+        self.kept += 0.1 * (len(winners) / decided - self.kept)
 
     def _judge(self, points: Images, rows: Rows) -> tuple[PerImage, PerImage]:
         """Return (B,) the margin, and whether the model errs."""
