@@ -12,7 +12,8 @@ from torch import Tensor
 
 from attacks import victims
 from memory_defense.attacks import PAPER_CW, CarliniWagner
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE, Bisection, first_const
+from memory_defense.attacks.carlini_wagner import Bisection, first_const
+from memory_defense.attacks.closest import TRANSFER_CONFIDENCE
 from memory_defense.attacks.engine import attacked
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws

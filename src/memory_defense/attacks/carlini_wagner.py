@@ -11,14 +11,14 @@ a success and grows otherwise. Nothing is shared in a batch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.closest import ROUNDING, TRANSFER_CONFIDENCE, Closest, column
-from memory_defense.attacks.engine import Victim, attacked, check_settings
+from memory_defense.attacks.closest import ROUNDING, SmallestChange, check_search, column
+from memory_defense.attacks.engine import Victim, attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import margin
 
@@ -36,7 +36,7 @@ _CONST_FALLBACK = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagner:
+class CarliniWagner(SmallestChange):
     """Carlini & Wagner's L2 attack; returns the closest image found that fools the model.
 
     An image for which none is found inside the ball, which must be L2, comes back unchanged, as does one already
@@ -80,13 +80,11 @@ class CarliniWagner:
     micro_batch: int | None = None
 
     def __post_init__(self) -> None:
-        check_settings("margin", self.micro_batch, steps=self.steps, search_steps=self.search_steps)
-        if not 0 <= self.confidence < math.inf:
-            raise ValueError(f"confidence is {self.confidence}, expected a lead in logits of at least 0")
-        for name in ("learning_rate", "initial_const"):
-            value: float | None = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}, expected a positive number")
+        positive = {"learning_rate": self.learning_rate}
+        if self.initial_const is not None:
+            positive["initial_const"] = self.initial_const
+        counts = {"steps": self.steps, "search_steps": self.search_steps}
+        check_search(self.confidence, self.micro_batch, {}, positive, **counts)
         if self.variant not in ("projected", "tanh"):
             raise ValueError(f"variant is {self.variant!r}, expected 'projected' or 'tanh'")
 
@@ -106,10 +104,6 @@ class CarliniWagner:
             for _ in range(self.search_steps):
                 search.step()
             return search.result()
-
-    def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
 
 
 PAPER_CW = CarliniWagner(
@@ -143,14 +137,7 @@ class Bisection:
     def __init__(self, attack: CarliniWagner, victim: Victim, clean: Images, ball: Ball) -> None:
         self.attack, self.victim, self.clean = attack, victim, clean
         self.tanh, self.most = attack.variant == "tanh", ball.epsilon**2
-        self.found = Closest(
-            victim,
-            clean,
-            ball,
-            confidence=attack.confidence,
-            targeted=attack.targeted,
-            best_effort=attack.best_effort,
-        )
+        self.found = attack.closest(victim, clean, ball)
         self.start = clean.clone()
         self.low = clean.new_zeros(len(clean))
         self.high = clean.new_full((len(clean),), math.inf)

@@ -7,6 +7,8 @@ before it is returned. An image for which nothing is found inside the ball comes
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,6 +37,22 @@ def check_search(
     for name, length in lengths.items():
         if not 0 < length < math.inf:
             raise ValueError(f"{name} is {length}, expected a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallestChange:
+    """Base of the attacks that minimise the distance to the clean image."""
+
+    def closest(self, victim: Victim, clean: Images, ball: Ball) -> Closest:
+        """Return an empty `Closest` with those of its options that the attack has."""
+        return Closest(victim, clean, ball, **{name: one for name, one in vars(self).items() if name in _OPTIONS})
+
+    def for_transfer(self) -> Self:
+        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
+        return replace(self, confidence=max(vars(self)["confidence"], TRANSFER_CONFIDENCE), best_effort=True)
+
+
+_OPTIONS = ("confidence", "targeted", "best_effort", "stop_when_fooled")
 
 
 class Closest:

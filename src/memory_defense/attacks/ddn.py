@@ -9,12 +9,11 @@ the direction follows the gradient g, the norm follows the decision (their Algor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 
-from memory_defense.attacks.closest import TRANSFER_CONFIDENCE, Closest, check_search, column
+from memory_defense.attacks.closest import SmallestChange, check_search, column
 from memory_defense.attacks.engine import ascent_loss, attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 from memory_defense.threat import L2
@@ -24,7 +23,7 @@ _LAST_STEP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddn:
+class Ddn(SmallestChange):
     """Rony et al.'s L2 attack; returns the closest image found that fools the model.
 
     An image for which none is found inside the ball comes back unchanged, as does one already mistaken. The ball
@@ -70,15 +69,7 @@ class Ddn:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = Closest(
-                victim,
-                clean,
-                ball,
-                confidence=self.confidence,
-                targeted=self.targeted,
-                best_effort=self.best_effort,
-                stop_when_fooled=self.stop_when_fooled,
-            )
+            found = self.closest(victim, clean, ball)
             rows, _ = found.start()
             points = clean.clone()
             limit = found.reach()
@@ -103,7 +94,3 @@ class Ddn:
             for part in victim.parts(rows):
                 found.record(points[part], part, victim.answers(points[part], part))
             return found.result()
-
-    def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)

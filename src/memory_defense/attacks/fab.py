@@ -11,14 +11,13 @@ the model is recorded and drawn back: ``clean + beta (x_{k+1} - clean)``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.closest import TRANSFER_CONFIDENCE, Closest, check_search, column
-from memory_defense.attacks.engine import Victim, attacked
+from memory_defense.attacks.closest import Closest, SmallestChange, check_search, column
+from memory_defense.attacks.engine import attacked
 from memory_defense.attacks.targets import Siblings, lead_of, together
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 
@@ -30,7 +29,7 @@ _BEYOND = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class FabTargeted:
+class FabTargeted(SmallestChange):
     """FAB-T in the ball's own norm, L-inf or L2; returns the closest image found that fools the model.
 
     An image for which nothing is found inside the ball comes back unchanged, as does one already mistaken.
@@ -71,7 +70,7 @@ class FabTargeted:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = self._search(victim, clean, ball)
+            found = self.closest(victim, clean, ball)
             rows, logits = found.start()
             others = logits.scatter(1, labels[:, None], -torch.inf)
             likely = others.sort(dim=1, descending=True, stable=True).indices
@@ -82,20 +81,9 @@ class FabTargeted:
                 rank, rows = ranks.stop, found.unfinished(rows)
             return found.result()
 
-    def _search(self, victim: Victim, clean: Images, ball: Ball) -> Closest:
-        return Closest(
-            victim,
-            clean,
-            ball,
-            confidence=self.confidence,
-            targeted=False,
-            best_effort=self.best_effort,
-            stop_when_fooled=self.stop_when_fooled,
-        )
-
     def _run(self, found: Closest, group: Siblings, likely: Labels) -> None:
         """Search towards these targets of every image in the same passes, and keep the closest of what is found."""
-        own, copies = self._search(group.victim, found.clean[group.index], found.ball), group.victim.all_rows()
+        own, copies = self.closest(group.victim, found.clean[group.index], found.ball), group.victim.all_rows()
         points, targets = own.clean.clone(), likely[group.index, group.rank]
         for _ in range(self.steps):
             for part in group.victim.parts(copies):
@@ -133,10 +121,6 @@ class FabTargeted:
             back_to = clean.index_select(0, fooled).lerp(moved.index_select(0, fooled), self.beta)
             moved.index_copy_(0, fooled, back_to)
         return moved
-
-    def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
 
 
 def shortest_steps(points: Images, normals: Tensor, gaps: PerImage, norm: str) -> Tensor:

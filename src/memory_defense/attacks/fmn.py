@@ -12,13 +12,12 @@ is otherwise met exactly and never crossed, and a step that the box cuts short i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.closest import TRANSFER_CONFIDENCE, Closest, check_search, column
+from memory_defense.attacks.closest import SmallestChange, check_search, column
 from memory_defense.attacks.engine import attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, PerImage
 from memory_defense.threat import L2
@@ -30,7 +29,7 @@ _LAST_GAMMA = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fmn:
+class Fmn(SmallestChange):
     """Pintor et al.'s attack in the ball's own norm; returns the closest image found that fools the model.
 
     An image for which none is found inside the ball comes back unchanged, as does one already mistaken.
@@ -67,15 +66,7 @@ class Fmn:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = Closest(
-                victim,
-                clean,
-                ball,
-                confidence=self.confidence,
-                targeted=self.targeted,
-                best_effort=self.best_effort,
-                stop_when_fooled=self.stop_when_fooled,
-            )
+            found = self.closest(victim, clean, ball)
             rows, _ = found.start()
             points = clean.clone()
             limit = found.reach()
@@ -100,10 +91,6 @@ class Fmn:
             for part in victim.parts(rows):
                 found.record(points[part], part, victim.answers(points[part], part))
             return found.result()
-
-    def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
 
 
 def dual_norm(ball: Ball, gradient: Tensor) -> PerImage:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.closest import Closest, SmallestChange, check_search, column
 from memory_defense.attacks.engine import Victim, attacked, reached
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 
@@ -44,7 +44,7 @@ _BLOCK = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class HopSkipJump:
+class HopSkipJump(SmallestChange):
     """HopSkipJump in the ball's own norm, L-inf or L2; returns the closest image found that fools the model.
 
     An image for which nothing is found inside the ball comes back unchanged, as does one already mistaken.
@@ -93,7 +93,7 @@ class HopSkipJump:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = Closest(victim, clean, ball, stop_when_fooled=self.stop_when_fooled)
+            found = self.closest(victim, clean, ball)
             rows, _ = found.start()
             walk = BoundaryWalk(self, found, draws)
             rows = walk.begin(rows)

@@ -39,13 +39,7 @@ Suite = Callable[[str], tuple[SuitePart, ...]]
 
 
 def _published(version: str) -> Suite:
-    def parts(norm: str) -> tuple[SuitePart, ...]:
-        from memory_defense.contracts import parts_of_attack
-
-        whole = attack("autoattack", version=version)
-        return tuple(SuitePart(name, one) for name, one in parts_of_attack(whole, norm).items())
-
-    return parts
+    return lambda norm: tuple(SuitePart(*one) for one in ATTACKS["autoattack"](version=version).parts(norm).items())
 
 
 def _ours(queries: int, **targeted: Any) -> Suite:
