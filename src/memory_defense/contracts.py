@@ -92,9 +92,9 @@ class Adaptation(NamedTuple):
     surrogate: Classifier | Binding
     """Gives the defense's own verdicts; its gradient is another."""
     towards_each_class: bool = False
-    """Worth attacking once for each wrong class, since the way there differs."""
+    """Worth attacking once for each wrong class, since each leads another way."""
     fights_flag: bool = False
-    """Counts an image as fooled only where the defense's flag stays silent as well (`Flagging`)."""
+    """Counts an image as fooled only if the defense does not flag it either (`Flagging`)."""
 
 
 @runtime_checkable
@@ -108,10 +108,10 @@ class Adaptive(Protocol):
 
 @runtime_checkable
 class Flagging(Protocol):
-    """A defense that may also call an image suspicious, whatever it answers."""
+    """A defense that may also flag an image as suspicious, independently of its answer."""
 
     flag_score: str
-    """Which of `scores` the flag looks at."""
+    """Name of the score in `scores` that the flag compares with its threshold."""
     flag_threshold: float | None
     """Above it an image is suspicious; None while no threshold was chosen."""
 
@@ -120,12 +120,12 @@ class Flagging(Protocol):
         ...
 
     def suspicious(self, images: Images) -> PerImage:
-        """Return (B,) bool: `flag_score` lies above the threshold. Raises ValueError while there is none."""
+        """Return (B,) bool: `flag_score` is above the threshold. Raises ValueError while there is none."""
         ...
 
 
 class SlotTrace(Protocol):
-    """What happened to a batch inside a defense that answers through a slot."""
+    """Slots and attention of one batch in a defense that answers through a slot."""
 
     @property
     def slots(self) -> Labels:
@@ -167,7 +167,7 @@ class SlotDefense(Defense, Protocol):
 class Draws(Protocol):
     """Random numbers that belong to images, not to batches.
 
-    The same image gets the same numbers whatever batch it travels in. A draw is a pure function of its
+    The same image gets the same numbers in any batch. A draw is a pure function of its
     purpose: asking twice gives the same numbers, `child` opens a fresh stream.
     """
 
@@ -193,7 +193,7 @@ class Draws(Protocol):
 
 
 class Ball(Protocol):
-    """The images an adversary may hand in: within `epsilon` of the clean one, and inside [0, 1]."""
+    """The images an adversary may use: within `epsilon` of the clean one, and inside [0, 1]."""
 
     norm: ClassVar[str]
     """``linf`` or ``l2``."""
@@ -344,10 +344,10 @@ class _Step(NamedTuple):
 
 
 class Batch(_Step):
-    """What one training step sees.
+    """The input of one training step.
 
     `ids` are positions in the dataset, `draws` are fresh for this epoch, `progress` in [0, 1) is the share of
-    training done. `clean` is the image before an attack changed it: the same tensor as `images` where nothing did.
+    training done. `clean` are the images before an attack changed them: the same tensor as `images` if none did.
     """
 
     def __new__(  # noqa: D102
@@ -357,7 +357,7 @@ class Batch(_Step):
 
 
 class Objective(Protocol):
-    """What a training step minimises."""
+    """The losses that a training step minimises."""
 
     def __call__(self, model: Any, batch: Batch, /) -> Losses:
         """Return the named losses of one batch."""
@@ -391,7 +391,7 @@ class Losses(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work says how far it is; a terminal bar, plain lines, or nothing."""
+    """Receiver of the progress of long work: a terminal bar, plain lines, or nothing."""
 
     def begin(self, what: str, total: int) -> None:
         """Start a stage of `total` steps."""

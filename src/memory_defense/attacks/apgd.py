@@ -183,7 +183,7 @@ class _Run:
     size: PerImage
     """eta."""
     rises: PerImage
-    """How often the loss rose since the last checkpoint."""
+    """Number of steps since the last checkpoint in which the loss rose."""
     checked: PerImage
     """`top_loss` at the last checkpoint."""
     halved: PerImage

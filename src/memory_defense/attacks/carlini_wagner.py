@@ -29,7 +29,7 @@ _BETAS = (0.9, 0.999)
 _CONST_GROWTH = 10.0
 
 _CONST_RANGE = (1e-4, 1e4)
-"""Where an automatic first constant must lie."""
+"""Range of an automatic first constant."""
 
 _CONST_FALLBACK = 1.0
 """The first constant of an image without a gradient."""

@@ -28,10 +28,10 @@ MOST_EVALUATIONS = 10_000
 """The most probes for one direction."""
 
 _FIRST_REACH = 0.1
-"""How far the probes of the first round reach, in pixel units."""
+"""Distance of the first round's probes from the point, in pixel units."""
 
 _START_PRECISION = 1e-3
-"""How far a random start is drawn towards the clean image, as a share of the way; a straight line in any norm."""
+"""Precision of the first bisection, as a share of the straight line from a random start to the clean image."""
 
 _CELLS = (1, 2, 4, 8)
 """Sides of the cells of a random start, in pixels."""
@@ -122,7 +122,7 @@ class LabelsOnly(Victim):
 
 
 class BoundaryWalk:
-    """The points x_t of every image: always images that the model was asked about and that fooled it.
+    """The points x_t of all images. Each is an image that the model was asked about and that fooled it.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ def square_side(p_init: float, query: int, height: int, width: int) -> int:
 
 @dataclass
 class _State:
-    """Where the images stand, packed: the first axis of every field is the images that are still attacked."""
+    """State of the images that are still attacked, which are the first axis of every field."""
 
     rows: Rows
     clean: Images

@@ -31,7 +31,7 @@ class SuitePart(NamedTuple):
     name: str
     attack: Attack
     role: Role = "main"
-    """How the cascade uses it; see `evaluation.cases.Case`."""
+    """Place in the cascade; see `evaluation.cases.Case`."""
 
 
 Suite = Callable[[str], tuple[SuitePart, ...]]

@@ -1,4 +1,4 @@
-"""Which wrong classes a multi-targeted attack aims at, and how far ahead they are."""
+"""The target classes of multi-targeted attacks, their losses, and runs towards several of them at once."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Resubmission:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"attempts is {self.attempts}, but an image is handed in at least once")
+            raise ValueError(f"attempts is {self.attempts}, but an image is submitted at least once")
 
     def __call__(self, images: Images) -> Logits:
         """Return the logits (B, K) of each image's best attempt."""
