@@ -9,8 +9,6 @@ import sys
 import pytest
 
 from memory_defense import names
-from memory_defense.attacks import ATTACKS
-from memory_defense.attacks.suites import ALIASES, SUITES, parts_of
 from memory_defense.cli.reproduce import figures
 from memory_defense.evaluation.detection import conformal_rank
 from memory_defense.model_spec import ImageSpec
@@ -26,9 +24,6 @@ from memory_defense.workflows.demo import SCALES
 @pytest.mark.parametrize(
     ("written", "registry"),
     [
-        (names.ATTACKS, ATTACKS),
-        (names.SUITES, SUITES),
-        (names.ALIASES, ALIASES),
         (names.NORMS, BALLS),
         (names.SCALES, tuple(dict.fromkeys(one.name for one in ROW_SCALES))),
         (names.DEMO_SCALES, SCALES),
@@ -56,13 +51,6 @@ def test_what_harden_makes_has_the_plan_that_is_checked() -> None:
     assert (*plan.attacks, *plan.white_box, *plan.minimum_norm) == names.PLANNED_HARDENED
 
 
-@pytest.mark.parametrize(
-    "given", ["fast", "autoattack", "standard", "pgd", "pgd, square", "pdg", "fast,pgd", "", "pgd,", "all"]
-)
-def test_attacks_are_refused_in_the_words_of_the_suites(given) -> None:
-    assert said(names.check_attacks, given) == said(parts_of, given)
-
-
 def test_a_share_of_false_alarms_is_refused_in_the_same_words() -> None:
     for share in (0, 1, -0.5, float("nan")):
         assert said(names.check_false_alarms, share) == said(conformal_rank, 100, share)
@@ -85,7 +73,9 @@ def test_a_classifier_is_written_as_a_place() -> None:
 
 
 def test_importing_the_names_imports_nothing_heavy() -> None:
-    light = ", ".join(f"memory_defense.{one}" for one in ("names", "run_directory", "data.places"))
+    light = ", ".join(
+        f"memory_defense.{one}" for one in ("names", "run_directory", "data.places", "attacks.suites")
+    )
     code = f"import sys, {light}; print([*sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = ast.literal_eval(done.stdout)

@@ -1,4 +1,4 @@
-"""Checks of what users hand in: every message names the value, the limit and the remedy."""
+"""Checks of images and labels: every message names the value, the limit and the remedy."""
 
 from __future__ import annotations
 

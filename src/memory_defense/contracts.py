@@ -57,6 +57,7 @@ class RowBound(Protocol):
         ...
 
 
+@runtime_checkable
 class Defense(Protocol):
     """A classifier that publishes what a knowing adversary would differentiate."""
 
@@ -72,15 +73,28 @@ class Defense(Protocol):
         ...
 
 
+@runtime_checkable
+class Transferring(Protocol):
+    """A defense some of whose surrogates decide otherwise than it does, such as its classifier alone."""
+
+    transfer_knowledge: frozenset[str]
+    """Names of those surrogates; attacks on them run `Attack.for_transfer`."""
+
+
+def transfers_of(defense: object) -> frozenset[str]:
+    """Return the names of the surrogates that decide otherwise than the defense: see `Transferring`."""
+    return defense.transfer_knowledge if isinstance(defense, Transferring) else frozenset()
+
+
 class Adaptation(NamedTuple):
     """A surrogate made for attacking one defense, published by the defense itself."""
 
     surrogate: Classifier | Binding
     """Gives the defense's own verdicts; its gradient is another."""
     towards_each_class: bool = False
-    """Worth attacking once for each wrong class, since the way there differs."""
+    """Worth attacking once for each wrong class, since each leads another way."""
     fights_flag: bool = False
-    """Counts an image as fooled only where the defense's flag stays silent as well (`Flagging`)."""
+    """Counts an image as fooled only if the defense does not flag it either (`Flagging`)."""
 
 
 @runtime_checkable
@@ -94,10 +108,10 @@ class Adaptive(Protocol):
 
 @runtime_checkable
 class Flagging(Protocol):
-    """A defense that may also call an image suspicious, whatever it answers."""
+    """A defense that may also flag an image as suspicious, independently of its answer."""
 
     flag_score: str
-    """Name of the entry of `scores` that the flag looks at."""
+    """Name of the score in `scores` that the flag compares with its threshold."""
     flag_threshold: float | None
     """Above it an image is suspicious; None while no threshold was chosen."""
 
@@ -106,12 +120,12 @@ class Flagging(Protocol):
         ...
 
     def suspicious(self, images: Images) -> PerImage:
-        """Return (B,) bool: `flag_score` lies above the threshold. Raises ValueError while there is none."""
+        """Return (B,) bool: `flag_score` is above the threshold. Raises ValueError while there is none."""
         ...
 
 
 class SlotTrace(Protocol):
-    """What happened to a batch inside a defense that answers through a slot."""
+    """Slots and attention of one batch in a defense that answers through a slot."""
 
     @property
     def slots(self) -> Labels:
@@ -153,7 +167,7 @@ class SlotDefense(Defense, Protocol):
 class Draws(Protocol):
     """Random numbers that belong to images, not to batches.
 
-    The same image gets the same numbers whatever batch it travels in. A draw is a pure function of its
+    The same image gets the same numbers in any batch. A draw is a pure function of its
     purpose: asking twice gives the same numbers, `child` opens a fresh stream.
     """
 
@@ -179,7 +193,7 @@ class Draws(Protocol):
 
 
 class Ball(Protocol):
-    """The images an adversary may hand in: within `epsilon` of the clean one, and inside [0, 1]."""
+    """The images an adversary may use: within `epsilon` of the clean one, and inside [0, 1]."""
 
     norm: ClassVar[str]
     """Name of the norm: ``linf`` or ``l2``."""
@@ -213,8 +227,8 @@ class Ball(Protocol):
 class Attack(Protocol):
     """A frozen, keyword-only dataclass: the object is its own configuration and repr.
 
-    One that never asks for a gradient says so with the class variable ``gradient_free = True``, and one that sees
-    nothing but the answered class with ``hard_label = True`` as well.
+    It may also declare what the evaluator and the audit ask about: see `GradientFree`, `HardLabel`, `Targeting`,
+    `Directed`, `Restarting`, `Averaging`, `LossFollowing` and `Composite`, all of them optional.
     """
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
@@ -224,6 +238,100 @@ class Attack(Protocol):
     def for_transfer(self) -> Self:
         """Return the same attack made to push past this model's decision, for use against another."""
         ...
+
+
+@runtime_checkable
+class GradientFree(Protocol):
+    """An attack that says whether it works without gradients."""
+
+    gradient_free: ClassVar[bool]
+
+
+@runtime_checkable
+class HardLabel(Protocol):
+    """An attack that says whether it sees nothing but the predicted class."""
+
+    hard_label: ClassVar[bool]
+
+
+@runtime_checkable
+class Targeting(Protocol):
+    """An attack that aims at several wrong classes in turn, and counts any wrong answer as a success."""
+
+    targets: int | None
+    """Wrong classes tried on each image; None leaves it to the attack's parts."""
+
+
+@runtime_checkable
+class Directed(Protocol):
+    """An attack that may be called with the classes to reach in place of the true labels."""
+
+    targeted: bool
+    """Whether the labels are those classes."""
+
+
+@runtime_checkable
+class Restarting(Protocol):
+    """An attack that may start several times on one image."""
+
+    restarts: int
+
+
+@runtime_checkable
+class Averaging(Protocol):
+    """An attack that may average each gradient over several passes, for models that draw at every call."""
+
+    samples: int
+    """Passes for one gradient."""
+
+
+@runtime_checkable
+class LossFollowing(Protocol):
+    """An attack whose loss can be chosen."""
+
+    loss: str
+    """A name in `losses.LOSSES`."""
+
+
+@runtime_checkable
+class Composite(Protocol):
+    """An attack that runs other attacks, each on the images that the earlier ones did not fool."""
+
+    def parts(self, norm: str) -> Mapping[str, Attack]:
+        """Return its attacks by name in this norm (``linf`` or ``l2``), in order."""
+        ...
+
+
+def needs_gradient(attack: object) -> bool:
+    """Return whether the attack asks for gradients: all do but those that say otherwise."""
+    return not (isinstance(attack, GradientFree) and attack.gradient_free)
+
+
+def sees_labels_only(attack: object) -> bool:
+    """Return whether the attack sees nothing but the predicted class."""
+    return isinstance(attack, HardLabel) and attack.hard_label
+
+
+def targets_of(attack: object) -> int | None:
+    """Return how many wrong classes the attack tries on each image; None unless it says so."""
+    return attack.targets if isinstance(attack, Targeting) else None
+
+
+def aims_at_a_class(attack: object) -> bool:
+    """Return whether the attack leads towards a class, rather than away from the true one."""
+    return isinstance(attack, Targeting) or (isinstance(attack, Directed) and attack.targeted)
+
+
+def least_classes(attack: object) -> int:
+    """Return how many classes a model must have for this attack: the DLR loss orders 3, its targeted form 4."""
+    if isinstance(attack, LossFollowing) and attack.loss == "dlr":
+        return 4 if isinstance(attack, Targeting) else 3
+    return 2
+
+
+def parts_of_attack(attack: Attack, norm: str) -> Mapping[str, Attack]:
+    """Return the attacks that this one consists of, by name: itself alone, named "", unless it is `Composite`."""
+    return attack.parts(norm) if isinstance(attack, Composite) else {"": attack}
 
 
 class _Step(NamedTuple):
@@ -236,10 +344,10 @@ class _Step(NamedTuple):
 
 
 class Batch(_Step):
-    """What one training step sees.
+    """The input of one training step.
 
     `ids` are positions in the dataset, `draws` are fresh for this epoch, `progress` in [0, 1) is the share of
-    training done. `clean` is the image before an attack changed it: the same tensor as `images` where nothing did.
+    training done. `clean` are the images before an attack changed them: the same tensor as `images` if none did.
     """
 
     def __new__(  # noqa: D102
@@ -249,7 +357,7 @@ class Batch(_Step):
 
 
 class Objective(Protocol):
-    """Loss that a training step minimises, with its named terms."""
+    """The losses that a training step minimises."""
 
     def __call__(self, model: Any, batch: Batch, /) -> Losses:
         """Return the named losses of one batch."""
@@ -283,7 +391,7 @@ class Losses(Protocol):
 
 
 class Progress(Protocol):
-    """Display of how far long work is: a terminal bar, plain lines, or nothing."""
+    """Receiver of the progress of long work: a terminal bar, plain lines, or nothing."""
 
     def begin(self, what: str, total: int) -> None:
         """Start a stage of `total` steps."""

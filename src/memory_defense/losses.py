@@ -15,12 +15,6 @@ from memory_defense.contracts import Labels, Logits, PerImage
 AdversarialLoss = Callable[[Logits, Labels], PerImage]
 
 
-def _true_and_best_other(logits: Logits, labels: Labels) -> tuple[PerImage, PerImage]:
-    true = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return true.squeeze(1), others.amax(1)
-
-
 def cross_entropy(logits: Logits, labels: Labels) -> PerImage:
     """Return the cross-entropy (Madry et al. 2018). It saturates in float32 on very confident models."""
     return F.cross_entropy(logits, labels, reduction="none")
@@ -28,8 +22,8 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerImage:
 
 def margin(logits: Logits, labels: Labels) -> PerImage:
     """Return ``max_{i != y} z_i - z_y`` (Carlini & Wagner 2017, Eq. f6 at confidence 0, untargeted)."""
-    true, other = _true_and_best_other(logits, labels)
-    return other - true
+    at = labels[:, None]
+    return logits.scatter(1, at, -torch.inf).amax(1) - logits.gather(1, at).squeeze(1)
 
 
 def difference_of_logits_ratio(logits: Logits, labels: Labels) -> PerImage:

@@ -1,6 +1,7 @@
-"""The names and ranges that users write, without what stands behind them: a mistake is told without torch.
+"""Names and ranges that users write, checked without importing torch.
 
-Each tuple has the names of a registry that lives beside its own torch code; `tests/test_names.py` holds them equal.
+Each tuple repeats the names of a registry that needs torch; `tests/test_names.py` holds them equal. Attacks and
+suites are not here: `memory_defense.attacks` and `attacks.suites` can be read without torch.
 """
 
 from __future__ import annotations
@@ -9,45 +10,20 @@ import difflib
 import re
 from collections.abc import Iterable
 
-ATTACKS = (
-    "fgsm",
-    "rand-fgsm",
-    "bim",
-    "pgd",
-    "pgd-t",
-    "gama",
-    "cw",
-    "ddn",
-    "fmn",
-    "fab-t",
-    "apgd",
-    "apgd-t",
-    "square",
-    "hop-skip-jump",
-    "autoattack",
-)
-"""Of `attacks.ATTACKS`."""
-
-SUITES = ("standard", "rand", "fast", "brief", "glimpse")
-"""Of `attacks.suites.SUITES`."""
-
-ALIASES = ("autoattack",)
-"""Of `attacks.suites.ALIASES`."""
-
 NORMS = ("linf", "l2")
-"""Of `threat.BALLS`."""
+"""Norms of the balls in `threat.BALLS`."""
 
 SCALES = ("cpu", "paper", "tiny")
-"""Of `paper.tables.scale_names`."""
+"""Scales of the reproduction, as in `paper.tables.scale_names`."""
 
 DEMO_SCALES = ("cpu", "tiny")
-"""Of `workflows.demo.SCALES`."""
+"""Scales of the demonstration, as in `workflows.demo.SCALES`."""
 
 FORMATS = ("safetensors", "onnx", "hub-folder")
-"""What ``memdef export`` writes."""
+"""Formats that ``memdef export`` writes."""
 
 REPORTS = ("html", "markdown", "latex")
-"""What ``memdef report`` writes."""
+"""Formats that ``memdef report`` writes."""
 
 QUEUE = (
     "fashion-mnist-paper",
@@ -57,7 +33,7 @@ QUEUE = (
     "pixelcnn",
     "cifar10-purifiers",
 )
-"""Of `paper.queue.QUEUE`."""
+"""Jobs in `paper.queue.QUEUE`."""
 
 _SHARED = ("resnet-benign", "pixeldefend", "comdefend", "resnet-offline", "memory-defense")
 
@@ -67,10 +43,10 @@ TABLES: dict[str, tuple[str, ...]] = {
     "table3": ("defense-vae-rec", "defense-vae-e2e", "memory-defense"),
     "table5": ("target-classifier", "autoencoder", "resnet-offline", "memory-defense", "memae", "resnet-online"),
 }
-"""Of `paper.tables.REPRODUCTIONS`: the rows of each table, in its order."""
+"""The rows of each table of the paper, in its order."""
 
 FIGURES = ("figure3", "figure4", "timing", "anatomy")
-"""Of `cli.reproducing.FIGURES`: what is reproduced and has no rows."""
+"""Reproductions without rows, as in `cli.reproducing.FIGURES`."""
 
 MEMORY_DEFENSE = "memory-defense"
 _SYSTEMS = {
@@ -121,7 +97,7 @@ _ROWS = {
 }
 
 RECIPES: dict[str, str] = {**dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE), **_ROWS}
-"""Of `recipes.RECIPES`: the system that each trains."""
+"""The system that each recipe trains, as in `recipes.registry.RECIPES`."""
 
 PLANNED: dict[str, tuple[str, ...]] = {**_OWN_ATTACKS, **dict.fromkeys(_ROWS, _PAPERS)}
 """The attacks of each recipe's plan that ``--attacks`` chooses from."""
@@ -133,7 +109,7 @@ FALSE_ALARMS = 0.01
 """The share of clean images that ``--detection`` allows a flag where nobody chose one."""
 
 CLASSIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-"""How a classifier of the user's own is written: ``package.module:attribute``."""
+"""The form of a user's own classifier: ``package.module:attribute``."""
 
 
 def nearest(name: str, known: Iterable[str], what: str) -> ValueError:
@@ -149,15 +125,6 @@ def check_name(name: str, known: Iterable[str], what: str) -> None:
     options = tuple(known)
     if name not in options:
         raise nearest(name, options, what)
-
-
-def check_attacks(names: str) -> None:
-    """Raise ValueError unless this is a suite, or attacks joined by commas: what `suites.parts_of` takes."""
-    if names in (*SUITES, *ALIASES):
-        return
-    for one in names.split(","):
-        if one.strip() not in ATTACKS:
-            raise nearest(one.strip(), [*SUITES, *ALIASES, *ATTACKS], "attack or suite")
 
 
 def check_norm(norm: str) -> None:

@@ -14,7 +14,7 @@ from memory_defense.contracts import Ball, Draws, Images, PerImage
 from memory_defense.names import check_norm, check_radius
 
 TOLERANCE = 1e-5
-"""How far outside its ball a float32 image may lie by rounding alone (1/400 of a grey level)."""
+"""Largest distance outside a ball that rounding of float32 explains, in pixel units (1/400 of a grey level)."""
 
 
 def _column(values: PerImage, like: Tensor) -> Tensor:

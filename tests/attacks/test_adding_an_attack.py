@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import sys
 import types
@@ -11,7 +13,9 @@ import pytest
 import torch
 
 from attacks import victims
-from memory_defense.attacks import ATTACKS, Bim
+from memory_defense import attacks
+from memory_defense.attacks import ATTACKS, Bim, attack
+from memory_defense.attacks.suites import SuitePart, check_attacks, parts_of
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import Linf
 
@@ -25,19 +29,43 @@ def run(name: str, source: str) -> types.ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def example() -> types.ModuleType:
-    """Execute the code block that follows the ``example`` mark."""
-    (source,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    return run("worked_example", source)
+def block(mark: str) -> str:
+    """Return the code block of the page that follows this mark."""
+    (source,) = re.findall(rf"<!-- {mark} -->\n```\w*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return source
 
 
 @pytest.fixture
-def matrix(example: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """Add the page's file to the package, and its line to the table, as the page says."""
+    (tmp_path / "mifgsm.py").write_text(block("example"), encoding="utf-8")
+    monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path)])
+    ((name, place),) = ast.literal_eval("{" + block("line") + "}").items()
+    monkeypatch.setitem(ATTACKS.data, name, place)
+    yield importlib.import_module(place.partition(":")[0])
+    del sys.modules["memory_defense.attacks.mifgsm"], attacks.mifgsm
+
+
+@pytest.fixture
+def matrix(example: types.ModuleType) -> types.ModuleType:
     """Return the contract matrix with the example registered."""
-    monkeypatch.setitem(ATTACKS, "mifgsm", example.Mifgsm)
     source = (Path(__file__).parents[1] / "contract" / "test_attack_matrix.py").read_text(encoding="utf-8")
     return run("matrix_with_example", source)
+
+
+def test_a_file_and_a_line_are_all_that_a_name_needs(example: types.ModuleType) -> None:
+    assert attack("mifgsm", steps=3) == example.Mifgsm(steps=3)
+    assert attacks.Mifgsm is example.Mifgsm
+    with pytest.raises(ValueError, match="did you mean 'mifgsm'"):
+        attack("mi-fgsm")
+    for names in ("mifgsm", "fgsm, mifgsm"):
+        check_attacks(names)
+    assert parts_of("fgsm, mifgsm")("linf")[1] == SuitePart("mifgsm", example.Mifgsm())
+    model, images = victims.mlp(), victims.images(9)
+    found = {"model": model, "images": images, "labels": victims.right_answers(model, images)}
+    exec(block("use"), found)
+    assert found["strong"] == example.Mifgsm(steps=20, decay=0.5)
+    assert [step.attack for cascade in found["record"].cascades for step in cascade.stages] == ["fgsm", "mifgsm"]
 
 
 def test_the_example_passes_the_matrix(matrix: types.ModuleType) -> None:

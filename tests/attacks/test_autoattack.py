@@ -12,7 +12,8 @@ from torch import Tensor
 
 from attacks import victims
 from memory_defense.attacks import Apgd, ApgdTargeted, AutoAttack, FabTargeted, Square
-from memory_defense.attacks.autoattack import VERSIONS, least_classes
+from memory_defense.attacks.autoattack import VERSIONS
+from memory_defense.contracts import least_classes
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import L2, Linf

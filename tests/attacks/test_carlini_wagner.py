@@ -12,7 +12,8 @@ from torch import Tensor
 
 from attacks import victims
 from memory_defense.attacks import PAPER_CW, CarliniWagner
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE, Plan, Search, first_const
+from memory_defense.attacks.carlini_wagner import Bisection, first_const
+from memory_defense.attacks.closest import TRANSFER_CONFIDENCE
 from memory_defense.attacks.engine import attacked
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws
@@ -78,18 +79,8 @@ def test_an_automatic_first_constant_is_one_and_a_half_times_what_a_plane_needs(
     model, clean = victims.affine(classes=2), victims.images(COUNT)
     labels = victims.right_answers(model, clean)
     needed = -2 * margin(model(clean), labels) / (model.weight[1] - model.weight[0]).square().sum()
-    plan = Plan(
-        confidence=0.0,
-        targeted=False,
-        best_effort=False,
-        initial_const=None,
-        steps=1,
-        learning_rate=0.1,
-        tanh=False,
-        abort_early=False,
-    )
     with attacked(model, clean, labels) as victim:
-        const = Search(plan, victim, clean, math.inf).const
+        const = Bisection(CarliniWagner(initial_const=None), victim, clean, ANY).const
     torch.testing.assert_close(const.double(), 1.5 * needed, rtol=1e-2, atol=0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from attacks import victims
 from attacks.minimum import lead, least_distance
 from memory_defense.attacks import CarliniWagner, Ddn, FabTargeted, Fmn
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
+from memory_defense.attacks.closest import TRANSFER_CONFIDENCE
 from memory_defense.contracts import Ball
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import L2, Linf

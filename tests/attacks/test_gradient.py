@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attacks import victims
 from memory_defense.attacks import PAPER_BIM, PAPER_FGSM, PAPER_PGD, PAPER_RAND_FGSM, Bim, Fgsm, Pgd, RandFgsm
-from memory_defense.attacks.climb import cosine_steps
+from memory_defense.attacks.ascent import cosine_steps
 from memory_defense.contracts import Classifier
 from memory_defense.losses import LOSSES
 from memory_defense.randomness import ImageDraws

@@ -14,7 +14,7 @@ from attacks.minimum import lead, least_distance
 from memory_defense.attacks import HopSkipJump
 from memory_defense.attacks.closest import Closest
 from memory_defense.attacks.engine import attacked
-from memory_defense.attacks.hop_skip_jump import Budget, LabelsOnly, Search
+from memory_defense.attacks.hop_skip_jump import BoundaryWalk, LabelsOnly
 from memory_defense.contracts import Ball
 from memory_defense.losses import margin
 from memory_defense.randomness import ImageDraws
@@ -97,7 +97,7 @@ def test_no_image_costs_more_than_its_budget(ball: Ball, queries: int) -> None:
 
 def searching(
     model: nn.Module, clean: Tensor, labels: Tensor, ball: Ball, evaluations: int
-) -> tuple[Search, Tensor]:
+) -> tuple[BoundaryWalk, Tensor]:
     """Return a search that stands behind the boundary, with every row."""
     with attacked(model, clean, labels) as scored:
         found = Closest(
@@ -109,8 +109,8 @@ def searching(
             best_effort=False,
             stop_when_fooled=False,
         )
-        search = Search(found, DRAWS, Budget(queries=10**6, evaluations=evaluations), gamma=1.0)
-        rows = search.begin(found.start()[0], 100)
+        search = BoundaryWalk(HopSkipJump(queries=10**6, evaluations=evaluations), found, DRAWS)
+        rows = search.begin(found.start()[0])
         assert len(rows) == len(clean)
         return search, rows
 

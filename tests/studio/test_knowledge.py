@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.attacks.suites import Part
+from memory_defense.attacks.suites import SuitePart
 from memory_defense.contracts import Adaptation
 from memory_defense.defenses.flagging import SilentBinder
 from memory_defense.defenses.memory.surrogates import EndToEnd, Joint
@@ -164,7 +164,7 @@ def test_an_adaptation_without_words_is_described_by_its_contract() -> None:
 def test_a_pair_is_refused_exactly_where_it_adds_nothing(library, flagged, name) -> None:
     """What an evaluation runs is never refused; it alone runs with target classes what leads towards each."""
     made = build_attack(name, {})
-    cases = cascade_cases(flagged, lambda _: (Part(name, made),), [Linf(0.1)])
+    cases = cascade_cases(flagged, lambda _: (SuitePart(name, made),), [Linf(0.1)])
     evaluated = {case.knowledge for case in cases}
     fits = {known.name for known in knowledge_of(flagged).values() if name in known.methods}
     assert evaluated <= fits

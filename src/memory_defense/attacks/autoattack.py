@@ -7,23 +7,21 @@ gradients are averaged over 20 passes, and a single draw that errs counts as a s
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 
 from memory_defense.attacks.apgd import Apgd, ApgdTargeted
-from memory_defense.attacks.engine import attacked, check_settings, reached
+from memory_defense.attacks.engine import StopsEarly, attacked, check_settings, reached
 from memory_defense.attacks.fab import FabTargeted
 from memory_defense.attacks.square import Square
 from memory_defense.checks import nearest
-from memory_defense.contracts import Attack, Ball, Classifier, Draws, Images, Labels
+from memory_defense.contracts import Attack, Ball, Classifier, Draws, Images, Labels, least_classes
 from memory_defense.losses import margin
 from memory_defense.threat import BALLS
 from memory_defense.wrappers import rows_of
 
-Part = Apgd | ApgdTargeted | FabTargeted | Square
-
-VERSIONS: dict[str, dict[str, Part]] = {
+VERSIONS: dict[str, dict[str, Apgd | ApgdTargeted | FabTargeted | Square]] = {
     "standard": {
         "apgd-ce": Apgd(steps=100, restarts=1),
         "apgd-t": ApgdTargeted(steps=100, targets=9),
@@ -40,15 +38,8 @@ VERSIONS: dict[str, dict[str, Part]] = {
 _BUDGETS = ("steps", "targets", "queries")
 
 
-def least_classes(part: Attack) -> int:
-    """Return how many classes a model must have for this attack: as many as its loss orders, and 2 at least."""
-    if isinstance(part, ApgdTargeted) and part.loss == "dlr":
-        return 4
-    return 3 if isinstance(part, Apgd) and part.loss == "dlr" else 2
-
-
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack:
+class AutoAttack(StopsEarly):
     """AutoAttack in an L-inf or an L2 ball.
 
     Parameters
@@ -56,20 +47,20 @@ class AutoAttack:
     version
         A name of `VERSIONS`: ``standard``, or ``rand`` for a randomised model.
     steps, targets, queries
-        What every part that has such a budget gets instead of the published one, for a quick look; with any of
-        them the result must not be called AutoAttack's.
+        Budgets that replace the published ones in every part that has them, for a quick look; with any of them the
+        result must not be called AutoAttack's.
     stop_when_fooled
         Leave an image alone once the model errs on what a part returns, or on the clean image. Otherwise every
-        part works on every image, without early stops. What was never left alone is returned at its largest
-        margin among the parts' results.
+        part works on every image, without early stops. An image that was never left alone is returned at its
+        largest margin among the parts' results.
     micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
+        See `memory_defense.attacks`.
 
     Raises
     ------
     ValueError
-        For an unknown version, or a budget that is below 1 or that none of its parts has; when called, for an
-        unbounded ball or one of another norm, or a model with fewer classes than a part needs.
+        For an unknown version, or a budget that none of its parts has; when called, for an unbounded ball or one of
+        another norm, or a model with fewer classes than a part needs.
     """
 
     version: Literal["standard", "rand"] = "standard"
@@ -151,7 +142,3 @@ class AutoAttack:
             f"version {self.version!r} needs at least {needs[self.version]} classes, the model has {classes}; "
             f"use {remedy}"
         )
-
-    def for_transfer(self) -> Self:
-        """Return the same attack without early stops: the largest margin instead of the first success."""
-        return replace(self, stop_when_fooled=False)

@@ -9,13 +9,11 @@ the direction follows the gradient g, the norm follows the decision (their Algor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
-from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.closest import SmallestChange, check_search, column
 from memory_defense.attacks.engine import ascent_loss, attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 from memory_defense.threat import L2
@@ -25,41 +23,23 @@ _LAST_STEP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddn:
+class Ddn(SmallestChange):
     """Rony et al.'s L2 attack; returns the closest image found that fools the model.
 
-    An image for which none is found inside the ball comes back unchanged, as does one already mistaken. Where
-    the gradient is exactly 0 the direction is drawn. Images are not rounded to 256 grey levels.
+    An image for which none is found inside the ball comes back unchanged, as does one already mistaken. The ball
+    must be L2. If the gradient is exactly 0 the direction is drawn. Images are not rounded to 256 grey levels.
 
     Parameters
     ----------
-    steps
-        Gradient steps, at least 1.
     gamma
         How far the norm moves in one step, in (0, 1); distances are about as precise.
     initial_norm
         The first norm in pixel units, positive.
     loss
-        A name of `losses.LOSSES`. The published cross-entropy is followed through `engine.log_odds`: the same
-        direction without saturation. It pulls towards all wrong classes at once; where several are about as
-        likely, ``margin`` reaches smaller distances.
-    confidence
-        The lead in logits the wrong class must have, non-negative.
-    best_effort
-        Search inside the ball only, and where the full `confidence` is not reached there, return the image
-        with the largest lead instead of the clean one.
-    stop_when_fooled
-        Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
-        no minimum.
-    targeted
-        The labels are the classes to reach, not the ones to leave.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges or an unknown loss; when called, for a ball that is not L2.
+        The published cross-entropy pulls towards all wrong classes at once; if several are about as likely,
+        ``margin`` reaches smaller distances.
+    steps, confidence, best_effort, stop_when_fooled, targeted, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 100
@@ -89,20 +69,10 @@ class Ddn:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = Closest(
-                victim,
-                clean,
-                ball,
-                confidence=self.confidence,
-                targeted=self.targeted,
-                best_effort=self.best_effort,
-                stop_when_fooled=self.stop_when_fooled,
-            )
+            found = self.closest(victim, clean, ball)
             rows, _ = found.start()
             points = clean.clone()
-            limit = ball.distance(torch.maximum(clean, 1 - clean), torch.zeros_like(clean))
-            if self.best_effort:
-                limit.clamp_(max=ball.epsilon)
+            limit = found.reach()
             norm = limit.clamp(max=self.initial_norm)
             for step in range(self.steps):
                 size = _LAST_STEP + (1 - _LAST_STEP) * (1 + math.cos(math.pi * step / self.steps)) / 2
@@ -124,7 +94,3 @@ class Ddn:
             for part in victim.parts(rows):
                 found.record(points[part], part, victim.answers(points[part], part))
             return found.result()
-
-    def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)

@@ -1,8 +1,8 @@
-"""What every gradient attack needs: one pass through the victim, a few images at a time, only where it counts.
+"""Passes through the attacked model, forward and backward, in micro-batches of the images that still need them.
 
-An attack holds the whole set of images and a list of the rows that still need work. Each step visits those
-rows in micro-batches small enough for the processor's cache, so an image that is done costs nothing more and
-the last survivors of a large set still travel in full batches.
+An attack holds the whole set of images and a list of the rows that still need work. Each step visits those rows in
+micro-batches small enough for the processor's cache. An image that is done costs nothing more, and the last
+survivors of a large set still travel in full batches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -55,19 +56,19 @@ ASCENT_LOSSES: dict[str, AdversarialLoss] = {**LOSSES, "cross-entropy": log_odds
 
 
 def ascent_loss(name: str, towards_label: bool = False) -> AdversarialLoss:
-    """Return the loss to increase by its name in `losses.LOSSES`; raise ValueError for an unknown one."""
+    """Return the loss to increase, by its name in `losses.LOSSES`; raise ValueError for an unknown one."""
     if name not in ASCENT_LOSSES:
         raise nearest(name, ASCENT_LOSSES, "loss")
     return targeted(ASCENT_LOSSES[name]) if towards_label else ASCENT_LOSSES[name]
 
 
 def reached(logits: Logits, labels: Labels, towards_label: bool = False) -> PerImage:
-    """Return (B,) bool: the model errs, or for a targeted attack, the model answers the target."""
+    """Return (B,) bool: the model errs, or in a targeted attack, answers the target."""
     return (logits.argmax(1) == labels) == towards_label
 
 
 def check_settings(loss: str, micro_batch: int | None, **counts: int) -> None:
-    """Raise ValueError for an unknown loss, or for a count that is no whole number from 1 on, by its name."""
+    """Raise ValueError for an unknown loss, or a count that is no whole number of at least 1."""
     ascent_loss(loss)
     if micro_batch is not None:
         counts["micro_batch"] = micro_batch
@@ -76,28 +77,22 @@ def check_settings(loss: str, micro_batch: int | None, **counts: int) -> None:
             raise ValueError(f"{name} is {count}, expected a whole number, at least 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StopsEarly:
+    """Base of the attacks with the option `stop_when_fooled`."""
+
+    def for_transfer(self) -> Self:
+        """Return the same attack without early stops: the highest loss or margin instead of the first success."""
+        return replace(self, stop_when_fooled=False)
+
+
 class Pass(NamedTuple):
-    """What one forward and backward pass tells."""
+    """Result of one forward and backward pass."""
 
     gradient: Tensor
-    """(B, C, H, W) of the summed losses with respect to the images, hence of each image's own loss."""
+    """(B, C, H, W), of each image's own loss."""
     losses: PerImage
     logits: Logits
-
-
-def _descended(
-    loss: AdversarialLoss, logits: Logits, labels: Labels, leaf: Images
-) -> tuple[PerImage, Tensor | None]:
-    """Return the losses (B,) and their gradient at the images, None where nothing leads back to them."""
-    if isinstance(loss, LogOdds):
-        losses, slope = loss.with_slope(logits.detach(), labels)
-        ends, slopes = logits, slope
-    else:
-        losses = loss(logits, labels)
-        ends, slopes = losses.sum(), None
-    if not ends.requires_grad:
-        return losses, None
-    return losses, torch.autograd.grad(ends, leaf, slopes, allow_unused=True)[0]
 
 
 class Victim:
@@ -129,7 +124,7 @@ class Victim:
             yield rows[start : start + self.micro_batch]
 
     def laid_out(self, images: Images) -> Images:
-        """Return the images in the memory layout of a pass, themselves where they have it."""
+        """Return the images in the memory layout of a pass, uncopied if they have it."""
         return channels_last(images) if self._on_cpu and images.dim() == 4 else images
 
     def answers(self, points: Images, rows: Rows) -> Logits:
@@ -138,7 +133,7 @@ class Victim:
             return rows_of(self.model, rows)(points)
 
     def discount(self, forward: int, backward: int = 0) -> None:
-        """Take back the count of passes whose answers were thrown away, as that of images which fill up a pass."""
+        """Subtract passes from the count, because their answers were thrown away."""
         if isinstance(self.model, CountingPasses):
             self.model.passes.forward -= forward
             self.model.passes.backward -= backward
@@ -157,7 +152,14 @@ class Victim:
             # Laid out before `requires_grad_`, the leaf has that layout, and so has its gradient.
             leaf = self.laid_out(points.detach()).requires_grad_()
             logits = differentiable_answers(rows_of(self.model, rows), leaf)
-            losses, gradient = _descended(loss, logits, self.labels.index_select(0, rows), leaf)
+            labels = self.labels.index_select(0, rows)
+            if isinstance(loss, LogOdds):  # its slope is known, so no graph of the loss is built
+                losses, slope = loss.with_slope(logits.detach(), labels)
+                ends = logits
+            else:
+                losses, slope = loss(logits, labels), None
+                ends = losses.sum()
+            gradient = torch.autograd.grad(ends, leaf, slope, allow_unused=True)[0] if ends.requires_grad else None
         if gradient is None:
             raise NoGradientError(
                 "the model's logits do not depend on the images differentiably, so there is no gradient to "
@@ -182,7 +184,7 @@ class Averaged(Victim):
     Parameters
     ----------
     victim
-        What is attacked.
+        The model and the labels.
     samples
         Passes for one gradient, at least 1.
     """
@@ -207,10 +209,7 @@ def attacked(
 ) -> Generator[Victim]:
     """Check the inputs, freeze the model and turn gradients off, for the duration of an attack.
 
-    Raises
-    ------
-    ValueError
-        For images outside [0, 1], labels that do not fit, or whatever else `checks` refuses.
+    Raises ValueError for images outside [0, 1], labels that do not fit, and what else `checks` refuses.
     """
     check_images(images)
     check_labels(labels, len(images))
@@ -227,10 +226,7 @@ def input_gradient(
 ) -> tuple[Tensor, Logits]:
     """Return the gradient (B, C, H, W) of each image's own loss, and the logits (B, K) of the same pass.
 
-    Raises
-    ------
-    ValueError
-        For inputs that `checks` refuses, or a model without a usable gradient.
+    Raises ValueError for inputs that `checks` refuses, or a model without a usable gradient.
     """
     with attacked(model, images, labels, micro_batch) as victim:
         passes = [

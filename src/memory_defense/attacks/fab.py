@@ -11,16 +11,14 @@ the model is recorded and drawn back: ``clean + beta (x_{k+1} - clean)``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
-from memory_defense.attacks.closest import Closest, check_search, column
-from memory_defense.attacks.engine import Victim, attacked
-from memory_defense.attacks.targets import Siblings, together
+from memory_defense.attacks.closest import Closest, SmallestChange, check_search, column
+from memory_defense.attacks.engine import attacked
+from memory_defense.attacks.targets import Siblings, lead_of, together
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 
 _NEWTON_STEPS = 60
@@ -31,40 +29,21 @@ _BEYOND = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class FabTargeted:
+class FabTargeted(SmallestChange):
     """FAB-T in the ball's own norm, L-inf or L2; returns the closest image found that fools the model.
 
-    It aims at one class after the other; any wrong answer counts. An image for which nothing is found inside
-    the ball comes back unchanged, as does one already mistaken.
+    An image for which nothing is found inside the ball comes back unchanged, as does one already mistaken.
 
     Parameters
     ----------
-    steps
-        Gradient steps towards each target, at least 1.
-    targets
-        How many classes to aim at, the most likely wrong ones first, at least 1; every wrong class if there
-        are fewer.
     alpha_max
         The largest pull towards the clean image, in (0, 1).
     eta
         Overshoot across the linearised boundary, at least 1.
     beta
         The share of the change that is kept after a success, in (0, 1).
-    confidence
-        The lead in logits the wrong class must have, non-negative.
-    best_effort
-        Keep the iterates inside the ball, and where the full `confidence` is not reached there, return the
-        image with the largest lead instead of the clean one.
-    stop_when_fooled
-        Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
-        no minimum.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges.
+    steps, targets, confidence, best_effort, stop_when_fooled, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 100
@@ -85,13 +64,13 @@ class FabTargeted:
             raise ValueError(f"eta is {self.eta}, but a step that stops short of the boundary needs no eta below 1")
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`. Nothing is drawn."""
-        del draws
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
+        del draws  # nothing is random
         with attacked(model, images, labels, self.micro_batch) as victim:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = self._search(victim, clean, ball)
+            found = self.closest(victim, clean, ball)
             rows, logits = found.start()
             others = logits.scatter(1, labels[:, None], -torch.inf)
             likely = others.sort(dim=1, descending=True, stable=True).indices
@@ -102,20 +81,9 @@ class FabTargeted:
                 rank, rows = ranks.stop, found.unfinished(rows)
             return found.result()
 
-    def _search(self, victim: Victim, clean: Images, ball: Ball) -> Closest:
-        return Closest(
-            victim,
-            clean,
-            ball,
-            confidence=self.confidence,
-            targeted=False,
-            best_effort=self.best_effort,
-            stop_when_fooled=self.stop_when_fooled,
-        )
-
     def _run(self, found: Closest, group: Siblings, likely: Labels) -> None:
         """Search towards these targets of every image in the same passes, and keep the closest of what is found."""
-        own, copies = self._search(group.victim, found.clean[group.index], found.ball), group.victim.all_rows()
+        own, copies = self.closest(group.victim, found.clean[group.index], found.ball), group.victim.all_rows()
         points, targets = own.clean.clone(), likely[group.index, group.rank]
         for _ in range(self.steps):
             for part in group.victim.parts(copies):
@@ -134,8 +102,7 @@ class FabTargeted:
         """Return one micro-batch moved by one step, recorded and drawn back where it fools the model."""
 
         def lead(logits: Logits, labels: Labels) -> PerImage:
-            pair = logits.gather(1, torch.stack([targets, labels], 1))
-            return pair[:, 0] - pair[:, 1] - self.confidence
+            return lead_of(logits, labels, targets) - self.confidence
 
         victim, ball, clean = found.victim, found.ball, found.clean[rows]
         seen = victim.gradient(points, rows, lead)
@@ -154,10 +121,6 @@ class FabTargeted:
             back_to = clean.index_select(0, fooled).lerp(moved.index_select(0, fooled), self.beta)
             moved.index_copy_(0, fooled, back_to)
         return moved
-
-    def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
 
 
 def shortest_steps(points: Images, normals: Tensor, gaps: PerImage, norm: str) -> Tensor:

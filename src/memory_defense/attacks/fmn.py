@@ -12,14 +12,12 @@ is otherwise met exactly and never crossed, and a step that the box cuts short i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.carlini_wagner import TRANSFER_CONFIDENCE
-from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.closest import SmallestChange, check_search, column
 from memory_defense.attacks.engine import attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, PerImage
 from memory_defense.threat import L2
@@ -31,36 +29,19 @@ _LAST_GAMMA = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fmn:
+class Fmn(SmallestChange):
     """Pintor et al.'s attack in the ball's own norm; returns the closest image found that fools the model.
 
     An image for which none is found inside the ball comes back unchanged, as does one already mistaken.
 
     Parameters
     ----------
-    steps
-        Gradient steps, at least 1.
     step_size
         Length of the first gradient step in pixel units, Euclidean in either norm, positive.
     gamma
         How far the radius moves in the first step, in (0.001, 1); it falls to 0.001 along a cosine.
-    confidence
-        The lead in logits the wrong class must have, non-negative.
-    best_effort
-        Search inside the ball only, and where the full `confidence` is not reached there, return the image
-        with the largest lead instead of the clean one.
-    stop_when_fooled
-        Leave an image alone from the first iterate inside the ball that fools the model; its distance is then
-        no minimum.
-    targeted
-        The labels are the classes to reach, not the ones to leave.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges.
+    steps, confidence, best_effort, stop_when_fooled, targeted, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 100
@@ -79,26 +60,16 @@ class Fmn:
             raise ValueError(f"gamma is {self.gamma}, but it falls to {_LAST_GAMMA}, so start above that")
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`. Nothing is drawn."""
-        del draws
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
+        del draws  # nothing is random
         with attacked(model, images, labels, self.micro_batch) as victim:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
-            found = Closest(
-                victim,
-                clean,
-                ball,
-                confidence=self.confidence,
-                targeted=self.targeted,
-                best_effort=self.best_effort,
-                stop_when_fooled=self.stop_when_fooled,
-            )
+            found = self.closest(victim, clean, ball)
             rows, _ = found.start()
             points = clean.clone()
-            limit = ball.distance(torch.maximum(clean, 1 - clean), torch.zeros_like(clean))
-            if self.best_effort:
-                limit.clamp_(max=ball.epsilon)
+            limit = found.reach()
             radius = torch.zeros_like(limit)
             for step in range(self.steps):
                 decay = (1 + math.cos(math.pi * step / self.steps)) / 2
@@ -120,10 +91,6 @@ class Fmn:
             for part in victim.parts(rows):
                 found.record(points[part], part, victim.answers(points[part], part))
             return found.result()
-
-    def for_transfer(self) -> Self:
-        """Return the same attack asking for a lead of `TRANSFER_CONFIDENCE`, or else the largest there is."""
-        return replace(self, confidence=max(self.confidence, TRANSFER_CONFIDENCE), best_effort=True)
 
 
 def dual_norm(ball: Ball, gradient: Tensor) -> PerImage:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from memory_defense.attacks.climb import Climb
-from memory_defense.attacks.engine import attacked, check_settings
+from memory_defense.attacks.ascent import ProjectedAscent
+from memory_defense.attacks.engine import StopsEarly, attacked, check_settings
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import AdversarialLoss, margin
 
@@ -40,30 +39,20 @@ def guided_margin(logits: Logits, labels: Labels, clean: Tensor, weight: float) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gama:
-    """GAMA-PGD in the ball's own norm; `guided_margin` is the loss.
+class Gama(StopsEarly):
+    """GAMA-PGD in the ball's own norm, which must be bounded; `guided_margin` is the loss.
+
+    A start is one step of length epsilon along noise: random signs in L-inf, a random direction in L2. An image
+    that never fools the model is returned at its largest margin of logits.
 
     Parameters
     ----------
-    steps
-        Gradient steps of one restart, at least 1.
     weight
-        Of the relaxation term in the first step, non-negative.
+        Weight of the relaxation term in the first step, at least 0.
     decay_end
         The share of the steps after which the weight is 0, in (0, 1].
-    restarts
-        Independent starts, at least 1; each works on what the earlier ones did not fool. A start is one step
-        of length epsilon along noise: random signs in L-inf, a random direction in L2.
-    stop_when_fooled
-        Leave an image alone from the first iterate that fools the model, the clean one included. Otherwise
-        every image takes every step. What was never left alone is returned at its largest margin of logits.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges; when called, for an unbounded ball.
+    steps, restarts, stop_when_fooled, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 100
@@ -87,13 +76,13 @@ class Gama:
         with attacked(model, images, labels, self.micro_batch) as victim:
             if ball.epsilon == 0:
                 return images.clamp(0, 1)
-            climb = Climb(victim, images, ball, score=margin, stop_when_fooled=self.stop_when_fooled)
-            rows, logits = climb.begin()
+            ascent = ProjectedAscent(victim, images, ball, score=margin, stop_when_fooled=self.stop_when_fooled)
+            rows, logits = ascent.begin()
             loss_of = self._guided_by(logits.softmax(1))
             for restart in range(self.restarts):
-                start = climb.noise(draws.child("restart", restart), ball.epsilon)
-                rows = climb.run(start, rows, drop_steps(ball.epsilon, self.steps), loss_of)
-            return climb.best
+                start = ascent.noise(draws.child("restart", restart), ball.epsilon)
+                rows = ascent.run(start, rows, drop_steps(ball.epsilon, self.steps), loss_of)
+            return ascent.best
 
     def _guided_by(self, clean: Tensor) -> Callable[[int, Rows], AdversarialLoss]:
         """Return the loss of each step for each micro-batch, given the clean probabilities (N, K)."""
@@ -103,7 +92,3 @@ class Gama:
             return lambda logits, labels: guided_margin(logits, labels, clean[rows], weight)
 
         return loss_of
-
-    def for_transfer(self) -> Self:
-        """Return the same attack without early stops: the largest margin instead of the first success."""
-        return replace(self, stop_when_fooled=False)

@@ -1,46 +1,26 @@
-"""Gradient steps inside a ball: FGSM, RAND+FGSM, BIM and PGD are settings of one loop, which is in `climb`."""
+"""Gradient steps inside a ball: FGSM, RAND+FGSM, BIM and PGD are settings of one loop, which is in `ascent`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
-from memory_defense.attacks.climb import Climb, always, check_step_size, step_sizes
-from memory_defense.attacks.engine import ascent_loss, attacked, check_settings
+from memory_defense.attacks.ascent import ProjectedAscent, check_step_size, step_sizes
+from memory_defense.attacks.engine import StopsEarly, ascent_loss, attacked, check_settings
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pgd:
+class Pgd(StopsEarly):
     """Projected gradient descent (Madry et al. 2018, arXiv 1706.06083), in the ball's own norm.
 
     Parameters
     ----------
-    steps
-        Gradient steps of one restart, at least 1.
-    step_size
-        Length of every step in pixel units. None starts at the ball's diameter and shrinks to nothing along a
-        cosine (`climb.cosine_steps`), which fools more images in 10 steps than a constant size does in 40.
     random_start
-        Start at a random point of the ball. The clean image counts as an iterate either way.
-    restarts
-        Independent random starts, at least 1; each works on what the earlier ones did not fool.
-    loss
-        A name of `losses.LOSSES`. The cross-entropy is followed through `engine.log_odds`.
-    targeted
-        The labels are the classes to reach, not the ones to leave.
-    stop_when_fooled
-        Leave an image alone from the first iterate that fools the model, the clean one included. Otherwise
-        every image takes every step of every restart and is returned at its highest loss.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a count below 1, a step size that is not positive, an unknown loss, or restarts that would all
-        start at the clean image.
+        Start at a random point of the ball. The clean image counts as an iterate either way. Several restarts need
+        it.
+    steps, step_size, restarts, loss, targeted, stop_when_fooled, micro_batch
+        See `memory_defense.attacks`.
     """
 
     steps: int = 40
@@ -65,27 +45,23 @@ class Pgd:
                 return images.clamp(0, 1)
             sizes = step_sizes(self.step_size, ball.epsilon, self.steps)
             loss = ascent_loss(self.loss, self.targeted)
-            climb = Climb(
+            ascent = ProjectedAscent(
                 victim, images, ball, score=loss, targeted=self.targeted, stop_when_fooled=self.stop_when_fooled
             )
-            rows = climb.begin()[0] if self.random_start and self.stop_when_fooled else victim.all_rows()
-            rivals = self.steps > 1 or self.random_start  # one step from clean has none to be judged by
+            rows = ascent.begin()[0] if self.random_start and self.stop_when_fooled else victim.all_rows()
+            judge = self.steps > 1 or self.random_start  # one step from clean is the only iterate
             for restart in range(self.restarts):
-                start = climb.random(draws.child("restart", restart)) if self.random_start else climb.clean
-                rows = climb.run(start, rows, sizes, always(loss), judge=rivals)
-            return climb.best
-
-    def for_transfer(self) -> Self:
-        """Return the same attack without early stops: highest loss instead of first success."""
-        return replace(self, stop_when_fooled=False)
+                start = ascent.random(draws.child("restart", restart)) if self.random_start else ascent.clean
+                rows = ascent.run(start, rows, sizes, lambda _step, _rows: loss, judge=judge)
+            return ascent.best
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bim:
+class Bim(StopsEarly):
     """Basic iterative method (Kurakin et al. 2017, arXiv 1607.02533): `Pgd` from the clean image.
 
-    Parameters and errors are `Pgd`'s. A step size above epsilon is allowed, as the paper's settings ask for
-    it: the iterates then jump between corners of the ball.
+    The step size may be above epsilon, as the paper's settings ask for it: the iterates then jump between corners
+    of the ball.
     """
 
     steps: int = 10
@@ -99,31 +75,19 @@ class Bim:
         self._as_pgd()
 
     def _as_pgd(self) -> Pgd:
-        return Pgd(
-            steps=self.steps,
-            step_size=self.step_size,
-            random_start=False,
-            loss=self.loss,
-            targeted=self.targeted,
-            stop_when_fooled=self.stop_when_fooled,
-            micro_batch=self.micro_batch,
-        )
+        return Pgd(random_start=False, **vars(self))
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         return self._as_pgd()(model, images, labels, ball, draws)
 
-    def for_transfer(self) -> Self:
-        """Return the same attack without early stops: highest loss instead of first success."""
-        return replace(self, stop_when_fooled=False)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Fgsm:
+class Fgsm(StopsEarly):
     """Fast gradient sign method (Goodfellow et al. 2015, arXiv 1412.6572): one step to the ball's surface.
 
-    In an L2 ball the step is along the gradient itself. Parameters and errors are `Pgd`'s. Images that the
-    model already mistakes stay as they are unless `stop_when_fooled` is off.
+    In an L2 ball the step is along the gradient itself; an unbounded ball is refused. Images that the model already
+    mistakes stay as they are unless `stop_when_fooled` is off.
     """
 
     loss: str = "cross-entropy"
@@ -138,40 +102,25 @@ class Fgsm:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         if math.isinf(ball.epsilon):
             raise ValueError("one step cannot reach the surface of an unbounded ball; give it a finite epsilon")
-        once = Pgd(
-            steps=1,
-            step_size=ball.epsilon or None,
-            random_start=False,
-            loss=self.loss,
-            targeted=self.targeted,
-            stop_when_fooled=self.stop_when_fooled,
-            micro_batch=self.micro_batch,
-        )
+        once = Pgd(steps=1, step_size=ball.epsilon or None, random_start=False, **vars(self))
         return once(model, images, labels, ball, draws)
-
-    def for_transfer(self) -> Self:
-        """Return the same attack stepping on every image, also on those already mistaken."""
-        return replace(self, stop_when_fooled=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandFgsm:
+class RandFgsm(StopsEarly):
     """RAND+FGSM (Tramer et al. 2018, arXiv 1705.07204): a random step, then one gradient step with what is left.
 
         x' = x + alpha * sign(N(0, I));   x_adv = x' + (epsilon - alpha) * sign(grad loss(x'))
 
     The random step leaves the clean image's neighbourhood, where a model trained against one step hides its
-    gradient. In an L2 ball both steps have their length in that norm. Other parameters and errors are `Pgd`'s.
+    gradient. In an L2 ball both steps have their length in that norm.
 
     Parameters
     ----------
     alpha
-        Length of the random step in pixel units, above 0; None is half of epsilon.
-
-    Raises
-    ------
-    ValueError
-        When called with a ball that leaves nothing for the gradient step.
+        Length of the random step in pixel units, above 0 and below epsilon; None is half of epsilon.
+    loss, targeted, stop_when_fooled, micro_batch
+        See `memory_defense.attacks`.
     """
 
     alpha: float | None = None
@@ -199,17 +148,13 @@ class RandFgsm:
                     "give a smaller alpha, or None for half of the radius"
                 )
             loss = ascent_loss(self.loss, self.targeted)
-            climb = Climb(
+            ascent = ProjectedAscent(
                 victim, images, ball, score=loss, targeted=self.targeted, stop_when_fooled=self.stop_when_fooled
             )
-            rows = climb.begin()[0] if self.stop_when_fooled else victim.all_rows()
-            start = climb.noise(draws.child("random step"), alpha)
-            climb.run(start, rows, [ball.epsilon - alpha], always(loss))
-            return climb.best
-
-    def for_transfer(self) -> Self:
-        """Return the same attack stepping on every image, also on those already mistaken."""
-        return replace(self, stop_when_fooled=False)
+            rows = ascent.begin()[0] if self.stop_when_fooled else victim.all_rows()
+            start = ascent.noise(draws.child("random step"), alpha)
+            ascent.run(start, rows, [ball.epsilon - alpha], lambda _step, _rows: loss)
+            return ascent.best
 
 
 PAPER_FGSM = Fgsm()

@@ -6,8 +6,8 @@ A round stands at a wrong answer x_t just behind the boundary. With phi = +1 for
     x'     = x_t + xi ascent(v),  xi = ||x_t - clean|| / sqrt(t), halved until x' is wrong
     x_t+1  = the end of the bisection from x' towards the clean image
 
-Nothing but labels leaves the `LabelsOnly` victim. What happens to an image depends on its own
-draws and its own budget only. The rounds are in `hop_skip_jump_search`.
+Only the predicted labels leave the `LabelsOnly` victim. What happens to an image depends on its own draws and its
+own budget only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory_defense.attacks.closest import Closest, check_search, column
+from memory_defense.attacks.closest import Closest, SmallestChange, check_search, column
 from memory_defense.attacks.engine import Victim, attacked, reached
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 
@@ -28,10 +28,10 @@ MOST_EVALUATIONS = 10_000
 """The most probes for one direction."""
 
 _FIRST_REACH = 0.1
-"""How far the probes of the first round reach, in pixel units."""
+"""Distance of the first round's probes from the point, in pixel units."""
 
 _START_PRECISION = 1e-3
-"""How far a random start is drawn towards the clean image, as a share of the way; a straight line in any norm."""
+"""Precision of the first bisection, as a share of the straight line from a random start to the clean image."""
 
 _CELLS = (1, 2, 4, 8)
 """Sides of the cells of a random start, in pixels."""
@@ -43,48 +43,111 @@ _BLOCK = 32
 """Probes of one image that are drawn at once."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What one image may cost."""
+@dataclass(frozen=True, kw_only=True)
+class HopSkipJump(SmallestChange):
+    """HopSkipJump in the ball's own norm, L-inf or L2; returns the closest image found that fools the model.
 
-    queries: int
-    evaluations: int
-    """Probes for the first direction."""
-
-    def probes(self, step: int) -> int:
-        """Return how many probes the round `step`, counted from 1, would like."""
-        return min(int(self.evaluations * math.sqrt(step)), MOST_EVALUATIONS)
-
-
-class Search:
-    """Where every image stands; `point` is always an image that the model was asked about and that fooled it.
+    An image for which nothing is found inside the ball comes back unchanged, as does one already mistaken.
 
     Parameters
     ----------
-    found
-        Told about every answer but those to probes.
-    draws
-        Of the whole set.
-    budget
-        Of each image.
+    queries
+        The most calls of the model for one image, at least 1; the clean image and the result cost one more each.
+    steps
+        The most rounds, at least 1. Round t asks ``evaluations * sqrt(t)`` times for a direction, so 5000
+        queries are spent after about 16 of them.
+    evaluations
+        Calls for the first direction, at least 1. The last one makes do with what the budget leaves.
+    starts
+        Random images that are tried as a start, at least 1: uniform noise in cells of 1, 2, 4 and 8 pixels in
+        turn, as some models have one answer for all fine noise. If none is wrong, nothing is found.
     gamma
-        As in `hop_skip_jump.HopSkipJump`.
+        How coarse bisections are, positive: they end within ``gamma / D^(3/2)`` of the way in L2 and
+        ``gamma / D^2`` in L-inf for D pixels, and directions are probed at ``gamma / D`` of the distance.
+    push
+        Move the closest image found along its own change to the surface of the ball (in an unbounded one, to
+        twice the distance): from inside unless that undoes its success, and from outside.
+    stop_when_fooled, micro_batch
+        See `memory_defense.attacks`.
     """
 
-    def __init__(self, found: Closest, draws: Draws, budget: Budget, gamma: float) -> None:
-        self.found, self.victim, self.ball = found, found.victim, found.ball
-        self.draws, self.budget = draws, budget
+    queries: int = 5000
+    steps: int = 64
+    evaluations: int = 100
+    starts: int = 100
+    gamma: float = 1.0
+    stop_when_fooled: bool = True
+    push: bool = False
+    micro_batch: int | None = None
+    gradient_free: ClassVar[bool] = True
+    hard_label: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("queries", "steps", "evaluations", "starts")}
+        check_search(0.0, self.micro_batch, {}, {"gamma": self.gamma}, **counts)
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
+        with attacked(model, images, labels, self.micro_batch) as scored:
+            victim = LabelsOnly(scored)
+            clean = images.clamp(0, 1)
+            if ball.epsilon == 0:
+                return clean
+            found = self.closest(victim, clean, ball)
+            rows, _ = found.start()
+            walk = BoundaryWalk(self, found, draws)
+            rows = walk.begin(rows)
+            for step in range(1, self.steps + 1):
+                rows = walk.round(rows, step)
+            return _pushed(found) if self.push else found.result()
+
+    def for_transfer(self) -> Self:
+        """Return the same attack with `push` and no early stops.
+
+        Labels tell no confidence to ask for. What another model may mistake is the change itself, at full length.
+        """
+        return replace(self, stop_when_fooled=False, push=True)
+
+
+class LabelsOnly(Victim):
+    """A victim whose logits are 1 for the predicted class and 0 for all others."""
+
+    def __init__(self, victim: Victim) -> None:
+        super().__init__(victim.model, victim.labels, victim.micro_batch)
+
+    def answers(self, points: Images, rows: Rows) -> Logits:
+        """Return the choices as (B, K); see `Victim.answers`."""
+        logits = super().answers(points, rows)
+        return F.one_hot(logits.argmax(1), logits.shape[1]).to(points.dtype)
+
+
+class BoundaryWalk:
+    """The points x_t of all images. Each is an image that the model was asked about and that fooled it.
+
+    Parameters
+    ----------
+    attack
+        The options.
+    found
+        Records every answer but those to probes.
+    draws
+        Random numbers of the whole set.
+    """
+
+    def __init__(self, attack: HopSkipJump, found: Closest, draws: Draws) -> None:
+        self.attack, self.found, self.draws = attack, found, draws
+        self.victim, self.ball = found.victim, found.ball
         self.point = found.clean.clone()
-        self.left = torch.full_like(self.victim.labels, budget.queries)
+        self.left = torch.full_like(self.victim.labels, attack.queries)
         pixels = found.clean[0].numel()
         self.reach = torch.full_like(found.distance, _FIRST_REACH)
-        self.probe_share = gamma / pixels
-        self.precision = gamma / pixels ** (1.5 if self.ball.norm == "l2" else 2)
+        self.probe_share = attack.gamma / pixels
+        self.precision = attack.gamma / pixels ** (1.5 if self.ball.norm == "l2" else 2)
 
-    def begin(self, rows: Rows, starts: int) -> Rows:
+    def begin(self, rows: Rows) -> Rows:
         """Find random images that fool the model, and go from there to the boundary; return the rows that did."""
         waiting = rows
-        for number in range(starts):
+        for number in range(self.attack.starts):
             waiting = self._able(waiting)
             if len(waiting) == 0:
                 break
@@ -98,7 +161,8 @@ class Search:
     def round(self, rows: Rows, step: int) -> Rows:
         """Do one round, counted from 1, with the images that can afford it; return them."""
         spare = self.left[rows] - _halvings_to(self.precision) - 1
-        rows, counts = rows[spare > 0], spare[spare > 0].clamp(max=self.budget.probes(step))
+        wanted = min(int(self.attack.evaluations * math.sqrt(step)), MOST_EVALUATIONS)
+        rows, counts = rows[spare > 0], spare[spare > 0].clamp(max=wanted)
         if len(rows) == 0:
             return rows
         direction = self.ball.ascent(self._normals(rows, counts, step))
@@ -168,10 +232,8 @@ class Search:
 
         Both are 0 where a probe is not used.
         """
-        here, reach = (
-            self.point[rows][:, None],
-            column(self.reach[rows])[:, None],
-        )  # (B, 1, C, H, W), (B, 1, 1, 1, 1)
+        here = self.point[rows][:, None]  # (B, 1, C, H, W)
+        reach = column(self.reach[rows])[:, None]  # (B, 1, 1, 1, 1)
         own, shape = self.draws.child("probe", *purpose).rows(rows.cpu()), (_BLOCK, *self.point.shape[1:])
         noise = (own.normal(*shape) if self.ball.norm == "l2" else 2 * own.uniform(*shape) - 1).to(here)
         length = noise.flatten(2).square().sum(2).sqrt().clamp(min=1e-12)  # (B, S)
@@ -187,10 +249,8 @@ class Search:
 
     def _stride(self, rows: Rows, direction: Tensor, step: int) -> None:
         """Move the points along the direction, as far as they still fool the model."""
-        here, size = (
-            self.point[rows],
-            self.ball.distance(self.point[rows], self.found.clean[rows]) / math.sqrt(step),
-        )
+        here = self.point[rows]
+        size = self.ball.distance(here, self.found.clean[rows]) / math.sqrt(step)
         waiting = torch.arange(len(rows), device=rows.device)
         for _ in range(_HALVINGS):
             waiting = waiting[self.left[rows[waiting]] > 0]
@@ -208,105 +268,6 @@ def _halvings_to(precision: float) -> int:
 
 def _split(count: int, size: int, rows: Rows) -> list[tuple[slice, Rows]]:
     return [(slice(at, at + size), rows[at : at + size]) for at in range(0, count, size)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HopSkipJump:
-    """HopSkipJump in the ball's own norm, L-inf or L2; returns the closest image found that fools the model.
-
-    An image for which nothing is found inside the ball comes back unchanged, as does one already mistaken.
-
-    Parameters
-    ----------
-    queries
-        The most calls of the model for one image, at least 1; the clean image and the result cost one more each.
-    steps
-        The most rounds, at least 1. Round t asks ``evaluations * sqrt(t)`` times for a direction, so 5000
-        queries are spent after about 16 of them.
-    evaluations
-        Calls for the first direction, at least 1. The last one makes do with what the budget leaves.
-    starts
-        Random images that are tried as a start, at least 1: uniform noise in cells of 1, 2, 4 and 8 pixels in
-        turn, as some models have one answer for all fine noise. If none is wrong, nothing is found.
-    gamma
-        How coarse bisections are, positive: they end within ``gamma / D^(3/2)`` of the way in L2 and
-        ``gamma / D^2`` in L-inf for D pixels, and directions are probed at ``gamma / D`` of the distance.
-    stop_when_fooled
-        Leave an image alone once something inside the ball is found; its distance is then no minimum.
-    push
-        Move the closest image found along its own change to the surface of the ball (in an unbounded one, to
-        twice the distance): from inside unless that undoes its success, and from outside.
-    micro_batch
-        Images in one pass; None is 256 on a CPU and 512 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For a value outside these ranges.
-    """
-
-    queries: int = 5000
-    steps: int = 64
-    evaluations: int = 100
-    starts: int = 100
-    gamma: float = 1.0
-    stop_when_fooled: bool = True
-    push: bool = False
-    micro_batch: int | None = None
-    gradient_free: ClassVar[bool] = True
-    hard_label: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("queries", "steps", "evaluations", "starts")}
-        check_search(0.0, self.micro_batch, {}, {"gamma": self.gamma}, **counts)
-
-    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
-        with attacked(model, images, labels, self.micro_batch) as scored:
-            victim = LabelsOnly(scored)
-            clean = images.clamp(0, 1)
-            if ball.epsilon == 0:
-                return clean
-            found = Closest(
-                victim,
-                clean,
-                ball,
-                confidence=0.0,
-                targeted=False,
-                best_effort=False,
-                stop_when_fooled=self.stop_when_fooled,
-            )
-            rows, _ = found.start()
-            search = Search(found, draws, Budget(self.queries, self.evaluations), self.gamma)
-            rows = search.begin(rows, self.starts)
-            for step in range(1, self.steps + 1):
-                rows = search.round(rows, step)
-            return _pushed(found) if self.push else found.result()
-
-    def for_transfer(self) -> Self:
-        """Return the same attack with `push` and no early stops.
-
-        Labels tell no confidence to ask for. What another model may mistake is the change itself, at full length.
-        """
-        return replace(self, stop_when_fooled=False, push=True)
-
-
-class LabelsOnly(Victim):
-    """A victim that gives nothing but its answer away: 1 for the class it chooses, 0 for all others.
-
-    Parameters
-    ----------
-    victim
-        What is attacked.
-    """
-
-    def __init__(self, victim: Victim) -> None:
-        super().__init__(victim.model, victim.labels, victim.micro_batch)
-
-    def answers(self, points: Images, rows: Rows) -> Logits:
-        """Return the choices as (B, K); see `Victim.answers`."""
-        logits = super().answers(points, rows)
-        return F.one_hot(logits.argmax(1), logits.shape[1]).to(points.dtype)
 
 
 def _pushed(found: Closest) -> Images:

@@ -1,4 +1,4 @@
-"""Which wrong classes a multi-targeted attack aims at, and how far ahead they are."""
+"""The target classes of multi-targeted attacks, their losses, and runs towards several of them at once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from memory_defense.wrappers import rows_of
 class Siblings:
     """Copies of some images, one for each of a few targets, as a set of its own that is attacked together.
 
+    Copies with the first rank come first, then those with the next. An image needs only the copies up to the first
+    target that succeeds, as if its targets ran one after the other; passes of later ones are not counted.
+
     Parameters
     ----------
     victim
-        What is attacked.
+        The model and the labels of the whole set.
     rows
         (n,) the images that are still attacked, as rows of the victim's set.
     ranks
-        The targets that run together, by rank; their copies follow each other rank by rank.
+        The targets that run together: 0 is the likeliest wrong class.
     """
 
     def __init__(self, victim: Victim, rows: Rows, ranks: range) -> None:
@@ -35,12 +38,12 @@ class Siblings:
         self._forward, self._backward = torch.zeros_like(self.index), torch.zeros_like(self.index)
 
     def seen(self, copies: Rows, forward: int, backward: int) -> None:
-        """Note the passes of these copies."""
+        """Count passes of these copies."""
         self._forward[copies] += forward
         self._backward[copies] += backward
 
     def settle(self, copies: Rows) -> None:
-        """Note the copies which succeeded, so that nothing is left to do for their image with a later target."""
+        """Mark copies that succeeded, so that their images' later targets are no longer needed."""
         if len(copies):
             at = copies % len(self.rows)
             self._first.scatter_reduce_(0, at, self.rank[copies], "amin")
@@ -50,7 +53,7 @@ class Siblings:
         return self.rank[copies] <= self._first[copies % len(self.rows)]
 
     def by_rank(self) -> Iterator[tuple[Rows, Rows]]:
-        """Yield, target by target, the rows of the victim's set that it had to run on, and their copies."""
+        """Yield for each target the rows of the victim's set that needed it, and their copies."""
         count = len(self.rows)
         copies = torch.arange(len(self.index), device=self.index.device)
         for start in range(0, len(self.index), count):
@@ -59,7 +62,7 @@ class Siblings:
             yield self.index[own], own
 
     def discount(self) -> None:
-        """Take back the count of the passes of copies that could not have started."""
+        """Subtract the passes of copies that were not needed from the count."""
         spare = ~self.needed(torch.arange(len(self.index), device=self.index.device))
         self.victim.discount(int(self._forward[spare].sum()), int(self._backward[spare].sum()))
 
@@ -70,7 +73,7 @@ def together(victim: Victim, images: int, rank: int, targets: int) -> range:
 
 
 def likeliest_others(logits: Logits, labels: Labels, count: int) -> Labels:
-    """Return (B, T) the `count` highest classes other than the label, or all of them where there are fewer."""
+    """Return (B, T) the `count` highest classes other than the label, or all of them if there are fewer."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
 

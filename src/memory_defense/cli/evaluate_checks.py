@@ -7,17 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memory_defense.attacks.suites import ALIASES, SUITES, check_attacks
 from memory_defense.cli.arguments import check_run_images, check_source, radius
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
 from memory_defense.data.places import check_size
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
-    ALIASES,
     PLANNED,
     PLANNED_HARDENED,
     RECIPES,
-    SUITES,
-    check_attacks,
     check_classifier,
     check_false_alarms,
     check_name,

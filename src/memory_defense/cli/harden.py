@@ -19,7 +19,7 @@ from memory_defense.cli.arguments import (
     with_options,
 )
 from memory_defense.cli.machine import Machine
-from memory_defense.names import check_attacks, check_classifier
+from memory_defense.names import check_classifier
 
 if TYPE_CHECKING:
     from memory_defense.data.images import Splits
@@ -152,6 +152,8 @@ def check(options: HardenArguments) -> None:
         )
     check_trained_size(options.data, options.size)
     check_source(options.data, options.data_dir)
+    from memory_defense.attacks.suites import check_attacks
+
     check_attacks(options.attacks)
     if options.epsilon is not None and radius(options.epsilon) == 0:
         raise ValueError(f"--epsilon is {options.epsilon}, but it must be above 0; write it as 8/255 or 0.03")

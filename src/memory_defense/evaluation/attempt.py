@@ -17,6 +17,7 @@ from memory_defense.contracts import (
     Labels,
     Progress,
     Rows,
+    transfers_of,
 )
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import Submissions, judged, predict
@@ -78,7 +79,7 @@ class CaseRunner:
         return Attempt(attacked, fooled, silent, lead, distance, passes, seconds, disagreements)
 
     def _attack(self, case: Case, model: Classifier, images: Images, labels: Labels, ids: Rows) -> Images:
-        transfers = case.knowledge in getattr(self.defense, "transfer_knowledge", ())
+        transfers = case.knowledge in transfers_of(self.defense)
         attack = case.attack.for_transfer() if transfers else case.attack
         if isinstance(attack, Replay):
             attack = attack.for_ids(ids)

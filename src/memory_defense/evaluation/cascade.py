@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from memory_defense.contracts import PerImage, Rows
+from memory_defense.contracts import PerImage, Rows, needs_gradient
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.state import State
 from memory_defense.randomness import ImageDraws
@@ -158,7 +158,7 @@ class Cascade:
     def _sampled(self, position: int, standing: int, near: float) -> bool:
         """Try a case without gradients on a sample; return whether it broke one whose lead is below `near`."""
         case, one = self.cases[position], self.state.cases[position]
-        if not getattr(case.attack, "gradient_free", False):
+        if needs_gradient(case.attack):
             return False
         share = max(SAMPLE_IMAGES / standing, 1 / 20)
         sample = (one.before > -torch.inf) & self._chosen(f"sample {case.key}", share)

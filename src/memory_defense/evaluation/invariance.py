@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Binding, Classifier, Images, PerImage, Rows
+from memory_defense.contracts import Binding, Classifier, Images, PerImage, Rows, needs_gradient
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import BatchInvariance
 from memory_defense.passes import (
@@ -92,7 +92,7 @@ def measured(
     asked: dict[int, tuple[Classifier | Binding, bool]] = {id(defense): (defense, False)}
     for case in cases:
         one = surrogates[case.knowledge]
-        follows = not getattr(case.attack, "gradient_free", False)
+        follows = needs_gradient(case.attack)
         asked[id(one)] = (one, follows or asked.get(id(one), (one, False))[1])
     needed = GRANULES[0]
     for one, follows in asked.values():

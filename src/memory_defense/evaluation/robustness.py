@@ -25,6 +25,7 @@ from memory_defense.contracts import (
     Labels,
     PerImage,
     Rows,
+    transfers_of,
 )
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
@@ -199,9 +200,11 @@ class _Run:
         return whole
 
     def _fingerprint(self, state: State) -> str:
-        how = self.options
-        flag = (getattr(self.defense, "flag_score", ""), getattr(self.defense, "flag_threshold", None))
-        terms = f"{self.options.seed} {how.repetitions!r} {how.bfloat16} {self.ranks.world} {flag}"
+        chosen, defense = self.options, self.defense
+        flag = (defense.flag_score, defense.flag_threshold) if isinstance(defense, Flagging) else ("", None)
+        terms = f"{chosen.seed} {chosen.repetitions!r} {chosen.bfloat16} {self.ranks.world} {flag}"
+        if self.batch_invariance.granule != GRANULE:  # otherwise as before other granules were known
+            terms += f" {self.batch_invariance!r}"
         return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
 
     def attack(self, state: State) -> list[tuple[int, ...]]:
@@ -275,7 +278,7 @@ class _Run:
 
     def finish(self, state: State, orders: Sequence[tuple[int, ...]]) -> Evaluation:
         """Return the evaluation, and remove the file to go on from."""
-        transfers = getattr(self.defense, "transfer_knowledge", ())
+        transfers = transfers_of(self.defense)
         outcomes = [
             outcome(state, case, one, case.attack.for_transfer() if case.knowledge in transfers else case.attack)
             for case, one in zip(self.cases, state.cases, strict=True)

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from memory_defense.attacks import ATTACKS
 from memory_defense.checks import nearest
-from memory_defense.contracts import Adaptation, Adaptive, Attack, Binding, Classifier, Defense
+from memory_defense.contracts import (
+    Adaptation,
+    Adaptive,
+    Attack,
+    Binding,
+    Classifier,
+    Defense,
+    Targeting,
+    needs_gradient,
+)
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.reporting.wording import ADAPTIVE, KNOWLEDGE, joined, knowledge_label
 
@@ -81,9 +90,9 @@ class Known:
     def _fault(self, attack: Attack) -> str:
         if self.adaptation is None:
             return ""
-        if self.adaptation.towards_each_class and not hasattr(attack, "targets"):
+        if self.adaptation.towards_each_class and not isinstance(attack, Targeting):
             return f"leads away from the right class, but {self.label} is for attacks towards each wrong class"
-        if getattr(attack, "gradient_free", False) and not self.adaptation.fights_flag:
+        if not needs_gradient(attack) and not self.adaptation.fights_flag:
             return f"uses no gradient, but {self.label} differs from {EXACT_KNOWLEDGE} by its gradient alone"
         return ""
 

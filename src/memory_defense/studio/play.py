@@ -15,7 +15,18 @@ from torch import Tensor
 
 from memory_defense.attacks import ATTACKS
 from memory_defense.checks import nearest
-from memory_defense.contracts import Attack, Binding, Classifier, Defense, Flagging, Images, Labels, SlotDefense
+from memory_defense.contracts import (
+    Attack,
+    Binding,
+    Classifier,
+    Defense,
+    Flagging,
+    Images,
+    Labels,
+    SlotDefense,
+    needs_gradient,
+    targets_of,
+)
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Attempt, CaseRunner
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import Submissions, answers
@@ -224,14 +235,14 @@ def _flagged(defense: Defense, image: Images) -> bool | None:
 def _notes(case: Case, known: Known, attempt: Attempt, classes: int) -> list[str]:
     notes = [attempt.failure] if attempt.failure else []
     if known.adaptation and known.adaptation.towards_each_class:
-        targets, wrong = getattr(case.attack, "targets", None) or classes, classes - 1
+        targets, wrong = targets_of(case.attack) or classes, classes - 1
         which = (
             f"each of the {wrong} wrong classes" if targets >= wrong else f"the {targets} likeliest wrong classes"
         )
         notes.append(f"It is led towards {which}, the likeliest first, until the answer is wrong.")
     if known.adaptation and known.adaptation.fights_flag:
         notes.append(_own_measure(attempt))
-    if getattr(case.attack, "gradient_free", False) and case.knowledge != EXACT_KNOWLEDGE:
+    if not needs_gradient(case.attack) and case.knowledge != EXACT_KNOWLEDGE:
         notes.append(f"{case.name} uses no gradient, so what this adversary knows is only whose answers it sees.")
     if attempt.disagreements:
         notes.append(

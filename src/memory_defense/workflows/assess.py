@@ -10,7 +10,7 @@ from typing import cast
 
 from memory_defense.attacks import Pgd
 from memory_defense.attacks.suites import parts_of
-from memory_defense.contracts import Attack, Ball, Defense, Flagging
+from memory_defense.contracts import Attack, Ball, Defense, Flagging, transfers_of
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import DatasetSpec
 from memory_defense.evaluation.cases import Case, cross
@@ -185,7 +185,7 @@ def assess(
     cases = plan_cases(
         plan,
         plan.knowledge or tuple(defense.surrogates()),
-        getattr(defense, "transfer_knowledge", ()),
+        transfers_of(defense),
         numbers=subset.images[0].numel(),
     )
     if plan.suite is not None:

@@ -12,8 +12,19 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.attacks.suites import Part, Suite, parts_of
-from memory_defense.contracts import Adaptation, Adaptive, Ball, Classifier, Defense, Images, Labels
+from memory_defense.attacks.suites import Suite, SuitePart, parts_of
+from memory_defense.contracts import (
+    Adaptation,
+    Adaptive,
+    Ball,
+    Classifier,
+    Defense,
+    Images,
+    Labels,
+    Targeting,
+    needs_gradient,
+    transfers_of,
+)
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.run import audit
@@ -221,14 +232,13 @@ def cascade_cases(
     return cases
 
 
-def _knowledge_for(part: Part, defense: Defense) -> list[str]:
+def _knowledge_for(part: SuitePart, defense: Defense) -> list[str]:
     surrogates = defense.surrogates()
-    transfers = getattr(defense, "transfer_knowledge", ())
-    deciding = [known for known in surrogates if known not in transfers]
-    if getattr(part.attack, "gradient_free", False):
+    deciding = [known for known in surrogates if known not in transfers_of(defense)]
+    if not needs_gradient(part.attack):
         return [EXACT_KNOWLEDGE] if EXACT_KNOWLEDGE in deciding else deciding[:1]
     adaptive: Mapping[str, Adaptation] = defense.adaptive() if isinstance(defense, Adaptive) else {}
-    towards_classes = hasattr(part.attack, "targets")
+    towards_classes = isinstance(part.attack, Targeting)
     deciding += [name for name, one in adaptive.items() if one.towards_each_class == towards_classes]
     return deciding
 
@@ -236,10 +246,10 @@ def _knowledge_for(part: Part, defense: Defense) -> list[str]:
 def _check_something_can_be_tried(defense: Defense, cases: Sequence[Case], attacks: str) -> None:
     """Raise ValueError where the model only answers and every case needs a gradient: nothing would be attacked."""
     if set(defense.surrogates()) != {QUERIES} or any(
-        isinstance(case.attack, Replay) or getattr(case.attack, "gradient_free", False) for case in cases
+        isinstance(case.attack, Replay) or not needs_gradient(case.attack) for case in cases
     ):
         return
-    remedy = ", ".join(name for name, one in ATTACKS.items() if getattr(one, "gradient_free", False))
+    remedy = ", ".join(name for name, one in ATTACKS.items() if not needs_gradient(one))
     raise ValueError(
         f"the model answers but has no gradient, and all of {attacks!r} need one: nothing would be tried; "
         f"give attacks that only ask: {remedy}, or the suite fast, which has the first"
@@ -265,7 +275,7 @@ def as_defense(model: Classifier | Defense) -> Defense:
             f"the model asks for {', '.join(needed)}; a classifier is given images only. One that is handed the "
             "label, or a slot made of it, has no robustness to measure: wrap it so that it finds these itself"
         )
-    return cast("Defense", model) if hasattr(model, "surrogates") else Undefended(model)
+    return model if isinstance(model, Defense) else Undefended(model)
 
 
 def _required_arguments(model: object) -> list[str]:

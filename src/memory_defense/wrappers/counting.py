@@ -1,4 +1,4 @@
-"""How many images go through a classifier."""
+"""A counter of the images that go through a classifier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memory_defense.wrappers.models import rows_of
 
 @dataclass
 class Passes:
-    """Images sent through a classifier."""
+    """Numbers of images sent through a classifier, forward and backward."""
 
     forward: int = 0
     backward: int = 0

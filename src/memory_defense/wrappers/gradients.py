@@ -1,4 +1,4 @@
-"""Stand-ins on the way back: the value of one function with the gradient of another."""
+"""Substitute gradients: the value of one function with the gradient of another."""
 
 from __future__ import annotations
 

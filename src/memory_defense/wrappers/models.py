@@ -1,4 +1,4 @@
-"""What a model reaches, how it is restricted to rows, and the context in which it is attacked."""
+"""The modules of a model, its restriction to rows of a batch, and the context in which it is attacked."""
 
 from __future__ import annotations
 

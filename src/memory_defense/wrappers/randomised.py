@@ -1,4 +1,4 @@
-"""For classifiers that draw at every call: their expectation, and what asking again is worth to an adversary."""
+"""Wrappers of classifiers that draw at every call: their expectation, and the best of several answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Eot:
     Parameters
     ----------
     model
-        A classifier whose randomness is its own.
+        A classifier that makes its own random draws.
     samples
         Forward passes that are averaged, at least 1. Memory of a backward pass grows with it.
     average
@@ -55,16 +55,15 @@ class Eot:
 
 @dataclass(frozen=True)
 class Resubmission:
-    """The best of several answers, for an adversary who may hand in the same image again and again.
+    """The worst of several answers, for an adversary who may submit the same image repeatedly.
 
-    The answer for an image is, of as many calls as there are attempts, the logits with the largest margin
-    ``max_{i != y} z_i - z_y`` against its label. It is wrong as soon as one call was, so an attack on it counts
-    what an attack on the classifier itself counts by luck. The gradient is that call's.
+    The answer for an image is, among `attempts` calls, the logits with the largest margin
+    ``max_{i != y} z_i - z_y`` against its label: wrong as soon as one call is. The gradient is that call's.
 
     Parameters
     ----------
     model
-        A classifier whose randomness is its own.
+        A classifier that makes its own random draws.
     labels
         (B,) of the images it will be called with, in their order; `rows` restricts them along with the model.
     attempts
@@ -73,7 +72,7 @@ class Resubmission:
     Raises
     ------
     ValueError
-        For fewer than 1 attempt; when called, for as many images as there are not labels.
+        For fewer than 1 attempt; when called, for a number of images other than that of labels.
     """
 
     model: Classifier
@@ -82,7 +81,7 @@ class Resubmission:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"attempts is {self.attempts}, but an image is handed in at least once")
+            raise ValueError(f"attempts is {self.attempts}, but an image is submitted at least once")
 
     def __call__(self, images: Images) -> Logits:
         """Return the logits (B, K) of each image's best attempt."""
@@ -98,5 +97,5 @@ class Resubmission:
         return answers.gather(0, best).squeeze(0)
 
     def rows(self, index: Rows) -> Resubmission:
-        """Return the same adversary's view of these rows."""
+        """Return the same wrapper for these rows."""
         return Resubmission(rows_of(self.model, index), self.labels[index], self.attempts)

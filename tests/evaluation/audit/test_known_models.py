@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from evaluation.helpers_evaluation import Front, five_classes, some_images, some_labels
 from memory_defense.attacks import Apgd, ApgdTargeted, Fgsm, Pgd, Square
-from memory_defense.attacks.suites import Part
+from memory_defense.attacks.suites import SuitePart
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import Case, cross
@@ -140,15 +140,15 @@ def test_a_broken_model_is_caught_by_the_right_check(name) -> None:
 
 SUITES = {
     "in order": (
-        Part("pgd", Pgd(steps=20, loss="margin")),
-        Part("apgd", Apgd(steps=20)),
-        Part("square", Square(queries=300)),
+        SuitePart("pgd", Pgd(steps=20, loss="margin")),
+        SuitePart("apgd", Apgd(steps=20)),
+        SuitePart("square", Square(queries=300)),
     ),
     "the black box may go first": (
-        Part("pgd", Pgd(steps=20, loss="margin"), "scout"),
-        Part("square-100", Square(queries=100, p_init=0.3), "scout"),
-        Part("apgd-t", ApgdTargeted(steps=10, targets=3)),
-        Part("square", Square(queries=300), "outward"),
+        SuitePart("pgd", Pgd(steps=20, loss="margin"), "scout"),
+        SuitePart("square-100", Square(queries=100, p_init=0.3), "scout"),
+        SuitePart("apgd-t", ApgdTargeted(steps=10, targets=3)),
+        SuitePart("square", Square(queries=300), "outward"),
     ),
 }
 

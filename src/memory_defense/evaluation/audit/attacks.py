@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from memory_defense.contracts import Ball
+from memory_defense.contracts import Ball, aims_at_a_class, least_classes, needs_gradient, sees_labels_only
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.findings import TWO_TENTHS, Check, Findings, gradient_free, line, pieces
 from memory_defense.evaluation.cases import Case
@@ -131,11 +131,7 @@ def every_gradient_exists(findings: Findings) -> AuditLine:
 def enough_classes(findings: Findings) -> AuditLine:
     """The DLR loss orders the logits: it needs 3 classes, its targeted form 4 (Croce & Hein 2020)."""
     answered = findings.logits(findings.evaluation.images[:1]).shape[1]
-    needed = 2
-    for case, _ in findings.tried:
-        for attack in pieces(case):
-            if getattr(attack, "loss", "") == "dlr":
-                needed = max(needed, 4 if hasattr(attack, "targets") else 3)
+    needed = max((least_classes(attack) for case, _ in findings.tried for attack in pieces(case)), default=2)
     return line(
         "classes suit the losses",
         answered != findings.classes or answered < needed,
@@ -160,18 +156,14 @@ def _attacks(findings: Findings, chosen: Callable[[object], bool]) -> int:
     return sum(any(chosen(piece) for piece in pieces(case)) for case, _ in findings.tried)
 
 
-def _targeted(attack: object) -> bool:
-    return bool(getattr(attack, "targeted", False)) or hasattr(attack, "targets")
-
-
 def _both_ways(findings: Findings) -> int:
     """Return the number of kinds among gradient attacks: towards a class, and away from one."""
     kinds = {
-        _targeted(piece)
+        aims_at_a_class(piece)
         for case, _ in findings.tried
         if not findings.transfers(case)
         for piece in pieces(case)
-        if not getattr(piece, "gradient_free", False)
+        if needs_gradient(piece)
     }
     return len(kinds)
 
@@ -211,13 +203,13 @@ ATTACK_CHECKS: dict[str, Check] = {
         "cases whose attack never asks for a gradient; without one, masked gradients cannot be told from "
         "robustness",
         "add 'square'",
-        lambda findings: _attacks(findings, lambda attack: bool(getattr(attack, "gradient_free", False))),
+        lambda findings: _attacks(findings, lambda attack: not needs_gradient(attack)),
     ),
     "hard-label": _coverage(
         "an attack that sees labels alone was run",
         "cases whose attack sees the predicted class only, which no masking of the logits can mislead",
         "add 'hop-skip-jump'",
-        lambda findings: _attacks(findings, lambda attack: bool(getattr(attack, "hard_label", False))),
+        lambda findings: _attacks(findings, sees_labels_only),
     ),
     "transferred": _coverage(
         "a transfer attack was run",

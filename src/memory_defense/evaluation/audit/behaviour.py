@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from memory_defense.contracts import Averaging
 from memory_defense.evaluation.audit.findings import (
     ASKED_AGAIN,
     HALF_POINT,
@@ -69,7 +70,7 @@ def randomness_is_dealt_with(findings: Findings) -> AuditLine:
     """Athalye et al. 2018: randomness that is not averaged over hides gradients; AutoAttack's first flag."""
     surrogates = [findings.published.get(case.knowledge) for case, _ in findings.tried]
     averaged = any(isinstance(one, Eot) for one in surrogates) or any(
-        int(getattr(piece, "samples", 1)) > 1 for case, _ in findings.tried for piece in pieces(case)
+        isinstance(piece, Averaging) and piece.samples > 1 for case, _ in findings.tried for piece in pieces(case)
     )
     often = findings.evaluation.submissions.count > 1
     return line(

@@ -10,7 +10,20 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Attack, Ball, Binding, Classifier, Defense, Images, Labels, PerImage, Rows
+from memory_defense.contracts import (
+    Attack,
+    Ball,
+    Binding,
+    Classifier,
+    Defense,
+    Images,
+    Labels,
+    PerImage,
+    Rows,
+    needs_gradient,
+    parts_of_attack,
+    transfers_of,
+)
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import within_memory
@@ -71,7 +84,7 @@ class Findings:
 
     def transfers(self, case: Case) -> bool:
         """Whether the case's images were made for something else than this defense."""
-        elsewhere = getattr(self.defense, "transfer_knowledge", ())
+        elsewhere = transfers_of(self.defense)
         return case.knowledge == EARLIER or case.knowledge in elsewhere or isinstance(case.attack, Replay)
 
     @cached_property
@@ -82,7 +95,7 @@ class Findings:
     @property
     def white_box(self) -> list[str]:
         """Every knowledge that the defense publishes whose surrogate decides as the defense does."""
-        elsewhere = {EARLIER, *getattr(self.defense, "transfer_knowledge", ())}
+        elsewhere = {EARLIER, *transfers_of(self.defense)}
         return [name for name in self.published if name not in elsewhere]
 
     @property
@@ -149,13 +162,12 @@ def relative(logits: Tensor, others: Tensor) -> PerImage:
 
 def pieces(case: Case) -> Iterator[Attack]:
     """Yield the attacks that a case consists of: those of an attack made of parts, else itself."""
-    parts: Callable[[str], dict[str, Attack]] | None = getattr(case.attack, "parts", None)
-    yield from [case.attack] if parts is None else parts(case.ball.norm).values()
+    yield from parts_of_attack(case.attack, case.ball.norm).values()
 
 
 def gradient_free(case: Case) -> bool:
     """Whether the case's attack never asks for a gradient."""
-    return all(bool(getattr(one, "gradient_free", False)) for one in pieces(case))
+    return not any(map(needs_gradient, pieces(case)))
 
 
 def line(check: str, failed: bool | None, value: float | None, meaning: str, remedy: str) -> AuditLine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from memory_defense.contracts import Ball
+from memory_defense.contracts import Ball, Restarting, Targeting, targets_of, transfers_of
 from memory_defense.evaluation.audit.findings import HALF_POINT, Check, Findings, gradient_free, line, pieces
 from memory_defense.evaluation.cases import parameters_of
 from memory_defense.evaluation.metrics import predict
@@ -100,11 +100,7 @@ def _curves(findings: Findings) -> dict[str, list[AttackResult]]:
 
 def monotone_in_epsilon(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.3: a larger ball contains the smaller one."""
-    curves = [
-        points
-        for name, points in _curves(findings).items()
-        if name not in getattr(findings.defense, "transfer_knowledge", ())
-    ]
+    curves = [points for name, points in _curves(findings).items() if name not in transfers_of(findings.defense)]
     rises = [later.accuracy - earlier.accuracy for points in curves for earlier, later in pairwise(points)]
     worst = max(rises, default=None)
     return line(
@@ -232,10 +228,11 @@ def several_starts(findings: Findings) -> AuditLine:
         for case, _ in findings.tried
         if not gradient_free(case) and not findings.transfers(case)
         for piece in pieces(case)
-        if hasattr(piece, "restarts") or hasattr(piece, "targets")
+        if isinstance(piece, Restarting | Targeting)
     ]
     starts = max(
-        (max(int(getattr(one, "restarts", 1)), int(getattr(one, "targets", 1))) for one in attacks), default=0
+        (max(one.restarts if isinstance(one, Restarting) else 1, targets_of(one) or 1) for one in attacks),
+        default=0,
     )
     return line(
         "gradient attacks start more than once",

@@ -2,9 +2,9 @@
 
     x_0 = a start;   x_{k+1} = P(x_k + size_k * ascent(grad loss_k(x_k)))
 
-The logits that come with a gradient also judge the iterate it was taken at, so no pass is spent on judging
-but one at the very end. An image leaves the loop at the first iterate that fools the model; one that never
-does is returned at its iterate of highest score, which is what a different model is most likely to mistake.
+The logits that come with a gradient also judge the iterate it was taken at, so judging costs one more pass, at the
+very end. An image leaves the loop at the first iterate that fools the model; one that never does is returned at its
+iterate of highest score, which another model is most likely to mistake.
 """
 
 from __future__ import annotations
@@ -34,13 +34,7 @@ def check_step_size(step_size: float | None) -> None:
 
 
 def step_sizes(step_size: float | None, epsilon: float, steps: int) -> list[float]:
-    """Return the constant sizes, or `cosine_steps` where `step_size` is None.
-
-    Raises
-    ------
-    ValueError
-        For None in an unbounded ball.
-    """
+    """Return the constant sizes, or `cosine_steps` if None; raise ValueError for None in an unbounded ball."""
     if step_size is not None:
         return [step_size] * steps
     if math.isinf(epsilon):
@@ -48,28 +42,18 @@ def step_sizes(step_size: float | None, epsilon: float, steps: int) -> list[floa
     return cosine_steps(epsilon, steps)
 
 
-def always(loss: AdversarialLoss) -> Callable[[int, Rows], AdversarialLoss]:
-    """Return what `Climb.run` asks for where every step and every image has the same loss."""
-
-    def loss_of(step: int, rows: Rows) -> AdversarialLoss:
-        del step, rows
-        return loss
-
-    return loss_of
-
-
 Start = Callable[[Rows], Images]
-"""From the rows of a micro-batch to new images (B, C, H, W) where its climb begins."""
+"""From the rows of a micro-batch to new images (B, C, H, W) to start from."""
 
 
 @dataclass
-class _Part:
-    """A micro-batch on its way. It stays together, so nothing is gathered but when one of its images is done."""
+class _MicroBatch:
+    """The iterates of a micro-batch. It stays together, so nothing is gathered until one of its images is done."""
 
     rows: Rows
     here: Images
     limits: tuple[Images, ...]
-    """What an iterate is brought back to: the lowest and the highest pixels in L-inf, else the ball's centre."""
+    """Lowest and highest pixels allowed in L-inf; in other norms the ball's centre, for `Ball.project`."""
 
     def keep(self, going: PerImage) -> Rows:
         """Forget the images that are done; `going` is (B,) bool, and its positions are returned."""
@@ -80,7 +64,7 @@ class _Part:
 
     @classmethod
     def packed(cls, parts: Sequence[Self], most: int) -> Sequence[Self]:
-        """Return the parts, or the same images in as few as hold them where that is fewer."""
+        """Return the parts, or the same images in fewer if fewer hold them."""
         left = sum(len(part.rows) for part in parts)
         if -(-left // most) == len(parts):
             return parts
@@ -90,20 +74,17 @@ class _Part:
         return [cls(rows[cut], here[cut], tuple(limit[cut] for limit in limits)) for cut in cuts]
 
 
-class Climb:
-    """The state of one call: the best iterate that every image has seen, over any number of runs.
+class ProjectedAscent:
+    """One call of an attack: the best iterate of every image so far, over any number of runs.
 
     Parameters
     ----------
     victim, images, ball
-        What is attacked.
+        The model with its labels, the clean images (N, C, H, W), and the ball around each.
     score
-        What an iterate is ranked by; need not be the loss that is climbed.
-    targeted
-        The labels are the classes to reach, not the ones to leave.
-    stop_when_fooled
-        Leave an image alone from the first iterate that fools the model. Otherwise every image takes every
-        step of every run, and rests at its highest score.
+        The loss that ranks iterates; need not be the one whose gradient is followed.
+    targeted, stop_when_fooled
+        See `memory_defense.attacks`.
     """
 
     def __init__(
@@ -158,35 +139,36 @@ class Climb:
         *,
         judge: bool = True,
     ) -> Rows:
-        """Climb once with these rows; return those that go on.
+        """Take all steps once with these rows; return those that go on.
 
         Parameters
         ----------
         start
-            Where each image begins.
+            The images to start from.
         rows
-            Positions of the images that climb.
+            Positions of the images to move.
         sizes
             The length of every step in pixel units.
         loss_of
-            The loss of one step, counted from 0, for a micro-batch with these rows.
+            From the step, counted from 0, and the rows of a micro-batch to its loss.
         judge
-            Spend a pass on the last iterates. Otherwise they are taken without one.
+            Spend a pass on judging the last iterates. Otherwise they are taken without one.
         """
-        parts: Sequence[_Part] = [
-            _Part(part, self.victim.laid_out(start(part)), self._limits(part)) for part in self.victim.parts(rows)
+        parts: Sequence[_MicroBatch] = [
+            _MicroBatch(part, self.victim.laid_out(start(part)), self._limits(part))
+            for part in self.victim.parts(rows)
         ]
         for step, size in enumerate(sizes):
             for part in parts:
                 self._step(part, size, loss_of(step, part.rows))
-            parts = _Part.packed(parts, self.victim.micro_batch)
+            parts = _MicroBatch.packed(parts, self.victim.micro_batch)
         if not judge:
             for part in parts:
                 self.best.index_copy_(0, part.rows, part.here)
             return torch.cat([rows[:0], *(part.rows for part in parts)])
         return torch.cat([rows[:0], *(self._judge(part.here, part.rows)[0] for part in parts)])
 
-    def _step(self, part: _Part, size: float, loss: AdversarialLoss) -> None:
+    def _step(self, part: _MicroBatch, size: float, loss: AdversarialLoss) -> None:
         """Judge one micro-batch and move its survivors one step."""
         seen = self.victim.gradient(part.here, part.rows, loss)
         scores = seen.losses if loss is self.score else self._scores(seen.logits, part.rows, part.here)
