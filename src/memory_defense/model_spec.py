@@ -20,9 +20,9 @@ class ImageSpec:
     classes: tuple[str, ...]
     """Names of the classes, by label."""
     mean: tuple[float, ...]
-    """Of the training pixels in [0, 1], one for each channel."""
+    """Mean of the training pixels in [0, 1], one number for each channel."""
     std: tuple[float, ...]
-    """Of the training pixels in [0, 1], one for each channel."""
+    """Standard deviation of the training pixels in [0, 1], one number for each channel."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ loss : str
 targeted : bool
     The labels are the classes to reach, not the ones to leave.
 targets : int, at least 1
-    How many of the highest classes other than the label to aim at, one after the other, by the logits of the clean
+    Number of the highest classes other than the label to aim at, one after the other, by the logits of the clean
     image; all of them if the model has fewer. An image is done once the model errs in any way.
 stop_when_fooled : bool
     Leave an image alone from the first iterate that fools the model, the clean one included. Otherwise every image

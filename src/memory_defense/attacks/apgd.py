@@ -234,7 +234,7 @@ class _AutoAscent:
         loss_of
             From the rows of a micro-batch to its loss.
         draws
-            Of the starts: for all images, or for one equal part of them after the other.
+            Draws of the starts: for all images, or for one equal part of them after the other.
         """
         run, steps, size = self._begin(draws), self.attack.steps, self.victim.micro_batch
         for k in range(steps + 1):

@@ -32,7 +32,7 @@ class Ddn(SmallestChange):
     Parameters
     ----------
     gamma
-        How far the norm moves in one step, in (0, 1); distances are about as precise.
+        Share by which the norm moves in one step, in (0, 1); distances are about as precise.
     initial_norm
         The first norm in pixel units, positive.
     loss

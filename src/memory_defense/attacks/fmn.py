@@ -39,7 +39,7 @@ class Fmn(SmallestChange):
     step_size
         Length of the first gradient step in pixel units, Euclidean in either norm, positive.
     gamma
-        How far the radius moves in the first step, in (0.001, 1); it falls to 0.001 along a cosine.
+        Share by which the radius moves in the first step, in (0.001, 1); it falls to 0.001 along a cosine.
     steps, confidence, best_effort, stop_when_fooled, targeted, micro_batch
         See `memory_defense.attacks`.
     """

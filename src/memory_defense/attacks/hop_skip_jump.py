@@ -62,7 +62,7 @@ class HopSkipJump(SmallestChange):
         Random images that are tried as a start, at least 1: uniform noise in cells of 1, 2, 4 and 8 pixels in
         turn, as some models have one answer for all fine noise. If none is wrong, nothing is found.
     gamma
-        How coarse bisections are, positive: they end within ``gamma / D^(3/2)`` of the way in L2 and
+        Coarseness of the bisections, positive: they end within ``gamma / D^(3/2)`` of the way in L2 and
         ``gamma / D^2`` in L-inf for D pixels, and directions are probed at ``gamma / D`` of the distance.
     push
         Move the closest image found along its own change to the surface of the ball (in an unbounded one, to

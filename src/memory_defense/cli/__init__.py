@@ -9,7 +9,7 @@ import sys
 INTERRUPTED = 128 + signal.SIGINT
 USER_ERROR = 2
 PATIENCE = ("GOMP_SPINCOUNT", "5000")
-"""How long an OpenMP thread spins before it sleeps. The default slows small networks 30 times down as soon as
+"""Time that an OpenMP thread spins before it sleeps. The default slows small networks 30 times down as soon as
 another program wants one of the cores; this costs nothing measurable on a quiet machine."""
 
 

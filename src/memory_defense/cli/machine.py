@@ -1,4 +1,4 @@
-"""Where to compute: device, threads, and several processes that share one evaluation; torch is imported on use."""
+"""Place to compute: device, threads, and several processes that share one evaluation; torch is imported on use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where to compute.
+    """Place to compute.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class Machine:
         Raises
         ------
         typer.Exit
-            When the processes have ended, with their exit status.
+            If the processes have ended, with their exit status.
         """
         if self.processes == 1 or LAUNCHED in os.environ:
             return

@@ -38,7 +38,7 @@ class ArrayFile:
     Raises
     ------
     ValueError
-        When names are missing or unknown, or labels are not class numbers; `DamagedDataError`, a ValueError, when
+        If names are missing or unknown, or labels are not class numbers; `DamagedDataError`, a ValueError, when
         the file is truncated or damaged. The text names the file.
     """
 
@@ -66,7 +66,7 @@ class ArrayFile:
         Raises
         ------
         ValueError
-            When the images are not (N, C, H, W), (N, H, W) or (N, H, W, C), uint8 or float in [0, 1], or are not
+            If the images are not (N, C, H, W), (N, H, W) or (N, H, W, C), uint8 or float in [0, 1], or are not
             as many as the labels.
         """
         key, label_key = self._keys[split]

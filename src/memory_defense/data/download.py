@@ -41,7 +41,7 @@ def download(spec: DatasetSpec, progress: Progress | None) -> Arrays:
     Raises
     ------
     AbsentDataError
-        When the address cannot be reached (within seconds) or serves something else.
+        If the address cannot be reached (within seconds) or serves something else.
     DamagedDataError
         When what it serves is not the dataset.
     """

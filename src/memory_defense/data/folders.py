@@ -42,7 +42,7 @@ class ImageFolder:
     Raises
     ------
     ValueError
-        When class folders do not fit together, or links leave the folder; `DataNotFoundError`, a ValueError,
+        If class folders do not fit together, or links leave the folder; `DataNotFoundError`, a ValueError,
         when there is neither ``train`` nor ``test``.
     """
 

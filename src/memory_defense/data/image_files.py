@@ -60,7 +60,7 @@ def read_image(path: Path, limits: Limits) -> np.ndarray:
     Raises
     ------
     ValueError
-        When the file is too large, of another format, has 16 bits a channel, CMYK, transparent pixels or several
+        If the file is too large, of another format, has 16 bits a channel, CMYK, transparent pixels or several
         frames; `DamagedDataError`, a ValueError, when it is truncated or damaged. The text names the file.
     """
     content = _content(path, limits)

@@ -112,9 +112,9 @@ def read_directory(directory: Path, spec: DatasetSpec) -> Arrays:
     Raises
     ------
     AbsentDataError
-        When no layout is complete; the text names what is missing.
+        If no layout is complete; the text names what is missing.
     DamagedDataError
-        When the files are there but are not the dataset.
+        If the files are there but are not the dataset.
     """
     layouts = LAYOUTS[spec.name]
     for layout in layouts:

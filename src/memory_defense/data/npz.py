@@ -30,7 +30,7 @@ class Npz:
     Raises
     ------
     ValueError
-        When it holds anything but arrays, or names twice; `DamagedDataError`, a ValueError, when it is no whole zip
+        If it holds anything but arrays, or names twice; `DamagedDataError`, a ValueError, when it is no whole zip
         archive. The text names the file.
     """
 

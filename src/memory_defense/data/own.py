@@ -74,7 +74,7 @@ def load_images(
         A folder ``DIR/{train,test}/CLASS/FILE`` (see `ImageFolder`), a ``.npz`` or ``.safetensors`` file (see
         `ArrayFile`), or a key of `DATASETS`. A `Path` is never taken for a key, nor is ``./cifar10``.
     split
-        Which images. A tenth of a folder's or a file's training images is held out; see `load_splits`.
+        Split to return. Of a folder or file a tenth of the training images is held out; see `load_splits`.
     size
         Resize every image to this many pixels a side, from 4 to 128 (see `limits.fit`); None leaves them as they
         are, and then they must be squares of one such size.
@@ -83,7 +83,7 @@ def load_images(
     limits
         Largest data that are read from folders and files; None takes the defaults of `Limits`.
     options
-        Where a known dataset may come from, see `sources.SourceOptions`; a folder takes `progress` alone.
+        Sources of a known dataset, see `sources.SourceOptions`; a folder takes `progress` alone.
 
     Raises
     ------

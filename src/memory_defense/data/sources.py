@@ -59,10 +59,10 @@ def find(
     Raises
     ------
     ValueError
-        When the named directory does not exist; `DamagedDataError`, a ValueError, when it holds the dataset's
+        If the named directory does not exist; `DamagedDataError`, a ValueError, when it holds the dataset's
         files but they are not the dataset.
     DataNotFoundError
-        When no source has it.
+        If no source has it.
     """
     tried: list[str] = []
     named = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE) or None

@@ -150,7 +150,7 @@ class AutoencoderDefense(FlaggingModule):
     Raises
     ------
     ValueError
-        When the parts do not fit together.
+        If the parts do not fit together.
     """
 
     transfer_knowledge = frozenset({"target-classifier"})
@@ -213,7 +213,7 @@ class MemAeDefense(AutoencoderDefense):
     Raises
     ------
     ValueError
-        When the parts do not fit together, or a number is out of range.
+        If the parts do not fit together, or a number is out of range.
     """
 
     def __init__(

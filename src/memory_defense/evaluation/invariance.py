@@ -86,7 +86,7 @@ def measured(
     largest
         Images in the largest pass.
     seed
-        Of what a randomised model draws.
+        Seed of what a randomised model draws.
     """
     sample = images[ids.argsort(stable=True)[:largest].to(images.device)]
     asked: dict[int, tuple[Classifier | Binding, bool]] = {id(defense): (defense, False)}

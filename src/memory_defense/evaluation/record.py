@@ -183,7 +183,7 @@ class Record(_Strict):
     bfloat16: bool = False
     """Whether the attacks computed their gradients in bfloat16."""
     batch_invariance: BatchInvariance | None = None
-    """Where it holds, neither order, nor batch sizes, nor the number of processes changed an outcome; None in
+    """If it holds, neither order, nor batch sizes, nor the number of processes changed an outcome; None in
     records from before it was measured."""
     detection: tuple[DetectionResult, ...] = ()
     """One entry for each score and attack; empty where detection was not evaluated."""

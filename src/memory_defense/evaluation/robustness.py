@@ -53,7 +53,7 @@ class Evaluation:
     state: State
     cases: tuple[Case, ...]
     outcomes: tuple[Outcome, ...]
-    """Of the table and curve cases, in order."""
+    """Outcomes of the table and curve cases, in order."""
     cascades: tuple[CascadeRecord, ...]
     submissions: Submissions
     flags: bool

@@ -35,7 +35,7 @@ class Normalize(nn.Module):
     Raises
     ------
     ValueError
-        When the lengths differ or are 0, or a standard deviation is not positive.
+        If the lengths differ or are 0, or a standard deviation is not positive.
     """
 
     mean: Tensor
@@ -78,7 +78,7 @@ def features_of(trunk: nn.Module, channels: int, size: int) -> int:
     Raises
     ------
     ValueError
-        When the image is too small for the trunk.
+        If the image is too small for the trunk.
     """
     training = trunk.training
     trunk.eval()

@@ -115,7 +115,7 @@ class Space:
 
     key: str
     row: str
-    """Whose."""
+    """Row of the table whose system it is."""
     title: str
     meaning: str
     vectors: Callable[[Any, Images], Tensor]

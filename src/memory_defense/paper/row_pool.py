@@ -136,7 +136,7 @@ class RowPool:
         ValueError
             For a row's own ValueError or OSError, such as a full disk; the other rows are stopped.
         RowError
-            When a row failed otherwise, or its process was killed.
+            If a row failed otherwise, or its process was killed.
         """
         _PoolRun(self, data, progress).run(list(works))
 

@@ -77,7 +77,7 @@ def reproduce(
     ValueError
         For an unknown table, scale or row, or runs in `out` that were made otherwise.
     RowError
-        When a process of the pool was killed.
+        If a process of the pool was killed.
     """
     check_name(table, TABLES, "table")
     check_name(scale, {one.name for one in SCALES}, "scale")

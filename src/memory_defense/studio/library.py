@@ -99,7 +99,7 @@ class Library:
         Raises
         ------
         ValueError
-            When they are not on this machine, or no longer those that the run was trained on.
+            If they are not on this machine, or no longer those that the run was trained on.
         """
         source = own_source(run)
         if source is None:

@@ -113,11 +113,11 @@ class Workshop:
         Raises
         ------
         BusyError
-            When the queue is full.
+            If the queue is full.
         StoppedError
-            When nobody waits any more.
+            If nobody waits any more.
         TooSlowError
-            When the time is over. An exception of the job is raised here, too.
+            If the time is over. An exception of the job is raised here, too.
         """
         if self._inside >= self.waiting:
             raise BusyError(f"{self._inside} computations are waiting already; try again in a few seconds")

@@ -25,7 +25,7 @@ def load_weights(path: Path, module: nn.Module) -> dict[str, str]:
     Raises
     ------
     ValueError
-        When names or shapes differ; the first of each kind is named. The module is then unchanged.
+        If names or shapes differ; the first of each kind is named. The module is then unchanged.
     """
     tensors, metadata = read_tensors(path)
     expected = module.state_dict()

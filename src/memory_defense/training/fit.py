@@ -56,7 +56,7 @@ Validate = Callable[[nn.Module], float]
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How long and how to train; the objective says what is minimised."""
+    """Length and manner of training; the objective says what is minimised."""
 
     epochs: int
     """Passes over the training images."""
@@ -141,7 +141,7 @@ def fit(
     Raises
     ------
     ValueError
-        When `state` was made under another configuration or seed, there are fewer images than one batch, or
+        If `state` was made under another configuration or seed, there are fewer images than one batch, or
         images that come with clean counterparts are to be erased or made noisy.
     """
     run = _Run(model, objective, images, config, seed, state)

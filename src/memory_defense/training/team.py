@@ -47,7 +47,7 @@ class Team:
     Raises
     ------
     ValueError
-        When a batch has fewer images than there are ranks, or the objective remembers something that ranks cannot
+        If a batch has fewer images than there are ranks, or the objective remembers something that ranks cannot
         tell each other.
     """
 

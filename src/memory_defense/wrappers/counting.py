@@ -28,7 +28,7 @@ class CountingPasses:
     model
         The classifier to count for; its answers are untouched.
     passes
-        Where to count; every restriction made by `rows` counts in the same place.
+        Counter; every restriction made by `rows` counts in the same place.
     """
 
     model: Classifier

@@ -126,7 +126,7 @@ class SlotMemory(nn.Module):
     Raises
     ------
     ValueError
-        When M is no multiple of K, or the threshold is out of range.
+        If M is no multiple of K, or the threshold is out of range.
     """
 
     def __init__(

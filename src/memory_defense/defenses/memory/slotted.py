@@ -61,7 +61,7 @@ class SlottedClassifier(nn.Module):
     Raises
     ------
     ValueError
-        When the parts do not fit together.
+        If the parts do not fit together.
     """
 
     def __init__(
