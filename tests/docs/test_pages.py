@@ -122,3 +122,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert place.exists(), target
         if anchor:
             assert anchor in anchors(place), target
+
+
+def test_the_architecture_page_names_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text[text.index("## In which file") : text.index("Imports point down only")]
+    named = re.findall(r"`([\w/]+\.py)`", table)
+    assert len(named) >= 20
+    for path in named:
+        assert (ROOT / "src/memory_defense" / path).is_file(), path
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    drawn = re.findall(r"[\w|>]+", text[text.index("```\ncli") : text.index("version\n```") + 7])
+    assert [word for word in drawn if word not in (">", "|")] == re.findall(r"\w+", " ".join(layers["layers"]))

@@ -59,7 +59,10 @@ class Options:
     """Display of how far the evaluation is (`contracts.Progress`); None shows nothing."""
 
     def __post_init__(self) -> None:
-        for name, count in {"chunk": self.chunk, "batch_size": self.batch_size or 1}.items():
+        for name, count in {
+            "chunk": self.chunk,
+            "batch_size": 1 if self.batch_size is None else self.batch_size,
+        }.items():
             if count < 1:
                 raise ValueError(f"{name} is {count}, but an attack needs at least 1 image")
         if self.seed < 0:
