@@ -103,11 +103,6 @@ def judged(
     return wrong, leads.amax(0)
 
 
-def wrong_answers(model: Classifier, images: Images, labels: Labels, submissions: Submissions) -> PerImage:
-    """Return (B,) bool: by these submissions the model errs on the image; raises what `answers` raises."""
-    return judged(model, images, labels, submissions)[0]
-
-
 def accuracy(correct: PerImage | int, total: int | None = None) -> Accuracy:
     """Return a fraction with its 95 % Wilson interval.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from memory_defense.contracts import (
 )
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
+from memory_defense.evaluation.audit.behaviour import required_arguments
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case
 from memory_defense.evaluation.options import Options
@@ -269,21 +269,10 @@ def as_defense(model: Classifier | Defense) -> Defense:
     ValueError
         For a model that asks for more than images: a label that is handed in decides its answer.
     """
-    needed = _required_arguments(model)
+    needed = required_arguments(model) or []
     if len(needed) > 1:
         raise ValueError(
             f"the model asks for {', '.join(needed)}; a classifier is given images only. One that is handed the "
             "label, or a slot made of it, has no robustness to measure: wrap it so that it finds these itself"
         )
     return model if isinstance(model, Defense) else Undefended(model)
-
-
-def _required_arguments(model: object) -> list[str]:
-    """Return the names of the positional arguments that a call must give."""
-    function = model.forward if isinstance(model, nn.Module) else model
-    try:
-        parameters = inspect.signature(cast("type[object]", function)).parameters.values()
-    except (TypeError, ValueError):  # some built-in callables do not say
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [one.name for one in parameters if one.kind in kinds and one.default is inspect.Parameter.empty]

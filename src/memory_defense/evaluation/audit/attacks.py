@@ -6,35 +6,25 @@ of them saw, never by their accuracies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from memory_defense.contracts import Ball, aims_at_a_class, least_classes, needs_gradient, sees_labels_only
+from memory_defense.contracts import aims_at_a_class, least_classes, needs_gradient, sees_labels_only
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
-from memory_defense.evaluation.audit.findings import TWO_TENTHS, Check, Findings, gradient_free, line, pieces
+from memory_defense.evaluation.audit.findings import TWO_TENTHS, Check, Findings, above, gradient_free, line, pieces
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.replay import EARLIER
-from memory_defense.evaluation.state import CaseState
 
 _PILOT_SHARE = 0.05
 """Share, beyond chance, of the few images that two cases both saw and only one of them broke."""
-
-Run = tuple[Case, CaseState]
-Chosen = Callable[[Case], bool]
 
 _SCOUT_SHARE = 0.02
 """Share of images that a scout without gradients may find and the scouts with gradients may miss."""
 
 
-def _inside(runs: Sequence[Run], ball: Ball) -> list[Run]:
-    """Return the runs whose images count in this ball."""
-    return [
-        run
-        for run in runs
-        if run[0].ball.norm == ball.norm and run[0].ball.epsilon <= ball.epsilon and run[0].purpose != "curve"
-    ]
+Chosen = Callable[[Case], bool]
 
 
 def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float | None:
@@ -46,10 +36,14 @@ def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float |
     """
     shares: list[float] = []
     for broken in findings.evaluation.broken:
-        counting = _inside(findings.tried, broken.ball)
-        here = [run for run in counting if run[0].ball == broken.ball]
-        ours = [one for case, one in here if winners(case)]
-        theirs = [(case, one) for case, one in here if others(case)]
+        ball = broken.ball
+        counting = [
+            (case, one)
+            for case, one in findings.tried
+            if case.ball.norm == ball.norm and case.ball.epsilon <= ball.epsilon and case.purpose != "curve"
+        ]
+        ours = [one for case, one in counting if case.ball == ball and winners(case)]
+        theirs = [(case, one) for case, one in counting if case.ball == ball and others(case)]
         leading = [one for case, one in theirs if case.role != "outward"] or [one for _, one in theirs]
         if not ours or not leading:
             continue
@@ -73,14 +67,11 @@ def black_box_stronger(findings: Findings) -> AuditLine:
     A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`).
     """
 
-    def others(case: Case) -> bool:
-        return not gradient_free(case) and not findings.transfers(case)
-
     def alone(*, scouts: bool) -> float | None:
         return _found_alone(
             findings,
             lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
-            others,
+            lambda case: not gradient_free(case) and not findings.transfers(case),
         )
 
     late, early = alone(scouts=False), alone(scouts=True)
@@ -100,11 +91,10 @@ def black_box_stronger(findings: Findings) -> AuditLine:
 
 def transfer_stronger(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.1: images made for another model must not beat those made for this one."""
-    share = _found_alone(findings, findings.transfers, lambda case: not findings.transfers(case))
-    return line(
+    return above(
         "no transferred image finds what white-box attacks miss",
-        None if share is None else share > TWO_TENTHS,
-        share,
+        _found_alone(findings, findings.transfers, lambda case: not findings.transfers(case)),
+        TWO_TENTHS,
         "largest share of images in one ball that were broken by an image made for another model, or found by an "
         "earlier evaluation, and by no white-box attack that saw the same image; above 0.2 points the white-box "
         "attacks are misled",
@@ -114,13 +104,12 @@ def transfer_stronger(findings: Findings) -> AuditLine:
 
 def every_gradient_exists(findings: Findings) -> AuditLine:
     """A gradient attack that met no gradient has tested nothing, whatever accuracy it left."""
-    runs = [(case, one) for case, one in findings.tried if not gradient_free(case)]
-    without = [one for _, one in runs if "differentiably" in one.note]
-    share = len(without) / len(runs) if runs else None
-    return line(
+    runs = [one for case, one in findings.tried if not gradient_free(case)]
+    without = [one for one in runs if "differentiably" in one.note]
+    return above(
         "every gradient attack had a gradient",
-        None if share is None else share > 0,
-        share,
+        len(without) / len(runs) if runs else None,
+        0,
         "share of the gradient attacks that could not run because the logits do not depend on the image "
         "differentiably; the accuracy under them is the clean one and proves nothing",
         "publish a surrogate with a stand-in for the step that cuts the gradient (wrappers.Bpda, StraightThrough), "
@@ -158,14 +147,8 @@ def _attacks(findings: Findings, chosen: Callable[[object], bool]) -> int:
 
 def _both_ways(findings: Findings) -> int:
     """Return the number of kinds among gradient attacks: towards a class, and away from one."""
-    kinds = {
-        aims_at_a_class(piece)
-        for case, _ in findings.tried
-        if not findings.transfers(case)
-        for piece in pieces(case)
-        if needs_gradient(piece)
-    }
-    return len(kinds)
+    own = [piece for case, _ in findings.tried if not findings.transfers(case) for piece in pieces(case)]
+    return len({aims_at_a_class(piece) for piece in own if needs_gradient(piece)})
 
 
 def every_knowledge_attacked(findings: Findings) -> AuditLine:

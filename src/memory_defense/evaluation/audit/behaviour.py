@@ -7,8 +7,9 @@ other images of its batch or optimises while it answers can leave every attack w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from memory_defense.evaluation.audit.findings import (
     HALF_POINT,
     Check,
     Findings,
+    above,
     line,
     pieces,
     relative,
@@ -38,11 +40,10 @@ def clean_is_deterministic(findings: Findings) -> AuditLine:
     """A randomised defense judged once per image is judged by luck."""
     evaluation = findings.evaluation
     again = predict(findings.defense, evaluation.images) == evaluation.labels
-    share = float((again != evaluation.correct).float().mean())
-    return line(
+    return above(
         "same answer when asked twice",
-        share > 0,
-        share,
+        float((again != evaluation.correct).float().mean()),
+        0,
         "share of clean images whose verdict changes when they are judged again",
         "turn the randomness off, or attack and judge its expectation (wrappers.Eot)",
     )
@@ -84,24 +85,24 @@ def randomness_is_dealt_with(findings: Findings) -> AuditLine:
     )
 
 
+def required_arguments(model: object) -> list[str] | None:
+    """Return the names of the positional arguments that a call must give; None where the model does not say."""
+    function = model.forward if isinstance(model, nn.Module) else model
+    try:
+        parameters = inspect.signature(cast("Callable[..., object]", function)).parameters.values()
+    except (TypeError, ValueError):  # some built-in callables do not say
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind in kinds]
+
+
 def takes_images_alone(findings: Findings) -> AuditLine:
     """A defense that is given a label, or a slot made from it, is given the answer."""
-    model: object = findings.defense
-    function = model.forward if isinstance(model, nn.Module) else model
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed: list[str] | None = None
-    if callable(function):
-        try:
-            parameters = inspect.signature(function).parameters.values()
-            needed = [
-                one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind in kinds
-            ]
-        except (TypeError, ValueError):  # some built-in callables do not say
-            needed = None
-    return line(
+    needed = required_arguments(findings.defense)
+    return above(
         "the defense is given images and nothing else",
-        None if needed is None else len(needed) > 1,
         None if needed is None else float(len(needed) - 1),
+        0,
         "arguments beside the images that a call of the defense must give",
         "let the defense find what it needs from the image; a dictated slot belongs to the knowledge 'fixed-slots' "
         "alone",
@@ -113,13 +114,11 @@ def answers_move_with_the_images(findings: Findings) -> AuditLine:
     images, _ = findings.probe
     order = findings.draws("order", len(images)).uniform().argsort()
     stayed = (predict(findings.defense, images[order]) != predict(findings.defense, images)[order]).float().mean()
-    allowed = HALF_POINT
-    if findings.randomised:
-        allowed = 0.05 + 2 * float(findings.spread[1].float().mean())
-    return line(
+    by_chance = findings.spread[1].float().mean()
+    return above(
         "shuffled images take their answers along",
-        float(stayed) > allowed,
         float(stayed),
+        0.05 + 2 * float(by_chance) if findings.randomised else HALF_POINT,
         "share of images whose answer is another at another place of the batch; above 0 the answer belongs to the "
         "place, as it does where a list of labels is consulted",
         "remove whatever the defense knows about the order of the images; a list of labels has no robustness",
@@ -168,19 +167,17 @@ def same_answer_in_any_batch(findings: Findings) -> AuditLine:
     changed = torch.zeros(count, dtype=torch.bool, device=images.device)
     for answer in (others, alone):
         changed |= (relative(together, answer) > _SAME) | (together.argmax(1) != answer.argmax(1))
-    share = float(changed.float().mean())
-    return line(check, share > 0, share, meaning, remedy)
+    return above(check, float(changed.float().mean()), 0, meaning, remedy)
 
 
 def verdicts_agree(findings: Findings) -> AuditLine:
     """The evaluation compared the attack's verdict on each exact image with the judge's, in another batch."""
     exact = [one for case, one in findings.tried if case.knowledge == findings.exact]
     judged = sum(int(one.done.sum()) for one in exact)
-    share = sum(one.disagreements for one in exact) / judged if judged else None
-    return line(
+    return above(
         "the attack's verdict is the judge's",
-        None if share is None else share > 0,
-        share,
+        sum(one.disagreements for one in exact) / judged if judged else None,
+        0,
         "share of attacked images on which the classifier that was attacked and the judge, asked in another order, "
         "disagree; above 0 the answers depend on chance or on the batch, or the surrogate is not exact",
         "make the defense deterministic and free of batch statistics, or give it an exact surrogate",
@@ -217,10 +214,10 @@ def no_optimisation_at_inference(findings: Findings) -> AuditLine:
     images, _ = findings.probe
     with watched_backward() as calls, torch.no_grad():
         findings.defense(images[:8])
-    return line(
+    return above(
         "no optimisation while answering",
-        len(calls) > 0,
         float(len(calls)),
+        0,
         "backward passes that the defense itself makes while it answers; a gradient taken through them is rarely "
         "the right one, and each pass of an attack costs many",
         "attack with stand-ins for the inner optimisation (wrappers.Bpda), by transfer from the model without it, "
@@ -236,10 +233,10 @@ def asking_changes_nothing(findings: Findings) -> AuditLine:
         findings.logits(images)
         after = tensors_of(findings.defense)
         changed = sum(not torch.equal(one, old) for one, old in zip(after, before, strict=True))
-    return line(
+    return above(
         "asking leaves the defense as it was",
-        changed > 0,
         float(changed),
+        0,
         "parameters and buffers that one pass in eval mode changes; above 0 each verdict depends on all earlier "
         "ones",
         "update nothing in eval mode",

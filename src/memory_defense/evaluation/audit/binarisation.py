@@ -117,16 +117,13 @@ def features_of(model: Classifier, images: Images) -> Generator[Features]:
         one for one, (entry, out) in seen.items() if entry.dim() == 2 and torch.equal(out[: len(logits)], logits)
     ]
 
-    def logits_of(target: Classifier, points: Images) -> Tensor:
-        return target(points)
-
     def penultimate(target: Classifier, points: Images) -> Tensor:
         entered.clear()
         target(points)
         return entered[-1][: len(points)]
 
     if not last:
-        yield logits_of
+        yield lambda target, points: target(points)
         return
     handle = last[0].register_forward_hook(lambda _module, inputs, _output: entered.append(inputs[0]))
     try:

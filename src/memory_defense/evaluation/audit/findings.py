@@ -176,5 +176,10 @@ def line(check: str, failed: bool | None, value: float | None, meaning: str, rem
     return AuditLine(check=check, verdict=verdict, value=value, meaning=meaning, remedy=remedy)
 
 
+def above(check: str, value: float | None, limit: float, meaning: str, remedy: str) -> AuditLine:
+    """Return the line of a check that fails if `value` is above `limit`; None means that it could not run."""
+    return line(check, None if value is None else value > limit, value, meaning, remedy)
+
+
 Check = Callable[[Findings], AuditLine]
 """One check; it leaves the defense as it found it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from memory_defense.contracts import Ball, Classifier, Images, Labels, PerImage
-from memory_defense.evaluation.audit.findings import Check, Findings, line
-from memory_defense.evaluation.metrics import wrong_answers
+from memory_defense.evaluation.audit.findings import Check, Findings, above, line
+from memory_defense.evaluation.metrics import judged
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.losses import AdversarialLoss, cross_entropy, margin
 from memory_defense.randomness import ImageDraws
@@ -64,11 +64,10 @@ def _gradient_exists(name: str, loss: AdversarialLoss, remedy: str) -> Check:
             for ball in findings.balls
             if ball.epsilon > 0
         ]
-        share = max(float(without_gradient(model, one, labels, loss).float().mean()) for one in points)
-        return line(
+        return above(
             f"the {name} has a gradient",
-            share > _TOLERATED,
-            share,
+            max(float(without_gradient(model, one, labels, loss).float().mean()) for one in points),
+            _TOLERATED,
             f"largest share of images where the gradient of the {name} is exactly 0, at the clean image or at a "
             "random point of the ball; a gradient attack cannot move such an image",
             remedy,
@@ -100,11 +99,11 @@ def stronger_than_many_draws(findings: Findings) -> AuditLine:
             if len(standing) == 0:
                 break
             noisy = surface_point(ball, clean[standing], draws.rows(standing).child(number))
-            wrong = wrong_answers(findings.defense, noisy, labels[standing], evaluation.submissions)
+            wrong, _ = judged(findings.defense, noisy, labels[standing], evaluation.submissions)
             missed += int(wrong.sum())
             standing = standing[~wrong]
         worst = max(worst, missed / len(rows))
-    return line(check, worst > 0, worst, meaning, remedy)
+    return above(check, worst, 0, meaning, remedy)
 
 
 PROBES: dict[str, Check] = {

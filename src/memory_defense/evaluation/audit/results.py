@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from memory_defense.contracts import Ball, Restarting, Targeting, targets_of, transfers_of
-from memory_defense.evaluation.audit.findings import HALF_POINT, Check, Findings, gradient_free, line, pieces
+from memory_defense.contracts import Attack, Ball, Restarting, Targeting, targets_of, transfers_of
+from memory_defense.evaluation.audit.findings import HALF_POINT, Check, Findings, above, gradient_free, line, pieces
 from memory_defense.evaluation.cases import parameters_of
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.record import AttackResult, AuditLine
@@ -30,12 +30,10 @@ def _pairs(findings: Findings, weak: str, strong: Iterable[str]) -> list[tuple[O
 def iterative_beats_single_step(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.2: an iterative attack must be at least as strong as one step."""
     pairs = [pair for pair in _pairs(findings, "fgsm", ("bim", "pgd")) if not findings.transfers(pair[0].case)]
-    gaps = [strong.result.accuracy - weak.result.accuracy for weak, strong in pairs]
-    worst = max(gaps, default=None)
-    return line(
+    return above(
         "iterative at least as strong as single-step",
-        None if worst is None else worst > HALF_POINT,
-        worst,
+        max((strong.result.accuracy - weak.result.accuracy for weak, strong in pairs), default=None),
+        HALF_POINT,
         "largest accuracy under an iterative attack less that under FGSM with the same knowledge and ball; "
         "above 0 the iterative attack is stuck, which points to masked gradients",
         "raise steps or restarts, use the margin loss, or differentiate a smoother surrogate",
@@ -70,23 +68,23 @@ def stronger_than_noise(findings: Findings) -> AuditLine:
 def protocol_stronger_than_noise(findings: Findings) -> AuditLine:
     """The same question for each knowledge alone: the weakest surrogate that was called an attack."""
     evaluation = findings.evaluation
-    check = "every knowledge finds more than the weakest attack does"
     best = {
         one.ball.epsilon: one.robust.float().mean().item() for one in evaluation.broken if one.ball.norm == "linf"
     }
-    meaning = (
-        "largest gap between what one knowledge leaves standing and the worst case in the same ball; where it is "
-        "large, reporting this knowledge alone would overstate robustness"
-    )
-    remedy = "report the worst case over every knowledge, never one protocol alone"
     strongest: dict[tuple[float, str], float] = {}
     for result in findings.results:
         if result.epsilon in best and result.norm == "linf" and "purpose" not in result.parameters:
             key = (result.epsilon, result.knowledge)
             strongest[key] = min(strongest.get(key, 1.0), result.accuracy)
-    gaps = [left - best[key[0]] for key, left in strongest.items()]
-    worst = max(gaps, default=None)
-    return line(check, None if worst is None else worst > 0.1, worst, meaning, remedy)
+    gaps = [left - best[epsilon] for (epsilon, _), left in strongest.items()]
+    return above(
+        "every knowledge finds more than the weakest attack does",
+        max(gaps, default=None),
+        0.1,
+        "largest gap between what one knowledge leaves standing and the worst case in the same ball; where it is "
+        "large, reporting this knowledge alone would overstate robustness",
+        "report the worst case over every knowledge, never one protocol alone",
+    )
 
 
 def _curves(findings: Findings) -> dict[str, list[AttackResult]]:
@@ -102,11 +100,10 @@ def monotone_in_epsilon(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.3: a larger ball contains the smaller one."""
     curves = [points for name, points in _curves(findings).items() if name not in transfers_of(findings.defense)]
     rises = [later.accuracy - earlier.accuracy for points in curves for earlier, later in pairwise(points)]
-    worst = max(rises, default=None)
-    return line(
+    return above(
         "accuracy falls with epsilon",
-        None if worst is None else worst > 2 * HALF_POINT,
-        worst,
+        max(rises, default=None),
+        2 * HALF_POINT,
         "largest rise of accuracy between two neighbouring radii of one curve; a rise means a failing optimiser",
         "use step sizes that follow epsilon, more steps, or start from the smaller radius' images",
     )
@@ -115,11 +112,10 @@ def monotone_in_epsilon(findings: Findings) -> AuditLine:
 def chance_at_large_epsilon(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.3: with half the pixel range any image can be turned grey."""
     curves = [points for points in _curves(findings).values() if points[-1].epsilon >= 0.5]
-    lowest = min((points[-1].accuracy for points in curves), default=None)
-    return line(
+    return above(
         "accuracy reaches chance at a large epsilon",
-        None if lowest is None else lowest > 1.5 / findings.classes,
-        lowest,
+        min((points[-1].accuracy for points in curves), default=None),
+        1.5 / findings.classes,
         "lowest accuracy at an L-inf radius of at least 0.5, where every image can become plain grey; above "
         "chance the attack fails for reasons of its own",
         "attack with another knowledge, more steps, or without gradients",
@@ -129,11 +125,10 @@ def chance_at_large_epsilon(findings: Findings) -> AuditLine:
 def curve_reaches_zero(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.3: the success rate against the budget must reach 100 %."""
     ends = [points[-1].accuracy for points in _curves(findings).values() if len(points) > 1]
-    lowest = min(ends, default=None)
-    return line(
+    return above(
         "the curve against epsilon reaches 0 %",
-        None if lowest is None else lowest > 0.01,
-        lowest,
+        min(ends, default=None),
+        0.01,
         "lowest accuracy at the end of any curve of accuracy against epsilon; an unbounded attack succeeds on "
         "every image, so a curve that ends above 0 ends too early or belongs to a failing attack",
         "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, mend the attack",
@@ -143,7 +138,7 @@ def curve_reaches_zero(findings: Findings) -> AuditLine:
 def step_within_epsilon(findings: Findings) -> AuditLine:
     """A step larger than the radius jumps between the ball's corners (the paper's BIM does)."""
     steps = [
-        (parameters_of(case.attack).get("step_size"), case.ball.epsilon)
+        (parameters_of(case.attack)["step_size"], case.ball.epsilon)
         for case, _ in findings.tried
         if "step_size" in parameters_of(case.attack) and case.ball.epsilon > 0
     ]
@@ -165,11 +160,10 @@ def ball_respected(findings: Findings) -> AuditLine:
         for case, one in findings.tried
         if case.ball.epsilon != float("inf")
     ]
-    worst = max(excess, default=None)
-    return line(
+    return above(
         "every image inside its ball and inside [0, 1]",
-        None if worst is None else worst > TOLERANCE * 10,
-        worst,
+        max(excess, default=None),
+        TOLERANCE * 10,
         "largest distance of any returned image beyond its radius, rounding included",
         "mend the attack's projection; its result is refused",
     )
@@ -188,32 +182,31 @@ def better_than_chance(findings: Findings) -> AuditLine:
     )
 
 
+def _twice_the_budget(few: Attack, many: Attack) -> bool:
+    """Return whether the attacks differ in steps or queries alone, `many` having at least twice as many."""
+    short, long = parameters_of(few), parameters_of(many)
+    changed = [name for name in short if short[name] != long.get(name)]
+    if type(few) is not type(many) or changed not in (["steps"], ["queries"]):
+        return False
+    before, after = short[changed[0]], long.get(changed[0])
+    return isinstance(before, int) and isinstance(after, int) and after >= 2 * before
+
+
 def more_iterations_change_nothing(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.2: an attack has converged when twice the iterations find nothing more."""
     gains: list[float] = []
     runs = [(case, one) for case, one in findings.tried if case.purpose != "curve" and not findings.transfers(case)]
     for few, less in runs:
         for many, more in runs:
-            if (few.knowledge, few.ball) != (many.knowledge, many.ball) or type(few.attack) is not type(
-                many.attack
-            ):
-                continue
-            short, long = parameters_of(few.attack), parameters_of(many.attack)
-            changed = {name for name in short if short[name] != long.get(name)}
-            budget = changed.pop() if len(changed) == 1 else ""
-            before, after = short.get(budget), long.get(budget)
-            if budget not in ("steps", "queries") or not isinstance(before, int) or not isinstance(after, int):
-                continue
-            if after < 2 * before:
-                continue
-            both = less.done & more.done
-            won = int((more.fooled & both).sum()) - int((less.fooled & both).sum())
-            gains.append(won / len(findings.evaluation.labels))
-    worst = max(gains, default=None)
-    return line(
+            same_task = (few.knowledge, few.ball) == (many.knowledge, many.ball)
+            if same_task and _twice_the_budget(few.attack, many.attack):
+                both = less.done & more.done
+                won = int((more.fooled & both).sum()) - int((less.fooled & both).sum())
+                gains.append(won / len(findings.evaluation.labels))
+    return above(
         "twice the iterations find nothing more",
-        None if worst is None else worst > HALF_POINT,
-        worst,
+        max(gains, default=None),
+        HALF_POINT,
         "largest share of all images that an attack breaks with at least twice the steps or queries, and not "
         "without, all else equal; above 0 the shorter run has not converged, and perhaps the longer one has not "
         "either",

@@ -55,7 +55,5 @@ def audit(
     """
     findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
     with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
-        lines = [check(findings) for check in CHECKS.values()]
-        if isinstance(defense, SlotDefense):
-            lines += [check(defense, evaluation, seed) for check in SLOT_CHECKS.values()]
-    return tuple(lines)
+        checks = CHECKS | SLOT_CHECKS if isinstance(defense, SlotDefense) else CHECKS
+        return tuple(check(findings) for check in checks.values())

@@ -10,137 +10,103 @@ from collections.abc import Callable
 
 import torch
 
-from memory_defense.contracts import Binding, Classifier, Images, Labels, SlotDefense
+from memory_defense.contracts import Binding, Images, SlotDefense
+from memory_defense.evaluation.audit.findings import Check, Findings, above, line
 from memory_defense.evaluation.metrics import JUDGE_BATCH, predict
-from memory_defense.evaluation.record import AuditLine, Verdict
-from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.evaluation.record import AuditLine
 from memory_defense.randomness import ImageDraws
 
 PROBED = 256
 """Number of images that each probe looks at."""
 
 
-def _line(check: str, failed: bool, value: float, meaning: str, remedy: str) -> AuditLine:
-    verdict: Verdict = "fail" if failed else "pass"
-    return AuditLine(check=check, verdict=verdict, value=value, meaning=meaning, remedy=remedy)
+def _slotted(findings: Findings) -> SlotDefense:
+    assert isinstance(findings.defense, SlotDefense), "these checks are for defenses with slots"
+    return findings.defense
 
 
-def _following(defense: SlotDefense, images: Images, slots: Labels) -> float:
-    """Return how often the answer equals the dictated slot."""
-    with torch.no_grad():
-        parts = zip(torch.split(images, JUDGE_BATCH), torch.split(slots, JUDGE_BATCH), strict=True)
-        answers = torch.cat([defense.classify_with_slots(*part).argmax(1) for part in parts])
-    return float((answers == slots).float().mean())
+def _slot_following(check: str, shown: Callable[[Images, ImageDraws], Images], meaning: str, remedy: str) -> Check:
+    """Return the check of how often the answer is the dictated slot, for what is shown in the images' place."""
+
+    def run(findings: Findings) -> AuditLine:
+        defense, images = _slotted(findings), findings.evaluation.images[:PROBED]
+        draws = findings.draws("slots", len(images))
+        slots = draws.integers(defense.classes)
+        parts = zip(torch.split(shown(images, draws), JUDGE_BATCH), torch.split(slots, JUDGE_BATCH), strict=True)
+        with torch.no_grad():
+            answers = torch.cat([defense.classify_with_slots(*part).argmax(1) for part in parts])
+        return above(check, float((answers == slots).float().mean()), 0.5, meaning, remedy)
+
+    return run
 
 
-def _probe(evaluation: Evaluation, seed: int) -> tuple[Images, ImageDraws]:
-    images = evaluation.images[:PROBED]
-    return images, ImageDraws.of(seed, "audit slots", len(images), images.device)
-
-
-def slot_following(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
-    """Feed random slots with real images: how often does the answer equal the slot?"""
-    images, draws = _probe(evaluation, seed)
-    rate = _following(defense, images, draws.integers(defense.classes))
-    return _line(
-        "slot-following",
-        rate > 0.5,
-        rate,
-        "share of real images whose answer equals a slot drawn at random; near 1 the image is ignored and "
-        "whoever chooses the slot chooses the answer",
-        "attack what chooses the slot; never hand the attacker a slot and call the result robust",
-    )
-
-
-def slot_following_noise(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
-    """The same with uniform noise for images."""
-    images, draws = _probe(evaluation, seed)
-    noise = draws.child("noise").uniform(*images.shape[1:])
-    rate = _following(defense, noise, draws.integers(defense.classes))
-    return _line(
-        "slot-following on noise",
-        rate > 0.5,
-        rate,
-        "share of pure-noise images whose answer equals a random slot",
-        "the same: the slot carries the label",
-    )
-
-
-def slot_following_black(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
-    """Share of black images whose answer is the dictated slot."""
-    images, draws = _probe(evaluation, seed)
-    rate = _following(defense, torch.zeros_like(images), draws.integers(defense.classes))
-    return _line(
-        "slot-following on black images",
-        rate > 0.5,
-        rate,
-        "share of black images whose answer equals a random slot",
-        "the same: the slot carries the label",
-    )
-
-
-def agreement_with_selector(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
+def agreement_with_selector(findings: Findings) -> AuditLine:
     """Share of images for which the whole defense answers what its selector answers."""
-    del seed
+    defense, evaluation = _slotted(findings), findings.evaluation
     images = evaluation.images
     if evaluation.broken:
         images = torch.cat([images, evaluation.broken[-1].images])
     with torch.no_grad():
         slots = torch.cat([defense.trace(part).slots for part in torch.split(images, JUDGE_BATCH)])
-    rate = float((predict(defense, images) == slots).float().mean())
-    return _line(
+    return above(
         "agreement with the selector",
-        rate > 0.99,
-        rate,
+        float((predict(defense, images) == slots).float().mean()),
+        0.99,
         "share of clean and attacked images whose answer is the selector's; near 1 the defense is exactly as "
         "robust as its selector",
         "judge the selector under direct attack; that is the defense's robustness",
     )
 
 
-def _bound(surrogate: Classifier | Binding, images: Images) -> Classifier:
-    return surrogate.bind(images) if isinstance(surrogate, Binding) else surrogate
-
-
-def zero_gradient_pixels(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
+def zero_gradient_pixels(findings: Findings) -> AuditLine:
     """Share of pixels that get no gradient from an attack with frozen slots."""
-    del seed
-    images = evaluation.images[:PROBED].detach().clone().requires_grad_()
-    logits = _bound(defense.surrogates()["fixed-slots"], images.detach())(images)
-    scores = logits.gather(1, evaluation.labels[: len(images), None]).sum()
+    images = findings.evaluation.images[:PROBED].detach().clone().requires_grad_()
+    surrogate = findings.defense.surrogates()["fixed-slots"]
+    logits = (surrogate.bind(images.detach()) if isinstance(surrogate, Binding) else surrogate)(images)
+    scores = logits.gather(1, findings.evaluation.labels[: len(images), None]).sum()
     (gradient,) = torch.autograd.grad(scores, images)
-    share = float((gradient == 0).float().mean())
-    return _line(
+    return above(
         "zero-gradient pixels with frozen slots",
-        share > 0.1,
-        share,
+        float((gradient == 0).float().mean()),
+        0.1,
         "share of pixels whose gradient through the frozen-slot defense is exactly 0; an attack that follows it "
         "leaves them alone (a 1x1 stem of stride 2 hides three quarters of the image)",
         "use a 3x3 stem, attack end-to-end, and add an attack without gradients",
     )
 
 
-def _diagnostic(
-    name: str, check: str, failed: Callable[[float], bool], meaning: str, remedy: str
-) -> Callable[[SlotDefense, Evaluation, int], AuditLine]:
+def _diagnostic(name: str, check: str, failed: Callable[[float], bool], meaning: str, remedy: str) -> Check:
     """Return a check on one of the defense's own measurements."""
 
-    def run(defense: SlotDefense, evaluation: Evaluation, seed: int) -> AuditLine:
-        del seed
-        values = defense.diagnostics(evaluation.images[:PROBED], evaluation.labels[:PROBED])
-        if name not in values:
-            return AuditLine(check=check, verdict="not run", value=None, meaning=meaning, remedy=remedy)
-        return _line(check, failed(values[name]), values[name], meaning, remedy)
+    def run(findings: Findings) -> AuditLine:
+        evaluation = findings.evaluation
+        measured = _slotted(findings).diagnostics(evaluation.images[:PROBED], evaluation.labels[:PROBED])
+        value = measured.get(name)
+        return line(check, None if value is None else failed(value), value, meaning, remedy)
 
     return run
 
 
-SlotCheck = Callable[[SlotDefense, Evaluation, int], AuditLine]
-
-SLOT_CHECKS: dict[str, SlotCheck] = {
-    "slot-following": slot_following,
-    "slot-following-noise": slot_following_noise,
-    "slot-following-black": slot_following_black,
+SLOT_CHECKS: dict[str, Check] = {
+    "slot-following": _slot_following(
+        "slot-following",
+        lambda images, _: images,
+        "share of real images whose answer equals a slot drawn at random; near 1 the image is ignored and "
+        "whoever chooses the slot chooses the answer",
+        "attack what chooses the slot; never hand the attacker a slot and call the result robust",
+    ),
+    "slot-following-noise": _slot_following(
+        "slot-following on noise",
+        lambda images, draws: draws.child("noise").uniform(*images.shape[1:]),
+        "share of pure-noise images whose answer equals a random slot",
+        "the same: the slot carries the label",
+    ),
+    "slot-following-black": _slot_following(
+        "slot-following on black images",
+        lambda images, _: torch.zeros_like(images),
+        "share of black images whose answer equals a random slot",
+        "the same: the slot carries the label",
+    ),
     "selector-agreement": agreement_with_selector,
     "zero-gradient": zero_gradient_pixels,
     "shrink": _diagnostic(
