@@ -9,7 +9,7 @@ from torch import nn
 from evaluation.flagging_toy import Flip, Shaded, some
 from memory_defense.contracts import Flagging
 from memory_defense.data.images import ImageSet
-from memory_defense.evaluation.detection_results import AttackedSet, DetectionPlan, detect, fighting
+from memory_defense.evaluation.detection_results import AttackedSet, detect, fighting
 from memory_defense.evaluation.flag import Flag, calibrate, flagging, score_images
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.options import Options
@@ -19,8 +19,9 @@ from memory_defense.threat import Linf
 def run(
     column: float | None = 0.9, *, rate: float = 0.1, test: ImageSet | None = None, held: ImageSet | None = None
 ):
-    plan = DetectionPlan(attacks=[("flip", Flip(column), Linf(1.0))], false_alarms=rate)
-    return detect(Shaded(), test or some(40, 1), held or some(99, 2), plan, options=Options(seed=0))
+    attacks = [("flip", Flip(column), Linf(1.0))]
+    test, held = test or some(40, 1), held or some(99, 2)
+    return detect(Shaded(), test, held, Options(seed=0), attacks=attacks, false_alarms=rate)
 
 
 def test_a_score_that_separates_and_one_that_does_the_opposite() -> None:
@@ -87,8 +88,8 @@ def test_the_attack_that_fights_sees_the_score_it_is_judged_by() -> None:
             return super().adaptive()
 
     defense = Telling()
-    plan = DetectionPlan(attacks=[("flip", Flip(0.9), Linf(1.0))], false_alarms=0.1)
-    results = detect(defense, some(20, 1), some(99, 2), plan, options=Options(seed=0))
+    attacks = [("flip", Flip(0.9), Linf(1.0))]
+    results = detect(defense, some(20, 1), some(99, 2), Options(seed=0), attacks=attacks, false_alarms=0.1)
     thresholds = {one.score: one.threshold for one in results}
     assert {one for one in seen if one[1] is not None} == set(thresholds.items())
     assert {one.knowledge for one in results if one.fights_flag} == {"quiet"}
@@ -104,8 +105,7 @@ def test_sets_found_elsewhere_are_compared_and_need_not_be_whole() -> None:
         attack="old", knowledge="any", ball=Linf(1.0), rows=rows, images=images,
         fooled=torch.ones(5, dtype=torch.bool), whole=False,
     )  # fmt: skip
-    plan = DetectionPlan(attacks=[], false_alarms=0.1)
-    bright, dark = detect(Shaded(), test, some(99, 2), plan, options=Options(seed=0), found=[found])
+    bright, dark = detect(Shaded(), test, some(99, 2), Options(seed=0), attacks=[], false_alarms=0.1, found=[found])
     assert bright.attacked is None
     assert (bright.fooled.images, bright.fooled.auroc, bright.attacked_right) == (5, 1.0, accuracy(40, 40))
     assert dark.attacked_right == accuracy(35, 40)
@@ -116,8 +116,8 @@ def test_an_attack_that_fools_nothing_has_no_separation_of_the_fooled() -> None:
         def __call__(self, model, images, labels, ball, draws):
             return images
 
-    plan = DetectionPlan(attacks=[("idle", Idle(None), Linf(1.0))], false_alarms=0.1)
-    first = detect(Shaded(), some(40, 1), some(99, 2), plan, options=Options(seed=0))[0]
+    attacks = [("idle", Idle(None), Linf(1.0))]
+    first = detect(Shaded(), some(40, 1), some(99, 2), Options(seed=0), attacks=attacks, false_alarms=0.1)[0]
     assert first.fooled is None
     assert (first.attacked.images, first.attacked.auroc) == (40, 0.5)
     assert first.attacked_right.accuracy == 1.0
@@ -156,8 +156,7 @@ def test_scores_do_not_depend_on_company_and_are_checked() -> None:
 def test_what_cannot_be_evaluated_is_refused() -> None:
     with pytest.raises(ValueError, match="too few for 1 %"):
         run(rate=0.01, held=some(98, 2))
-    plan = DetectionPlan(attacks=[], false_alarms=0.1)
     with pytest.raises(ValueError, match="publishes no scores"):
-        detect(nn.Identity(), some(4), some(99), plan, options=Options(seed=0))
+        detect(nn.Identity(), some(4), some(99), Options(seed=0), attacks=[], false_alarms=0.1)
     with pytest.raises(ValueError, match="did you mean 'dark'"):
         calibrate(Shaded(), some(99), false_alarms=0.1, score="darkk")

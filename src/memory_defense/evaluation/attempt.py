@@ -8,19 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from memory_defense.checks import NoGradientError
-from memory_defense.contracts import (
-    Binding,
-    Classifier,
-    Defense,
-    Flagging,
-    Images,
-    Labels,
-    Progress,
-    Rows,
-    transfers_of,
-)
+from memory_defense.contracts import Binding, Classifier, Defense, Flagging, Images, Labels, Rows, transfers_of
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.metrics import Submissions, judged, predict
+from memory_defense.evaluation.metrics import judged, predict
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.state import Attempt
 from memory_defense.passes import micro_batch_for, micro_batches_of, regular
@@ -36,9 +27,8 @@ class CaseRunner:
     """Attacks one defense with one case after another; see `run`."""
 
     defense: Defense
-    seed: int
-    submissions: Submissions
-    progress: Progress | None = None
+    options: Options
+    """Its seed, repetitions and progress are what an attempt needs."""
 
     def run(
         self, case: Case, surrogate: Classifier | Binding, images: Images, labels: Labels, ids: Rows
@@ -46,15 +36,14 @@ class CaseRunner:
         """Attack these images, all classified correctly, and let the true defense judge what comes back.
 
         A gradient attack on a surrogate without gradients is no error here: the attempt says so and breaks
-        nothing. Out of memory, the micro-batch is halved, which is said; see `Conduct` on what that may change.
+        nothing. Out of memory, the micro-batch is halved, which is said; see `passes` on what that may change.
 
         Raises
         ------
         ValueError
             For an attack that returns NaN, leaves its ball, or needs more memory than one image's.
         """
-        started = time.perf_counter()
-        passes = Passes()
+        started, passes = time.perf_counter(), Passes()
         bound = regular(surrogate.bind(images) if isinstance(surrogate, Binding) else surrogate)
         try:
             attacked = self._attack(case, CountingPasses(bound, passes), images, labels, ids)
@@ -62,11 +51,12 @@ class CaseRunner:
             nothing = torch.zeros(len(images), dtype=torch.bool, device=images.device)
             clean = images.clone()
             low = nothing.float() - torch.inf
-            return Attempt(clean, nothing, nothing, low, nothing.float(), passes, _since(started), 0, str(error))
-        seconds = _since(started)
+            seconds = time.perf_counter() - started
+            return Attempt(clean, nothing, nothing, low, nothing.float(), passes, seconds, 0, str(error))
+        seconds = time.perf_counter() - started
         verify(case, attacked, images)
-        with seeded(derive(self.seed, f"{case.name} {case.knowledge}"), "judge"):
-            fooled, lead = judged(self.defense, attacked, labels, self.submissions)
+        with seeded(derive(self.options.seed, f"{case.name} {case.knowledge}"), "judge"):
+            fooled, lead = judged(self.defense, attacked, labels, self.options.repetitions)
         silent = fooled
         if isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None:
             silent = fooled & ~self.defense.suspicious(attacked)
@@ -81,14 +71,14 @@ class CaseRunner:
     def _attack(self, case: Case, model: Classifier, images: Images, labels: Labels, ids: Rows) -> Images:
         transfers = case.knowledge in transfers_of(self.defense)
         attack = case.attack.for_transfer() if transfers else case.attack
-        if isinstance(attack, Replay):
-            attack = attack.for_ids(ids)
-        purpose = f"{case.name} {case.knowledge}"
-        draws = ImageDraws.of(self.seed, purpose, ids, images.device)
+        seed, purpose = self.options.seed, f"{case.name} {case.knowledge}"
+        draws = ImageDraws.of(seed, purpose, ids, images.device)
         size = micro_batch_for(images.device)
         while True:
             try:
-                with micro_batches_of(size), seeded(derive(self.seed, purpose), "the defense's own draws"):
+                with micro_batches_of(size), seeded(derive(seed, purpose), "the defense's own draws"):
+                    if isinstance(attack, Replay):
+                        return attack.closest(images, ids, case.ball)
                     return attack(model, images, labels, case.ball, draws)
             except torch.OutOfMemoryError as error:
                 size //= 2
@@ -97,8 +87,8 @@ class CaseRunner:
                         f"{case.name} runs out of memory even with one image in a pass; use a smaller network, "
                         "fewer images at a time (chunk), or a device with more memory"
                     ) from error
-                if self.progress:
-                    self.progress.note(f"{case.name}: out of memory, going on with {size} images in a pass")
+                if self.options.progress:
+                    self.options.progress.note(f"{case.name}: out of memory, going on with {size} images in a pass")
 
 
 def verify(case: Case, attacked: Images, clean: Images) -> None:
@@ -113,7 +103,3 @@ def verify(case: Case, attacked: Images, clean: Images) -> None:
             f"{case.ball.norm} ball of radius {case.ball.epsilon:.4g} or outside [0, 1] "
             f"(largest distance {worst:.4g}); its result is refused: mend the attack's projection"
         )
-
-
-def _since(started: float) -> float:
-    return time.perf_counter() - started

@@ -28,16 +28,6 @@ from memory_defense.wrappers import frozen
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionPlan:
-    """Attacks that a flag is tried against, and the rate of false alarms that it may raise."""
-
-    attacks: Sequence[tuple[str, Attack, Ball]]
-    """Name, attack and ball; each runs once ignoring the flag and once for every way to fight it."""
-    false_alarms: float
-    """Share of clean images that every score may flag, in (0, 1)."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class AttackedSet:
     """What one attack, or several, made of some images."""
 
@@ -60,9 +50,10 @@ def detect(
     defense: Defense,
     test: ImageSet,
     held_out: ImageSet,
-    plan: DetectionPlan,
     options: Options | None = None,
     *,
+    attacks: Sequence[tuple[str, Attack, Ball]],
+    false_alarms: float,
     found: Sequence[AttackedSet] = (),
 ) -> tuple[DetectionResult, ...]:
     """Return a result for every score and attack; the defense's own flag is as before afterwards.
@@ -75,10 +66,12 @@ def detect(
         Only ever reported on: no threshold sees them.
     held_out
         Clean images that thresholds are chosen on.
-    plan
-        See `DetectionPlan`.
     options
         Seed, batch size and so on; nothing is saved between attacks.
+    attacks
+        Name, attack and ball; each runs once ignoring the flag and once for every way to fight it.
+    false_alarms
+        Share of clean images that every score may flag, in (0, 1).
     found
         More attacked images, made without regard to the flag, such as a cascade's.
 
@@ -96,27 +89,26 @@ def detect(
     chosen = options or Options()
     progress = chosen.progress
     with frozen(defense), micro_batches_of(chosen.batch_size), bfloat16_gradients(chosen.bfloat16):
-        detection = _Detection(defense, defense, test, plan, chosen)
+        detection = _Detection(defense, defense, test, chosen)
         detection.judge()
-        names = list(detection.clean_scores)
         flags = [
-            calibrate(defense, held_out, false_alarms=plan.false_alarms, score=name, seed=chosen.seed)
-            for name in names
+            calibrate(defense, held_out, false_alarms=false_alarms, score=name, seed=chosen.seed)
+            for name in detection.clean_scores
         ]
         if progress:
             ways = 1
             for flag in flags:
                 with flagging(defense, flag):
                     ways += len(fighting(defense))
-            progress.begin("attacking the flag", len(plan.attacks) * ways)
-        ignoring = [detection.attack(EXACT_KNOWLEDGE, *one) for one in plan.attacks]
+            progress.begin("attacking the flag", len(attacks) * ways)
+        ignoring = [detection.attack(EXACT_KNOWLEDGE, *one) for one in attacks]
         results: list[DetectionResult] = []
         for flag in flags:
             with flagging(defense, flag):
                 results += [detection.result(flag, one, fights=False) for one in (*found, *ignoring)]
                 for known in fighting(defense):
                     results += [
-                        detection.result(flag, detection.attack(known, *one), fights=True) for one in plan.attacks
+                        detection.result(flag, detection.attack(known, *one), fights=True) for one in attacks
                     ]
     return tuple(results)
 
@@ -135,7 +127,6 @@ class _Detection:
     defense: Defense
     flagged: Flagging
     test: ImageSet
-    plan: DetectionPlan
     options: Options
 
     def judge(self) -> None:
@@ -153,12 +144,7 @@ class _Detection:
             raise ValueError(
                 f"{type(self.defense).__name__} publishes no surrogate {knowledge!r} to attack its flag through"
             )
-        runner = CaseRunner(
-            defense=self.defense,
-            seed=self.options.seed,
-            submissions=self.options.repetitions,
-            progress=self.options.progress,
-        )
+        runner = CaseRunner(defense=self.defense, options=self.options)
         rows = self.correct.nonzero().squeeze(1)
         attempts = [
             runner.run(case, surrogates[knowledge], self.images[part], self.labels[part], self.test.ids[part])

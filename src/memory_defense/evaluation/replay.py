@@ -38,33 +38,13 @@ class Replay:
             digest.update(broken.images.numpy().tobytes())
         return digest.hexdigest()
 
-    def for_ids(self, ids: Rows) -> _Images:
-        """Return the attack for images with these ids (B,)."""
-        return _Images(source=self.source, replay=self, ids=ids)
+    def closest(self, images: Images, ids: Rows, ball: Ball) -> Images:
+        """Return the closest earlier finding in this norm for each image, by its id (B,), else the image itself.
 
-    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return the images unchanged: without ids nothing is known about them."""
-        del model, labels, ball, draws
-        return images.clone()
-
-    def for_transfer(self) -> Self:
-        """Return the same attack: it only ever transfers."""
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Images:
-    """A `Replay` that knows which images its batch has."""
-
-    source: str
-    replay: Replay = field(repr=False)
-    ids: Rows = field(repr=False)
-
-    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
-        """Return each image's closest earlier finding in this norm, projected into `ball`, else the image."""
-        del model, labels, draws
+        What was found in a larger ball is projected into `ball`.
+        """
         best, distance = images.clamp(0, 1), torch.full((len(images),), torch.inf, device=images.device)
-        for places, kept in images_of(self.replay.results, self.ids.cpu(), ball.norm):
+        for places, kept in images_of(self.results, ids.cpu(), ball.norm):
             rows, found = places.to(images.device), kept.to(images)
             length = ball.distance(found, images[rows])
             closer = length < distance[rows]
@@ -72,6 +52,11 @@ class _Images:
             best[rows[closer]] = ball.project(found[closer], images[rows[closer]])
         return best
 
+    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
+        """Return the images unchanged: without ids nothing is known about them; see `closest`."""
+        del model, labels, ball, draws
+        return images.clone()
+
     def for_transfer(self) -> Self:
-        """Return the same attack."""
+        """Return the same attack: it only ever transfers."""
         return self

@@ -30,15 +30,12 @@ class Outcome:
     case: Case
     robust: PerImage
     """(B,) bool: still classified correctly (images misclassified when clean are not robust)."""
-    distance: PerImage
-    """(B,) distance of the returned images to the clean ones, in the ball's norm."""
     result: AttackResult
 
 
 def outcome(state: State, case: Case, one: CaseState, attack: Attack) -> Outcome:
     """Return what a table or curve case did, `attack` being the object that ran."""
     robust = state.correct & ~one.fooled
-    parameters = parameters_of(attack) | ({} if case.purpose == "table" else {"purpose": case.purpose})
     result = AttackResult(
         attack=case.name,
         knowledge=case.knowledge,
@@ -48,12 +45,12 @@ def outcome(state: State, case: Case, one: CaseState, attack: Attack) -> Outcome
         forward_passes=one.forward,
         backward_passes=one.backward,
         seconds=round(one.seconds, 3),
-        parameters=parameters,
+        parameters=parameters_of(attack) | ({} if case.purpose == "table" else {"purpose": case.purpose}),
         disagreements=one.disagreements,
         note=one.note,
         **accuracy(robust).model_dump(),
     )
-    return Outcome(case, robust, one.distance, result)
+    return Outcome(case, robust, result)
 
 
 def cascade_record(state: State, cases: Sequence[Case], order: Sequence[int]) -> CascadeRecord:
@@ -134,10 +131,7 @@ def read_per_image(path: Path) -> PerImageResults:
         balls, shape, size = json.loads(header["balls"]), json.loads(header["size"]), len(tensors["labels"])
         _check_room(tensors, balls, shape)
         for number, (norm, epsilon) in enumerate(balls):
-            unknown = torch.full((size,), -1)
-            zero = torch.zeros(size)
-            blank = torch.full((size, *shape), torch.nan)
-            one = Broken(ball(norm, epsilon), unknown == 0, blank, unknown, zero, zero - torch.inf)
+            one = Broken.fresh(ball(norm, epsilon), torch.full((size, *shape), torch.nan))
             one.take_over(tensors, f"ball {number}", torch.arange(size))
             broken.append(one)
         breakers = tuple(str(one) for one in json.loads(header["breakers"]))

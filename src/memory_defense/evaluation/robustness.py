@@ -211,21 +211,17 @@ class _Run:
         """Run every case; return the order that each cascade took."""
         if self.options.progress:
             self.options.progress.begin("attacking", len(self.cases))
-        single = [number for number, case in enumerate(self.cases) if case.purpose != "cascade"]
-        for position in single:
-            rows = (state.correct & ~state.cases[position].done).nonzero().squeeze(1)
-            self._attack(state, position, rows)
-            if self.options.progress:
-                robust = (state.correct & ~state.cases[position].fooled).float().mean()
-                self._tell(state, 1, position, f"{100 * float(robust):.1f} %")
+        cascades: dict[tuple[str, float], list[int]] = {}  # by ball, in the order given
+        for position, case in enumerate(self.cases):
+            if case.purpose == "cascade":
+                cascades.setdefault((case.ball.norm, case.ball.epsilon), []).append(position)
+                continue
+            one = state.cases[position]
+            self._attack(state, position, (state.correct & ~one.done).nonzero().squeeze(1))
+            robust = 100 * float((state.correct & ~one.fooled).float().mean())
+            self._advance(state, 1, f"{case.name}, {case.knowledge}: {robust:.1f} %")
         orders: list[tuple[int, ...]] = []
-        balls = {(case.ball.norm, case.ball.epsilon) for case in self.cases if case.purpose == "cascade"}
-        for ball in sorted(balls):
-            positions = [
-                number
-                for number, case in enumerate(self.cases)
-                if case.purpose == "cascade" and (case.ball.norm, case.ball.epsilon) == ball
-            ]
+        for _, positions in sorted(cascades.items()):
             cascade = Cascade(
                 state,
                 self.cases,
@@ -235,26 +231,16 @@ class _Run:
                 self.options.seed,
             )
             orders.append(cascade.run())
-            if self.options.progress:
-                robust = state.inside(self.cases[positions[0]].ball).robust.float().mean()
-                self._tell(state, len(positions), positions[-1], f"cascade, {100 * float(robust):.1f} %")
+            last = self.cases[positions[-1]]
+            robust = 100 * float(state.inside(last.ball).robust.float().mean())
+            self._advance(state, len(positions), f"{last.name}, {last.knowledge}: cascade, {robust:.1f} %")
         if self.store is not None and self.keep_state:
             self.store.save(state, at_once=True)
         return orders
 
-    def _tell(self, state: State, steps: int, position: int, text: str) -> None:
-        case = self.cases[position]
-        self._advance(state, steps, f"{case.name}, {case.knowledge}: {text}")
-
     def _attack(self, state: State, position: int, rows: Rows) -> None:
         """Try a case on these rows, chunk by chunk, saving between chunks."""
-        case = self.cases[position]
-        runner = CaseRunner(
-            defense=self.defense,
-            seed=self.options.seed,
-            submissions=self.options.repetitions,
-            progress=self.options.progress,
-        )
+        case, runner = self.cases[position], CaseRunner(defense=self.defense, options=self.options)
         for part in torch.split(rows, self.options.chunk):
             if len(part):
                 attempt = runner.run(
@@ -288,14 +274,13 @@ class _Run:
         flags = isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None
         if self.store is not None and not self.keep_state:
             self.store.clear()
-        how = self.options
         return Evaluation(
             state,
             self.cases,
             tuple(outcomes),
             cascades,
-            how.repetitions,
+            self.options.repetitions,
             flags,
             self.batch_invariance,
-            how.bfloat16,
+            self.options.bfloat16,
         )

@@ -6,7 +6,7 @@ Everything is a tensor with one entry for each image, or a number; a file holds 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -93,6 +93,13 @@ class Broken:
     lead: PerImage
     """(N,) the largest lead of a wrong class that any image inside the ball had so far, the clean one included."""
 
+    @classmethod
+    def fresh(cls, ball: Ball, images: Images) -> Broken:
+        """Return what is known before anything was judged: no image is classified correctly, none is broken."""
+        nobody = torch.full((len(images),), -1, device=images.device)
+        zero = torch.zeros(len(images), device=images.device)
+        return cls(ball, nobody >= 0, images, nobody, zero, zero - torch.inf)
+
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Return everything for a file, with images only where there is a breaking one."""
         return {
@@ -135,28 +142,28 @@ class State:
     correct: PerImage
     """(N,) bool: judged classified correctly when clean."""
     cases: list[CaseState]
-    broken: list[Broken] = field(default_factory=list[Broken])
+    broken: list[Broken]
 
     @classmethod
     def blank(cls, images: Images, labels: Labels, ids: Rows, cases: Sequence[Case]) -> State:
         """Return the state of a set of images before anything was asked."""
         nothing = torch.zeros_like(labels, dtype=torch.bool)
-        state = cls(images, labels, ids.to(labels.device), labels.clone(), nothing, [])
-        state.cases = [CaseState.fresh(len(images), images.device) for _ in cases]
         balls = {(case.ball.norm, case.ball.epsilon): case.ball for case in cases if case.purpose != "curve"}
-        state.broken = [state._untouched(balls[key]) for key in sorted(balls)]
-        return state
+        return cls(
+            images,
+            labels,
+            ids.to(labels.device),
+            labels.clone(),
+            nothing,
+            [CaseState.fresh(len(images), images.device) for _ in cases],
+            [Broken.fresh(balls[key], images.clone()) for key in sorted(balls)],
+        )
 
     def start(self, correct: PerImage, lead: PerImage) -> None:
         """Take in the clean verdicts (N,) bool, and the leads (N,) of the best wrong class."""
         self.correct = correct
         for broken in self.broken:
             broken.robust, broken.lead = correct.clone(), lead.clone()
-
-    def _untouched(self, ball: Ball) -> Broken:
-        nobody = torch.full_like(self.labels, -1)
-        zero = torch.zeros_like(nobody, dtype=torch.float32)
-        return Broken(ball, self.correct.clone(), self.images.clone(), nobody, zero, zero - torch.inf)
 
     def add(self, case: Case, position: int, rows: Rows, attempt: Attempt) -> None:
         """Take in what the case at this position did to these rows."""

@@ -34,12 +34,7 @@ SAVE_SECONDS = 20.0
 
 
 def fingerprint(
-    defense: object,
-    images: Images,
-    labels: Labels,
-    ids: Rows,
-    cases: Sequence[Case],
-    terms: str,
+    defense: object, images: Images, labels: Labels, ids: Rows, cases: Sequence[Case], terms: str
 ) -> str:
     """Return a hash of all that decides an outcome: model, data, attacks and `terms` (seed, submissions, ...)."""
     digest = hashlib.sha256()

@@ -29,7 +29,8 @@ from memory_defense.contracts import (
 )
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Attempt, CaseRunner
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.metrics import Submissions, answers
+from memory_defense.evaluation.metrics import answers
+from memory_defense.evaluation.options import Options
 from memory_defense.passes import regular
 from memory_defense.randomness import seeded
 from memory_defense.studio.knowledge import Known, chosen
@@ -204,7 +205,7 @@ def _attempt(
     ticket: Ticket,
 ) -> Attempt:
     bound = surrogate.bind(posed.image) if isinstance(surrogate, Binding) else surrogate
-    runner = CaseRunner(defense=defense, seed=seed, submissions=Submissions())
+    runner = CaseRunner(defense=defense, options=Options(seed=seed))
     labels: Labels = torch.tensor([posed.label])
     return runner.run(case, Watched(regular(bound), ticket), posed.image, labels, torch.tensor([posed.identity]))
 

@@ -14,7 +14,7 @@ from memory_defense.contracts import Attack, Ball, Defense, Flagging, transfers_
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import DatasetSpec
 from memory_defense.evaluation.cases import Case, cross
-from memory_defense.evaluation.detection_results import AttackedSet, DetectionPlan, detect, fighting
+from memory_defense.evaluation.detection_results import AttackedSet, detect, fighting
 from memory_defense.evaluation.flag import Flag, calibrate
 from memory_defense.evaluation.gallery import write_gallery
 from memory_defense.evaluation.options import Options
@@ -94,8 +94,9 @@ def add_detection(
             defense,
             test,
             splits.held_out,
-            DetectionPlan(attacks=detection_cases(plan), false_alarms=flag.false_alarms),
             replace(options or Options(), seed=record.provenance.seed),
+            attacks=detection_cases(plan),
+            false_alarms=flag.false_alarms,
             found=found_by(per_image_path(place), test, fighting(defense)),
         )
     whole = record.model_copy(update={"detection": results})
@@ -119,19 +120,16 @@ def found_by(path: Path, test: ImageSet, fighters: list[str]) -> list[AttackedSe
             if breaker >= 0 and not fights[breaker] and int(results.ids[row]) in place
         ]
         if rows:
-            device = test.labels.device
-            positions = test.labels.new_tensor([place[int(results.ids[row])] for row in rows])
-            sets.append(
-                AttackedSet(
-                    attack="all attacks, first to fool",
-                    knowledge="any",
-                    ball=broken.ball,
-                    rows=positions,
-                    images=broken.images[rows].to(device),
-                    fooled=test.labels.new_ones(len(rows)).bool(),
-                    whole=False,
-                )
+            one = AttackedSet(
+                attack="all attacks, first to fool",
+                knowledge="any",
+                ball=broken.ball,
+                rows=test.labels.new_tensor([place[int(results.ids[row])] for row in rows]),
+                images=broken.images[rows].to(test.labels.device),
+                fooled=test.labels.new_ones(len(rows)).bool(),
+                whole=False,
             )
+            sets.append(one)
     return sets
 
 
@@ -183,10 +181,7 @@ def assess(
     plan, spec = recipe.evaluation, splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
     cases = plan_cases(
-        plan,
-        plan.knowledge or tuple(defense.surrogates()),
-        transfers_of(defense),
-        numbers=subset.images[0].numel(),
+        plan, plan.knowledge or tuple(defense.surrogates()), transfers_of(defense), numbers=subset.images[0].numel()
     )
     if plan.suite is not None:
         going_on = cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))

@@ -85,11 +85,7 @@ def predict(
 
 
 def flag_for(
-    run: RunDirectory,
-    defense: nn.Module,
-    held_out: Callable[[], ImageSet],
-    *,
-    false_alarms: float | None = None,
+    run: RunDirectory, defense: nn.Module, held_out: Callable[[], ImageSet], *, false_alarms: float | None = None
 ) -> tuple[Flag, bool]:
     """Return the flag to predict with, and whether it was chosen just now.
 
