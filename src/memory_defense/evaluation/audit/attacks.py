@@ -23,7 +23,6 @@ _PILOT_SHARE = 0.05
 _SCOUT_SHARE = 0.02
 """Share of images that a scout without gradients may find and the scouts with gradients may miss."""
 
-
 Chosen = Callable[[Case], bool]
 
 

@@ -45,11 +45,6 @@ _SUCCESS = 0.95
 _GAP = 1e-3
 """The planted point must lead the others by this share of its own score."""
 
-_CHECK = "the attack breaks a model that is known to break"
-_REMEDY = (
-    "raise steps and restarts, use another loss, or differentiate a stand-in (wrappers.Bpda): until the attack "
-    "passes, what it leaves standing proves nothing"
-)
 _OUT_OF_REACH = -10.0
 """Logit of the classes beyond the two: losses that order several classes find enough of them, and none wins."""
 
@@ -195,13 +190,14 @@ def binarisation(findings: Findings) -> AuditLine:
         else:
             share = broken / used
     return line(
-        _CHECK,
+        "the attack breaks a model that is known to break",
         None if share is None else share < _SUCCESS,
         share,
         "share of images on which the evaluation's gradient attacks find an adversarial example of a readout of "
         "the defense's own features that has one in the ball by construction"
         + (f"; not run: {reason}" if reason else f" ({used} images)"),
-        _REMEDY,
+        "raise steps and restarts, use another loss, or differentiate a stand-in (wrappers.Bpda): until the attack "
+        "passes, what it leaves standing proves nothing",
     )
 
 

@@ -19,7 +19,6 @@ from memory_defense.contracts import (
     Images,
     Labels,
     PerImage,
-    Rows,
     needs_gradient,
     parts_of_attack,
     transfers_of,
@@ -110,15 +109,11 @@ class Findings:
         return regular(found.bind(clean) if isinstance(found, Binding) else found)
 
     @property
-    def sample(self) -> Rows:
-        """(n,) the first rows, at most `PROBED`: whole granules where there are that many, so none is padded."""
-        count = min(PROBED, len(self.evaluation.images))
-        return torch.arange(count - count % granule() if count > granule() else count)
-
-    @property
     def probe(self) -> tuple[Images, Labels]:
-        """The images of `sample` and their labels."""
-        return self.evaluation.images[: len(self.sample)], self.evaluation.labels[: len(self.sample)]
+        """The first images, at most `PROBED`, and their labels; whole granules if possible, so none is padded."""
+        count = min(PROBED, len(self.evaluation.images))
+        count -= count % granule() if count > granule() else 0
+        return self.evaluation.images[:count], self.evaluation.labels[:count]
 
     def draws(self, purpose: str, count: int) -> ImageDraws:
         """Return the checks' own draws for the first `count` images."""
