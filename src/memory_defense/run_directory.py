@@ -130,8 +130,8 @@ class RunDirectory:
                 "model": asdict(recipe.model),
                 "stages": {},
                 "complete": False,
+                "undefended_network": recipe.undefended_network,
             }
-            manifest["undefended_network"] = recipe.undefended_network
             self.write(manifest)
             return manifest
         manifest = self.read()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from memory_defense.contracts import Progress
@@ -15,20 +15,12 @@ from memory_defense.systems.load import load
 from memory_defense.workflows.assess import assess
 from memory_defense.workflows.train import train
 
-
-@dataclass(frozen=True)
-class DemoScale:
-    """The two recipes that a demo runs."""
-
-    paper: Recipe
-    sound: Recipe
-
-
-SCALES: dict[str, DemoScale] = {
-    "cpu": DemoScale(DEMO_PAPER, DEMO),
-    "tiny": DemoScale(replace(TINY, name="fashion-mnist/tiny-paper"), TINY),
+SCALES: dict[str, tuple[Recipe, Recipe]] = {
+    "cpu": (DEMO_PAPER, DEMO),
+    "tiny": (replace(TINY, name="fashion-mnist/tiny-paper"), TINY),
 }
-"""cpu is the demo; tiny runs the same code in seconds and its numbers mean nothing."""
+"""Recipes of the paper's system and of the sound one: cpu is the demo, tiny runs the same code in seconds and its
+numbers mean nothing."""
 
 
 def demo(
@@ -39,9 +31,8 @@ def demo(
     The sound run lives in `out` itself, the paper's in ``out/paper``. A demo that was stopped goes on where
     it was; one that is finished is only evaluated again.
     """
-    recipes = SCALES[scale]
     runs: list[RunDirectory] = []
-    for recipe, directory in ((recipes.paper, out / "paper"), (recipes.sound, out)):
+    for recipe, directory in zip(SCALES[scale], (out / "paper", out), strict=True):
         undefended = runs[0].path if runs else None
         run = train(
             recipe, directory, splits, seed=seed, resume=True, undefended_from=undefended, progress=progress

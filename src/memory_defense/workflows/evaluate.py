@@ -28,7 +28,7 @@ from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.behaviour import required_arguments
 from memory_defense.evaluation.audit.run import audit
-from memory_defense.evaluation.cases import QUERIES, Case
+from memory_defense.evaluation.cases import QUERIES, Case, cross
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
@@ -218,17 +218,8 @@ def cascade_cases(
         if start_from is not None:
             cases.append(Case(name="replay", attack=start_from, knowledge=EARLIER, ball=ball, purpose="cascade"))
         for part in suite(ball.norm):
-            cases += [
-                Case(
-                    name=part.name,
-                    attack=part.attack,
-                    knowledge=known,
-                    ball=ball,
-                    purpose="cascade",
-                    role=part.role,
-                )
-                for known in _knowledge_for(part, defense)
-            ]
+            known = _knowledge_for(part, defense)
+            cases += cross({part.name: part.attack}, known, [ball], purpose="cascade", role=part.role)
     return cases
 
 

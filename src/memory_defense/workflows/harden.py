@@ -21,31 +21,27 @@ from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.recipes.hardened import KEY, HardenOptions, harden_recipe
 from memory_defense.recipes.recipe import Recipe
-from memory_defense.run_directory import RunDirectory
+from memory_defense.run_directory import IMAGES_FROM, RunDirectory
 from memory_defense.systems.load import load
 from memory_defense.systems.own_model import build_user_model
 from memory_defense.training.checkpoint import save_weights
 from memory_defense.workflows.assess import add_detection, assess, calibrated
 from memory_defense.workflows.evaluate import evaluate, per_image_path
 from memory_defense.workflows.harden_words import Measured, paragraph
-from memory_defense.workflows.run_images import KEY as IMAGES_FROM
 from memory_defense.workflows.run_images import ImagesFrom
 from memory_defense.workflows.train import train
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardened:
-    """What came of it; everything lies in the run directory, too."""
+class Hardened(Measured):
+    """What came of it; everything is in the run directory, too."""
 
     run: RunDirectory
-    original: Record
-    """Record of the classifier as it was: ``original.json``."""
-    selector: Record
-    """Record of the fine-tuned classifier alone: ``selector.json``; `original` if it was not fine-tuned."""
-    defense: Record
-    """Record of the Memory Defense, its flag included: ``record.json``."""
-    paragraph: str
-    """What was gained and what was not: ``gained.txt``."""
+
+    @property
+    def paragraph(self) -> str:
+        """What was gained and what was not: ``gained.txt``."""
+        return paragraph(self)
 
 
 def weights_sha256(weights: Path) -> str:
@@ -113,18 +109,17 @@ def harden(
     flag = work.flag(defense)
     alone = work.evaluated("selector", defense.selector) if hardening.fine_tune else before
     whole = work.assessed(defense, flag)
-    text = paragraph(
-        Measured(
-            classifier=hardening.classifier,
-            original=before,
-            selector=alone,
-            defense=whole,
-            fine_tuned=hardening.fine_tune,
-            flag_score=flag.score,
-        )
+    done = Hardened(
+        run=run,
+        classifier=hardening.classifier,
+        original=before,
+        selector=alone,
+        defense=whole,
+        fine_tuned=hardening.fine_tune,
+        flag_score=flag.score,
     )
-    write_text(run.path / "gained.txt", text + "\n")
-    return Hardened(run=run, original=before, selector=alone, defense=whole, paragraph=text)
+    write_text(run.path / "gained.txt", done.paragraph + "\n")
+    return done
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ class Measured:
     classifier: str
     """Name of the classifier as the user wrote it."""
     original: Record
-    """Record of the classifier as it was."""
+    """Record of the classifier as it was: ``original.json`` in the run directory."""
     selector: Record
-    """Record of the classifier that chooses the slots; `original` if it was not fine-tuned."""
+    """Record of the classifier that chooses the slots: ``selector.json``; `original` if it was not fine-tuned."""
     defense: Record
-    """Record of the whole Memory Defense, with its detection part."""
+    """Record of the whole Memory Defense, with its detection part: ``record.json``."""
     fine_tuned: bool
     flag_score: str
     """The score that the defense flags by."""

@@ -19,13 +19,10 @@ from memory_defense.data.spec import DATASETS, DatasetSpec, images_of
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.run_directory import IMAGES_FROM, RunDirectory
 
-KEY = IMAGES_FROM
-"""Entry of the manifest: the fields of `ImagesFrom`."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesFrom:
-    """A source of images, exactly as it was used."""
+    """A source of images, exactly as it was used; its fields are the manifest's entry `IMAGES_FROM`."""
 
     source: str
     """An absolute path, or a key of `data.spec.DATASETS`."""
@@ -44,18 +41,20 @@ def images_from(source: str | Path, size: int | None, spec: DatasetSpec) -> Imag
 
 def keep_images_from(run: RunDirectory, entry: ImagesFrom) -> None:
     """Write the entry into the run's manifest, in place of an earlier one."""
-    run.write({**run.read(), KEY: asdict(entry)})
+    run.write({**run.read(), IMAGES_FROM: asdict(entry)})
 
 
 def kept_images_from(manifest: Mapping[str, Any], where: Path) -> ImagesFrom | None:
     """Return a manifest's entry, None where there is none; raise ValueError, naming `where`, for a damaged one."""
-    entry = manifest.get(KEY)
+    entry = manifest.get(IMAGES_FROM)
     if entry is None:
         return None
     try:
         return TypeAdapter(ImagesFrom).validate_json(json.dumps(entry), strict=True)
     except ValidationError as error:
-        raise ValueError(f"{where}: {KEY!r} is damaged; remove the entry and give the images by --data") from error
+        raise ValueError(
+            f"{where}: {IMAGES_FROM!r} is damaged; remove the entry and give the images by --data"
+        ) from error
 
 
 def splits_of(

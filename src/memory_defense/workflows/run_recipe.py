@@ -8,8 +8,7 @@ from memory_defense.recipes.hardened import KEY as HARDENED
 from memory_defense.recipes.hardened import harden_recipe, kept_hardening
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.registry import recipe as recipe_named
-from memory_defense.run_directory import RunDirectory
-from memory_defense.workflows.run_images import KEY as IMAGES_FROM
+from memory_defense.run_directory import IMAGES_FROM, RunDirectory
 
 
 def recipe_of(run: RunDirectory) -> Recipe:

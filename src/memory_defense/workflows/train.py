@@ -73,7 +73,9 @@ class _Training:
             remove(self.run.state(name))  # a run killed just before it would have been
             rmtree(self.run.workshop(name), ignore_errors=True)
             return
-        common, leads = self._common(chain), current().leads
+        common, leads = None, current().leads
+        if self.shared is not None and chain:
+            common = _shared_stage(self.recipe, self.shared, self.seed, len(self.splits.train), chain)
         with self._turn(common) if common is not None and leads else nullcontext():
             _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
             if common is not None and known:
@@ -135,12 +137,6 @@ class _Training:
             return adversarial_pairs(images, classifier, stage.offline, seed, workshop)
         return with_adversarial(images, classifier, stage.offline, seed, workshop)
 
-    def _common(self, chain: tuple[object, ...]) -> Path | None:
-        """Return where a stage lies for every run that trains it alike; None where nothing is shared."""
-        if self.shared is None or not chain:
-            return None
-        return _shared_stage(self.recipe, self.shared, self.seed, len(self.splits.train), chain)
-
     def _score(self, stage: Stage) -> Validate:
         held_out = self.splits.held_out
         if stage.score == "clean":
@@ -152,6 +148,7 @@ class _Training:
 
 
 def _shared_stage(recipe: Recipe, shared: Path, seed: int, train_images: int, chain: tuple[object, ...]) -> Path:
+    """Return the file of a stage that every run which trains it alike may take it from."""
     model = recipe.model
     decided_by = (model.dataset, model.images, seed, train_images, recipe.held_out, chain)
     return shared / f"{hashlib.sha256(repr(decided_by).encode()).hexdigest()[:20]}.safetensors"
