@@ -14,7 +14,7 @@ NORMS = ("linf", "l2")
 """Norms of the balls in `threat.BALLS`."""
 
 SCALES = ("cpu", "paper", "tiny")
-"""Scales of the reproduction, as in `paper.tables.scale_names`."""
+"""Scales of the reproduction, as in `recipes.scales.SCALES`."""
 
 DEMO_SCALES = ("cpu", "tiny")
 """Scales of the demonstration, as in `workflows.demo.SCALES`."""
@@ -46,7 +46,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 """The rows of each table of the paper, in its order."""
 
 FIGURES = ("figure3", "figure4", "timing", "anatomy")
-"""Reproductions without rows, as in `cli.reproducing.FIGURES`."""
+"""Reproductions without rows, as in `cli.reproduce.figures`."""
 
 MEMORY_DEFENSE = "memory-defense"
 _SYSTEMS = {
@@ -104,9 +104,6 @@ PLANNED: dict[str, tuple[str, ...]] = {**_OWN_ATTACKS, **dict.fromkeys(_ROWS, _P
 
 PLANNED_HARDENED = ("pgd-margin",)
 """The same for what ``memdef harden`` made."""
-
-FALSE_ALARMS = 0.01
-"""The share of clean images that ``--detection`` allows a flag where nobody chose one."""
 
 CLASSIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """The form of a user's own classifier: ``package.module:attribute``."""

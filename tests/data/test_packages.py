@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from memory_defense.cli.progress import shown
-from memory_defense.cli.shared import find_data
+from memory_defense.cli.data import data
 from memory_defense.data import download, packages
 from memory_defense.data.layouts import AbsentDataError
 from memory_defense.data.sources import DataNotFoundError, find
@@ -117,8 +115,7 @@ def test_commands_allow_the_update(client, deb, grey, alone, monkeypatch, capsys
     monkeypatch.setattr(download, "download", unreachable)
     monkeypatch.setitem(DATASETS, "fashion-mnist", replace(grey.spec, held_out_images=len(grey.spec.classes)))
     log = client("apt-get", MISSING)
-    with shown() as progress:
-        find_data("fashion-mnist", None, offline=False, device=torch.device("cpu"), progress=progress)
+    data("fashion-mnist")
     assert "update" in asked_of_apt(log)
     assert "apt-get update ..." in capsys.readouterr().err
 

@@ -39,7 +39,7 @@ def test_case_16_what_was_stopped_goes_on_only_as_it_was(tmp_path, trained_run, 
         return memdef("evaluate", trained_run, *ATTACKS, "--data-dir", idx_folder, "--out", out, *more)
 
     with monkeypatch.context() as stopping:
-        stopping.setattr("memory_defense.workflows.assess.audit", _interrupt)
+        stopping.setattr("memory_defense.workflows.evaluate.audit", _interrupt)
         said = evaluate()
     assert said.status == 130
     assert "the same command" in said.err

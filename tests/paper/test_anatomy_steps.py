@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memory_defense.attacks import PAPER_PGD
-from memory_defense.paper.anatomy import STEPS, NormalisedBox, Protocol, difference
+from memory_defense.paper.anatomy import STEPS, NormalisedBox, Protocol
 from memory_defense.randomness import ImageDraws
 from memory_defense.threat import Linf
 
@@ -15,7 +15,9 @@ MEAN, STD = 0.1307, 0.3081
 
 def test_the_steps_are_in_order_and_each_changes_one_choice() -> None:
     assert "".join(step.key for step in STEPS) == "abcdefgh"
-    changed = [difference(one.protocol, two.protocol) for one, two in pairwise(STEPS)]
+    protocols = [step.protocol.choices() for step in STEPS]
+    changed = [[name for name in one if one[name] != two[name]] for one, two in pairwise(protocols)]
+    assert [[step.changed] for step in STEPS[1:]] == changed
     assert changed == [["score"], ["steps"], ["units"], ["seen"], ["seen"], ["seen"], ["attacks"]]
 
 

@@ -68,10 +68,8 @@ class ImageFolder:
 
         Parameters
         ----------
-        split
-            One of `splits`.
-        size
-            Resize every image to this many pixels a side (see `limits.fit`); None leaves them as they are.
+        split, size
+            As in `array_files.ArrayFile.read`.
 
         Raises
         ------

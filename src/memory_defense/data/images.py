@@ -161,7 +161,11 @@ def split(arrays: Arrays, spec: DatasetSpec, device: torch.device | str = "cpu")
     Every split keeps the order of its source, which the datasets' makers shuffled.
     """
     train = image_set(arrays.train_images, arrays.train_labels)
-    held_out, rest = cut(train, _held_out(train.labels, spec))
+    per_class, uneven = divmod(spec.held_out_images, len(spec.classes))
+    assert not uneven
+    chosen = first_of_each(train.labels, len(spec.classes), lambda _: per_class, spec.name)
+    assert int(chosen.sum()) == spec.held_out_images
+    held_out, rest = cut(train, chosen)
     test = image_set(arrays.test_images, arrays.test_labels)
     return Splits(rest.to(device), held_out.to(device), test.to(device), spec)
 
@@ -176,16 +180,13 @@ def image_set(images: Tensor, labels: Tensor) -> ImageSet:
     return ImageSet(images, labels.long(), torch.arange(len(images)))
 
 
-def _held_out(labels: Labels, spec: DatasetSpec) -> Tensor:
-    """Return (N,) bool: the first of a fixed permutation of each class."""
-    per_class, rest = divmod(spec.held_out_images, len(spec.classes))
-    assert rest == 0
+def first_of_each(labels: Labels, classes: int, count: Callable[[int], int], name: str) -> Tensor:
+    """Return (N,) bool: of a class with n images the first `count(n)` of a permutation, which `name` decides."""
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(len(spec.classes)):
+    for label in range(classes):
         members = torch.nonzero(labels == label).flatten()
-        order = torch.randperm(len(members), generator=generator(0, "held out", spec.name, label))
-        chosen[members[order[:per_class]]] = True
-    assert int(chosen.sum()) == spec.held_out_images
+        order = torch.randperm(len(members), generator=generator(0, "held out", name, label))
+        chosen[members[order[: count(len(members))]]] = True
     return chosen
 
 
@@ -247,11 +248,8 @@ def batch_rows(
         )
     if not 0 <= start <= count:
         raise ValueError(f"start is {start}, but an epoch of these images has {count} batches")
-    order = _order(len(images), seed, epoch, shuffle).to(images.images.device)
+    order = torch.arange(len(images))
+    if shuffle:
+        order = torch.randperm(len(images), generator=generator(seed, "order", epoch))
+    order = order.to(images.images.device)
     return (order[batch * batch_size : (batch + 1) * batch_size] for batch in range(start, count))
-
-
-def _order(count: int, seed: int, epoch: int, shuffle: bool) -> Rows:
-    if not shuffle:
-        return torch.arange(count)
-    return torch.randperm(count, generator=generator(seed, "order", epoch))

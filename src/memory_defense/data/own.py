@@ -15,7 +15,7 @@ from torch import Tensor
 from memory_defense.contracts import Labels, Progress
 from memory_defense.data.array_files import ArrayFile
 from memory_defense.data.folders import ImageFolder
-from memory_defense.data.images import ImageSet, Splits, cut, image_set, load_dataset
+from memory_defense.data.images import ImageSet, Splits, cut, first_of_each, image_set, load_dataset
 from memory_defense.data.limits import Limits, fit_all
 from memory_defense.data.places import DataNotFoundError, check_size, check_trained_size, place_of
 from memory_defense.data.sources import SourceOptions
@@ -96,7 +96,9 @@ def load_images(
     if isinstance(source, str) and source in DATASETS:
         splits = load_dataset(source, **options)
         images = {"train": splits.train, "held-out": splits.held_out, "test": splits.test}[split]
-        images = _resized(images, size).to(device)
+        if size is not None:
+            images = replace(images, images=fit_all(images.images, size))
+        images = images.to(device)
         return DataSplit(source, split, images, splits.spec.classes, _sha256(images))
     with _readable(source):
         opened = _open(source, limits or Limits(), **options)
@@ -160,13 +162,11 @@ def load_splits(
 
 def held_out(labels: Labels, classes: int) -> Tensor:
     """Return (N,) bool: a tenth of each class by a fixed permutation, at least one image but never the only one."""
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(classes):
-        members = torch.nonzero(labels == label).flatten()
-        if len(members) > 1:
-            order = torch.randperm(len(members), generator=generator(0, "held out", "own", label))
-            chosen[members[order[: max(1, round(_HELD_OUT_SHARE * len(members)))]]] = True
-    return chosen
+
+    def tenth(count: int) -> int:
+        return max(1, round(_HELD_OUT_SHARE * count)) if count > 1 else 0
+
+    return first_of_each(labels, classes, tenth, "own")
 
 
 @contextmanager
@@ -237,7 +237,3 @@ def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)
-
-
-def _resized(images: ImageSet, size: int | None) -> ImageSet:
-    return images if size is None else replace(images, images=fit_all(images.images, size))

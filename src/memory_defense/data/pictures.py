@@ -14,9 +14,8 @@ from torch import Tensor
 
 from memory_defense.checks import check_images
 from memory_defense.data.image_files import SUFFIXES, read_image
-from memory_defense.data.limits import Limits, fit
+from memory_defense.data.limits import Limits, check_sides, fit
 from memory_defense.data.npz import Npz
-from memory_defense.data.places import SMALLEST_SIDE
 
 ARRAYS = "images"
 """The array of a ``.npz`` that is read: (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or float in [0, 1]."""
@@ -116,8 +115,7 @@ def _of_arrays(path: Path, channels: int, size: int, limits: Limits) -> Iterator
 def _picture(name: str, pixels: np.ndarray, channels: int, size: int) -> Picture:
     """Return pixels (H, W) or (H, W, 3), uint8 or float in [0, 1], as the model reads them."""
     height, width = pixels.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(f"{name} is {width} x {height} pixels, but each side must have at least {SMALLEST_SIDE}")
+    check_sides(name, height, width, size)
     if pixels.dtype != np.uint8:
         pixels = _checked(name, pixels)
     changes: list[str] = []

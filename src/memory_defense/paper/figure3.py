@@ -240,10 +240,8 @@ def places(tsne: Any, vectors: Tensor, perplexity: float, seed: int) -> tuple[tu
         vectors.cpu().numpy().astype(np.float64)
     )
     low, span = mapped.min(axis=0), max(float(np.ptp(mapped, axis=0).max()), 1e-12)
-    centred = (mapped - low) / span + (
-        1 - np.ptp(mapped, axis=0) / span
-    ) / 2  # square, the narrow axis in the middle
-    whole = np.rint(1000 * centred).astype(int)
+    margin = (1 - np.ptp(mapped, axis=0) / span) / 2  # centres the narrow axis: the map is square
+    whole = np.rint(1000 * ((mapped - low) / span + margin)).astype(int)
     return tuple(whole[:, 0].tolist()), tuple(whole[:, 1].tolist())
 
 

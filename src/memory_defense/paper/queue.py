@@ -68,10 +68,9 @@ class QueueEntry:
 
     def _planned(self, one: Recipe) -> Recipe:
         plan = one.evaluation
-        plan = replace(plan, images=min(plan.images, self.images), suite=self.suite or plan.suite)
-        if self.unbounded is not None:
-            plan = replace(plan, unbounded=self.unbounded)
-        return replace(one, evaluation=plan)
+        unbounded = plan.unbounded if self.unbounded is None else self.unbounded
+        images, suite = min(plan.images, self.images), self.suite or plan.suite
+        return replace(one, evaluation=replace(plan, images=images, suite=suite, unbounded=unbounded))
 
 
 def _tiny(name: str) -> str:

@@ -18,6 +18,7 @@ from memory_defense.evaluation.provenance import provenance
 from memory_defense.paper.printed.timing import Latency, Timing
 from memory_defense.paper.trained_rows import TrainedRows
 from memory_defense.systems.build import build_classifier
+from memory_defense.training.speed import wait_for
 
 BATCHES = (1, 10, 100)
 TINY_BATCHES = (1, 10)
@@ -99,15 +100,10 @@ def measure(todo: Mapping[str, Job], runs: int, device: torch.device) -> dict[st
         if number >= FEWEST_RUNS and time.perf_counter() - started > SECONDS:
             break
         for key, job in todo.items():
-            _wait(device)
+            wait_for(device)
             begun = time.perf_counter()
             job()
-            _wait(device)
+            wait_for(device)
             if number >= 0:
                 seconds[key].append(time.perf_counter() - begun)
     return seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

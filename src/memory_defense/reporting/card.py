@@ -83,11 +83,10 @@ def model_card(subject: CardSubject, record: Record) -> str:
 
 
 def _front_matter(subject: CardSubject, record: Record) -> str:
-    metrics = [_metric("accuracy", "accuracy, clean", record.clean)]
-    metrics += [
-        _metric("accuracy", f"accuracy, worst case {ball_text(worst.norm, worst.epsilon)}", worst)
-        for worst in ordered_worst_cases(record)
-    ]
+    found: list[tuple[str, Accuracy]] = [("accuracy, clean", record.clean)]
+    for worst in ordered_worst_cases(record):
+        found.append((f"accuracy, worst case {ball_text(worst.norm, worst.epsilon)}", worst))
+    metrics = [{"type": "accuracy", "name": name, "value": entry.accuracy} for name, entry in found]
     dataset = {"name": record.dataset, "type": record.dataset, "split": "test"}
     task = {"type": "image-classification", "name": "Image classification"}
     result = {"task": task, "dataset": dataset, "metrics": metrics}
@@ -102,10 +101,6 @@ def _front_matter(subject: CardSubject, record: Record) -> str:
     }
     lines = (f"{key}: {json.dumps(value)}" for key, value in values.items())
     return "\n".join(("---", *lines, "---"))
-
-
-def _metric(kind: str, name: str, entry: Accuracy) -> dict[str, object]:
-    return {"type": kind, "name": name, "value": entry.accuracy}
 
 
 def _audit(record: Record) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.reporting.rows import curve_points
-from memory_defense.reporting.svg import colour, drawn
+from memory_defense.reporting.svg import bare, colour, drawn
 from memory_defense.reporting.wording import KNOWLEDGE, knowledge_label, norm_label
 
 
@@ -124,17 +124,13 @@ def _lines(record: Record, norm: str) -> list[_Line]:
 
 
 def _frame(axes: Axes, norm: str, layout: Layout) -> None:
-    muted, grid = colour("muted"), colour("grid")
-    axes.patch.set_alpha(0)
+    muted = colour("muted")
+    bare(axes, grid="y")
     axes.set_ylim(-2, 102)
     axes.set_yticks([0, 25, 50, 75, 100])
     axes.xaxis.set_major_locator(MaxNLocator(6 if layout.width > 5 else 4))
-    axes.grid(visible=True, axis="y", color=grid, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=muted, labelsize=layout.text, length=0, pad=5)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(muted)
+    axes.tick_params(labelsize=layout.text, pad=5)
+    axes.spines["bottom"].set(visible=True, color=muted)
     axes.set_xlabel(f"epsilon ({norm_label(norm)}; pixels in [0, 1])", color=muted, fontsize=layout.text)
     axes.set_title("accuracy, %", loc="left", color=muted, fontsize=layout.text, x=0, pad=8)
 

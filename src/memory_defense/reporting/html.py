@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -19,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from memory_defense.evaluation.record import Accuracy, AuditLine
+from memory_defense.evaluation.record import Accuracy
 from memory_defense.files import write_text
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
 from memory_defense.reporting.gallery import Gallery
@@ -36,12 +35,12 @@ from memory_defense.reporting.rows import (
     paragraphs,
     protocol_text,
 )
-from memory_defense.reporting.sources import Piece, Sources, printed
+from memory_defense.reporting.sources import Sources, printed
 from memory_defense.reporting.sources import anchor as entry_anchor
-from memory_defense.reporting.summary import Effective, audit_sentence, gaps, most_effective, why_not_run
+from memory_defense.reporting.summary import audit_sentence, gaps, most_effective, why_not_run
 from memory_defense.reporting.svg import as_file
-from memory_defense.reporting.tables import Table, headline_table, provenance_table, result_tables
-from memory_defense.reporting.thumbnails import ExampleView, examples
+from memory_defense.reporting.tables import headline_table, provenance_table, result_tables
+from memory_defense.reporting.thumbnails import examples
 from memory_defense.reporting.wording import (
     ADAPTIVE,
     KNOWLEDGE,
@@ -56,63 +55,8 @@ from memory_defense.reporting.wording import (
     percent,
 )
 
-
-@dataclass(frozen=True)
-class _Bar:
-    label: str
-    value: str
-    source: str
-    interval: str
-    share: float
-    low: float
-    beyond: float
-    kind: str
-
-
-@dataclass(frozen=True)
-class _FigureView:
-    title: str
-    caption: str
-    wide: Markup
-    narrow: Markup
-    file: str
-    """The figure as a file of its own, a data URI."""
-    file_name: str
-
-
-@dataclass(frozen=True)
-class _GalleryView:
-    attack: str
-    examples: tuple[ExampleView, ...]
-    left_out: int
-
-
-@dataclass(frozen=True)
-class _CheckView:
-    line: AuditLine
-    source: str
-    why: str
-
-
-@dataclass(frozen=True)
-class _SectionView:
-    anchor: str
-    record_anchor: str
-    section: Section
-    answer: tuple[Piece, ...]
-    effective: tuple[Effective, ...]
-    audit_sentence: str
-    gaps: tuple[str, ...]
-    caution: str
-    bars: tuple[_Bar, ...]
-    figures: tuple[_FigureView, ...]
-    gallery: _GalleryView | None
-    audit: tuple[_CheckView, ...]
-    verdicts: str
-    tables: tuple[Table, ...]
-    provenance: Table
-    record_link: str
-    printed: Markup
+View = dict[str, Any]
+"""Values that a template reads, by name."""
 
 
 def write_report(
@@ -192,49 +136,51 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
-def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int) -> _SectionView:
+def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int) -> View:
     record, sources = section.record, Sources(section.record)
     anchor, record_anchor = f"system-{place}", f"record-{place}"
     audit = audit_lines(record)
     norms = curve_norms(record)
     counts = ((sum(line.verdict == verdict for line in audit), word) for verdict, word in _VERDICTS)
-    return _SectionView(
-        anchor=anchor,
-        record_anchor=record_anchor,
-        section=section,
-        answer=answer_pieces(section),
-        effective=most_effective(record),
-        audit_sentence=audit_sentence(record),
-        gaps=gaps(record),
-        caution=caution(record),
-        bars=_bars(row, sources),
-        figures=tuple(_figure(section, norm, f"{anchor}-{place}") for place, norm in enumerate(norms)),
-        gallery=None if section.gallery_path is None else _gallery(section.gallery_path, limit),
-        audit=tuple(_CheckView(line, sources.of(line, "value"), why_not_run(record, line)) for line in audit),
-        verdicts=", ".join(f"{count} {word}" for count, word in counts if count),
-        tables=result_tables(record),
-        provenance=provenance_table(record),
-        record_link="" if section.record_path is None else _relative(section.record_path, page.parent),
-        printed=printed(record, record_anchor),
-    )
+    return {
+        "anchor": anchor,
+        "record_anchor": record_anchor,
+        "section": section,
+        "answer": answer_pieces(section),
+        "effective": most_effective(record),
+        "audit_sentence": audit_sentence(record),
+        "gaps": gaps(record),
+        "caution": caution(record),
+        "bars": _bars(row, sources),
+        "figures": [_figure(section, norm, f"{anchor}-{place}") for place, norm in enumerate(norms)],
+        "gallery": None if section.gallery_path is None else _gallery(section.gallery_path, limit),
+        "audit": [
+            {"line": line, "source": sources.of(line, "value"), "why": why_not_run(record, line)} for line in audit
+        ],
+        "verdicts": ", ".join(f"{count} {word}" for count, word in counts if count),
+        "tables": result_tables(record),
+        "provenance": provenance_table(record),
+        "record_link": "" if section.record_path is None else _relative(section.record_path, page.parent),
+        "printed": printed(record, record_anchor),
+    }
 
 
 _VERDICTS = (("fail", "failed"), ("pass", "passed"), ("not run", "not run"))
 
 
-def _bars(row: HeadlineRow, sources: Sources) -> tuple[_Bar, ...]:
-    def bar(label: str, accuracy: Accuracy, kind: str) -> _Bar:
+def _bars(row: HeadlineRow, sources: Sources) -> tuple[View, ...]:
+    def bar(label: str, accuracy: Accuracy, kind: str) -> View:
         low, high = accuracy.ci95
-        return _Bar(
-            label=label,
-            value=percent(accuracy.accuracy),
-            source=sources.of(accuracy, "accuracy"),
-            interval=interval(accuracy),
-            share=round(100 * accuracy.accuracy, 2),
-            low=round(100 * low, 2),
-            beyond=round(100 - 100 * high, 2),
-            kind=kind,
-        )
+        return {
+            "label": label,
+            "value": percent(accuracy.accuracy),
+            "source": sources.of(accuracy, "accuracy"),
+            "interval": interval(accuracy),
+            "share": round(100 * accuracy.accuracy, 2),
+            "low": round(100 * low, 2),
+            "beyond": round(100 - 100 * high, 2),
+            "kind": kind,
+        }
 
     bars = [bar("clean", row.clean, "clean")]
     if row.paper is not None:
@@ -248,7 +194,7 @@ def _bars(row: HeadlineRow, sources: Sources) -> tuple[_Bar, ...]:
     return tuple(bars)
 
 
-def _figure(section: Section, norm: str, prefix: str) -> _FigureView:
+def _figure(section: Section, norm: str, prefix: str) -> View:
     record = section.record
     attacks = {attack_label(r) for line in curve_points(record, norm).values() for r in line}
     caption = (
@@ -262,18 +208,24 @@ def _figure(section: Section, norm: str, prefix: str) -> _FigureView:
     )
     file = base64.b64encode(as_file(wide).encode()).decode()
     name = re.sub(r"[^a-z0-9]+", "-", f"{section.title} accuracy {norm}".lower()).strip("-")
-    title = f"Accuracy against epsilon, {norm_label(norm)}"
-    return _FigureView(title, caption, wide, narrow, f"data:image/svg+xml;base64,{file}", f"{name}.svg")
+    return {
+        "title": f"Accuracy against epsilon, {norm_label(norm)}",
+        "caption": caption,
+        "wide": wide,
+        "narrow": narrow,
+        "file": f"data:image/svg+xml;base64,{file}",
+        "file_name": f"{name}.svg",
+    }
 
 
-def _gallery(path: Path, limit: int) -> _GalleryView:
+def _gallery(path: Path, limit: int) -> View:
     gallery = Gallery.read(path)
     shown = examples(gallery, limit)
     attack = (
         f"Attack {gallery.attack}, knowledge {knowledge_label(gallery.knowledge)}, "
         f"{ball_text(gallery.norm, gallery.epsilon)}."
     )
-    return _GalleryView(attack, shown, len(gallery) - len(shown))
+    return {"attack": attack, "examples": shown, "left_out": len(gallery) - len(shown)}
 
 
 def _relative(target: Path, start: Path) -> str:

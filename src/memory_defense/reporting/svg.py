@@ -115,12 +115,10 @@ def portable(svg: str, *, prefix: str, colours: Mapping[str, str], title: str, d
     ----------
     svg
         A document as matplotlib writes it.
-    prefix
-        Starts every id.
     colours
         CSS values for the colours (``#rrggbb``) that the page decides.
-    title, description
-        What a screen reader says.
+    prefix, title, description
+        As in `drawn`.
     """
     ElementTree.register_namespace("", _SVG)
     root = ElementTree.fromstring(svg)

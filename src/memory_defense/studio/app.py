@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import PurePosixPath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,14 +18,12 @@ from memory_defense.studio.describe import Described, Shelf, Thumbnails, describ
 from memory_defense.studio.duel import compare
 from memory_defense.studio.guard import INSIDE, UPLOAD_PATH
 from memory_defense.studio.library import Library
-from memory_defense.studio.messages import Compared, Message, Played, PlayRequest
-from memory_defense.studio.messages import CompareRequest as CompareMessage
+from memory_defense.studio.messages import Compared, CompareRequest, Message, Played, PlayRequest
 from memory_defense.studio.play import play
 from memory_defense.studio.records import Records, records_of, report_of
 from memory_defense.studio.tickets import BusyError, StoppedError, Ticket, TooSlowError, Workshop
 from memory_defense.studio.uploads import decode
 
-_Result = TypeVar("_Result")
 RunName = Annotated[str, Query(max_length=200)]
 
 REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"
@@ -73,10 +71,6 @@ def create_app(library: Library, workshop: Workshop) -> FastAPI:
     return app
 
 
-async def _computed(workshop: Workshop, request: Request, job: Callable[[Ticket], _Result]) -> _Result:
-    return await workshop.run(job, request.is_disconnected)
-
-
 def _add_static(app: FastAPI) -> None:
     """Serve the files that lie in ``static``, read once; nothing is looked up by a name that a request brings."""
     pages = {one.name: one.read_bytes() for one in files("memory_defense.studio").joinpath("static").iterdir()}
@@ -95,10 +89,10 @@ def _add_static(app: FastAPI) -> None:
 
 def _add_reading(app: FastAPI, library: Library, workshop: Workshop) -> None:
     async def studio(request: Request) -> Shelf:
-        return await _computed(workshop, request, lambda _: shelf(library))
+        return await workshop.run(lambda _: shelf(library), request.is_disconnected)
 
     async def run_info(request: Request, run: RunName) -> Described:
-        return await _computed(workshop, request, lambda _: describe_run(library, run))
+        return await workshop.run(lambda _: describe_run(library, run), request.is_disconnected)
 
     async def tests(
         request: Request,
@@ -106,13 +100,13 @@ def _add_reading(app: FastAPI, library: Library, workshop: Workshop) -> None:
         start: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
         count: Annotated[int, Query(ge=1, le=24)] = 12,
     ) -> Thumbnails:
-        return await _computed(workshop, request, lambda _: thumbnails(library, run, start, count))
+        return await workshop.run(lambda _: thumbnails(library, run, start, count), request.is_disconnected)
 
     async def records(request: Request) -> Records:
-        return await _computed(workshop, request, lambda _: records_of(list(library.runs.all().values())))
+        return await workshop.run(lambda _: records_of(list(library.runs.all().values())), request.is_disconnected)
 
     async def report(request: Request, run: RunName) -> HTMLResponse:
-        page = await _computed(workshop, request, lambda _: report_of(library.runs.find(run)))
+        page = await workshop.run(lambda _: report_of(library.runs.find(run)), request.is_disconnected)
         return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
     app.add_api_route("/api/studio", studio, methods=["GET"])
@@ -130,7 +124,7 @@ def _add_playing(app: FastAPI, library: Library, workshop: Workshop) -> None:
             levels = decode(content, library.shape(library.runs.find(run)), invert=invert)
             return Pixels(pixels=base64.b64encode(levels.numpy().tobytes()).decode("ascii"))
 
-        return await _computed(workshop, request, job)
+        return await workshop.run(job, request.is_disconnected)
 
     async def one(request: Request, wanted: PlayRequest) -> Played:
         def job(ticket: Ticket) -> Played:
@@ -138,10 +132,10 @@ def _add_playing(app: FastAPI, library: Library, workshop: Workshop) -> None:
             posed = library.pose(wanted.image, wanted.label, library.runs.find(wanted.run))
             return play(subject, posed, wanted.attack, ticket)[0]
 
-        return await _computed(workshop, request, job)
+        return await workshop.run(job, request.is_disconnected)
 
-    async def two(request: Request, wanted: CompareMessage) -> Compared:
-        return await _computed(workshop, request, lambda ticket: compare(library, wanted, ticket))
+    async def two(request: Request, wanted: CompareRequest) -> Compared:
+        return await workshop.run(lambda ticket: compare(library, wanted, ticket), request.is_disconnected)
 
     app.add_api_route(UPLOAD_PATH, image, methods=["POST"])
     app.add_api_route("/api/play", one, methods=["POST"])

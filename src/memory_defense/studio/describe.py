@@ -27,14 +27,14 @@ class RunView(Message):
     name: str
     fault: str
     """Reason why it cannot be used; empty if it can."""
-    recipe: str
-    dataset: str
-    images: str
+    recipe: str = ""
+    dataset: str = ""
+    images: str = ""
     """The same for two runs exactly if their test images are the same; see `Library.images_key`."""
-    classes: list[str]
-    channels: int
-    size: int
-    record: bool
+    classes: tuple[str, ...] = ()
+    channels: int = 0
+    size: int = 0
+    record: bool = False
 
 
 class OptionView(Message):
@@ -71,11 +71,8 @@ class KnowledgeView(Message):
     label: str
     meaning: str
     adaptive: bool
-    """Whether the defense publishes it for attacks on itself."""
     methods: list[str]
-    """The attacks that fit."""
     needs: str
-    """The same in words; empty if every attack fits."""
 
 
 class Described(Message):
@@ -135,15 +132,7 @@ def describe_run(library: Library, name: str) -> Described:
     return Described(
         run=name,
         knowledge=[
-            KnowledgeView(
-                name=known.name,
-                label=known.label,
-                meaning=known.meaning,
-                adaptive=known.adaptation is not None,
-                methods=list(known.methods),
-                needs=known.needs,
-            )
-            for known in knowledge_of(defense).values()
+            KnowledgeView.model_validate(known, from_attributes=True) for known in knowledge_of(defense).values()
         ],
         slots=isinstance(defense, SlotDefense),
         flag=flag,
@@ -171,24 +160,14 @@ def _run_view(library: Library, run: Run) -> RunView:
     try:
         recipe, shape = str(run.directory.read()["recipe"]), library.shape(run)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        return RunView(
-            name=run.name,
-            fault=fault or str(error),
-            recipe="",
-            dataset="",
-            images="",
-            classes=[],
-            channels=0,
-            size=0,
-            record=False,
-        )
+        return RunView(name=run.name, fault=fault or str(error))
     return RunView(
         name=run.name,
         fault=fault,
         recipe=recipe,
         dataset=shape.dataset,
         images=library.images_key(run),
-        classes=list(shape.classes),
+        classes=shape.classes,
         channels=shape.channels,
         size=shape.size,
         record=run.directory.record.is_file(),

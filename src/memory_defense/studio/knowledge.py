@@ -58,6 +58,11 @@ class Known:
         return f"The attacker wants {aim} and follows a gradient that this defense publishes against itself{way}."
 
     @property
+    def adaptive(self) -> bool:
+        """Whether the defense publishes it for attacks on itself."""
+        return self.adaptation is not None
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """The names of the attacks that `check_fits` lets pass."""
         return tuple(name for name, made in ATTACKS.items() if not self._fault(made()))

@@ -7,7 +7,7 @@ verified, its verdict the true defense's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -18,11 +18,9 @@ from memory_defense.checks import nearest
 from memory_defense.contracts import (
     Attack,
     Binding,
-    Classifier,
     Defense,
     Flagging,
     Images,
-    Labels,
     SlotDefense,
     needs_gradient,
     targets_of,
@@ -123,35 +121,31 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
     attack = build_attack(choice.attack, choice.options)
     known = chosen(subject.defense, choice.knowledge, subject.run)
     known.check_fits(choice.attack, attack)
-    label, source = posed.label, posed.source
-    if label is not None and label >= len(subject.classes):
-        raise ValueError(f"label is {label}, but there are {len(subject.classes)} classes, numbered from 0")
+    if posed.label is not None and posed.label >= len(subject.classes):
+        raise ValueError(f"label is {posed.label}, but there are {len(subject.classes)} classes, numbered from 0")
     case = Case(
         name=choice.attack,
         attack=attack,
         knowledge=choice.knowledge,
         ball=ball(choice.norm, choice.epsilon),
     )
+    image, surrogate = posed.image, known.surrogate
+    runner = CaseRunner(defense=subject.defense, options=Options(seed=choice.seed))
     with frozen(subject.defense):
-        clean = look(subject.defense, posed.image, choice.seed)
+        clean = look(subject.defense, image, choice.seed)
+        label = clean.answer if posed.label is None else posed.label
         ticket.check()
-        attempt = _attempt(
-            subject.defense,
-            case,
-            known.surrogate,
-            replace(posed, label=clean.answer if label is None else label),
-            choice.seed,
-            ticket,
-        )
+        bound = surrogate.bind(image) if isinstance(surrogate, Binding) else surrogate
+        labels, ids = torch.tensor([label]), torch.tensor([posed.identity])
+        attempt = runner.run(case, Watched(regular(bound), ticket), image, labels, ids)
         ticket.check()
         adversarial = look(subject.defense, attempt.images, choice.seed)
-    label = clean.answer if label is None else label
-    offset = (attempt.images - posed.image)[0]
+    offset = (attempt.images - image)[0]
     played = Played(
         run=subject.run,
         knowledge=choice.knowledge,
         label=label,
-        label_source=source if posed.label is not None else "defense",
+        label_source="defense" if posed.label is None else posed.source,
         clean=clean,
         adversarial=adversarial,
         fooled=bool(attempt.fooled[0]),
@@ -194,20 +188,6 @@ def answer_to(defense: Defense, image: Images, seed: int = 0) -> int:
     """Return the class that a defense answers to one image (1, C, H, W)."""
     with frozen(defense), seeded(seed, "studio"):
         return int(answers(defense, image)[0].argmax())
-
-
-def _attempt(
-    defense: Defense,
-    case: Case,
-    surrogate: Classifier | Binding,
-    posed: Posed,
-    seed: int,
-    ticket: Ticket,
-) -> Attempt:
-    bound = surrogate.bind(posed.image) if isinstance(surrogate, Binding) else surrogate
-    runner = CaseRunner(defense=defense, options=Options(seed=seed))
-    labels: Labels = torch.tensor([posed.label])
-    return runner.run(case, Watched(regular(bound), ticket), posed.image, labels, torch.tensor([posed.identity]))
 
 
 def _selector(defense: Defense, image: Images) -> list[float] | None:

@@ -148,15 +148,14 @@ class WarmStart(AdversarialObjective):
         within = ball(self.norm, radius)
         flip = batch.draws.child("flip").uniform() < (0.5 if self.horizontal_flip else 0.0)
         images = _flipped(batch.images, flip)
-        start = images + _flipped(self._recall(batch), flip)
+        remembered = self._all(batch.ids, batch.images)[batch.ids].float() * (self.epsilon / 127)
+        start = images + _flipped(remembered, flip)
         moved = within.project(
             ascend(model, within.project(start, images), batch.labels, self.step * radius, within), images
         )
-        self._remember(batch, _flipped(moved - images, flip))
+        levels = (_flipped(moved - images, flip) * (127 / self.epsilon)).round_().clamp_(-127, 127)
+        self.memory["perturbations"][batch.ids] = levels.to(torch.int8)
         return moved
-
-    def _recall(self, batch: Batch) -> Tensor:
-        return self._all(batch.ids, batch.images)[batch.ids].float() * (self.epsilon / 127)
 
     def _all(self, ids: Rows, like: Tensor) -> Tensor:
         """Return everything remembered, long enough for these images and on their device."""
@@ -169,10 +168,6 @@ class WarmStart(AdversarialObjective):
             known = grown
         self.memory["perturbations"] = known.to(like.device)
         return self.memory["perturbations"]
-
-    def _remember(self, batch: Batch, perturbation: Tensor) -> None:
-        quantised = (perturbation * (127 / self.epsilon)).round_().clamp_(-127, 127).to(torch.int8)
-        self.memory["perturbations"][batch.ids] = quantised
 
     def recall(self, ids: Rows) -> Mapping[str, Tensor]:
         """Return the perturbations of these images, (B, C, H, W) int8; see `team.PerImageState`."""

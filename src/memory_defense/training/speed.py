@@ -60,16 +60,17 @@ def matrix_rate(device: torch.device, precision: str) -> float:
     best, deadline = float("inf"), time.perf_counter() + _PROBE_SECONDS
     torch.mm(matrix, matrix)  # the first product pays for what the others find ready
     while True:
-        _wait(device)
+        wait_for(device)
         started = time.perf_counter()
         torch.mm(matrix, matrix)
-        _wait(device)
+        wait_for(device)
         best = min(best, time.perf_counter() - started)
         if time.perf_counter() > deadline:
             return 2 * side**3 / max(best, 1e-9)
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a processor has when a call returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -85,9 +85,7 @@ class Trades(AdversarialObjective):
         training = model.training
         model.eval()
         points = self._begin(within, batch)
-        with (
-            torch.enable_grad()
-        ):  # also for the clean answer: autocast keeps the weights as it first converted them
+        with torch.enable_grad():  # for the clean answer too: autocast keeps the weights as first converted
             clean = F.log_softmax(model(batch.images).float(), 1).detach()
             for _ in range(self.steps):
                 leaf = points.detach().requires_grad_()
@@ -110,10 +108,6 @@ class Trades(AdversarialObjective):
         divergence = _divergence(adversarial, F.log_softmax(clean, 1), "batchmean")
         total = cross_entropy + self.beta * divergence
         return TradesLosses(total, cross_entropy, divergence, clean, adversarial, batch.labels)
-
-    def __call__(self, model: nn.Module, batch: Batch, /) -> TradesLosses:
-        """Return the loss of one batch."""
-        return self.losses(model, self.craft(model, batch), batch)
 
 
 def _divergence(logits: Logits, clean: Tensor, reduction: str) -> Tensor:

@@ -114,15 +114,12 @@ def anatomy_html(result: Anatomy) -> str:
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an HTML table; the first cell of a row names it, the second is text, all others are numbers."""
     start = "".join(f'<th scope="col">{escape(plain(cell))}</th>' for cell in head)
-    body = "".join(f"<tr>{_html_row([escape(plain(cell)) for cell in row])}</tr>\n" for row in rows)
+    body = ""
+    for row in rows:
+        name, text, *numbers = (escape(plain(cell)) for cell in row)
+        cells = "".join(f'<td class="number">{one}</td>' for one in numbers)
+        body += f'<tr><th scope="row">{name}</th><td>{text}</td>{cells}</tr>\n'
     return f"<table>\n<thead><tr>{start}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
-
-
-def _html_row(row: Sequence[str]) -> str:
-    name, text, *numbers = row
-    return f'<th scope="row">{name}</th><td>{text}</td>' + "".join(
-        f'<td class="number">{one}</td>' for one in numbers
-    )
 
 
 def with_anatomy(document: str, result: Anatomy) -> str:

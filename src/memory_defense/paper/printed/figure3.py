@@ -160,17 +160,8 @@ def _map(axes: Axes, panel: Panel, labels: Sequence[int]) -> None:
         across = np.stack([x[mine], x[mine], np.full(mine.sum(), np.nan)], axis=1).ravel()
         up = np.stack([y[mine], y[mine], np.full(mine.sum(), np.nan)], axis=1).ravel()
         axes.plot(across, up, color=_CLASS_COLOURS[number % 10], linewidth=3.0, solid_capstyle="round", alpha=0.75)
-    for number in sorted(set(labels)):
-        mine = label == number
-        axes.text(
-            float(np.median(x[mine])),
-            float(np.median(y[mine])),
-            str(number),
-            color=colour("ink"),
-            fontweight="bold",
-            ha="center",
-            va="center",
-        )
+        middle = float(np.median(x[mine])), float(np.median(y[mine]))
+        axes.text(*middle, str(number), color=colour("ink"), fontweight="bold", ha="center", va="center")
     axes.set_title(panel.title, loc="left", fontsize=9.5, color=colour("ink"), pad=15)
     said = f"label by neighbours {percent(panel.neighbours_right)} %"
     if panel.neighbours_slot is not None:
