@@ -216,3 +216,17 @@ def test_ranks_keep_the_weakest() -> None:
     assert invariance.weakest(mine, Gathered((8, 0), (16, 0))) == BatchInvariance(granule=16)  # pyright: ignore
     assert invariance.weakest(mine, Gathered((0, 0))) == BatchInvariance(granule=None)  # pyright: ignore
     assert invariance.weakest(mine, Gathered((0, 1))) == BatchInvariance(granule=None, randomised=True)  # pyright: ignore
+
+
+def test_a_granule_that_does_not_fit_is_not_promised() -> None:
+    def tiny(images: Tensor) -> Tensor:
+        if len(images) > 8 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("too many")
+        return network("small-batches")(images)
+
+    case = Case(name="fgsm", attack=Fgsm(), knowledge="it", ball=Linf(0.1))
+    found = measured(tiny, {"it": tiny}, [case], IMAGES, torch.arange(40), largest=40, seed=0)
+    assert found == BatchInvariance(granule=8)  # of 8 images there is one batch only
+    both = {"it": tiny, "defense": network("small-batches")}
+    found = measured(both["defense"], both, [case], IMAGES, torch.arange(40), largest=40, seed=0)
+    assert found == BatchInvariance(granule=None)

@@ -94,19 +94,20 @@ def measured(
         one = surrogates[case.knowledge]
         follows = needs_gradient(case.attack)
         asked[id(one)] = (one, follows or asked.get(id(one), (one, False))[1])
-    needed = GRANULES[0]
+    needed, room = GRANULES[0], largest
     for one, follows in asked.values():
         try:
             with frozen(one), restored(one), _undisturbed(seed):
                 model = one.bind(sample) if isinstance(one, Binding) else one
-                found = _within_memory(model, sample, largest, gradients=follows)
+                found, fits = _within_memory(model, sample, largest, gradients=follows)
                 if found is None:
                     drawn = draws_at_random(model, sample[: GRANULES[-1]], gradients=follows)
                     return BatchInvariance(granule=None, randomised=drawn)
         except Exception:  # whatever a model may raise, the evaluation will meet it and say so
             return BatchInvariance(granule=None)
-        needed = max(needed, found)
-    return BatchInvariance(granule=needed)
+        needed, room = max(needed, found), min(room, fits)
+    too_much = needed > room and room < largest
+    return BatchInvariance(granule=None if too_much else needed)
 
 
 def agreeing_granule(model: Classifier, images: Images, largest: int, *, gradients: bool = True) -> int | None:
@@ -210,11 +211,12 @@ def _descended(model: Classifier, images: Images) -> list[Tensor]:
     return [] if gradient is None else [logits.detach(), gradient]
 
 
-def _within_memory(model: Classifier, images: Images, largest: int, *, gradients: bool) -> int | None:
-    """Return what `agreeing_granule` does, for the largest batch that there is memory for."""
+def _within_memory(model: Classifier, images: Images, largest: int, *, gradients: bool) -> tuple[int | None, int]:
+    """Return what `agreeing_granule` does, for the largest batch that there is memory for, and that batch."""
     while True:
         try:
-            return agreeing_granule(model, images, largest, gradients=gradients)
+            found = agreeing_granule(model, images, largest, gradients=gradients)
+            return found, max(largest, found or 0)
         except torch.OutOfMemoryError:
             if largest <= GRANULES[0]:
                 raise
