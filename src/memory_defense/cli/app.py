@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from memory_defense.cli.data import data, recipes
-from memory_defense.cli.demo import demo
-from memory_defense.cli.evaluate import evaluate
-from memory_defense.cli.export import export
-from memory_defense.cli.harden import harden
-from memory_defense.cli.predict import predict
-from memory_defense.cli.queue import app as queue
-from memory_defense.cli.report import report
-from memory_defense.cli.reproduce import reproduce
-from memory_defense.cli.studio import studio
-from memory_defense.cli.train import train
 from memory_defense.version import __version__
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "harden": harden,
-    "report": report,
-    "export": export,
-    "reproduce": reproduce,
-    "data": data,
-    "recipes": recipes,
-    "studio": studio,
+COMMANDS = {
+    "demo": "demo:demo",
+    "train": "train:train",
+    "evaluate": "evaluate:evaluate",
+    "predict": "predict:predict",
+    "harden": "harden:harden",
+    "report": "report:report",
+    "export": "export:export",
+    "reproduce": "reproduce:reproduce",
+    "data": "data:data",
+    "recipes": "data:recipes",
+    "studio": "studio:studio",
+    "queue": "queue:app",
 }
+"""Every command by name: its file in this folder, and the function (or group of commands) there."""
+
+GROUPS = {"queue": "Training and evaluation for a GPU, a few minutes at a time."}
+"""Help of the groups of commands."""
 
 app = typer.Typer(
     name="memdef",
@@ -41,9 +35,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-app.add_typer(queue, name="queue", help="Training and evaluation for a GPU, a few minutes at a time.")
+for _name, _place in COMMANDS.items():
+    _file, _, _attribute = _place.partition(":")
+    _found = getattr(import_module(f"memory_defense.cli.{_file}"), _attribute)
+    if isinstance(_found, typer.Typer):
+        app.add_typer(_found, name=_name, help=GROUPS[_name])
+    else:
+        app.command(_name)(_found)
 
 
 def _version(wanted: bool) -> None:
