@@ -124,7 +124,7 @@ def test_case_17_a_read_only_place(tmp_path, trained_run, idx_folder, monkeypatc
     said = train(place / "run", idx_folder)
     refused(said, "could not be written: Read-only file system", "choose a place that you may write to (--out)")
     command = ("evaluate", trained_run, *ATTACKS, "--data-dir", idx_folder, "--out", place / "record.json")
-    monkeypatch.setattr("memory_defense.evaluation.attempt.Prosecutor.try_case", _never)
+    monkeypatch.setattr("memory_defense.evaluation.attempt.CaseRunner.run", _never)
     refused(memdef(*command), "could not be written: Read-only file system", "(--out)")
     refused(memdef("report", trained_run, "--out", place / "page.html"), "record")
     assert not list(place.iterdir())
