@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import memory_defense
-from memory_defense.cli.harden import SIZES, HardenOptions, check
+from memory_defense.cli.harden import SIZES, HardenArguments, check
 from memory_defense.evaluation.record import Record
 from memory_defense.recipes.hardened import LARGEST, SMALLEST
 from workflows.own_folder import PLACE, write_folder, write_net
@@ -128,7 +128,7 @@ def test_bad_arguments_are_told(place, monkeypatch, name) -> None:
     changes, message = BAD[name]
     values = {"classifier": PLACE, "weights": "shapes.safetensors", "data": "shapes"} | changes
     with pytest.raises(ValueError, match=message):
-        check(HardenOptions(**(values | {"weights": Path(values["weights"])})))
+        check(HardenArguments(**(values | {"weights": Path(values["weights"])})))
 
 
 def test_the_sizes_are_those_of_the_recipe() -> None:
@@ -137,9 +137,9 @@ def test_the_sizes_are_those_of_the_recipe() -> None:
 
 def test_arguments_are_checked_before_torch_is_imported(place) -> None:
     code = (
-        "import sys; from pathlib import Path; from memory_defense.cli.harden import HardenOptions, check; "
+        "import sys; from pathlib import Path; from memory_defense.cli.harden import HardenArguments, check; "
         "weights = Path('shapes.safetensors'); "
-        "check(HardenOptions(classifier='a:b', weights=weights, data='shapes', epsilon='8/255')); "
+        "check(HardenArguments(classifier='a:b', weights=weights, data='shapes', epsilon='8/255')); "
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
