@@ -37,7 +37,8 @@ __all__ = ["Options", "Record", "__version__", "evaluate", "load"]
 def __getattr__(name: str) -> Any:
     """Import what is asked for on first use, so that ``memdef --help`` does not pay for torch."""
     if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = "; its place is taken by Options" if name in ("Settings", "Conduct") else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     return getattr(import_module(_PLACES[name]), name)
 
 

@@ -111,9 +111,9 @@ CLASSIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 def nearest(name: str, known: Iterable[str], what: str) -> ValueError:
     """Return the error for an unknown name, with the nearest known one suggested."""
-    options = sorted(known)
+    options = sorted(set(known))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
+    guess = f"; did you mean {close[0]!r}?" if close else "."
     return ValueError(f"unknown {what} {name!r}{guess} Known: {', '.join(options)}")
 
 

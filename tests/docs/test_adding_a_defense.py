@@ -95,5 +95,5 @@ def test_the_page_names_what_exists() -> None:
         assert (root / path).exists(), path
     for path in re.findall(r"`((?:defenses|recipes|reporting)/\w+\.py)`", text):
         assert (root / "src/memory_defense" / path).is_file(), path
-    rivals = (root / "src/memory_defense/recipes/rows.py").read_text(encoding="utf-8")
-    assert "\ndef _row(" in rivals
+    rows = (root / "src/memory_defense/recipes/rows.py").read_text(encoding="utf-8")
+    assert "\ndef _row(" in rows

@@ -28,7 +28,7 @@ from faults.helpers_faults import made_up
 from memory_defense.cli import main
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation import store
-from memory_defense.workflows import evaluate as any_model
+from memory_defense.workflows import evaluate as evaluate_model
 
 POINTS, TIMES = 15, 5
 LATE = ("cli.evaluate_checks", "cli.progress", "cli.shared", "workflows.demo", "workflows.run_recipe")
@@ -138,7 +138,7 @@ def begin() -> None:
     DATASETS["fashion-mnist"] = made_up()[0]
     store.SAVE_SECONDS = 0.0
     # Most of such a small evaluation would go to the audit, which writes nothing and starts anew when it is killed.
-    any_model.audit = lambda *_, **__: ()  # type: ignore[assignment]
+    evaluate_model.audit = lambda *_, **__: ()  # type: ignore[assignment]
     split = command.index("--again") if "--again" in command else len(command)
     os.chdir(place)
     kill_often(random.Random(int(seed)), command[:split], command[split + 1 :])

@@ -129,6 +129,8 @@ def agreeing_granule(model: Classifier, images: Images, largest: int, *, gradien
     """
     asked = _Asked(model, images, gradients)
     for count in GRANULES:
+        if count >= 2 * max(largest, GRANULES[0]):
+            break  # most of such a pass would only fill it up, and a single size compares little
         if asked.agrees(count, largest):
             return count
     return None

@@ -15,8 +15,8 @@ from memory_defense.evaluation.metrics import Submissions
 class Options:
     """Options of `memory_defense.evaluate`; every one has a default.
 
-    Only `seed`, `ids`, `submissions`, `bfloat16` and `start_from` have a part in the numbers. The others change
-    cost, memory and names.
+    `seed`, `ids`, `submissions`, `bfloat16` and `start_from` have a part in the numbers. `batch_size`, `chunk` and
+    `device` change rounding at most; if the record's `batch_invariance` holds, no outcome depends on the first two.
 
     Examples
     --------
