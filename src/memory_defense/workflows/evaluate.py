@@ -36,7 +36,8 @@ from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.results import read_per_image, write_per_image
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
-from memory_defense.evaluation.store import discard
+from memory_defense.evaluation.store import discard, of_rank
+from memory_defense.files import remove
 from memory_defense.ranks import current
 from memory_defense.threat import ball as ball_of
 
@@ -120,8 +121,8 @@ def saved_evaluation(
 ) -> Evaluation:
     """Run the cases, saving to and going on from a file beside the record's `place`; None saves nothing."""
     state = None if place is None else state_path(place)
-    if state is not None and not options.resume and current().leads:
-        discard(state)
+    if state is not None and not options.resume:
+        remove(of_rank(state, current()))  # each process its own, so that none goes on from what another removes
     return attack_all(defense, images, labels, cases, options, state_file=state, keep_state=True)
 
 
