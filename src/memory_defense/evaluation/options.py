@@ -55,6 +55,9 @@ class Options:
     """Name of the images in the record."""
     weights_sha256: str = ""
     """Hash of the weights, or of whatever else identifies the model; empty if unknown."""
+    notes: tuple[str, ...] = ()
+    """What was skipped, substituted or assumed before the evaluation began, such as `data.own.DataSplit.notes`: a
+    line each, for the record."""
     progress: Progress | None = None
     """Display of how far the evaluation is (`contracts.Progress`); None shows nothing."""
 

@@ -189,6 +189,8 @@ class Record(_Strict):
     """One entry for each score and attack; empty where detection was not evaluated."""
     per_image: str | None = None
     """Name of the file beside the record with every image's verdict, first breaker and adversarial image."""
+    notes: tuple[str, ...] = ()
+    """What was skipped, substituted or assumed, a line each: of the images first (`Options.notes`)."""
     audit: tuple[AuditLine, ...]
     provenance: Provenance
 

@@ -159,6 +159,7 @@ def finished_record(
         bfloat16=evaluation.bfloat16,
         batch_invariance=evaluation.batch_invariance,
         per_image=None if place is None else per_image_path(place).name,
+        notes=options.notes,
         audit=audit(defense, evaluation, classes=classes, seed=options.seed),
         provenance=provenance(options.seed, evaluation.images.device, options.weights_sha256),
     )
