@@ -108,7 +108,7 @@ def test_detection_comes_back_and_old_records_have_none(tmp_path) -> None:
     whole.write(path)
     assert Record.read(path) == whole
     content = json.loads(path.read_text())
-    del content["detection"], content["batch_invariance"]
+    del content["detection"], content["batch_invariance"], content["notes"]
     path.write_text(json.dumps(content))
     assert Record.read(path) == make()
     content["detection"] = [{**detection(None).model_dump(mode="json"), "false_alarms": 1.0}]
@@ -133,7 +133,7 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     written = json.loads((tmp_path / "r.json").read_text())
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
-            "cascades", "submissions", "bfloat16", "batch_invariance", "detection", "per_image", "audit",
+            "cascades", "submissions", "bfloat16", "batch_invariance", "detection", "per_image", "notes", "audit",
             "provenance",
     ]  # fmt: skip
     assert written["schema"] == 1
