@@ -1,0 +1,9 @@
+"""Texts that only look like advice, and remedies that no test can carry out; each with its reason."""
+
+EXEMPT: dict[tuple[str, str], str] = {
+    (
+        "data/download.py",
+        "cannot be reached",
+    ): "the remedy is a network: go online, or fetch it on another computer",
+}
+"""(source file, words of the text) to the reason."""
