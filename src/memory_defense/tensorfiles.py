@@ -37,7 +37,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with path.open("rb") as source:
             start = source.read(9)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); see to its permissions") from error
+        raise ValueError(f"{path} cannot be read ({error.strerror}); make it readable with chmod u+r") from error
     # A header 128 bytes longer than a multiple of 256 also begins with 0x80; its text follows at the ninth byte.
     if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
         raise ValueError(

@@ -227,8 +227,8 @@ def test_without_selector_and_slots_nothing_is_counted_by_class():
     [
         ({"memory_size": 1}, "at least 2"),
         ({"memory_size": 0}, "at least 2"),
-        ({"shrink_threshold": 0.05}, "between 1/N = 0.143"),
-        ({"shrink_threshold": 0.5}, "3/N = 0.429"),
+        ({"shrink_threshold": 0.05}, "between 1/7 and 3/7"),
+        ({"shrink_threshold": 0.5}, "3/7"),
         ({"preset": "sounds"}, "did you mean 'sound'"),
         ({"size": 15}, "takes 16 to 128"),
     ],

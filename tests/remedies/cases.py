@@ -28,15 +28,22 @@ class Case:
     file: str
     """Source file of the message, below the package."""
     says: str
-    """Words of the message that no other message of the file has."""
+    """Words of the message that no other message of the file has; an ellipsis stands for a value."""
     wrong: str
     right: str
     given: str = ""
+    within: str = ""
+    """Words of another message of the file, which ends in this one."""
 
     @property
     def name(self) -> str:
         """Name of the test."""
         return f"{self.file}: {self.says}"
+
+    @property
+    def about(self) -> list[tuple[str, str]]:
+        """The file and words of each message that this case answers."""
+        return [(self.file, words) for words in (self.says, self.within) if words]
 
     def run(self, prelude: dict[str, Any]) -> str:
         """Meet the message, carry out its remedy, and return the message."""
@@ -45,7 +52,9 @@ class Case:
         _execute(self.given, names)
         message = self._message(names)
         flat = " ".join(message.split())
-        assert " ".join(self.says.split()) in flat, f"the message is another: {message}"
+        for _, words in self.about:
+            said = ".*".join(re.escape(part) for part in words.split("…"))
+            assert re.search(said, flat), f"the message is another: {message}"
         _execute(self._advised(flat), names)
         return message
 

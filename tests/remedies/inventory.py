@@ -14,15 +14,17 @@ import memory_defense
 PACKAGE = Path(memory_defense.__file__).parent
 
 VERBS = """
-    allow add build call check choose clip continue convert copy delete download evaluate export
+    add allow build call check choose clip continue convert copy delete divide download evaluate export
     give go install leave load look lower make mend move name open pip put raise remove rename
-    repair replace resize restore return run save see set start subtract take train try turn use
-    work wrap write
+    repair replace report resize restore restrict resume return run save see set start subtract take train try turn
+    use work wrap write
 """
-ADVICE = re.compile(rf"[;:,.(] ?({'|'.join(VERBS.split())})\b|did you mean|'memdef |with: memdef| instead\b")
+ADVICE = re.compile(
+    rf"(^|[;:,.(] ?|please |then )({'|'.join(VERBS.split())})\b(?! is |: )|did you mean|'memdef |with: memdef"
+)
 """What a remedy sounds like in the messages of this library."""
 
-VALUE = "\N{BULLET}"
+VALUE = "…"
 """Stands for a value in a message."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def prelude(make_run: Callable[[], Path]) -> dict[str, Any]:
         "nn": nn,
         "np": np,
         "shutil": shutil,
+        "shape": {"channels": 1, "size": 28, "classes": 10, "mean": [0.5], "std": [0.5]},
         "threat": threat,
         "torch": torch,
         "folder": folder,
@@ -46,6 +48,7 @@ def prelude(make_run: Callable[[], Path]) -> dict[str, Any]:
         "memdef": command,
         "net": net,
         "run": run,
+        "subprocess": subprocess,
     }
 
 

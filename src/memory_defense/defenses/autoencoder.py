@@ -159,7 +159,9 @@ class AutoencoderDefense(FlaggingModule):
     def __init__(self, *, plan: AutoencoderPlan, normalize: Normalize, classifier_b: nn.Module) -> None:
         super().__init__()
         if normalize.channels != plan.channels:
-            raise ValueError(f"normalize has {normalize.channels} channels, the autoencoder {plan.channels}")
+            raise ValueError(
+                f"normalize has {normalize.channels} channels, the autoencoder {plan.channels}; give both the same"
+            )
         self.plan = plan
         self.normalize = normalize
         self.encoder = Encoder(plan)
@@ -231,8 +233,8 @@ class MemAeDefense(AutoencoderDefense):
         least, most = 1 / items, LARGEST_SHRINK / items
         if shrink_threshold != 0 and not least * (1 - 1e-6) <= shrink_threshold <= most * (1 + 1e-6):
             raise ValueError(
-                f"shrink_threshold is {shrink_threshold}, but with {items} items it lies between 1/N = {least:.3g} "
-                f"and {LARGEST_SHRINK}/N = {most:.3g}; 0 turns shrinking off"
+                f"shrink_threshold is {shrink_threshold}, but with {items} items it lies between 1/{items} and "
+                f"{LARGEST_SHRINK}/{items}; 0 turns shrinking off"
             )
         # As many slots as items: masking by slot is not used here.
         self.memory = SlotMemory(

@@ -59,8 +59,9 @@ class ThresholdFlag(ABC):
         threshold = self.flag_threshold
         if threshold is None:
             raise ValueError(
-                "no image can be flagged before flag_threshold is set; choose it on held-out clean images, "
-                "with evaluation.flag.calibrate or 'memdef evaluate RUN --detection'"
+                "no image can be flagged before flag_threshold is set; choose it on held-out clean images: "
+                "evaluation.flag.calibrate(defense, held_out, false_alarms=0.01).put_on(defense), or for a run "
+                "'memdef evaluate RUN --detection'"
             )
         return (self.watched_score(images) - threshold) / max(abs(threshold), SMALLEST_UNIT)
 
@@ -84,8 +85,7 @@ class FlaggingModule(nn.Module, ThresholdFlag):
     def flag_threshold(  # pyright: ignore[reportIncompatibleVariableOverride]  # a property where others have a field
         self, threshold: float | None
     ) -> None:
-        if threshold is not None and not math.isfinite(threshold):
-            raise ValueError(f"flag_threshold is {threshold}, but a threshold is a finite number; None unsets it")
+        check_threshold(threshold)
         self.flag.fill_(torch.inf if threshold is None else threshold)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
@@ -93,6 +93,12 @@ class FlaggingModule(nn.Module, ThresholdFlag):
         if self.flag_threshold is None:
             return {}
         return {"silent": Adaptation(SilentBinder(self, self.excess), fights_flag=True)}
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise ValueError unless this is None or finite: nothing exceeds a NaN."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise ValueError(f"flag_threshold is {threshold}, but a threshold is a finite number; None unsets it")
 
 
 def thresholds_at(scores: Tensor, drop_rate: float) -> Tensor:
@@ -119,12 +125,13 @@ def thresholds_at(scores: Tensor, drop_rate: float) -> Tensor:
     rate = Fraction(str(drop_rate))  # as written: 0.05 is five in a hundred, not the nearest binary fraction
     rank = math.floor((len(scores) + 1) * rate)
     if rank < 1:
+        larger = f", or raise drop_rate to 1/{len(scores)}" if len(scores) > 1 else ""
         raise ValueError(
             f"{len(scores)} images cannot tell a drop rate of {drop_rate:g}; give at least "
-            f"{math.ceil(1 / rate) - 1} held-out clean images, or raise drop_rate to 1/{len(scores)}"
+            f"{math.ceil(1 / rate) - 1} held-out clean images{larger}"
         )
     if not bool(torch.isfinite(scores).all()):
-        raise ValueError("some scores are NaN or infinite; train the defense before its thresholds are chosen")
+        raise ValueError("some scores are NaN or infinite; train the defense anew before its thresholds are chosen")
     return scores.topk(rank, dim=0).values[-1]
 
 

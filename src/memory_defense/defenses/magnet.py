@@ -205,7 +205,10 @@ class MagNet(Purification, FlaggingModule):
     def excess(self, images: Images) -> PerImage:
         """Return what `ThresholdFlag.excess` returns; raise ValueError before `fit_thresholds`."""
         if self.flag_score == LOUDEST and not self._fitted:
-            raise ValueError("no image can be flagged before the detectors have thresholds; call fit_thresholds")
+            raise ValueError(
+                "no image can be flagged before the detectors have thresholds; call "
+                "fit_thresholds(images, drop_rate) with held-out clean images"
+            )
         return super().excess(images)
 
     @property

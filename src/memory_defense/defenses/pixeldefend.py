@@ -236,7 +236,9 @@ class PixelDefend(Purification, FlaggingModule):
             For more images than can be stored.
         """
         if len(images) > REFERENCES:
-            raise ValueError(f"there are {len(images)} images, but {REFERENCES} can be stored; take a sample")
+            raise ValueError(
+                f"there are {len(images)} images, but {REFERENCES} can be stored; take images[:{REFERENCES}]"
+            )
         fresh = torch.full_like(self.references, math.nan)
         fresh[: len(images)] = self.bits_per_dimension(images.detach())
         self.references.copy_(fresh)

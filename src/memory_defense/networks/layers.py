@@ -86,7 +86,9 @@ def features_of(trunk: nn.Module, channels: int, size: int) -> int:
         with torch.no_grad():
             features = trunk(torch.zeros(1, channels, size, size)).numel()
     except RuntimeError as error:
-        raise ValueError(f"images of {size} pixels are too small for this network: {error}") from error
+        raise ValueError(
+            f"images of {size} pixels are too small for this network ({error}); resize them to more pixels"
+        ) from error
     finally:
         trunk.train(training)
     return features
@@ -116,11 +118,16 @@ def check_side(size: int, network: str, smallest: int = 1) -> None:
 def check_input(images: Images, network: str, channels: int, size: int | None = None) -> None:
     """Raise ValueError unless images are (B, channels, H, W), and H = W = `size` if one is given."""
     expected = (channels,) if size is None else (channels, size, size)
-    if images.dim() != 4 or tuple(images.shape[1 : 1 + len(expected)]) != expected:
-        axes, remedy = f"{channels}, H, W", "add a missing axis with unsqueeze, or build it for these channels"
-        if size is not None:
-            axes, remedy = f"{channels}, {size}, {size}", "resize them, or build the defense for this size"
-        raise ValueError(f"images have shape {tuple(images.shape)}, {network} takes (B, {axes}); {remedy}")
+    if images.dim() == 4 and tuple(images.shape[1 : 1 + len(expected)]) == expected:
+        return
+    if images.dim() != 4:
+        remedy = "add a missing axis with images.unsqueeze(1) (grey) or images.unsqueeze(0) (one image)"
+    elif images.shape[1] != channels:
+        remedy = f"build it for {images.shape[1]} channels, or give images of {channels}"
+    else:
+        remedy = f"resize them, or build it for images of {images.shape[2]} pixels a side"
+    axes = f"{channels}, H, W" if size is None else f"{channels}, {size}, {size}"
+    raise ValueError(f"images have shape {tuple(images.shape)}, {network} takes (B, {axes}); {remedy}")
 
 
 class ImageShape(TypedDict):

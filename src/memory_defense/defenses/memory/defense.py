@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memory_defense.contracts import Adaptation, Binding, Classifier, Images, Labels, Logits, PerImage
-from memory_defense.defenses.flagging import ThresholdFlag
+from memory_defense.defenses.flagging import ThresholdFlag, check_threshold
 from memory_defense.defenses.memory.evidence import evidence, score
 from memory_defense.defenses.memory.objective import nontarget_gradient_share
 from memory_defense.defenses.memory.slots import class_mask, removed_share
@@ -98,6 +98,8 @@ class MemoryDefense(SlottedClassifier, ThresholdFlag):
         if name == "transfer_source":  # nn.Module would register the network as a part before asking the property
             object.__setattr__(self, name, value)
         else:
+            if name == "flag_threshold":
+                check_threshold(value)
             super().__setattr__(name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

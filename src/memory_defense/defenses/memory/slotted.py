@@ -80,7 +80,9 @@ class SlottedClassifier(nn.Module):
                 f"{plan.code_size}; build the memory with plan.code_size"
             )
         if normalize.channels != plan.channels:
-            raise ValueError(f"normalize has {normalize.channels} channels, the autoencoder {plan.channels}")
+            raise ValueError(
+                f"normalize has {normalize.channels} channels, the autoencoder {plan.channels}; give both the same"
+            )
         self.plan = plan
         self.selector = selector
         self.normalize = normalize
