@@ -122,8 +122,12 @@ ONE_HOT = np.eye(3)[LABELS]
     [
         (ONE_HOT, r"one-hot\? expected \(B,\); use labels.argmax\(1\)"),
         (ONE_HOT.astype(int), "one-hot"),
-        (LABELS[:, None], r"shape \(6, 1\): one-hot"),
-        (LABELS.astype(np.float32), "labels are torch.float32, expected torch.int64; use labels.long"),
+        (np.stack([LABELS, LABELS], 1), r"shape \(6, 2\), several for an image"),
+        (
+            LABELS.astype(np.float32),
+            r"labels are torch.float32, expected whole numbers; use labels.astype\('int64'\)",
+        ),
+        (LABELS + 0.5, "and 0.5 is none"),
         (LABELS.astype(bool), "torch.bool"),
         (LABELS.astype(complex), "complex"),
         (LABELS - 1, r"labels span -1\.\.1, expected at least 0"),
@@ -167,7 +171,7 @@ FLOATS = (LEVELS / 255).astype(np.float32)
         (LEVELS[0, 0], r"shape \(5, 5\)"),
         (LEVELS[:, :, :3], "is 5 x 3 pixels, but each side must have at least 4"),
         (LEVELS[:0], r"shape \(6,\), expected \(0,\)"),
-        (np.zeros((6, 129, 129), np.uint8), "at most 128 pixels"),
+        (np.zeros((6, 8, 1025), np.uint8), "is 1025 x 8 pixels, .* at most 1024 pixels a side; resize .*size=224"),
     ],
 )
 def test_what_are_no_images_is_refused(tmp_path, images, said):

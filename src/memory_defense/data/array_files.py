@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from memory_defense.checks import check_images, check_labels
+from memory_defense.contracts import Labels, Rows
+from memory_defense.data.array_shapes import channels_first, check_layout, one_axis, understood, whole_numbers
 from memory_defense.data.limits import Limits, check_sides, fit_all
 from memory_defense.data.npz import Npz
 from memory_defense.tensorfiles import read_tensors
@@ -24,9 +26,10 @@ _CLASSES = "classes"
 class ArrayFile:
     """Images and labels by name: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
 
-    Bare ``images`` and ``labels`` are the test split. ``classes`` names the classes: an array of strings in a
-    ``.npz``, a JSON list in the metadata of a ``.safetensors``. Without it they are the numbers from 0 to the
-    largest label. Any other name is an error. Nothing here unpickles.
+    Bare ``images`` and ``labels`` are the test split. Names that others give them (`array_shapes`) are taken for
+    these, and told. ``classes`` names the classes: an array of strings in a ``.npz``, a JSON list in the metadata
+    of a ``.safetensors``. Without it they are the numbers from 0 to the largest label. Any other name is an error.
+    Nothing here unpickles.
 
     Parameters
     ----------
@@ -42,18 +45,36 @@ class ArrayFile:
         the file is truncated or damaged. The text names the file.
     """
 
+    as_text = None
+    """Labels are numbers here, so that nothing is sorted."""
+
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path, self.limits = path, limits
-        limits.check_memory(str(path), path.stat().st_size)
-        opened = (_open_npz if path.suffix.lower() == ".npz" else _open_safetensors)(path, limits)
-        self._get = opened.get
-        self._keys = _split_keys(path, set(opened.names))
+        self._opened = (_open_npz if path.suffix.lower() == ".npz" else _open_safetensors)(path, limits)
+        known, self._read = understood(path, self._opened.names, _KNOWN)
+        self._keys = _split_keys(path, known)
         self.splits = tuple(self._keys)
-        self._labels = {split: self._read_labels(key, opened.classes) for split, (_, key) in self._keys.items()}
-        self.classes = opened.classes or self._numbered()
+        self._labels = {split: self._read_labels(*pair) for split, pair in self._keys.items()}
+        self.classes = self._opened.classes or self._numbered()
         limits.check_classes(str(path), len(self.classes))
 
-    def read(self, split: str, size: int | None = None) -> tuple[Tensor, Tensor]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped, substituted or assumed so far, a line each."""
+        return tuple(self._read)
+
+    def labels(self, split: str) -> Labels:
+        """Return labels (N,) int64 of a split, without reading an image; raise ValueError for too many or few."""
+        key, label_key = self._keys[split]
+        shape, labels = self._opened.shape(key), self._labels[split]
+        _check(f"{self.path}: {label_key}", lambda: check_labels(labels, shape[0] if shape else 0))
+        return labels
+
+    def name(self, split: str, row: int) -> str:
+        """Return the name of an image, for messages."""
+        return f"{self._keys[split][0]}[{row}]"
+
+    def read(self, split: str, size: int | None = None, rows: Rows | None = None) -> tuple[Tensor, Labels]:
         """Return images (N, C, H, W), uint8 or float32 in [0, 1] as the file has them, and labels (N,) int64.
 
         Parameters
@@ -62,6 +83,9 @@ class ArrayFile:
             One of `splits`.
         size
             Resize every image to this many pixels a side (see `limits.fit`); None leaves them as they are.
+        rows
+            (M,) int64: only the images at these positions, in this order, and memory for no more of them. None
+            reads all.
 
         Raises
         ------
@@ -69,25 +93,32 @@ class ArrayFile:
             If the images are not (N, C, H, W), (N, H, W) or (N, H, W, C), uint8 or float in [0, 1], or are not
             as many as the labels.
         """
-        key, label_key = self._keys[split]
-        where, labels = f"{self.path}: {key}", self._labels[split]
-        images = _channels_first(self._get(key), where)
+        key, _ = self._keys[split]
+        where = f"{self.path}: {key}"
+        check_layout(self._opened.shape(key), where)
+        labels = self.labels(split)
+        images = channels_first(self._opened.get(key, rows))
         height, width = images.shape[2:]
-        check_sides(where, height, width, size)
-        _check(f"{self.path}: {label_key}", lambda: check_labels(labels, len(images)))
-        images = self._levels(images, where)
+        check_sides(where, height, width, size, self.limits)
+        images, labels = self._levels(images, where, key), labels if rows is None else labels[rows]
         if size is None or height == width == size:
             return images.contiguous(), labels
         count, channels = images.shape[:2]
-        self.limits.check_memory(where, count * channels * size**2 * images.element_size())
+        self.limits.check_memory(where, count * channels * size**2 * images.element_size(), count)
         return fit_all(images, size), labels
 
-    def _read_labels(self, key: str, classes: tuple[str, ...] | None) -> Tensor:
-        labels, where = self._get(key), f"{self.path}: {key}"
-        self.limits.check_count(where, labels.numel())
-        if not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool):
-            labels = labels.long()
-        count = len(labels) if labels.dim() else 1
+    def _read_labels(self, key: str, label_key: str) -> Labels:
+        """Return the labels of a split, whichever way they lie."""
+        values, where = self._opened.get(label_key, None), f"{self.path}: {label_key}"
+        self.limits.check_count(where, values.numel())
+        if values.dim() == 2:
+            shape = self._opened.shape(key)
+            labels = one_axis(values, shape[0] if shape else 0, where)
+            self._read.append(f"{where} has shape {tuple(values.shape)}: taken as ({len(labels)},)")
+        else:
+            labels = values
+        labels = whole_numbers(labels, where, torch_file=self.path.suffix.lower() != ".npz")
+        count, classes = len(labels) if labels.dim() else 1, self._opened.classes
         _check(where, lambda: check_labels(labels, count, None if classes is None else len(classes)))
         return labels
 
@@ -102,18 +133,21 @@ class ArrayFile:
         self.limits.check_classes(str(self.path), count)
         return tuple(str(label) for label in range(count))
 
-    def _levels(self, images: Tensor, where: str) -> Tensor:
+    def _levels(self, images: Tensor, where: str, key: str) -> Tensor:
         """Return uint8 images as they are and float ones as float32 in [0, 1]."""
         if images.dtype == torch.uint8:
-            if int(images.max()) <= 1:
+            if int(images.max()) <= 1 and int(self._opened.get(key, None).max()) <= 1:
                 raise ValueError(
                     f"{where} is uint8 and at most 1, which is black; save pixels in [0, 1] as float32, "
                     "or grey levels from 0 to 255"
                 )
             return images
         if not images.is_floating_point():
-            raise ValueError(f"{where} is {images.dtype}, expected uint8 grey levels or float pixels in [0, 1]")
-        self.limits.check_memory(where, 4 * images.numel())
+            raise ValueError(
+                f"{where} is {images.dtype}, expected uint8 grey levels or float pixels in [0, 1]; save it as uint8 "
+                "if it counts from 0 to 255, else divide it by its largest possible level and save it as float32"
+            )
+        self.limits.check_memory(where, 4 * images.numel(), len(images))
         images = images.float()
         _check(where, lambda: check_images(images))
         return images
@@ -127,26 +161,17 @@ def _check(where: str, check: Callable[[], None]) -> None:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _channels_first(images: Tensor, where: str) -> Tensor:
-    """Return (N, C, H, W) with C = 1 or 3; sides have at least 4 pixels, so one axis at most can be C."""
-    if images.dim() == 3:
-        return images[:, None]
-    if images.dim() == 4 and images.shape[1] in (1, 3):
-        return images
-    if images.dim() == 4 and images.shape[3] in (1, 3):
-        return images.permute(0, 3, 1, 2)
-    raise ValueError(
-        f"{where} has shape {tuple(images.shape)}, expected (N, H, W), (N, C, H, W) or (N, H, W, C) with C = 1 or 3"
-    )
+def _split_keys(path: Path, known: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the file's names of the images and the labels of each split that is there.
 
-
-def _split_keys(path: Path, found: set[str]) -> dict[str, tuple[str, str]]:
-    """Return the names of the images and the labels of each split that is there."""
-    if unknown := sorted(found.difference(_KNOWN)):
-        raise ValueError(
-            f"{path} holds {', '.join(unknown)}, but only {', '.join(_KNOWN)} and {_CLASSES} are read; "
-            "rename or remove what is not one of them"
-        )
+    Parameters
+    ----------
+    path
+        For messages.
+    known
+        The file's names by ours.
+    """
+    found = set(known)
     if found.intersection(_BARE) and found.difference(_BARE):
         raise ValueError(f"{path} holds bare images or labels and named splits; call the bare ones test_...")
     pairs = {"test": _BARE} if found.intersection(_BARE) else _PAIRS
@@ -155,51 +180,73 @@ def _split_keys(path: Path, found: set[str]) -> dict[str, tuple[str, str]]:
         raise ValueError(f"{path} holds no images; save arrays named images and labels")
     for images, labels in present.values():
         if lacking := {images, labels} - found:
-            raise ValueError(f"{path} lacks {', '.join(lacking)}; images and labels go together")
-    return present
+            raise ValueError(f"{path} lacks {', '.join(lacking)}; images and labels go together, so add them")
+    return {split: (known[images], known[labels]) for split, (images, labels) in present.items()}
 
 
 class _Opened(NamedTuple):
     """An opened file of either kind."""
 
     names: tuple[str, ...]
-    get: Callable[[str], Tensor]
+    get: Callable[[str, Rows | None], Tensor]
+    """Returns an array, or its rows."""
+    shape: Callable[[str], tuple[int, ...]]
     classes: tuple[str, ...] | None
 
 
 def _open_npz(path: Path, limits: Limits) -> _Opened:
     archive = Npz(path, limits)
 
-    def get(name: str) -> Tensor:
-        values = archive.read(name)
+    def get(name: str, rows: Rows | None) -> Tensor:
+        values = archive.read(name, None if rows is None else rows.numpy())
+        if values.dtype.kind in "US":
+            raise ValueError(
+                f"{path}: {name} is {values.dtype}, expected numbers; save both parts of "
+                f"numpy.unique({name}, return_inverse=True): the first as {_CLASSES}, the second as the labels"
+            )
         try:
             return torch.from_numpy(values)
         except TypeError as error:
-            raise ValueError(f"{path}: {name} is {values.dtype}, expected uint8, whole numbers or float") from error
+            raise ValueError(
+                f"{path}: {name} is {values.dtype}, expected uint8, whole numbers or float; convert it with astype"
+            ) from error
 
     if _CLASSES not in archive.names:
-        return _Opened(archive.names, get, None)
+        return _Opened(archive.names, get, archive.shape, None)
     named = archive.read(_CLASSES)
     if named.ndim != 1 or named.dtype.kind != "U":
-        raise ValueError(f"{path}: {_CLASSES} is {named.dtype} {named.shape}, expected strings (K,)")
+        raise ValueError(
+            f"{path}: {_CLASSES} is {named.dtype} {named.shape}, expected strings (K,); save "
+            "numpy.array([...], dtype=str)"
+        )
     names = tuple(name for name in archive.names if name != _CLASSES)
-    return _Opened(names, get, _class_names(path, named.tolist()))
+    return _Opened(names, get, archive.shape, _class_names(path, named.tolist()))
 
 
-def _open_safetensors(path: Path, _: Limits) -> _Opened:
+def _open_safetensors(path: Path, limits: Limits) -> _Opened:
+    limits.check_memory(str(path), path.stat().st_size)
     tensors, metadata = read_tensors(path)
+
+    def get(name: str, rows: Rows | None) -> Tensor:
+        return tensors[name] if rows is None else tensors[name][rows]
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(tensors[name].shape)
+
     if _CLASSES not in metadata:
-        return _Opened(tuple(tensors), tensors.__getitem__, None)
+        return _Opened(tuple(tensors), get, shape, None)
     try:
         named: Any = json.loads(metadata[_CLASSES])
     except (ValueError, RecursionError):
         named = None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in cast("list[Any]", named)):
         raise ValueError(f'{path}: metadata \'{_CLASSES}\' is no JSON list of strings such as ["cat", "dog"]')
-    return _Opened(tuple(tensors), tensors.__getitem__, _class_names(path, cast("list[str]", named)))
+    return _Opened(tuple(tensors), get, shape, _class_names(path, cast("list[str]", named)))
 
 
 def _class_names(path: Path, names: list[str]) -> tuple[str, ...]:
     if len(set(names)) < len(names) or not all(name and name.isprintable() for name in names):
-        raise ValueError(f"{path}: {_CLASSES} holds a name twice, an empty one or one that cannot be shown")
+        raise ValueError(
+            f"{path}: {_CLASSES} holds a name twice, an empty one or one that cannot be shown; rename them"
+        )
     return tuple(names)

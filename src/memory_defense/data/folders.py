@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memory_defense.checks import nearest
-from memory_defense.contracts import Progress
-from memory_defense.data.image_files import SUFFIXES, is_colour, read_image
-from memory_defense.data.limits import Limits, check_sides, fit
-from memory_defense.data.sources import DataNotFoundError
+from memory_defense.contracts import Labels, Progress, Rows
+from memory_defense.data.class_order import ORDER_FILE, Order, given, order_of, read_order, same
+from memory_defense.data.image_files import SUFFIXES, decode_image, is_colour
+from memory_defense.data.leftovers import LeftOut, is_document, is_leftover, listed
+from memory_defense.data.limits import Limits, check_sides, fit, resized
+from memory_defense.data.places import DataNotFoundError, shown
 
 _SPLITS = ("train", "test")
-_SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
-_NAMED = 5
-"""Offending files that one message lists."""
-_NOTED = 100
+_OTHER_NAMES = {"train": ("training",), "test": ("testing", "val", "valid", "validation", "eval")}
+"""What people call a split, in any case, beside its name."""
+_NOTED = 20
 """Files read between two notes of progress."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image file, as it was when the folder was listed."""
+
+    path: Path
+    label: int
+    stamp: tuple[int, int]
+    """Bytes, and time of the last change in nanoseconds."""
 
 
 class ImageFolder:
     """Images as ``ROOT/SPLIT/CLASS/FILE``, where a split is ``train`` or ``test`` and either may be missing.
 
-    Labels are the positions of the class folders' names in sorted order: those of ``train`` where it is there,
-    else those of ``test``. Within a split images are sorted by class, then by file name. Hidden files are left
-    out; everything else that is no image is an error.
+    Labels are positions of the class folders: in the order of the numbers where all names are whole numbers, else
+    sorted as text; `class_order.ORDER_FILE` beside the splits says otherwise. The classes are those of ``train``
+    where it is there, else those of ``test``; names whose accents are composed differently are one. Within a split
+    images are sorted by class, then by file name. What systems and archives leave behind, and texts, are left out
+    and told; everything else that is no image is an error. A split is listed once.
 
     Parameters
     ----------
@@ -38,6 +53,8 @@ class ImageFolder:
         Largest data that are read.
     progress
         Advanced as files are read.
+    classes
+        Classes by label; None takes the order above.
 
     Raises
     ------
@@ -46,30 +63,52 @@ class ImageFolder:
         when there is neither ``train`` nor ``test``.
     """
 
-    def __init__(self, root: Path, limits: Limits, progress: Progress | None = None) -> None:
+    def __init__(
+        self, root: Path, limits: Limits, progress: Progress | None = None, *, classes: Sequence[str] | None = None
+    ) -> None:
         self.root, self.limits, self._progress = root, limits, progress
-        self._real = os.path.realpath(root)
+        self._real, self._left_out = os.path.realpath(root), LeftOut()
         found = {entry.name: entry for entry in self._entries(root)}
         self.splits = tuple(split for split in _SPLITS if split in found and found[split].is_dir())
         if not self.splits:
-            held = ", ".join(sorted(found)[:_NAMED]) or "nothing"
-            raise DataNotFoundError(
-                f"{root} has neither a folder 'train' nor a folder 'test' (it holds {held}); "
-                f"put images at {root / 'test' / 'CLASS' / 'NAME.png'}"
-            )
-        if progress and (others := sorted(found.keys() - set(self.splits))):
-            progress.note(f"not read in {root}: {', '.join(others)}")
-        self.classes = self._classes()
+            raise DataNotFoundError(self._no_splits(found))
+        self._others = sorted(found.keys() - {*self.splits, ORDER_FILE})
+        self._folders = {split: self._class_folders(split) for split in self.splits}
+        self._order = self._ordered(classes)
+        self.classes = self._order.classes
+        self._times: dict[Path, int] = {}
+        self._listings: dict[str, list[_File]] = {}
+        self._read: list[str] = []
 
-    def read(self, split: str, size: int | None = None) -> tuple[Tensor, Tensor]:
+    @property
+    def as_text(self) -> tuple[str, ...] | None:
+        """The classes sorted as text, where they follow their numbers and that is another order."""
+        return self._order.as_text
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped, substituted or assumed so far, a line each."""
+        others = [f"not read in {self.root}: {listed(self._others)}"] if self._others else []
+        return (*others, *filter(None, [self._left_out.note(self.root)]), *self._order.notes, *self._read)
+
+    def labels(self, split: str) -> Labels:
+        """Return labels (N,) int64 of a split, without reading an image."""
+        return torch.tensor([file.label for file in self._files(split)], dtype=torch.int64)
+
+    def name(self, split: str, row: int) -> str:
+        """Return the name of an image, for messages."""
+        return shown(str(self._files(split)[row].path.relative_to(self.root)))
+
+    def read(self, split: str, size: int | None = None, rows: Rows | None = None) -> tuple[Tensor, Labels]:
         """Return images (N, C, H, W) uint8 and labels (N,) int64.
 
         C is 1 where every file of the folder is a grey image, 3 otherwise; grey images are then repeated.
 
         Parameters
         ----------
-        split, size
-            As in `array_files.ArrayFile.read`.
+        split, size, rows
+            As in `array_files.ArrayFile.read`. No other file is decoded; where all of these are grey, the headers
+            of the others are read as well.
 
         Raises
         ------
@@ -78,82 +117,182 @@ class ImageFolder:
         """
         files = self._files(split)
         self.limits.check_count(str(self.root / split), len(files))
-        pictures = self._pictures(split, [path for path, _ in files], size)
-        colour = any(picture.ndim == 3 for picture in pictures) or self._colour_elsewhere(split)
-        channels, side = (3 if colour else 1), len(pictures[0])
-        images = np.empty((len(pictures), channels, side, side), np.uint8)
-        for place, picture in zip(images, pictures, strict=True):
-            place[:] = picture.transpose(2, 0, 1) if picture.ndim == 3 else picture  # (C, H, W)
-        return torch.from_numpy(images), torch.tensor([label for _, label in files])
+        chosen = files if rows is None else [files[row] for row in rows.tolist()]
+        images = self._pixels(split, chosen, size)
+        if images.shape[1] == 1 and self._colour_elsewhere(split, chosen):
+            images = np.repeat(images, 3, axis=1)
+        self._note_what_changed(split)
+        there = {file.label for file in files}
+        if empty := [name for label, name in enumerate(self.classes) if label not in there]:
+            self._read.append(f"classes without images in {split}: {listed(empty)}")
+        return torch.from_numpy(images), torch.tensor([file.label for file in chosen])
 
-    def _classes(self) -> tuple[str, ...]:
-        names = {split: self._folders(split) for split in self.splits}
-        classes = names[self.splits[0]]
-        for name in names[self.splits[-1]]:
-            if name not in classes:
-                raise ValueError(f"{self.root / 'test'}: {nearest(name, classes, 'class')} (the folders of train)")
-        self.limits.check_classes(str(self.root / self.splits[0]), len(classes))
-        return classes
+    def _no_splits(self, found: dict[str, Path]) -> str:
+        """Return the message for a folder without splits: what it holds, and what to do about it."""
+        held = listed(sorted(found)) or "nothing"
+        said = f"{self.root} has neither a folder 'train' nor a folder 'test' (it holds {held})"
+        for name, entry in sorted(found.items()):
+            for split in _SPLITS:
+                if entry.is_dir() and (entry / split).is_dir():
+                    return f"{said}; they are in {shown(str(entry))}: give that"
+                if entry.is_dir() and name.casefold() in (split, *_OTHER_NAMES[split]):
+                    return f"{said}; rename {name!r} to {split!r}"
+        for split in _SPLITS:
+            if split in found:
+                return f"{said}; {split!r} is a file: give a folder, or unpack it"
+        return f"{said}; put images at {self.root / 'test' / 'CLASS' / 'NAME.png'}"
 
-    def _folders(self, split: str) -> tuple[str, ...]:
-        entries = self._entries(self.root / split)
-        self._refuse([entry for entry in entries if not entry.is_dir()], "lie beside the class folders")
+    def _ordered(self, classes: Sequence[str] | None) -> Order:
+        """Return the classes by label, and check that the folders of every split are among them."""
+        every = [folder for split in self.splits for folder in self._folders[split]]
+        listing = self.root / ORDER_FILE
+        if classes is not None:
+            order = Order(given(classes, every, "the classes that were asked for"), ())
+        elif (lines := read_order(listing)) is not None:
+            order = Order(given(lines, every, f"the lines of {listing}"), (f"classes in the order of {listing}",))
+        else:
+            first: dict[str, str] = {}
+            for folder in self._folders[self.splits[0]]:
+                first.setdefault(same(folder.name), folder.name)
+            names = given(tuple(first.values()), every, f"the folders of {self.splits[0]}")
+            order = order_of(names, self.root)
+        self.limits.check_classes(str(self.root / self.splits[0]), len(order.classes))
+        written = [str(folder.relative_to(self.root)) for folder in every if folder.name not in order.classes]
+        if not written:
+            return order
+        note = (
+            f"accents in the names of {listed(written)} are composed otherwise than elsewhere: taken as one class"
+        )
+        return order._replace(notes=(*order.notes, note))
+
+    def _class_folders(self, split: str) -> list[Path]:
+        entries = self._without_documents(self._entries(self.root / split))
+        self._refuse([entry for entry in entries if not entry.is_dir()], "lie beside the class folders", split)
         for entry in entries:
             if not entry.name.isprintable():
                 raise ValueError(f"{str(entry)!a} cannot be shown; rename this class folder")
-        return tuple(entry.name for entry in entries)
+        return entries
 
-    def _files(self, split: str) -> list[tuple[Path, int]]:
-        """Return the files of a split and their labels, in order."""
-        files: list[tuple[Path, int]] = []
+    def _files(self, split: str) -> list[_File]:
+        """Return the files of a split, in order, as they were when first asked for."""
+        if split not in self._listings:
+            self._listings[split] = self._listed(split)
+        return self._listings[split]
+
+    def _listed(self, split: str) -> list[_File]:
+        folders: dict[str, list[Path]] = {}
+        for folder in self._folders[split]:
+            folders.setdefault(same(folder.name), []).append(folder)
+        files: list[_File] = []
         strays: list[Path] = []
         for label, name in enumerate(self.classes):
-            folder = self.root / split / name
-            for path in self._entries(folder) if folder.is_dir() else ():
-                if path.suffix.lower() in SUFFIXES and path.is_file():
-                    files.append((path, label))
-                else:
-                    strays.append(path)
-        self._refuse(strays, f"are no {', '.join(SUFFIXES)} files")
+            for folder in folders.get(same(name), ()):
+                self._times[folder] = folder.stat().st_mtime_ns
+                for path in self._without_documents(self._entries(folder)):
+                    stamp = _stamp(path) if path.suffix.lower() in SUFFIXES else None
+                    if stamp is None:
+                        strays.append(path)
+                    else:
+                        files.append(_File(path, label, stamp))
+        self._refuse(
+            [path for path in strays if path.is_dir()],
+            "are folders within classes, and are no class folders",
+            split,
+        )
+        self._refuse(strays, f"are no {', '.join(SUFFIXES)} files", split)
         return files
 
     def _entries(self, folder: Path) -> list[Path]:
-        """Return what a folder holds, sorted by name, without hidden files; refuse links that lead outside."""
+        """Return what a folder holds, sorted by name, without leftovers; refuse links that lead outside."""
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
-        entries = [path for path in entries if not path.name.startswith(".") and path.name not in _SYSTEM_FILES]
+        for path in entries:
+            if is_leftover(path.name):
+                self._left_out.add(path)
+        entries = [path for path in entries if not is_leftover(path.name)]
         for path in entries:
             if path.is_symlink() and not Path(target := os.path.realpath(path)).is_relative_to(self._real):
-                raise ValueError(f"{path} is a link out of {self.root}, to {target}; copy what it leads to instead")
+                raise ValueError(
+                    f"{shown(path)} is a link out of {self.root}, to {shown(target)}; copy what it leads to instead"
+                )
         return entries
 
-    def _refuse(self, paths: list[Path], why: str) -> None:
+    def _without_documents(self, entries: list[Path]) -> list[Path]:
+        """Return entries without texts about the images, which are counted."""
+        documents = {path for path in entries if is_document(path) and path.is_file()}
+        for path in documents:
+            self._left_out.add(path)
+        return [path for path in entries if path not in documents]
+
+    def _refuse(self, paths: list[Path], why: str, split: str) -> None:
         if paths:
-            shown = ", ".join(str(path.relative_to(self.root)) for path in paths[:_NAMED])
-            more = f" and {len(paths) - _NAMED} more" * (len(paths) > _NAMED)
-            raise ValueError(f"{self.root}: {shown}{more} {why}; convert, move or remove them")
+            strays = listed([str(path.relative_to(self.root)) for path in paths])
+            raise ValueError(
+                f"{self.root}: {strays} {why}; convert, move or remove them: {split}/CLASS/FILE is read, and the "
+                "folder of a file is its class"
+            )
 
-    def _pictures(self, split: str, paths: list[Path], size: int | None) -> list[np.ndarray]:
-        pictures: list[np.ndarray] = []
+    def _pixels(self, split: str, files: list[_File], size: int | None) -> np.ndarray:
+        """Return the pixels of files (N, C, H, W), C = 1 where all of these are grey."""
+        where, images, first = str(self.root / split), np.empty((0, 1, 0, 0), np.uint8), files[0].path
+        turned = changed = 0
         if self._progress:
-            self._progress.begin(f"reading {self.root / split}", len(paths))
-        for number, path in enumerate(paths):
-            picture = read_image(path, self.limits)
+            self._progress.begin(f"reading {where}", len(files))
+        for number, file in enumerate(files):
+            try:
+                picture, was_turned, stamp = decode_image(file.path, self.limits)
+            except FileNotFoundError as error:
+                raise ValueError(f"{shown(file.path)} vanished while {where} was read; read it again") from error
+            turned, changed = turned + was_turned, changed + (stamp != file.stamp)
             height, width = picture.shape[:2]
-            check_sides(str(path), height, width, size)
+            check_sides(shown(file.path), height, width, size, self.limits)
             picture = picture if size is None else fit(picture, size)
-            if not pictures:
-                self.limits.check_memory(str(self.root / split), len(paths) * 3 * len(picture) ** 2)
-            elif len(picture) != len(pictures[0]):
+            height, width = picture.shape[:2]
+            if number == 0:
+                self.limits.check_memory(where, len(files) * 3 * height * width, len(files))
+                images = np.empty((len(files), 1, height, width), np.uint8)
+            elif (height, width) != images.shape[2:]:
                 raise ValueError(
-                    f"{path} is {len(picture)} x {len(picture)} pixels, but {paths[0]} is {len(pictures[0])} x "
-                    f"{len(pictures[0])}; resize them all with size={len(pictures[0])}, say"
+                    f"{shown(file.path)} is {width} x {height} pixels, but {shown(first)} is {images.shape[3]} x "
+                    f"{images.shape[2]}; {resized(self.limits, max(4, min(images.shape[2:])))}"
                 )
-            pictures.append(picture)
-            if self._progress and ((number + 1) % _NOTED == 0 or number + 1 == len(paths)):
+            if picture.ndim == 3 and images.shape[1] == 1:
+                images = np.repeat(images, 3, axis=1)
+            images[number] = picture.transpose(2, 0, 1) if picture.ndim == 3 else picture  # (C, H, W)
+            if self._progress and ((number + 1) % _NOTED == 0 or number + 1 == len(files)):
                 self._progress.advance(number % _NOTED + 1)
-        return pictures
+        if turned:
+            self._read.append(
+                f"{turned:,} of {len(files):,} images in {split} turned as their EXIF orientation says"
+            )
+        if changed:
+            self._read.append(f"{changed:,} files in {where} changed while it was read: read as they are now")
+        return images
 
-    def _colour_elsewhere(self, split: str) -> bool:
-        """Return whether another split has colour, so that all splits have the same channels."""
-        others = (path for other in self.splits if other != split for path, _ in self._files(other))
+    def _colour_elsewhere(self, split: str, read: list[_File]) -> bool:
+        """Return whether a file that was not read has colour, so that all splits have the same channels."""
+        done = {file.path for file in read}
+        others = [file.path for one in (split, *self.splits) for file in self._files(one) if file.path not in done]
         return any(is_colour(path, self.limits) for path in others)
+
+    def _note_what_changed(self, split: str) -> None:
+        """Note the files that arrived in the class folders since they were listed."""
+        known = {file.path for file in self._files(split)}
+        arrived: list[str] = []
+        for folder in self._folders[split]:
+            if folder.is_dir() and folder.stat().st_mtime_ns != self._times[folder]:
+                here = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+                arrived += [path.name for path in here if path not in known and not is_leftover(path.name)]
+        if arrived:
+            self._read.append(
+                f"{len(arrived):,} files arrived in {self.root / split} while it was read, and are not among the "
+                f"images: {listed(arrived)}"
+            )
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return bytes and time of the last change of a regular file, None for anything else."""
+    try:
+        state = path.stat()
+    except OSError:  # a link to nothing or to itself
+        return None
+    return (state.st_size, state.st_mtime_ns) if S_ISREG(state.st_mode) else None

@@ -15,6 +15,8 @@ from memory_defense.data.limits import Limits
 _SUFFIX = ".npy"
 _MOST_MEMBERS = 100
 _FAULT = "is no whole array file"
+_BLOCK = 1 << 20
+"""Bytes that are read at once."""
 
 
 class Npz:
@@ -46,31 +48,58 @@ class Npz:
             )
         self.names = tuple(name.removesuffix(_SUFFIX) for name in names)
 
-    def read(self, name: str) -> np.ndarray:
-        """Return one array, in the byte order of this machine; raise as the constructor does."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape that an array's header announces; raise as the constructor does."""
+        where = f"{self.path}: {name}"
+        with damage(where, _FAULT), zipfile.ZipFile(self.path) as archive, archive.open(name + _SUFFIX) as stream:
+            shape, _, dtype = _header(stream, where)
+        _check_plain(where, dtype)
+        return shape
+
+    def read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return one array, in the byte order of this machine; raise as the constructor does.
+
+        Parameters
+        ----------
+        name
+            One of `names`.
+        rows
+            (M,) positions along the first axis, each once: only these are kept in memory, and returned in this
+            order. None returns all.
+        """
         where = f"{self.path}: {name}"
         with damage(where, _FAULT), zipfile.ZipFile(self.path) as archive:
             member = archive.getinfo(name + _SUFFIX)
             with archive.open(member) as stream:
                 shape, backwards, dtype = _header(stream, where)
-                self._check(where, shape, dtype, member.file_size - stream.tell())
-                body = bytearray(stream.read())
-        values = np.frombuffer(body, dtype).reshape(shape, order="F" if backwards else "C")
+                kept = shape if rows is None or backwards or not shape else (len(rows), *shape[1:])
+                self._check(where, shape, dtype, member.file_size - stream.tell(), kept)
+                values = np.empty(kept, dtype, order="F" if backwards else "C")
+                if values.size:
+                    _fill(stream, values, None if kept is shape else rows, shape)
+                if stream.read(1):  # and compare the checksum, which is done at the end
+                    raise ValueError("it is longer than its header says")
+        if kept is shape and rows is not None:
+            values = values[rows]
         return values.astype(dtype.newbyteorder("="), copy=False)
 
-    def _check(self, where: str, shape: tuple[int, ...], dtype: np.dtype, left: int) -> None:
-        if dtype.hasobject:
-            raise RefusedDataError(
-                f"{where} holds Python objects, which can run code when they are read; save an array of numbers, "
-                "or of strings with dtype=str"
-            )
+    def _check(self, where: str, shape: tuple[int, ...], dtype: np.dtype, left: int, kept: tuple[int, ...]) -> None:
+        _check_plain(where, dtype)
         size = math.prod(shape) * dtype.itemsize
         try:
-            self.limits.check_memory(where, size)
+            self.limits.check_memory(where, math.prod(kept) * dtype.itemsize, kept[0] if kept else None)
         except ValueError as error:
             raise RefusedDataError(str(error)) from error
         if size != left or min(shape, default=0) < 0 or dtype.names:
             raise DamagedDataError(f"{where} announces {shape} {dtype} in {left} bytes; {REMEDY}")
+
+
+def _check_plain(where: str, dtype: np.dtype) -> None:
+    if dtype.hasobject:
+        raise RefusedDataError(
+            f"{where} holds Python objects, which can run code when they are read; save an array of numbers, "
+            "or of strings with dtype=str"
+        )
 
 
 def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -81,3 +110,29 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dt
     if version == (2, 0):
         return np.lib.format.read_array_header_2_0(stream)
     raise RefusedDataError(f"{where} is an array of records; save plain numbers")
+
+
+def _fill(stream: IO[bytes], values: np.ndarray, rows: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    """Read an array's body into `values`: all of it as it lies there, or only its `rows`."""
+    if rows is None:
+        _read_into(stream, memoryview(values.reshape(-1, order="A").view(np.uint8)))
+        return
+    places = np.full(shape[0], -1)
+    places[rows] = np.arange(len(rows))
+    step = max(1, _BLOCK // max(1, math.prod(shape[1:]) * values.dtype.itemsize))
+    block = np.empty((step, *shape[1:]), values.dtype)
+    for start in range(0, shape[0], step):
+        part = block[: shape[0] - start]
+        _read_into(stream, memoryview(part.reshape(-1).view(np.uint8)))
+        wanted = places[start : start + step]
+        values[wanted[wanted >= 0]] = part[wanted >= 0]
+
+
+def _read_into(stream: IO[bytes], target: memoryview) -> None:
+    done = 0
+    while done < len(target):
+        piece = stream.read(min(_BLOCK, len(target) - done))
+        if not piece:
+            raise EOFError("it ends early")
+        target[done : done + len(piece)] = piece
+        done += len(piece)

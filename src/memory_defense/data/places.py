@@ -11,22 +11,31 @@ SUFFIXES = (".npz", ".safetensors")
 """Endings of the files of arrays that are read."""
 
 SMALLEST_SIDE = 4
-LARGEST_SIDE = 128
+LARGEST_SIDE = 1024
+"""Pixels a side of images that a user's own classifier is evaluated on, at most."""
+LARGEST_TRAINED_SIDE = 128
+"""Pixels a side of images that the networks of this library are trained on, at most."""
 
 
 class DataNotFoundError(ValueError):
     """No source has the dataset; the text lists each, why it failed and what to do."""
 
 
-def check_size(size: int | None) -> None:
+def shown(name: object) -> str:
+    """Return a path or a name for a message: one that cannot be shown is written with escapes."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)
+
+
+def check_size(size: int | None, largest: int = LARGEST_SIDE) -> None:
     """Raise ValueError unless images may be resized to this many pixels a side; None leaves them as they are."""
-    if size is not None and not SMALLEST_SIDE <= size <= LARGEST_SIDE:
-        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side")
+    if size is not None and not SMALLEST_SIDE <= size <= largest:
+        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {largest} pixels a side")
 
 
 def check_trained_size(source: str | Path, size: int | None) -> None:
     """Raise ValueError as `check_size` does, and for a known dataset that would not be trained on as it is."""
-    check_size(size)
+    check_size(size, LARGEST_TRAINED_SIDE)
     if isinstance(source, str) and source in DATASETS and size not in (None, DATASETS[source].size):
         raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")
 
@@ -56,6 +65,7 @@ def place_of(source: str | Path, data_dir: Path | str | None = None) -> Path:
         )
     if not path.is_dir() and (path.suffix.lower() not in SUFFIXES or not path.is_file()):
         raise ValueError(
-            f"{path} is neither a folder nor a {' or '.join(SUFFIXES)} file; convert it to one of them"
+            f"{path} is neither a folder nor a {' or '.join(SUFFIXES)} file; write arrays with "
+            "numpy.savez(FILE, images=..., labels=...), or put image files into FOLDER/test/CLASS/"
         )
     return path
