@@ -88,7 +88,11 @@ def test_hidden_files_are_left_out_and_others_of_the_root_are_told(tmp_path, hea
     (tmp_path / "val").mkdir()
     folder = _open(tmp_path, progress=heard)
     assert len(folder.read("test")[1]) == 2
-    assert heard.notes == [f"not read in {tmp_path}: README.txt, val"]
+    assert folder.notes == (
+        f"not read in {tmp_path}: README.txt, val",
+        f"left out in {tmp_path}: 6 hidden, system or text files: .DS_Store (3 times), .hidden, Thumbs.db, "
+        "desktop.ini",
+    )
     assert heard.stages == [[f"reading {tmp_path / 'test'}", 2, 2]]
 
 
@@ -98,7 +102,7 @@ def test_progress_counts_every_image_once(tmp_path, heard):
     assert heard.stages[0][1:] == [206, 206]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "x.gif", "x.npy", "noending"])
+@pytest.mark.parametrize("name", ["notes.doc", "x.heic", "x.npy", "noending"])
 def test_files_that_are_no_images_are_named(tmp_path, name):
     _grey(tmp_path, "test/a/1.png", "test/b/1.png")
     (tmp_path / "test/b" / name).write_bytes(b"GIF89a")
@@ -108,11 +112,11 @@ def test_files_that_are_no_images_are_named(tmp_path, name):
 
 def test_strays_beside_and_within_class_folders_are_named(tmp_path):
     _grey(tmp_path, "test/a/1.png", "test/b/1.png", "test/b/deeper.png/2.png")
-    with pytest.raises(ValueError, match=r"test/b/deeper\.png are no"):
+    with pytest.raises(ValueError, match=r"test/b/deeper\.png are folders within classes"):
         _open(tmp_path).read("test")
     for n in range(7):
-        (tmp_path / f"test/{n}.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"test/0\.txt, .*test/4\.txt and 2 more lie beside the class folders"):
+        (tmp_path / f"test/{n}.png").write_text("x")
+    with pytest.raises(ValueError, match=r"test/0\.png, .*test/4\.png and 2 more lie beside the class folders"):
         _open(tmp_path)
 
 
@@ -131,7 +135,7 @@ def test_first_image_of_another_size_is_named_unless_all_are_resized(tmp_path):
 def test_shapes_that_no_network_takes_are_named(tmp_path, shape, said):
     _put(tmp_path, {"test/a/1.png": _pixels(*shape), "test/b/1.png": _pixels(*shape)})
     with pytest.raises(ValueError, match=rf"a/1\.png is .*{said}"):
-        _open(tmp_path).read("test")
+        ImageFolder(tmp_path, Limits(side=128, square=True)).read("test")
 
 
 def test_truncated_image_is_named(tmp_path):

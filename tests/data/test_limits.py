@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from memory_defense.data.limits import Limits, check_sides, fit, fit_all
-from memory_defense.data.places import check_size
+from memory_defense.data.limits import Limits, Words, check_sides, fit, fit_all
+from memory_defense.data.places import check_size, check_trained_size
 
 NOISE = np.random.default_rng(5)
 
@@ -16,24 +16,32 @@ def test_limits_are_at_least_1(name):
         Limits(**{name: 0})
 
 
-@pytest.mark.parametrize("size", [3, 129, 0, -4])
+@pytest.mark.parametrize("size", [3, 1025, 0, -4])
 def test_sizes_out_of_range_are_refused(size):
-    with pytest.raises(ValueError, match=f"size is {size}, but it must be from 4 to 128"):
+    with pytest.raises(ValueError, match=f"size is {size}, but it must be from 4 to 1024"):
         check_size(size)
+    check_trained_size("folder", 128)
+    with pytest.raises(ValueError, match="size is 129, but it must be from 4 to 128"):
+        check_trained_size("folder", 129)
 
 
 def test_sides():
+    trained, typed = Limits(side=128, square=True), Limits(words=Words(size="--size {}"))
     check_sides("x", 4, 4, None)
-    check_sides("x", 128, 128, None)
-    check_sides("x", 400, 300, 32)
-    for height, width, size, said in (
-        (3, 8, None, "x is 8 x 3 pixels, but each side must have at least 4"),
-        (3, 8, 32, "at least 4"),
-        (20, 30, None, "x is 30 x 20 pixels, but images must be square; .* size=20"),
-        (129, 129, None, "at most 128 pixels a side; .* size=128"),
+    check_sides("x", 20, 30, None)
+    check_sides("x", 1024, 1024, None)
+    check_sides("x", 128, 128, None, trained)
+    check_sides("x", 400, 300, 32, trained)
+    for height, width, size, limits, said in (
+        (3, 8, None, None, "x is 8 x 3 pixels, but each side must have at least 4"),
+        (3, 8, 32, None, "at least 4"),
+        (20, 30, None, trained, "x is 30 x 20 pixels, but images must be square; .* size=20"),
+        (129, 129, None, trained, "at most 128 pixels a side; .* size=128"),
+        (20, 1025, None, None, "at most 1024 pixels a side; .* size=224"),
+        (20, 1025, None, typed, r"at most 1024 pixels a side; resize .* with --size 224, say$"),
     ):
         with pytest.raises(ValueError, match=said):
-            check_sides("x", height, width, size)
+            check_sides("x", height, width, size, limits)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])

@@ -104,8 +104,8 @@ def clear_palette() -> Image.Image:
     [
         (png(50_000, 50_000), "has 50000 x 50000 pixels, at most"),
         (b"", "is empty"),
-        (saved(Image.new("L", (8, 8)), "GIF"), "is no PNG, JPEG, BMP, PGM or PPM image, whatever its name"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no PNG, JPEG, BMP, PGM or PPM image"),
+        (saved(Image.new("L", (8, 8)), "ICO"), "is no PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image, whatever its name; convert or remove it"),
         (saved(Image.new("CMYK", (8, 8)), "JPEG"), "is CMYK, neither grey nor RGB; save it as an 8-bit"),
         (saved(Image.fromarray(np.full((8, 8), 700, np.uint16)), "PNG"), "has 16 bits a channel"),
         (saved(clear_palette(), "PNG", transparency=0), "has transparent pixels; paint it on a background"),
@@ -124,9 +124,9 @@ def test_case_22_pictures_that_are_refused(tmp_path, content, said) -> None:
 def test_case_22_pictures_that_are_read_as_they_are(tmp_path) -> None:
     turned = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(8, 12))
     exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate me": the pixels count, not the note
+    exif[0x0112] = 6  # "rotate me", as a camera that was held upright writes
     for name, image, options, shape in (
-        ("turned.png", turned, {"exif": exif}, (8, 12)),
+        ("turned.png", turned, {"exif": exif}, (12, 8)),
         ("one.png", Image.new("L", (1, 1), 7), {}, (1, 1)),
     ):
         image.save(tmp_path / name, **options)

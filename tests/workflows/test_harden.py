@@ -77,6 +77,7 @@ def test_the_run_holds_everything_and_loads(done, users) -> None:
         "source": str(users.data),
         "size": None,
         "sha256": users.splits.spec.sha256,
+        "notes": [],
     }
     assert manifest["model"]["images"]["classes"] == list(CLASSES)
     assert manifest["flag"]["calibration_images"] == len(users.splits.held_out)

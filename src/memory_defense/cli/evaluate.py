@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             progress=progress,
         )
         flag = calibrated(defense, splits.held_out, rate) if options.detection else None
-        chosen = options.options(progress)
+        chosen = replace(options.options(progress), notes=splits.notes)
         record = assess(recipe, run, defense, splits, out=out, options=chosen)
         place = out or run.record
         if flag is not None and speaks:  # the attacks on the flag are not shared out
@@ -80,6 +81,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
 def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, speaks: bool) -> None:
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
+    from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.own import load_images
     from memory_defense.data.spec import DATASETS
     from memory_defense.reporting import Section
@@ -87,29 +89,43 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     from memory_defense.systems.load import load
     from memory_defense.systems.own_model import build_user_model
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
+    from memory_defense.workflows.folder_order import counts_as_text
 
     target, weights, out = options.target, options.weights, options.out or Path("record.json")
     norm = options.norm or "linf"
     with shown(silent=not speaks) as progress:
-        data = load_images(
+        read = functools.partial(
+            load_images,
             options.data or "",
             size=options.size,
+            images=options.images,
             device=device,
+            limits=Limits(words=TYPED),
             data_dir=options.data_dir if options.data in DATASETS else None,
             offline=options.offline,
             may_update=True,
             progress=progress,
         )
+        data = read()
+        height, width = data.images.images.shape[2:]
         model = (
             load(target)
             if is_exported(Path(target))
             else build_user_model(
-                target, classes=len(data.classes), channels=data.channels, size=data.size, weights=weights
+                target,
+                classes=len(data.classes),
+                channels=data.channels,
+                size=height if height == width else (height, width),
+                weights=weights,
             )
-        )
-        subset = data.images.first(min(options.images or len(data.images), len(data.images)))
+        ).to(device)
+        if why := counts_as_text(model, data.images, data.classes, data.as_text):
+            progress.note(why)
+            data = read(classes=data.as_text)
+            data = replace(data, notes=(*data.notes, why))
+        subset = data.images
         record = evaluate_model(
-            model.to(device),
+            model,
             subset.floats(),
             subset.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
@@ -122,6 +138,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
                 start_from=options.start_from,
                 defense=target,
                 dataset=data.name,
+                notes=data.notes,
                 weights_sha256="" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
             ),
         )

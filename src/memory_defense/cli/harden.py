@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,25 +79,45 @@ def harden(options: HardenArguments) -> None:
 
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables, wide_console
+    from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.own import load_splits
     from memory_defense.data.spec import DATASETS
     from memory_defense.recipes.hardened import HardenOptions, default_epsilon
     from memory_defense.reporting import Section
+    from memory_defense.run_directory import RunDirectory
+    from memory_defense.systems.own_model import build_user_model
+    from memory_defense.workflows.folder_order import counts_as_text
     from memory_defense.workflows.harden import harden as harden_classifier
     from memory_defense.workflows.harden import weights_sha256
-    from memory_defense.workflows.run_images import images_from
+    from memory_defense.workflows.run_images import images_from, kept_classes
 
     device = machine.ready()
     with shown() as progress:
-        splits = load_splits(
+        read = functools.partial(
+            load_splits,
             options.data,
             size=options.size,
             device=device,
+            limits=Limits(words=replace(TYPED, images="")),
             data_dir=options.data_dir if options.data in DATASETS else None,
             offline=options.offline,
             may_update=True,
             progress=progress,
         )
+        splits = read(classes=kept_classes(RunDirectory(options.out), options.data))
+        if splits.as_text is not None:
+            spec = splits.spec
+            model = build_user_model(
+                options.classifier,
+                classes=len(spec.classes),
+                channels=spec.channels,
+                size=spec.size,
+                weights=options.weights,
+            )
+            if why := counts_as_text(model.to(device), splits.test, spec.classes, splits.as_text):
+                progress.note(why)
+                splits = read(classes=splits.as_text)
+                splits = replace(splits, notes=(*splits.notes, why))
         spec, epsilon = splits.spec, options.epsilon
         hardening = HardenOptions(
             classifier=options.classifier,
@@ -113,7 +134,7 @@ def harden(options: HardenArguments) -> None:
             options.weights,
             splits,
             options.out,
-            source=images_from(options.data, options.size, spec),
+            source=images_from(options.data, options.size, spec, splits.notes),
             seed=options.seed,
             progress=progress,
         )

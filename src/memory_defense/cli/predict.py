@@ -17,9 +17,11 @@ from memory_defense.names import check_false_alarms
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memory_defense.data.pictures import Unreadable
+    from memory_defense.data.pictures import LeftOut, Unreadable
     from memory_defense.evaluation.flag import Flag
     from memory_defense.workflows.predict import Prediction
+
+    Line = Prediction | Unreadable | LeftOut
 
 SOME_UNREADABLE = 1
 """Exit status if some images could not be read and the others were predicted."""
@@ -28,7 +30,8 @@ SOME_UNREADABLE = 1
 def predict(
     run: Run,
     images: Annotated[
-        list[Path], typer.Argument(help="Image files, folders of them, or .npz with an array 'images'.")
+        list[Path],
+        typer.Argument(help="Image files, folders of them, or .npz or .safetensors with an array 'images'."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each image.")] = False,
     false_alarms: Annotated[
@@ -47,13 +50,14 @@ def predict(
 ) -> None:
     """Say what images show, how sure that is, and whether they look attacked.
 
-    The flag's threshold comes from held-out clean images. An image that cannot be read has a line of its own; the
-    exit status is then 1.
+    The flag's threshold comes from held-out clean images. Of a folder every file has its turn, those below it too;
+    one that cannot be read has a line of its own, and the exit status is then 1.
     """
     machine = Machine(device=device, threads=threads)
     _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir)
 
     from memory_defense.cli.progress import shown
+    from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.pictures import pictures
     from memory_defense.data.places import DataNotFoundError
     from memory_defense.data.spec import images_of
@@ -94,7 +98,7 @@ def predict(
                 f"threshold {number(flag.threshold)} on {flag.score}, chosen on {flag.calibration_images:,} "
                 f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
             )
-    source = pictures(images, channels=spec.channels, size=spec.size)
+    source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED))
     lines = predictions(defense, flag, source, classes=spec.classes, batch=batch)
     if _print_json(lines) if as_json else _print_table(lines, flag):
         raise typer.Exit(SOME_UNREADABLE)
@@ -119,12 +123,17 @@ def _check(
         check_run_images(manifest, data, data_dir)
 
 
-def _print_json(lines: Iterator[Prediction | Unreadable]) -> int:
+def _print_json(lines: Iterator[Line]) -> int:
     """Write a line for each image as soon as it is known; return the number that could not be read."""
-    from memory_defense.data.pictures import Unreadable
+    from memory_defense.data.pictures import LeftOut, Unreadable
+    from memory_defense.reporting.wording import plain
 
-    failed = 0
+    total = failed = 0
     for one in lines:
+        if isinstance(one, LeftOut):
+            sys.stderr.write(plain(one.reason) + "\n")
+            continue
+        total += 1
         if isinstance(one, Unreadable):
             failed += 1
             entry = {"file": one.name, "error": one.reason}
@@ -132,17 +141,19 @@ def _print_json(lines: Iterator[Prediction | Unreadable]) -> int:
             entry = asdict(one)
         sys.stdout.write(json.dumps(entry, allow_nan=False) + "\n")
     sys.stdout.flush()
+    if failed:
+        sys.stderr.write(f"not read: {failed:,} of {total:,}\n")
     return failed
 
 
-def _print_table(lines: Iterator[Prediction | Unreadable], flag: Flag) -> int:
+def _print_table(lines: Iterator[Line], flag: Flag) -> int:
     """Print a table, and a line for each image that could not be read; return the number of these."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from memory_defense.cli.shared import wide_console
-    from memory_defense.data.pictures import Unreadable
+    from memory_defense.data.pictures import LeftOut, Unreadable
     from memory_defense.reporting.wording import MISSING, number, percent, plain
 
     table = Table(
@@ -156,7 +167,11 @@ def _print_table(lines: Iterator[Prediction | Unreadable], flag: Flag) -> int:
     for title in ("file", "label", "confidence", "flag", "score", "note"):
         table.add_column(title, justify="right" if title in ("confidence", "score") else "left", overflow="fold")
     failed: list[Unreadable] = []
+    left_out: list[LeftOut] = []
     for one in lines:
+        if isinstance(one, LeftOut):
+            left_out.append(one)
+            continue
         if isinstance(one, Unreadable):
             failed.append(one)
             table.add_row(Text(plain(one.name)), MISSING, MISSING, Text("not read", style="red"), MISSING, "")
@@ -172,4 +187,6 @@ def _print_table(lines: Iterator[Prediction | Unreadable], flag: Flag) -> int:
     wide_console().print(table)
     for one in failed:
         sys.stderr.write(f"not read: {plain(one.reason)}\n")
+    for one in left_out:
+        sys.stderr.write(plain(one.reason) + "\n")
     return len(failed)

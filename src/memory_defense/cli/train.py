@@ -41,11 +41,13 @@ def train(
 
     from memory_defense.cli.progress import shown
     from memory_defense.data.images import load_dataset
+    from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.own import load_splits
     from memory_defense.data.spec import DATASETS
     from memory_defense.recipes.adapt import adapt
     from memory_defense.recipes.registry import recipe as recipe_named
-    from memory_defense.workflows.run_images import images_from, keep_images_from
+    from memory_defense.run_directory import RunDirectory
+    from memory_defense.workflows.run_images import images_from, keep_images_from, kept_classes
     from memory_defense.workflows.train import train as train_recipe
 
     chosen = recipe_named(recipe)
@@ -64,7 +66,15 @@ def train(
         else:
             known = data_dir if data in DATASETS else None
             splits = load_splits(
-                data, size=size, device=place, data_dir=known, offline=offline, may_update=True, progress=progress
+                data,
+                size=size,
+                classes=kept_classes(RunDirectory(out), data),
+                device=place,
+                limits=Limits(words=replace(TYPED, images="")),
+                data_dir=known,
+                offline=offline,
+                may_update=True,
+                progress=progress,
             )
         if train_images is not None:
             splits = replace(splits, train=splits.train.first(train_images))
@@ -72,7 +82,7 @@ def train(
             chosen = adapt(chosen, splits.spec, train_images=len(splits.train))
         run = train_recipe(chosen, out, splits, seed=seed, resume=resume, progress=progress)
         if data is not None and speaks:
-            keep_images_from(run, images_from(data, size, splits.spec))
+            keep_images_from(run, images_from(data, size, splits.spec, splits.notes))
     if speaks:
         typer.echo(f"trained: {run.weights}\nnext: memdef evaluate {out}")
 

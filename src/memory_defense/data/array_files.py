@@ -144,8 +144,8 @@ class ArrayFile:
             return images
         if not images.is_floating_point():
             raise ValueError(
-                f"{where} is {images.dtype}, expected uint8 grey levels or float pixels in [0, 1]; save it as uint8 "
-                "if it counts from 0 to 255, else divide it by its largest possible level and save it as float32"
+                f"{where} is {images.dtype}, expected uint8 grey levels or float pixels in [0, 1]; save it as "
+                "uint8 if it counts from 0 to 255, else divide it by its largest level and save it as float32"
             )
         self.limits.check_memory(where, 4 * images.numel(), len(images))
         images = images.float()

@@ -92,7 +92,7 @@ def given(classes: Sequence[str], folders: Iterable[Path], where: str) -> tuple[
         if same(folder.name) not in known:
             unknown = nearest(folder.name, names, "class")
             raise ValueError(
-                f"{folder.parent}: {unknown} ({where}); rename or remove the folder, or add that class there"
+                f"{folder.parent}: {unknown} ({where}); rename or remove the folder, so that only these are there"
             )
     return names
 

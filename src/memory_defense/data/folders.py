@@ -116,8 +116,8 @@ class ImageFolder:
             For a file that is no readable image, or whose size differs where `size` is None; the text names it.
         """
         files = self._files(split)
-        self.limits.check_count(str(self.root / split), len(files))
-        chosen = files if rows is None else [files[row] for row in rows.tolist()]
+        chosen = files if rows is None else [files[int(row)] for row in rows]
+        self.limits.check_count(str(self.root / split), len(chosen))
         images = self._pixels(split, chosen, size)
         if images.shape[1] == 1 and self._colour_elsewhere(split, chosen):
             images = np.repeat(images, 3, axis=1)

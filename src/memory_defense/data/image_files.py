@@ -192,8 +192,7 @@ def _open(name: str, source: BinaryIO, head: bytes, limits: Limits) -> ImageFile
     try:
         image = decoder(source)
         width, height = image.size
-        if width * height <= limits.file_pixels:
-            fault = _fault(image, head)
+        fault = _fault(image, head) if width * height <= limits.file_pixels else None
     except Exception as error:  # decoders of damaged bytes raise nearly anything
         raise _damaged(name, error) from error
     if width * height > limits.file_pixels:

@@ -126,6 +126,10 @@ class Splits:
     test: ImageSet
     """Images that results are reported on, and nothing is chosen by."""
     spec: DatasetSpec
+    notes: tuple[str, ...] = ()
+    """What was skipped, substituted or assumed in reading them, a line each."""
+    as_text: tuple[str, ...] | None = None
+    """Class folders sorted as text, where they are in the order of their numbers and that is another."""
 
 
 def load_dataset(

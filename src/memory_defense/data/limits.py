@@ -28,6 +28,10 @@ class Words:
     """Changes a field of `Limits`."""
 
 
+TYPED = Words(size="--size {}", images="--images {}", limit="raise Limits.{} in a program, see docs/data.md")
+"""For ``memdef evaluate`` of a classifier; `dataclasses.replace` takes away what another command has not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The largest data that are read; more is refused before it is decoded, with a message that names the limit.
@@ -69,8 +73,10 @@ class Limits:
         if images < 1:
             raise ValueError(f"{where} holds no images; put at least one there")
         if images > self.images:
+            few = f" ({self.words.images.format(self.images)})" if self.words.images else ""
             raise ValueError(
-                f"{where} holds {images} images, at most {self.images} are read; use fewer{self.raised('images')}"
+                f"{where} holds {images} images, at most {self.images} are read; use fewer{few}"
+                f"{self.raised('images')}"
             )
 
     def check_memory(self, where: str, size: int, images: int | None = None) -> None:
@@ -162,8 +168,11 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def fit_all(images: Tensor, size: int) -> Tensor:
     """Return images (N, C, H, W), on the CPU, each resized by `fit`: (N, C, size, size) of the same type."""
-    fitted = [fit(image, size) for image in images.permute(0, 2, 3, 1).numpy()]
-    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
+    count, channels = images.shape[:2]
+    fitted = torch.empty((count, channels, size, size), dtype=images.dtype)
+    for image, place in zip(images, fitted, strict=True):
+        place[:] = torch.from_numpy(np.array(fit(image.permute(1, 2, 0).numpy(), size))).permute(2, 0, 1)
+    return fitted
 
 
 def _resampled(channel: np.ndarray, size: int) -> np.ndarray:

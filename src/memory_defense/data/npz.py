@@ -115,7 +115,7 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dt
 def _fill(stream: IO[bytes], values: np.ndarray, rows: np.ndarray | None, shape: tuple[int, ...]) -> None:
     """Read an array's body into `values`: all of it as it lies there, or only its `rows`."""
     if rows is None:
-        _read_into(stream, memoryview(values.reshape(-1, order="A").view(np.uint8)))
+        _read_into(stream, values.reshape(-1, order="A").view(np.uint8))
         return
     places = np.full(shape[0], -1)
     places[rows] = np.arange(len(rows))
@@ -123,16 +123,17 @@ def _fill(stream: IO[bytes], values: np.ndarray, rows: np.ndarray | None, shape:
     block = np.empty((step, *shape[1:]), values.dtype)
     for start in range(0, shape[0], step):
         part = block[: shape[0] - start]
-        _read_into(stream, memoryview(part.reshape(-1).view(np.uint8)))
+        _read_into(stream, part.reshape(-1).view(np.uint8))
         wanted = places[start : start + step]
         values[wanted[wanted >= 0]] = part[wanted >= 0]
 
 
-def _read_into(stream: IO[bytes], target: memoryview) -> None:
+def _read_into(stream: IO[bytes], target: np.ndarray) -> None:
+    """Fill `target` (B,) uint8 from the stream."""
     done = 0
     while done < len(target):
         piece = stream.read(min(_BLOCK, len(target) - done))
         if not piece:
             raise EOFError("it ends early")
-        target[done : done + len(piece)] = piece
+        target[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
         done += len(piece)

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Labels, Progress
+from memory_defense.checks import check_at_least
+from memory_defense.contracts import Labels, Progress, Rows
 from memory_defense.data.array_files import ArrayFile
 from memory_defense.data.folders import ImageFolder
-from memory_defense.data.images import ImageSet, Splits, cut, first_of_each, image_set, load_dataset
+from memory_defense.data.images import ImageSet, Splits, first_of_each, load_dataset
 from memory_defense.data.limits import Limits, fit_all
-from memory_defense.data.places import DataNotFoundError, check_size, check_trained_size, place_of
+from memory_defense.data.places import (
+    LARGEST_TRAINED_SIDE,
+    DataNotFoundError,
+    check_size,
+    check_trained_size,
+    place_of,
+    shown,
+)
 from memory_defense.data.sources import SourceOptions
 from memory_defense.data.spec import DATASETS, DatasetSpec
+from memory_defense.data.twins import twins
 from memory_defense.names import check_name
 from memory_defense.randomness import generator
 
@@ -40,7 +49,11 @@ class DataSplit:
     classes: tuple[str, ...]
     """Names by label; the split need not have an image of each."""
     sha256: str
-    """SHA-256 of this split's images (N, C, H, W) as they are used, then its labels (N,) as little-endian int64."""
+    """SHA-256 of these images (N, C, H, W) as they are used, then of their labels (N,) as little-endian int64."""
+    notes: tuple[str, ...] = ()
+    """What was skipped, substituted or assumed in reading them, a line each."""
+    as_text: tuple[str, ...] | None = None
+    """Class folders sorted as text, where they are in the order of their numbers and that is another."""
 
     @property
     def channels(self) -> int:
@@ -49,8 +62,13 @@ class DataSplit:
 
     @property
     def size(self) -> int:
-        """H = W, in pixels."""
-        return self.images.images.shape[2]
+        """H = W, in pixels; raises ValueError for images that are no squares."""
+        height, width = self.images.images.shape[2:]
+        if height != width:
+            raise ValueError(
+                f"images are {width} x {height} pixels, which is no square; take H and W from images.images.shape"
+            )
+        return height
 
 
 def load_images(
@@ -58,6 +76,8 @@ def load_images(
     *,
     split: SplitName = "test",
     size: int | None = None,
+    images: int | None = None,
+    classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     limits: Limits | None = None,
     **options: Unpack[SourceOptions],
@@ -76,8 +96,14 @@ def load_images(
     split
         Split to return. Of a folder or file a tenth of the training images is held out; see `load_splits`.
     size
-        Resize every image to this many pixels a side, from 4 to 128 (see `limits.fit`); None leaves them as they
-        are, and then they must be squares of one such size.
+        Resize every image to this many pixels a side, from 4 to 1024 (see `limits.fit`); None leaves them as they
+        are, and then they must be of one size.
+    images
+        Read the first so many images only, the same that come first without it; None, or more than there are,
+        reads all.
+    classes
+        Names of a folder's classes by label; None takes those of its ``class_order.txt``, or else sorts them
+        (`ImageFolder`).
     device
         Device that holds the images.
     limits
@@ -93,58 +119,71 @@ def load_images(
     """
     check_name(split, _SPLITS, "split")
     check_size(size)
+    check_at_least(1, images=images)
     if isinstance(source, str) and source in DATASETS:
-        splits = load_dataset(source, **options)
-        images = {"train": splits.train, "held-out": splits.held_out, "test": splits.test}[split]
-        if size is not None:
-            images = replace(images, images=fit_all(images.images, size))
-        images = images.to(device)
-        return DataSplit(source, split, images, splits.spec.classes, _sha256(images))
+        _check_unnamed(source, classes)
+        return _of_dataset(source, split, size, images, device, options)
     with _readable(source):
-        opened = _open(source, limits or Limits(), **options)
-        pixels, labels = _read(opened, source, "test" if split == "test" else "train", size)
-    images = image_set(pixels, labels)
-    if split != "test":
-        tenth, rest = cut(images, held_out(labels, len(opened.classes)))
-        images = tenth if split == "held-out" else rest
-        if not len(images):
-            raise DataNotFoundError(f"{source} has no {split} images: no class has two in train; add some")
-    return DataSplit(_name(source), split, _mixed(images).to(device), opened.classes, _sha256(images))
+        opened = _open(source, limits or Limits(), classes, **options)
+        part = _split_of(opened, source, "test" if split == "test" else "train")
+        labels = opened.labels(part)
+        rows = torch.arange(len(labels))
+        if split != "test":
+            tenth = held_out(labels, len(opened.classes))
+            rows = rows[tenth if split == "held-out" else ~tenth]
+            if not len(rows):
+                raise DataNotFoundError(f"{source} has no {split} images: no class has two in train; add some")
+        found = _read(opened, part, size, mixed(rows)[:images])
+    notes = (*opened.notes, *_asked_for_more(images, len(rows)), *twins(opened, {part: found}))
+    _tell(notes, options.get("progress"))
+    return DataSplit(_name(source), split, found.to(device), opened.classes, _sha256(found), notes, opened.as_text)
 
 
 def load_splits(
     source: str | Path,
     *,
     size: int | None = None,
+    classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     limits: Limits | None = None,
     **options: Unpack[SourceOptions],
 ) -> Splits:
     """Return all splits of a source, to train on; the parameters and errors are those of `load_images`.
 
-    Of a folder's or a file's training images a tenth of each class, but at least one, is held out: the first of a
-    fixed permutation, the same in every run. Mean and standard deviation are those of all training pixels. Every
-    class must have two training images, and train and test must be of one shape and type. A known dataset keeps its
-    size.
+    Images are squares of at most 128 pixels a side, or are resized to such. Of a folder's or a file's training
+    images a tenth of each class, but at least one, is held out: the first of a fixed permutation, the same in every
+    run. Mean and standard deviation are those of all training pixels. Every class must have two training images,
+    and train and test must be of one shape and type. A known dataset keeps its size.
     """
     check_trained_size(source, size)
     if isinstance(source, str) and source in DATASETS:
+        _check_unnamed(source, classes)
         return load_dataset(source, device=device, **options)
+    bounds = limits or Limits()
+    bounds = replace(bounds, side=min(bounds.side, LARGEST_TRAINED_SIDE), square=True)
+    bounds = replace(bounds, words=replace(bounds.words, images=""))
     with _readable(source):
-        opened = _open(source, limits or Limits(), **options)
-        train = image_set(*_read(opened, source, "train", size))
-        test = image_set(*_read(opened, source, "test", size))
+        opened = _open(source, bounds, classes, **options)
+        labels = opened.labels(_split_of(opened, source, "train"))
+        counts = labels.bincount(minlength=len(opened.classes))
+        if int(counts.min()) < 2:
+            few = opened.classes[int(counts.argmin())]
+            raise ValueError(
+                f"{source}: class {few} has {int(counts.min())} training images, but it needs at least 2; add some"
+            )
+        tenth = held_out(labels, len(opened.classes))
+        numbers = torch.arange(len(labels))
+        train = _read(opened, "train", size, torch.cat([mixed(numbers[~tenth]), mixed(numbers[tenth])]))
+        test = _read(opened, _split_of(opened, source, "test"), size, None)
     if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
         raise ValueError(
             f"{source}: training images are {_kind(train)}, test images {_kind(test)}; "
             "they must be alike, so convert one of them"
         )
-    counts = train.labels.bincount(minlength=len(opened.classes))
-    if int(counts.min()) < 2:
-        few = opened.classes[int(counts.argmin())]
-        raise ValueError(f"{source}: class {few} has {int(counts.min())} training images, but it needs at least 2")
-    tenth, rest = cut(train, held_out(train.labels, len(opened.classes)))
-    mean, std = _moments(train.images)
+    mean, std = _moments(train)
+    rest = len(train) - int(tenth.sum())
+    notes = (*opened.notes, *twins(opened, {"train": train, "test": test}))
+    _tell(notes, options.get("progress"))
     spec = DatasetSpec(
         name=_name(source),
         channels=train.images.shape[1],
@@ -154,10 +193,11 @@ def load_splits(
         std=std,
         train_images=len(train),
         test_images=len(test),
-        held_out_images=len(tenth),
+        held_out_images=len(train) - rest,
         sha256=_sha256(train, test),
     )
-    return Splits(_mixed(rest).to(device), _mixed(tenth).to(device), _mixed(test).to(device), spec)
+    chosen = ImageSet(train.images[rest:], train.labels[rest:], train.ids[rest:])
+    return Splits(train.first(rest).to(device), chosen.to(device), test.to(device), spec, notes, opened.as_text)
 
 
 def held_out(labels: Labels, classes: int) -> Tensor:
@@ -175,12 +215,14 @@ def _readable(source: str | Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{error.filename or source} cannot be read ({error.strerror or error})") from error
+        what, why = shown(error.filename or source), error.strerror or error
+        raise ValueError(f"{what} cannot be read ({why}); see to its permissions, or copy it anew") from error
 
 
 def _open(
     source: str | Path,
     limits: Limits,
+    classes: Sequence[str] | None,
     *,
     data_dir: Path | str | None = None,
     offline: bool = False,
@@ -190,47 +232,96 @@ def _open(
     """Return what reads a folder or a file; it has no use for options of downloads."""
     del offline, may_update
     path = place_of(source, data_dir)
-    return ImageFolder(path, limits, progress) if path.is_dir() else ArrayFile(path, limits)
+    if path.is_dir():
+        return ImageFolder(path, limits, progress, classes=classes)
+    _check_unnamed(path, classes)
+    return ArrayFile(path, limits)
 
 
-def _read(
-    opened: ImageFolder | ArrayFile, source: str | Path, split: str, size: int | None
-) -> tuple[Tensor, Tensor]:
+def _check_unnamed(source: str | Path, classes: Sequence[str] | None) -> None:
+    if classes is not None:
+        raise ValueError(
+            f"classes are for the class folders of a folder, but {source} has labels that are numbers; leave it out"
+        )
+
+
+def _split_of(opened: ImageFolder | ArrayFile, source: str | Path, split: str) -> str:
     if split not in opened.splits:
         raise DataNotFoundError(
             f"{source} has no {split} images, only {opened.splits[0]}; add them, or ask for those"
         )
-    return opened.read(split, size)
+    return split
+
+
+def _read(opened: ImageFolder | ArrayFile, split: str, size: int | None, rows: Rows | None) -> ImageSet:
+    """Return the images at these positions, in this order; all of a split, mixed, for None."""
+    chosen = mixed(torch.arange(len(opened.labels(split)))) if rows is None else rows
+    return ImageSet(*opened.read(split, size, chosen), chosen)
+
+
+def _of_dataset(
+    source: str, split: SplitName, size: int | None, images: int | None, device: torch.device | str, options: Any
+) -> DataSplit:
+    """Return one split of a dataset that is known by name, for `load_images`."""
+    splits = load_dataset(source, **options)
+    every = {"train": splits.train, "held-out": splits.held_out, "test": splits.test}[split]
+    found = every.first(min(images or len(every), len(every)))
+    if size is not None:
+        where, channels = f"{source} at {size} pixels a side", found.images.shape[1]
+        Limits().check_memory(where, len(found) * channels * size**2, len(found))
+        found = replace(found, images=fit_all(found.images, size))
+    notes = _asked_for_more(images, len(every))
+    _tell(notes, options.get("progress"))
+    return DataSplit(source, split, found.to(device), splits.spec.classes, _sha256(found), notes)
+
+
+def _asked_for_more(images: int | None, there: int) -> tuple[str, ...]:
+    more = images is not None and images > there
+    return (f"{images:,} images were asked for, but there are {there:,}: all are taken",) if more else ()
+
+
+def _tell(notes: Iterable[str], progress: Progress | None) -> None:
+    for note in notes:
+        if progress:
+            progress.note(note)
 
 
 def _name(source: str | Path) -> str:
     return Path(source).expanduser().resolve().name
 
 
-def _mixed(images: ImageSet) -> ImageSet:
-    return images.take(torch.randperm(len(images), generator=generator(0, "order", "own")))
+def mixed(rows: Rows) -> Rows:
+    """Return rows in a fixed order that mixes what is sorted."""
+    return rows[torch.randperm(len(rows), generator=generator(0, "order", "own"))]
 
 
 def _kind(images: ImageSet) -> str:
     return f"{images.images.dtype} {tuple(images.images.shape[1:])}"
 
 
+def _in_order(part: ImageSet) -> Iterator[Tensor]:
+    """Yield the images (N, C, H, W) in the order of their ids, a few at a time."""
+    order = part.ids.argsort()
+    yield from (part.images[order[start : start + _CHUNK]] for start in range(0, len(order), _CHUNK))
+
+
 def _sha256(*parts: ImageSet) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.images.cpu().contiguous().numpy().data)
-        digest.update(part.labels.cpu().numpy().astype("<i8").data)
+        for images in _in_order(part):
+            digest.update(images.contiguous().numpy().data)
+        digest.update(part.labels[part.ids.argsort()].numpy().astype("<i8").data)
     return digest.hexdigest()
 
 
-def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel in [0, 1]; 1 instead of a deviation of 0."""
-    scale = 255 if images.dtype == torch.uint8 else 1
-    count = images.numel() // images.shape[1]
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    scale = 255 if part.images.dtype == torch.uint8 else 1
+    count = part.images.numel() // part.images.shape[1]
+    total = torch.zeros(part.images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for start in range(0, len(images), _CHUNK):
-        pixels = images[start : start + _CHUNK].double() / scale  # (N, C, H, W)
+    for images in _in_order(part):
+        pixels = images.double() / scale  # (N, C, H, W)
         total += pixels.sum((0, 2, 3))
         squares += pixels.square().sum((0, 2, 3))
     mean = total / count

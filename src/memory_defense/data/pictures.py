@@ -13,12 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from memory_defense.checks import check_images
-from memory_defense.data.image_files import SUFFIXES, read_image
+from memory_defense.data.image_files import decode_image
+from memory_defense.data.leftovers import is_leftover, listed
 from memory_defense.data.limits import Limits, check_sides, fit
 from memory_defense.data.npz import Npz
+from memory_defense.data.places import SUFFIXES
+from memory_defense.tensorfiles import read_tensors
 
+_USUAL = (".png", ".jpg")
 ARRAYS = "images"
-"""The array of a ``.npz`` that is read: (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or float in [0, 1]."""
+"""The array of a file that is read: (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or float in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,24 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Files and folders that nobody means by the folder that holds them."""
+
+    name: str
+    """The folder."""
+    reason: str
+
+
 def pictures(
     paths: Sequence[Path], *, channels: int, size: int, limits: Limits | None = None
-) -> Iterator[Picture | Unreadable]:
-    """Yield the pictures of files, folders and ``.npz`` files, in the order given; folders sorted by name.
+) -> Iterator[Picture | Unreadable | LeftOut]:
+    """Yield the pictures of files, folders and files of arrays, in the order given; folders sorted by name.
 
     A picture of another size is cut to its largest centred square and resampled (`limits.fit`). Where the model
-    reads grey, colour becomes luma (ITU-R 601); where it reads colour, grey is repeated. Of a folder, every image
-    file in it and below is read; hidden files, other kinds of files and links out of it are not.
+    reads grey, colour becomes luma (ITU-R 601); where it reads colour, grey is repeated. Of a folder, every file in
+    it and below has its turn, whatever its kind, but for those that are hidden or left behind by a system
+    (`leftovers`): these are counted in one `LeftOut`. The folder is listed before its first picture is read.
 
     Parameters
     ----------
@@ -63,38 +77,69 @@ def pictures(
     for path in paths:
         for file in _files(path):
             try:
-                if isinstance(file, Unreadable):
+                if not isinstance(file, Path):
                     yield file
-                elif file.suffix.lower() == ".npz":
+                elif file.suffix.lower() in SUFFIXES:
                     yield from _of_arrays(file, channels, size, bounds)
                 else:
-                    yield _picture(str(file), read_image(file, bounds), channels, size)
+                    pixels, turned, _ = decode_image(file, bounds)
+                    yield _picture(str(file), pixels, channels, size, turned=turned)
             except (OSError, ValueError) as error:
-                yield Unreadable(str(file), str(error))
+                yield Unreadable(str(file), _reason(file, error))
 
 
-def _files(path: Path) -> list[Path | Unreadable]:
-    """Return the file itself, or the image files of a folder."""
+def _reason(file: Path | Unreadable | LeftOut, error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{file} is not there, or no longer ({error.strerror}); name one that is"
+    if isinstance(error, OSError):
+        return f"{file} cannot be read ({error.strerror or error}); see to its permissions, or copy it anew"
+    return str(error)
+
+
+def _files(path: Path) -> Sequence[Path | Unreadable | LeftOut]:
+    """Return the file itself, or all files of a folder."""
     if not path.is_dir():
-        return [path]
-    root = os.path.realpath(path)
-    found = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and file.is_file()
-        and Path(os.path.realpath(file)).is_relative_to(root)
-    ]
-    return [*found] or [Unreadable(str(path), f"the folder holds no {', '.join(SUFFIXES)} file")]
+        odd = path.exists() and not path.is_file()
+        return [
+            Unreadable(str(path), f"{path} is no file that can be read to its end; name a file") if odd else path
+        ]
+    root, found, left = os.path.realpath(path), list[Path | Unreadable](), list[str]()
+
+    def failed(error: OSError) -> None:
+        found.append(Unreadable(str(error.filename), _reason(Path(error.filename), error)))
+
+    for home, folders, files in os.walk(path, onerror=failed):
+        for name in [*folders, *files]:
+            one = Path(home, name)
+            if is_leftover(name):
+                left.append(str(one.relative_to(path)))
+            elif name in files or one.is_symlink():
+                found.append(_entry(one, root))
+        folders[:] = [name for name in folders if not is_leftover(name)]
+    found.sort(key=lambda one: one if isinstance(one, Path) else Path(one.name))
+    if not found:
+        found.append(
+            Unreadable(str(path), f"the folder holds no file; put one there, such as a {' or '.join(_USUAL)}")
+        )
+    if not left:
+        return found
+    several = f"{len(left):,} hidden or system files and folders" if len(left) > 1 else "1 hidden or system file"
+    return [*found, LeftOut(str(path), f"{several} left out in {path}: {listed(sorted(left))}")]
+
+
+def _entry(file: Path, root: str) -> Path | Unreadable:
+    """Return a file of a folder, or why it is none: a link out of the folder, to a folder, to nothing; a pipe."""
+    if file.is_symlink() and not Path(target := os.path.realpath(file)).is_relative_to(root):
+        return Unreadable(str(file), f"{file} is a link out of {root}, to {target}; copy what it leads to instead")
+    if file.is_dir():
+        return Unreadable(str(file), f"{file} is a link to a folder; remove it, or name that folder too")
+    if not file.exists():
+        return Unreadable(str(file), f"{file} is a link to nothing; remove it")
+    return file if file.is_file() else Unreadable(str(file), f"{file} is no file of pixels; remove it")
 
 
 def _of_arrays(path: Path, channels: int, size: int, limits: Limits) -> Iterator[Picture | Unreadable]:
-    archive = Npz(path, limits)
-    if ARRAYS not in archive.names:
-        held = ", ".join(archive.names) or "nothing"
-        raise ValueError(f"{path} holds {held}, but no array named {ARRAYS!r}; save it with numpy.savez")
-    images = archive.read(ARRAYS)
+    images = _images_in(path, limits)
     limits.check_count(str(path), len(images) if images.ndim else 0)
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
         images = images.transpose(0, 2, 3, 1)  # (N, H, W, C)
@@ -112,13 +157,31 @@ def _of_arrays(path: Path, channels: int, size: int, limits: Limits) -> Iterator
             yield Unreadable(name, str(error))
 
 
-def _picture(name: str, pixels: np.ndarray, channels: int, size: int) -> Picture:
+def _images_in(path: Path, limits: Limits) -> np.ndarray:
+    """Return the array of images in a file."""
+    if path.suffix.lower() == ".npz":
+        archive = Npz(path, limits)
+        if ARRAYS in archive.names:
+            return archive.read(ARRAYS)
+        held = archive.names
+    else:
+        tensors, _ = read_tensors(path)
+        if ARRAYS in tensors:
+            images = tensors[ARRAYS]
+            return (images.float() if images.is_floating_point() else images).numpy()
+        held = tuple(tensors)
+    raise ValueError(
+        f"{path} holds {', '.join(held) or 'nothing'}, but no array named {ARRAYS!r}; save it under that name"
+    )
+
+
+def _picture(name: str, pixels: np.ndarray, channels: int, size: int, *, turned: bool = False) -> Picture:
     """Return pixels (H, W) or (H, W, 3), uint8 or float in [0, 1], as the model reads them."""
     height, width = pixels.shape[:2]
     check_sides(name, height, width, size)
     if pixels.dtype != np.uint8:
         pixels = _checked(name, pixels)
-    changes: list[str] = []
+    changes = ["turned as its EXIF orientation says"] if turned else []
     if pixels.ndim == 3 and channels == 1:
         pixels = _grey(pixels)
         changes.append("colour made grey")

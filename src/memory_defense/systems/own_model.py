@@ -23,7 +23,13 @@ _NAMED = 5
 
 
 def build_user_model(
-    place: str, *, classes: int, channels: int, size: int, weights: Path | str | None = None, seed: int = 0
+    place: str,
+    *,
+    classes: int,
+    channels: int,
+    size: int | tuple[int, int],
+    weights: Path | str | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """Return a classifier of the user's own: images (B, C, H, W) in [0, 1] to logits (B, K).
 
@@ -37,7 +43,8 @@ def build_user_model(
         class of one, or a function that returns one. Of `classes`, `channels` and `size`, a class or a function
         is given by keyword those that its signature has; it need have none.
     classes, channels, size
-        Shape of the problem: K classes, and images of C channels and H = W pixels.
+        Shape of the problem: K classes, and images of C channels and H = W pixels, or (H, W) where they differ:
+        then the factory is given no `size`.
     weights
         A ``.safetensors`` file of its state dict. Without it the model keeps the weights that the factory gave it.
     seed
@@ -56,9 +63,12 @@ def build_user_model(
     with _current_directory_first(), seeded(seed, "own model"):
         found = _find(place)
         with seeded(seed, "initialisation", "own model"):  # whether or not the import came first
-            model = _call(place, found, {"classes": classes, "channels": channels, "size": size})
+            given = {"classes": classes, "channels": channels}
+            model = _call(place, found, given | ({"size": size} if isinstance(size, int) else {}))
         model = model.to("cpu").eval()
-        images = torch.rand(3 if classes != 3 else 4, channels, size, size, generator=generator(seed, "own model"))
+        sides = (size, size) if isinstance(size, int) else size
+        count = 3 if classes != 3 else 4
+        images = torch.rand(count, channels, *sides, generator=generator(seed, "own model"))
         if weights is not None:
             if any(is_lazy(parameter) for parameter in model.parameters()):
                 _answer(place, model, images)
@@ -223,7 +233,8 @@ def _check(place: str, answer: object, expected: tuple[int, int]) -> None:
     if answer.shape != expected:
         raise ValueError(
             f"{place} answers with shape {tuple(answer.shape)}, expected {expected}: {expected[0]} images and "
-            f"{expected[1]} classes; build it for the classes of the data"
+            f"{expected[1]} classes; build it for the classes of the data, or add to the data those that the model "
+            "knows beyond: an empty folder each, or their names in the 'classes' of a file of arrays"
         )
     if not answer.is_floating_point():
         raise ValueError(

@@ -156,6 +156,7 @@ class _Work:
                 defense=f"{self.hardening.classifier}, {stage}",
                 dataset=self.splits.spec.name,
                 weights_sha256=identity.hexdigest(),
+                notes=self.splits.notes,
                 progress=self.progress,
             ),
         )
@@ -182,7 +183,7 @@ class _Work:
         return add_detection(record, self.run.record, defense, self.splits, plan, flag, self._options())
 
     def _options(self) -> Options:
-        return Options(seed=self.seed, progress=self.progress)
+        return Options(seed=self.seed, notes=self.splits.notes, progress=self.progress)
 
     def _note(self, text: str) -> None:
         if self.progress:
@@ -198,6 +199,10 @@ def _kept(place: Path, sha256: str, seed: int) -> Record | None:
     return record if made_by == (sha256, seed) else None
 
 
+_WHERE = ("source", "notes")
+"""Fields of `ImagesFrom` that say where images lie and what was found there; the images are their SHA-256."""
+
+
 def _begin(
     run: RunDirectory, recipe: Recipe, hardening: HardenOptions, source: ImagesFrom, splits: Splits, *, seed: int
 ) -> None:
@@ -207,7 +212,7 @@ def _begin(
         manifest = run.begin(recipe, seed, len(splits.train), resume=True)
         for key, entry in entries.items():
             found = manifest.get(key, entry)
-            different = [name for name in entry if found.get(name) != entry[name] and name != "source"]
+            different = [name for name in entry if found.get(name) != entry[name] and name not in _WHERE]
             if different:
                 raise ValueError(
                     f"{run.path} holds another run ({different[0]} is {found.get(different[0])!r}, "

@@ -11,7 +11,7 @@ from torch import nn
 
 from memory_defense.contracts import Flagging
 from memory_defense.data.images import ImageSet
-from memory_defense.data.pictures import Picture, Unreadable
+from memory_defense.data.pictures import LeftOut, Picture, Unreadable
 from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, calibrate, keep_flag, kept_flag, score_images
 from memory_defense.evaluation.metrics import answers
 from memory_defense.randomness import seeded
@@ -42,13 +42,13 @@ class Prediction:
 def predict(
     defense: nn.Module,
     flag: Flag,
-    source: Iterable[Picture | Unreadable],
+    source: Iterable[Picture | Unreadable | LeftOut],
     *,
     classes: tuple[str, ...],
     batch: int = DEFAULT_BATCH,
     seed: int = 0,
-) -> Iterator[Prediction | Unreadable]:
-    """Yield a prediction for every picture, in order; what could not be read passes through.
+) -> Iterator[Prediction | Unreadable | LeftOut]:
+    """Yield a prediction for every picture, in order; what could not be read, or was left out, passes through.
 
     An answer does not depend on the batch that its picture travels in.
 
@@ -59,7 +59,7 @@ def predict(
     flag
         Its score and threshold.
     source
-        See `picture_source.pictures`.
+        See `data.pictures.pictures`.
     classes
         Names by label.
     batch
@@ -75,7 +75,7 @@ def predict(
     if batch < 1:
         raise ValueError(f"batch is {batch}, but at least 1 picture must be held at once")
     scored = _flagging(defense)
-    waiting: list[Picture | Unreadable] = []
+    waiting: list[Picture | Unreadable | LeftOut] = []
     for one in source:
         waiting.append(one)
         if len(waiting) == batch:
@@ -130,10 +130,10 @@ def _answered(
     defense: nn.Module,
     scored: Flagging,
     flag: Flag,
-    waiting: list[Picture | Unreadable],
+    waiting: list[Picture | Unreadable | LeftOut],
     classes: tuple[str, ...],
     seed: int,
-) -> Iterator[Prediction | Unreadable]:
+) -> Iterator[Prediction | Unreadable | LeftOut]:
     read = [one for one in waiting if isinstance(one, Picture)]
     found: list[Prediction] = []
     if read:

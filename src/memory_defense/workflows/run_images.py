@@ -12,7 +12,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from memory_defense.contracts import Progress
+from memory_defense.data.class_order import same
 from memory_defense.data.images import Splits
+from memory_defense.data.limits import Limits
 from memory_defense.data.own import load_splits
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS, DatasetSpec, images_of
@@ -30,13 +32,15 @@ class ImagesFrom:
     """Pixels a side that images were resized to; None where they were not."""
     sha256: str
     """SHA-256 of the pixels and labels; see `data.own.load_splits`."""
+    notes: tuple[str, ...] = ()
+    """What was skipped, substituted or assumed in reading them, a line each."""
 
 
-def images_from(source: str | Path, size: int | None, spec: DatasetSpec) -> ImagesFrom:
-    """Return the entry for images that `load_splits(source, size=size)` gave."""
+def images_from(source: str | Path, size: int | None, spec: DatasetSpec, notes: tuple[str, ...] = ()) -> ImagesFrom:
+    """Return the entry for images that `load_splits(source, size=size)` gave, its notes with them."""
     known = isinstance(source, str) and source in DATASETS
     place = str(source) if known else str(Path(source).expanduser().resolve())
-    return ImagesFrom(source=place, size=size, sha256=spec.sha256)
+    return ImagesFrom(source=place, size=size, sha256=spec.sha256, notes=notes)
 
 
 def keep_images_from(run: RunDirectory, entry: ImagesFrom) -> None:
@@ -57,6 +61,17 @@ def kept_images_from(manifest: Mapping[str, Any], where: Path) -> ImagesFrom | N
         ) from error
 
 
+def kept_classes(run: RunDirectory, source: str | Path) -> tuple[str, ...] | None:
+    """Return the classes of a run that was begun on a folder, by label; None for another source, or no run.
+
+    They stay what they were when the run began, however folders are sorted today.
+    """
+    if source in DATASETS or not Path(source).expanduser().is_dir() or not run.manifest_path.is_file():
+        return None
+    images = ModelSpec(**run.read()["model"]).images
+    return None if images is None else images.classes
+
+
 def splits_of(
     run: RunDirectory,
     *,
@@ -66,8 +81,11 @@ def splits_of(
     offline: bool = False,
     may_update: bool = False,
     progress: Progress | None = None,
+    limits: Limits | None = None,
 ) -> Splits:
     """Return the images that a run was trained on, or others of the same kind.
+
+    Of a folder, labels are positions among the classes that the run knows.
 
     Parameters
     ----------
@@ -75,7 +93,7 @@ def splits_of(
         Finished.
     source
         Other images (see `data.own.load_splits`), resized as the run's; None takes those that the manifest names.
-    device, data_dir, offline, may_update, progress
+    device, data_dir, offline, may_update, progress, limits
         See `data.own.load_splits`.
 
     Raises
@@ -96,6 +114,8 @@ def splits_of(
     splits = load_splits(
         place if known else Path(place),
         size=None if known else images_of(model).size,
+        classes=None if known or not Path(place).is_dir() else images_of(model).classes,
+        limits=limits,
         device=device,
         data_dir=data_dir if known else None,
         offline=offline,
@@ -104,16 +124,17 @@ def splits_of(
     )
     _check_kind(place, splits.spec, images_of(model), run)
     if source is None and kept is not None and splits.spec.sha256 != kept.sha256:
+        turned = next((f"; {note}, which was not always so" for note in splits.notes if "EXIF" in note), "")
         raise ValueError(
             f"the images in {place} are no longer those that {run.path} was trained on (SHA-256 "
-            f"{splits.spec.sha256[:12]}, not {kept.sha256[:12]}); restore them, or give --data {place} to use them "
-            "as they are"
+            f"{splits.spec.sha256[:12]}, not {kept.sha256[:12]}{turned}); restore them, or give --data {place} to "
+            "use them as they are"
         )
     return splits
 
 
 def _check_kind(place: str, spec: DatasetSpec, expected: ImageSpec, run: RunDirectory) -> None:
-    if spec.classes != expected.classes:
+    if tuple(map(same, spec.classes)) != tuple(map(same, expected.classes)):
         raise ValueError(
             f"{place} has the classes {_listed(spec.classes)}, {run.path} knows {_listed(expected.classes)}; "
             "give images of the same classes"
