@@ -117,7 +117,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*OWN, "--attacks", "pgd,autoatack"), "unknown attack or suite 'autoatack'; did you mean 'autoattack'?"),
     ((*OWN, "--detection"), "--detection: only for a run directory"),
     ((*OWN, "--knowledge", "selector"), "--knowledge: only for a run directory"),
-    ((*OWN, "--size", "1000"), "size is 1000, but it must be from 4 to 128"),
+    ((*OWN, "--size", "1025"), "size is 1025, but it must be from 4 to 1024"),
     ((*OWN, "--weights", "nowhere.safetensors"), NO_WEIGHTS),
     ((*OWN, "--start-from", "nowhere.safetensors"), NO_WEIGHTS),
     ((*OWN, "--data", "nowhere"), NO_FOLDER),

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from memory_defense.data.limits import Limits, fit
-from memory_defense.data.pictures import Picture, Unreadable, pictures
+from memory_defense.data.pictures import LeftOut, Picture, Unreadable, pictures
 
 RANDOM = np.random.default_rng(0)
 
 
-def read(*paths: Path, channels: int = 1, size: int = 8, **options) -> list[Picture | Unreadable]:
+def read(*paths: Path, channels: int = 1, size: int = 8, **options) -> list[Picture | Unreadable | LeftOut]:
     return list(pictures(paths, channels=channels, size=size, **options))
 
 
@@ -67,8 +67,14 @@ def test_a_folder_gives_its_images_in_order(tmp_path) -> None:
     (root / "notes.txt").write_text("no image")
     outside = save(tmp_path / "outside.png", pixels_of())
     (root / "link.png").symlink_to(outside)
-    found = read(root, outside)
-    assert [one.name for one in found] == [*(str(root / name) for name in names), str(outside)]
+    *found, left_out, last = read(root, outside)
+    assert [Path(one.name).name for one in found] == ["a.png", "c.jpg", "d.bmp", "link.png", "notes.txt"]
+    assert [type(one) for one in found] == [Picture, Picture, Picture, Unreadable, Unreadable]
+    assert "is a link out of" in found[3].reason
+    assert "is no PNG, JPEG" in found[4].reason
+    assert isinstance(left_out, LeftOut)
+    assert "2 hidden or system files and folders left out" in left_out.reason
+    assert last.name == str(outside)
     (empty := tmp_path / "empty").mkdir()
     (nothing,) = read(empty)
     assert isinstance(nothing, Unreadable)

@@ -59,14 +59,14 @@ def _avif() -> list[tuple[re.Pattern[bytes], type[ImageFile]]]:
     return [(re.compile(rb"....ftypavi[fs]", re.DOTALL), AvifImageFile)]
 
 
-_KINDS = "PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF"
-
 # The classes themselves, not Image.open: that guesses other formats too, and its limit on pixels is global.
-_FORMATS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
+_PLAIN: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
     (re.compile(rb"BM"), BmpImageFile),
     (re.compile(rb"P[1-6]\s"), PpmImageFile),
+)
+_OTHERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
     (re.compile(rb"GIF8[79]a"), GifImageFile),
     (re.compile(rb"II[*+]\x00|MM\x00[*+]"), TiffImageFile),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
@@ -176,19 +176,20 @@ def _damaged(name: str, error: Exception) -> DamagedDataError:
     return DamagedDataError(f"{name} is truncated or damaged ({error}); replace or remove it")
 
 
-def _decoder(name: str, head: bytes) -> type[ImageFile]:
-    for start, decoder in _FORMATS:
+def _decoder(name: str, head: bytes, *, plain: bool) -> type[ImageFile]:
+    for start, decoder in _PLAIN if plain else (*_PLAIN, *_OTHERS):
         if start.match(head):
             return decoder
-    for start, kind in _NOT_READ:
+    for start, kind in () if plain else _NOT_READ:
         if start.match(head):
             raise ValueError(f"{name} is a {kind} file, which is not read; convert it to PNG, or remove it")
-    raise ValueError(f"{name} is no {_KINDS} image, whatever its name; convert or remove it")
+    kinds = "PNG, JPEG, BMP, PGM or PPM" if plain else "PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF"
+    raise ValueError(f"{name} is no {kinds} image, whatever its name; convert or remove it")
 
 
 def _open(name: str, source: BinaryIO, head: bytes, limits: Limits) -> ImageFile:
     """Return the image with its header read and its pixels not yet decoded."""
-    decoder = _decoder(name, head)
+    decoder = _decoder(name, head, plain=limits.plain)
     try:
         image = decoder(source)
         width, height = image.size

@@ -57,6 +57,8 @@ class Limits:
     """Pixels a side of images that are not resized."""
     square: bool = False
     """Whether images that are not resized must be squares."""
+    plain: bool = False
+    """Whether only PNG, JPEG, BMP, PGM and PPM are decoded, for files of people one does not know."""
     words: Words = field(default_factory=Words)
     """How messages name the remedies."""
 

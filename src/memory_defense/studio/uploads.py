@@ -11,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from memory_defense.data.image_files import read_image
-from memory_defense.data.limits import Limits, check_sides, fit
+from memory_defense.data.limits import Limits, Words, check_sides, fit
 from memory_defense.studio.library import Shape
 
-UPLOAD_LIMITS = Limits(file_bytes=8 << 20, file_pixels=1 << 24)
+UPLOAD_LIMITS = Limits(
+    file_bytes=8 << 20, file_pixels=1 << 24, plain=True, words=Words(size="", images="", limit="")
+)
 """Limits of one upload: 8 MiB and 16 777 216 pixels. Bytes are counted before they are read, pixels before
 they are decoded."""
 
@@ -56,9 +58,7 @@ def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
 
 
 def _for_a_page(text: str) -> str:
-    """Return the reader's message without its advice to programmers and about files."""
-    for programmers in (", or raise Limits.file_bytes", ", or raise Limits.file_pixels"):
-        text = text.replace(programmers, "")
+    """Return the reader's message without its advice about files."""
     return text.replace("convert or remove it", "convert it to PNG").replace(
         "replace or remove it", "choose another"
     )
