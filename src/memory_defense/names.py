@@ -133,12 +133,12 @@ def check_norm(norm: str) -> None:
 def check_radius(norm: str, epsilon: float) -> None:
     """Raise ValueError for a radius that no ball of this norm has: L-inf in [0, 1], L2 at least 0, never NaN."""
     if norm == "linf" and not 0 <= epsilon <= 1:
-        raise ValueError(
-            f"epsilon is {epsilon}, but an L-inf radius must be in [0, 1], as images are; "
-            f"a radius in grey levels is divided by 255 ({epsilon:g}/255)"
-        )
+        remedy = "give one such as 8/255"
+        if 1 < epsilon <= 255:
+            remedy = f"a radius in grey levels is divided by 255 ({epsilon:g}/255)"
+        raise ValueError(f"epsilon is {epsilon}, but an L-inf radius must be in [0, 1], as images are; {remedy}")
     if norm == "l2" and not epsilon >= 0:
-        raise ValueError(f"epsilon is {epsilon}, but an L2 radius must be at least 0")
+        raise ValueError(f"epsilon is {epsilon}, but an L2 radius must be at least 0; give one such as 0.5")
 
 
 def check_classifier(place: str) -> None:

@@ -13,13 +13,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from memory_defense.contracts import Classifier, Images, Logits, Rows
-from memory_defense.wrappers import CountingPasses, rows_of
+from memory_defense.wrappers import CountingPasses, gradient_at, rows_of
+from memory_defense.wrappers.fit import check_answer, misfit
 
 GRANULE = 8
 """Images in a pass are a multiple of this unless `granules_of` says otherwise; the last is repeated to fill up."""
@@ -76,11 +78,15 @@ class Regular:
             model = rows_of(model, torch.cat([rows, rows[-1:].expand(missing)]))
         if missing:
             images = torch.cat([images, images[-1:].detach().expand(missing, *images.shape[1:])])
-        logits = cast("object", self._laid_out(model, images))
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model returned {what}, expected a tensor of float logits (B, K)")
-        return logits[: len(logits) - missing] if missing and len(logits) == len(images) else logits
+        try:
+            logits = cast("object", self._laid_out(model, images))
+        except (RuntimeError, AssertionError) as error:
+            if (reason := misfit(self.model, images, error)) is None:
+                raise
+            raise ValueError(reason) from error
+        check_answer(logits, len(images))
+        # A copy, as a model may hand out a buffer that its next answer overwrites.
+        return cast("Tensor", logits)[: len(images) - missing].clone()
 
     def rows(self, index: Rows) -> Regular:
         """Return the classifier for these rows."""
@@ -107,6 +113,8 @@ class Regular:
         before = _version(given)
         logits = model(given)
         changed = _version(given) != before
+        if habits.writes is None and not changed:  # what is written to `.data` leaves the version as it was
+            changed = not torch.equal(given.detach(), images.detach())
         if changed and habits.writes is False:
             raise ValueError("the model changed its images in place, and did not before; let it copy them first")
         habits.writes = bool(habits.writes) or changed
@@ -244,15 +252,17 @@ def fastest_micro_batch(model: Classifier, images: Images) -> int:
     return best
 
 
+def _summed(model: Classifier, images: Images) -> Tensor:
+    return model(images).sum()
+
+
 def _timed(model: Regular, images: Images, size: int) -> float:
     started = time.perf_counter()
     for start in range(0, len(images), size):
         rows = torch.arange(start, min(start + size, len(images)), device=images.device)
         leaf = images[start : start + size].detach().clone().requires_grad_()
         with torch.enable_grad():
-            logits: Tensor = rows_of(model, rows)(leaf)
-            if logits.requires_grad:
-                torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+            gradient_at(leaf, partial(_summed, rows_of(model, rows), leaf))
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
     return time.perf_counter() - started

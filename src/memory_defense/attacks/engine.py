@@ -20,7 +20,7 @@ from memory_defense.checks import NoGradientError, check_images, check_labels, n
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
 from memory_defense.passes import channels_last, differentiable_answers, micro_batch_for, regular
-from memory_defense.wrappers import CountingPasses, frozen, rows_of
+from memory_defense.wrappers import Backward, CountingPasses, frozen, outside_inference, rows_of
 
 
 class LogOdds:
@@ -112,6 +112,7 @@ class Victim:
         self.model = regular(model)
         self.labels = labels
         self.micro_batch = micro_batch or micro_batch_for(labels.device)
+        self.back = Backward()
         self._on_cpu = labels.device.type == "cpu"
 
     def all_rows(self) -> Rows:
@@ -150,16 +151,11 @@ class Victim:
         """
         with torch.enable_grad():
             # Laid out before `requires_grad_`, the leaf has that layout, and so has its gradient.
-            leaf = self.laid_out(points.detach()).requires_grad_()
-            logits = differentiable_answers(rows_of(self.model, rows), leaf)
-            labels = self.labels.index_select(0, rows)
-            if isinstance(loss, LogOdds):  # its slope is known, so no graph of the loss is built
-                losses, slope = loss.with_slope(logits.detach(), labels)
-                ends = logits
-            else:
-                losses, slope = loss(logits, labels), None
-                ends = losses.sum()
-            gradient = torch.autograd.grad(ends, leaf, slope, allow_unused=True)[0] if ends.requires_grad else None
+            leaf = self.laid_out(points.clone() if points.is_inference() else points.detach()).requires_grad_()
+            spent = self.back.plain
+            gradient, (losses, logits) = self.back(leaf, lambda: self._weighed(leaf, rows, loss))
+            if self.back.plain and not spent:  # the pass was made twice, and counts once
+                self.discount(len(points), len(points))
         if gradient is None:
             raise NoGradientError(
                 "the model's logits do not depend on the images differentiably, so there is no gradient to "
@@ -172,6 +168,18 @@ class Victim:
                 "look for sqrt(0), log(0), 0/0 or overflow in its forward pass"
             )
         return Pass(gradient, losses.detach().to(gradient.dtype), logits.detach())
+
+    def _weighed(
+        self, leaf: Images, rows: Rows, loss: AdversarialLoss
+    ) -> tuple[Tensor, Tensor | None, tuple[PerImage, Logits]]:
+        """Return what is differentiated and its weights, and the losses and logits of one pass."""
+        logits = differentiable_answers(rows_of(self.model, rows), leaf)
+        labels = self.labels.index_select(0, rows)
+        if isinstance(loss, LogOdds):  # its slope is known, so no graph of the loss is built
+            losses, slope = loss.with_slope(logits.detach(), labels)
+            return logits, slope, (losses, logits)
+        losses = loss(logits, labels)
+        return losses.sum(), None, (losses, logits)
 
 
 class Averaged(Victim):
@@ -213,7 +221,7 @@ def attacked(
     """
     check_images(images)
     check_labels(labels, len(images))
-    with frozen(model), torch.no_grad():
+    with outside_inference(model), frozen(model), torch.no_grad():
         yield Victim(model, labels, micro_batch)
 
 

@@ -44,7 +44,7 @@ class CaseRunner:
             For an attack that returns NaN, leaves its ball, or needs more memory than one image's.
         """
         started, passes = time.perf_counter(), Passes()
-        bound = regular(surrogate.bind(images) if isinstance(surrogate, Binding) else surrogate)
+        bound = regular(surrogate.bind(images.clone()) if isinstance(surrogate, Binding) else surrogate)
         try:
             attacked = self._attack(case, CountingPasses(bound, passes), images, labels, ids)
         except NoGradientError as error:
@@ -59,7 +59,7 @@ class CaseRunner:
             fooled, lead = judged(self.defense, attacked, labels, self.options.repetitions)
         silent = fooled
         if isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None:
-            silent = fooled & ~self.defense.suspicious(attacked)
+            silent = fooled & ~self.defense.suspicious(attacked.clone())
         disagreements = 0
         if case.knowledge == EXACT_KNOWLEDGE:
             # In another order than the judge's, so that a defense whose answers depend on the batch is noticed.

@@ -14,13 +14,12 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Binding, Classifier, Images, PerImage, Rows, needs_gradient
+from memory_defense.contracts import Binding, Classifier, Images, Logits, PerImage, Rows, needs_gradient
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import BatchInvariance
 from memory_defense.passes import (
@@ -34,7 +33,7 @@ from memory_defense.passes import (
 )
 from memory_defense.randomness import generator, seeded
 from memory_defense.ranks import Ranks
-from memory_defense.wrappers import frozen, restored, rows_of
+from memory_defense.wrappers import Backward, frozen, restored, rows_of
 
 GRANULES = (8, 16, 32, 64)
 """The granules that are tried, small before large."""
@@ -97,7 +96,7 @@ def measured(
     needed, room = GRANULES[0], largest
     for one, follows in asked.values():
         try:
-            with frozen(one), restored(one), _undisturbed(seed):
+            with frozen(one), restored(one), undisturbed(seed):
                 model = one.bind(sample) if isinstance(one, Binding) else one
                 found, fits = _within_memory(model, sample, largest, gradients=follows)
                 if found is None:
@@ -206,13 +205,13 @@ def _descended(model: Classifier, images: Images) -> list[Tensor]:
     with torch.enable_grad():
         laid_out = channels_last(images) if images.device.type == "cpu" and images.dim() == 4 else images
         leaf = laid_out.clone().requires_grad_()
-        logits = differentiable_answers(model, leaf)
-        if not logits.requires_grad:
-            return []
-        weights = torch.arange(1, logits[0].numel() + 1, device=logits.device).cos()
-        found = torch.autograd.grad((logits.flatten(1) * weights).sum(), leaf, allow_unused=True)
-        (gradient,) = cast("tuple[Tensor | None]", found)
+        gradient, logits = Backward()(leaf, lambda: _weighted(differentiable_answers(model, leaf)))
     return [] if gradient is None else [logits.detach(), gradient]
+
+
+def _weighted(logits: Logits) -> tuple[Tensor, None, Logits]:
+    weights = torch.arange(1, logits[0].numel() + 1, device=logits.device).cos()
+    return (logits.flatten(1) * weights).sum(), None, logits
 
 
 def _within_memory(model: Classifier, images: Images, largest: int, *, gradients: bool) -> tuple[int | None, int]:
@@ -228,7 +227,7 @@ def _within_memory(model: Classifier, images: Images, largest: int, *, gradients
 
 
 @contextmanager
-def _undisturbed(seed: int) -> Generator[None]:
+def undisturbed(seed: int) -> Generator[None]:
     """Run a block whose draws from any global generator leave it as it was."""
     plain, numbers = random.getstate(), np.random.get_state()
     try:

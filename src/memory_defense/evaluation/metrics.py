@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
+from memory_defense.checks import whole_number
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage
 from memory_defense.evaluation.record import Accuracy
 from memory_defense.losses import margin
@@ -75,9 +76,10 @@ class Submissions:
     rule: Literal["any", "majority"] = "any"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "count", whole_number(self.count, "submissions"))
         if self.count < 1:
             raise ValueError(f"submissions is {self.count}, but an image must be handed in at least once")
-        if self.rule not in ("any", "majority"):
+        if not isinstance(cast("object", self.rule), str) or self.rule not in ("any", "majority"):
             raise ValueError(f"the rule is {self.rule!r}, expected 'any' or 'majority'")
 
 
@@ -95,7 +97,7 @@ def judged(
     if int(labels.max()) >= given[0].shape[1]:
         raise ValueError(
             f"labels go up to {int(labels.max())}, but the model has {given[0].shape[1]} classes, counted from 0; "
-            "does it belong to these images?"
+            "does it belong to these images? Labels that count from 1 become labels - 1"
         )
     errors = torch.stack([logits.argmax(1) != labels for logits in given])  # (S, B)
     leads = torch.stack([margin(logits, labels).float() for logits in given])  # (S, B)

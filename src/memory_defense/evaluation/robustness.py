@@ -140,7 +140,7 @@ def evaluate(
         if case.knowledge not in surrogates:
             raise nearest(case.knowledge, surrogates, "knowledge")
     chosen, ranks = options or Options(), current()
-    numbers = torch.arange(len(images)) if chosen.ids is None else chosen.ids.cpu()
+    numbers = chosen.numbers(len(images))
     mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
     with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
         found = weakest(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
-
-import torch
-from torch import nn
 
 from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import Suite, SuitePart, parts_of
@@ -40,14 +36,27 @@ from memory_defense.evaluation.store import discard, of_rank
 from memory_defense.files import remove
 from memory_defense.ranks import current
 from memory_defense.threat import ball as ball_of
+from memory_defense.workflows.arguments import (
+    ImagesLike,
+    LabelsLike,
+    Radii,
+    check_model,
+    checked_norm,
+    images_of,
+    labels_of,
+    options_of,
+    radii,
+)
+from memory_defense.workflows.first_answer import introduced, on_device
+from memory_defense.wrappers import ordinary_modes, torch_defaults
 
 
 def evaluate(
     model: Classifier | Defense,
-    images: Images,
-    labels: Labels,
+    images: ImagesLike,
+    labels: LabelsLike,
     *,
-    epsilon: float | Sequence[float],
+    epsilon: Radii,
     norm: str = "linf",
     attacks: str = "fast",
     out: Path | str | None = None,
@@ -63,9 +72,12 @@ def evaluate(
         Images (B, C, H, W) in [0, 1] to logits (B, K): a module or a function. If it publishes surrogates
         (`contracts.Defense`), every one of them is attacked.
     images, labels
-        (N, C, H, W) float32 in [0, 1] and (N,) int64.
+        (N, C, H, W) in [0, 1] and (N,): tensors, or arrays of numpy, or lists. Floats of any precision are taken as
+        float32, integers of any type as int64, labels on another device are moved to the images'. Grey levels,
+        channels last and one-hot labels are not guessed at: the error says what to write.
     epsilon
-        Radii in pixel units of [0, 1], such as 8 / 255.
+        Radii in pixel units of [0, 1], such as 8 / 255; numbers of Python, numpy or torch. A float32 counts as the
+        decimal that it is written as: ``np.float32(0.1)`` is 0.1. A radius that is given twice is tried once.
     norm
         ``linf`` or ``l2``.
     attacks
@@ -92,25 +104,38 @@ def evaluate(
     Raises
     ------
     ValueError
-        For inputs or options that make no sense, or a model that asks for more than images.
+        For inputs or options that make no sense, or a model that asks for more than images or cannot answer them.
+
+    Notes
+    -----
+    What is computed does not depend on the modes of torch around the call: ``no_grad``, ``inference_mode`` and
+    ``autocast`` are left while it lasts (the last two with a note in the record), and so are other default types
+    and devices, except in the model itself. A model in double, half or bfloat16 is judged in its own precision,
+    from images in float32. Its images are copies where it writes to them.
     """
-    defense, chosen = as_defense(model), options or Options()
-    radii = [epsilon] if isinstance(epsilon, (int, float, str)) else list(epsilon)
-    if not radii or not all(isinstance(radius, (int, float)) for radius in cast("list[object]", radii)):
-        raise ValueError(f"epsilon is {epsilon!r}, expected one radius or several, such as 8 / 255")
-    balls: list[Ball] = [ball_of(norm, radius) for radius in radii]
-    place, earlier = None if out is None else Path(out), None
-    if chosen.start_from is not None:
-        file = Path(chosen.start_from)
-        earlier = Replay(source=file.name, results=read_per_image(file))
-    cases = cascade_cases(defense, parts_of(attacks), balls, earlier)
-    _check_something_can_be_tried(defense, cases, attacks)
-    with _on_device(defense, chosen.device):
-        if chosen.device is not None:
-            images, labels = images.to(chosen.device), labels.to(chosen.device)
-        evaluation = saved_evaluation(defense, images, labels, cases, chosen, place)
-        classes = _classes(defense, images)
-        record = finished_record(defense, evaluation, chosen, place, recipe=f"attacks: {attacks}", classes=classes)
+    check_model(model)
+    chosen, place, around = options_of(options), None if out is None else Path(out), torch_defaults()
+    with ordinary_modes(model) as left:
+        chosen = replace(chosen, notes=(*chosen.notes, *left))
+        defense, ball = as_defense(model), checked_norm(norm)
+        balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]
+        suite, earlier = parts_of(attacks), None
+        if chosen.start_from is not None:
+            file = Path(chosen.start_from)
+            earlier = Replay(source=file.name, results=read_per_image(file))
+        cases = cascade_cases(defense, suite, balls, earlier)
+        _check_something_can_be_tried(defense, cases, attacks)
+        with on_device(defense, chosen.device):
+            pixels = images_of(images)
+            pixels = pixels if chosen.device is None else pixels.to(chosen.device)
+            truth = labels_of(labels, pixels)
+            chosen.numbers(len(pixels))
+            follows = any(needs_gradient(case.attack) for case in cases)
+            defense, classes = introduced(defense, pixels, follows=follows, dtype=around[0], device=around[1])
+            evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place)
+            record = finished_record(
+                defense, evaluation, chosen, place, recipe=f"attacks: {attacks}", classes=classes
+            )
     if place is not None and current().leads:
         discard(state_path(place))
     return record
@@ -179,22 +204,6 @@ def state_path(record: Path) -> Path:
     return record.with_suffix(".progress.safetensors")
 
 
-@contextmanager
-def _on_device(model: object, device: torch.device | str | None) -> Generator[None]:
-    """Run a block with a module on this device, and bring it back to its own; None changes nothing."""
-    module = model.network if isinstance(model, Undefended) else model
-    home = next(module.parameters(), None) if isinstance(module, nn.Module) else None
-    if device is None or home is None or not isinstance(module, nn.Module):
-        yield
-        return
-    before = home.device
-    try:
-        module.to(device)
-        yield
-    finally:
-        module.to(before)
-
-
 def cascade_cases(
     defense: Defense, suite: Suite, balls: Sequence[Ball], start_from: Replay | None = None
 ) -> list[Case]:
@@ -247,11 +256,6 @@ def _check_something_can_be_tried(defense: Defense, cases: Sequence[Case], attac
         f"the model answers but has no gradient, and all of {attacks!r} need one: nothing would be tried; "
         f"give attacks that only ask: {remedy}, or the suite fast, which has the first"
     )
-
-
-@torch.no_grad()
-def _classes(defense: Defense, images: Images) -> int:
-    return int(defense(images[:1]).shape[1])
 
 
 def as_defense(model: Classifier | Defense) -> Defense:

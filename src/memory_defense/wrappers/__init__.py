@@ -5,22 +5,47 @@ Every wrapper is a classifier again, so an attack never knows that it differenti
 """
 
 from memory_defense.wrappers.counting import CountingPasses, Passes
-from memory_defense.wrappers.gradients import Bpda, StraightThrough, TensorMap, replace_value
+from memory_defense.wrappers.gradients import (
+    Backward,
+    Bpda,
+    StraightThrough,
+    TensorMap,
+    gradient_at,
+    replace_value,
+)
 from memory_defense.wrappers.models import frozen, modules_of, restored, rows_of, tensors_of
+from memory_defense.wrappers.modes import (
+    OwnPrecision,
+    UnderDefaults,
+    ordinary_modes,
+    outside_inference,
+    places_of,
+    precision_of,
+    torch_defaults,
+)
 from memory_defense.wrappers.randomised import Eot, Resubmission
 
 __all__ = [
+    "Backward",
     "Bpda",
     "CountingPasses",
     "Eot",
+    "OwnPrecision",
     "Passes",
     "Resubmission",
     "StraightThrough",
     "TensorMap",
+    "UnderDefaults",
     "frozen",
+    "gradient_at",
     "modules_of",
+    "ordinary_modes",
+    "outside_inference",
+    "places_of",
+    "precision_of",
     "replace_value",
     "restored",
     "rows_of",
     "tensors_of",
+    "torch_defaults",
 ]

@@ -1,10 +1,10 @@
-"""Substitute gradients: the value of one function with the gradient of another."""
+"""Gradients towards images, and substitutes: the value of one function with the gradient of another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,54 @@ from memory_defense.contracts import Rows
 from memory_defense.wrappers.models import rows_of
 
 TensorMap = Callable[[Tensor], Tensor]
+
+_Found = TypeVar("_Found")
+
+
+@dataclass
+class Backward:
+    """The way back from a model's answers to its images.
+
+    Reentrant checkpoints know ``.backward()`` alone. Where one is met, the pass is made once more and taken back
+    that way, and so is every later one; the images are then the only leaf, as `models.frozen` leaves them.
+    """
+
+    plain: bool = False
+    """The model asks for ``.backward()``."""
+
+    def __call__(
+        self, leaf: Tensor, forward: Callable[[], tuple[Tensor, Tensor | None, _Found]]
+    ) -> tuple[Tensor | None, _Found]:
+        """Return the gradient at `leaf`, None where nothing depends on it, and what else `forward` returned.
+
+        Parameters
+        ----------
+        leaf
+            Requires a gradient.
+        forward
+            Makes a pass with gradients on; returns what is differentiated, its weights (None for a scalar), and
+            anything.
+        """
+        ends, weights, found = forward()
+        if not ends.requires_grad:
+            return None, found
+        if not self.plain:
+            try:
+                return torch.autograd.grad(ends, leaf, weights, allow_unused=True)[0], found
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+            self.plain = True
+            ends, weights, found = forward()  # the way back has used up the first graph
+        leaf.grad = None
+        torch.autograd.backward(ends, weights)
+        gradient, leaf.grad = leaf.grad, None
+        return gradient, found
+
+
+def gradient_at(leaf: Tensor, ends: Callable[[], Tensor]) -> Tensor | None:
+    """Return the gradient of a scalar at `leaf`, computed by `ends` with gradients on; None without any."""
+    return Backward()(leaf, lambda: (ends(), None, None))[0]
 
 
 class _Replace(torch.autograd.Function):

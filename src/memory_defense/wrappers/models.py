@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from functools import partial
-from inspect import ismethod
-from types import CellType
+from inspect import isfunction, ismethod
+from types import CellType, FunctionType
 from typing import TypeVar, cast
 
 import torch
@@ -31,7 +31,8 @@ def modules_of(model: object) -> Iterator[nn.Module]:
     """Yield every `nn.Module` that calling `model` can reach, each once.
 
     Looks into modules, callable and dataclass objects, bound methods, partials, closures, sequences and
-    mappings. A module that a function finds through a global name is out of sight.
+    mappings, and what a function of a script or notebook finds by a global name: a module, or another such
+    function. A module that a method finds by a global name is out of sight.
     """
     seen: set[int] = set()
     pending: list[object] = [model]
@@ -63,6 +64,20 @@ def _held_by(thing: object) -> Iterator[object]:
                 yield one
         yield from (getattr(thing, name, None) for name in getattr(type(thing), "__slots__", ()))
         yield from (_content(cell) for cell in getattr(thing, "__closure__", None) or ())
+        if isfunction(thing):
+            yield from _named_by(thing)
+
+
+def _named_by(function: FunctionType) -> Iterator[object]:
+    """Yield what a function calls by a global name and what may hold a model: modules, functions, bound methods."""
+    own = function.__globals__.get("__name__")
+    for name in function.__code__.co_names:
+        one: object = function.__globals__.get(name)
+        wraps = not isinstance(one, type) and is_dataclass(one) and callable(one)
+        here = isfunction(one) and one.__module__ == own
+        bound = ismethod(one) and isinstance(one.__self__, nn.Module)
+        if isinstance(one, (nn.Module, partial)) or wraps or here or bound:
+            yield one
 
 
 def _content(cell: CellType) -> object:
@@ -81,7 +96,7 @@ def frozen(model: object) -> Generator[None]:
     the parameters stays untouched. Modes are switched through ``train()``, so a module may override it.
     """
     modules = list(modules_of(model))
-    flags = [module.training for module in modules]
+    flags = [_mode(module) for module in modules]
     own = (parameter for module in modules for parameter in module.parameters(recurse=False))
     wanted = [parameter for parameter in own if parameter.requires_grad]
     try:
@@ -95,12 +110,19 @@ def frozen(model: object) -> Generator[None]:
             parameter.requires_grad_(True)
 
 
+def _mode(module: nn.Module) -> bool:
+    """Return whether the module trains; a frozen script has no mode."""
+    return bool(getattr(module, "training", False))
+
+
 def _set_modes(modules: list[nn.Module], flags: list[bool]) -> None:
     for module, training in zip(modules, flags, strict=True):
-        if module.training != training:
-            module.train(training)
+        if _mode(module) != training:
+            with suppress(NotImplementedError):  # an exported program computes in the mode it was exported in
+                module.train(training)
     for module, training in zip(modules, flags, strict=True):
-        module.training = training
+        if hasattr(module, "training"):
+            module.training = training
 
 
 def tensors_of(model: object) -> list[Tensor]:

@@ -213,7 +213,7 @@ def no_optimisation_at_inference(findings: Findings) -> AuditLine:
     """Croce et al. 2022: a defense that optimises while it answers needs attacks made for that."""
     images, _ = findings.probe
     with watched_backward() as calls, torch.no_grad():
-        findings.defense(images[:8])
+        findings.defense(images[:8].clone())  # a copy, as it may write to what it is given
     return above(
         "no optimisation while answering",
         float(len(calls)),

@@ -106,7 +106,7 @@ class Findings:
     def surrogate(self, knowledge: str, clean: Images) -> Classifier:
         """Return what this knowledge differentiates for these images; the defense itself for an empty name."""
         found = self.published.get(knowledge, self.defense)
-        return regular(found.bind(clean) if isinstance(found, Binding) else found)
+        return regular(found.bind(clean.clone()) if isinstance(found, Binding) else found)
 
     @property
     def probe(self) -> tuple[Images, Labels]:

@@ -10,7 +10,7 @@ from memory_defense.evaluation.metrics import judged
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.losses import AdversarialLoss, cross_entropy, margin
 from memory_defense.randomness import ImageDraws
-from memory_defense.wrappers import rows_of
+from memory_defense.wrappers import gradient_at, rows_of
 
 NOISE_DRAWS = 50
 """Random points of each image's ball that are judged."""
@@ -43,10 +43,12 @@ def without_gradient(model: Classifier, images: Images, labels: Labels, loss: Ad
 def _without_gradient(model: Classifier, images: Images, labels: Labels, loss: AdversarialLoss) -> PerImage:
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
-        losses = loss(model(leaf), labels)
-        gradient = None
-        if losses.requires_grad:
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+        try:
+            gradient = gradient_at(leaf, lambda: loss(model(leaf), labels).sum())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # it answers, but not where a gradient is asked for
+            gradient = None
     if gradient is None:
         return torch.ones_like(labels, dtype=torch.bool)
     return (gradient == 0).flatten(1).all(1)

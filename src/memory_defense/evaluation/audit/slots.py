@@ -15,6 +15,7 @@ from memory_defense.evaluation.audit.findings import Check, Findings, above, lin
 from memory_defense.evaluation.metrics import JUDGE_BATCH, predict
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.randomness import ImageDraws
+from memory_defense.wrappers import gradient_at
 
 PROBED = 256
 """Number of images that each probe looks at."""
@@ -32,7 +33,9 @@ def _slot_following(check: str, shown: Callable[[Images, ImageDraws], Images], m
         defense, images = _slotted(findings), findings.evaluation.images[:PROBED]
         draws = findings.draws("slots", len(images))
         slots = draws.integers(defense.classes)
-        parts = zip(torch.split(shown(images, draws), JUDGE_BATCH), torch.split(slots, JUDGE_BATCH), strict=True)
+        parts = zip(
+            torch.split(shown(images, draws).clone(), JUDGE_BATCH), torch.split(slots, JUDGE_BATCH), strict=True
+        )
         with torch.no_grad():
             answers = torch.cat([defense.classify_with_slots(*part).argmax(1) for part in parts])
         return above(check, float((answers == slots).float().mean()), 0.5, meaning, remedy)
@@ -47,7 +50,7 @@ def agreement_with_selector(findings: Findings) -> AuditLine:
     if evaluation.broken:
         images = torch.cat([images, evaluation.broken[-1].images])
     with torch.no_grad():
-        slots = torch.cat([defense.trace(part).slots for part in torch.split(images, JUDGE_BATCH)])
+        slots = torch.cat([defense.trace(part.clone()).slots for part in torch.split(images, JUDGE_BATCH)])
     return above(
         "agreement with the selector",
         float((predict(defense, images) == slots).float().mean()),
@@ -62,9 +65,11 @@ def zero_gradient_pixels(findings: Findings) -> AuditLine:
     """Share of pixels that get no gradient from an attack with frozen slots."""
     images = findings.evaluation.images[:PROBED].detach().clone().requires_grad_()
     surrogate = findings.defense.surrogates()["fixed-slots"]
-    logits = (surrogate.bind(images.detach()) if isinstance(surrogate, Binding) else surrogate)(images)
-    scores = logits.gather(1, findings.evaluation.labels[: len(images), None]).sum()
-    (gradient,) = torch.autograd.grad(scores, images)
+    bound = surrogate.bind(images.detach().clone()) if isinstance(surrogate, Binding) else surrogate
+    labels = findings.evaluation.labels[: len(images), None]
+    gradient = gradient_at(images, lambda: bound(images).gather(1, labels).sum())
+    if gradient is None:
+        gradient = torch.zeros_like(images)
     return above(
         "zero-gradient pixels with frozen slots",
         float((gradient == 0).float().mean()),
@@ -80,7 +85,7 @@ def _diagnostic(name: str, check: str, failed: Callable[[float], bool], meaning:
 
     def run(findings: Findings) -> AuditLine:
         evaluation = findings.evaluation
-        measured = _slotted(findings).diagnostics(evaluation.images[:PROBED], evaluation.labels[:PROBED])
+        measured = _slotted(findings).diagnostics(evaluation.images[:PROBED].clone(), evaluation.labels[:PROBED])
         value = measured.get(name)
         return line(check, None if value is None else failed(value), value, meaning, remedy)
 

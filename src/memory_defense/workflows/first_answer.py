@@ -1,0 +1,116 @@
+"""The first answer of a model: it is asked once before anything runs, and called as it wants to be called."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from memory_defense.contracts import Defense, Images, Logits
+from memory_defense.defenses.undefended import Undefended
+from memory_defense.evaluation.invariance import undisturbed
+from memory_defense.passes import regular
+from memory_defense.wrappers import (
+    OwnPrecision,
+    UnderDefaults,
+    frozen,
+    modules_of,
+    places_of,
+    precision_of,
+    restored,
+)
+
+
+def introduced(
+    defense: Defense, images: Images, *, follows: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[Defense, int]:
+    """Return the defense as it can be called with float32 images, and its number of classes.
+
+    A plain classifier in another precision is called in its own, and finds torch's defaults as its author had them.
+
+    Parameters
+    ----------
+    defense
+        What is evaluated; it is as before afterwards.
+    images
+        (N, C, H, W) in [0, 1]; the first is shown.
+    follows
+        Whether an attack will ask for gradients.
+    dtype, device
+        Default type and device of torch where the caller stands.
+
+    Raises
+    ------
+    ValueError
+        For a model that raises, or answers anything but logits (B, K).
+    """
+    plain = isinstance(defense, Undefended)
+    if plain and (dtype, device) != (torch.float32, torch.device("cpu")):
+        defense = Undefended(UnderDefaults(defense.network, dtype, device))
+    precision = precision_of(defense)
+    try:
+        return defense, _classes(defense, images, follows=follows and plain)
+    except ValueError:
+        if precision == torch.float32 or not isinstance(defense, Undefended):
+            raise
+    own = Undefended(OwnPrecision(defense.network, precision))
+    try:
+        return own, _classes(own, images, follows=follows)
+    except ValueError as error:
+        raise ValueError(f"{error}; as its weights are {precision}, model.float() may help") from error
+
+
+def _classes(defense: Defense, images: Images, *, follows: bool) -> int:
+    if any(place.type == "meta" for place in places_of(defense)):
+        raise ValueError(
+            "the model's weights are on the meta device, which holds no values; give them some: "
+            "model.to_empty(device='cpu'), then model.load_state_dict(...)"
+        )
+    with frozen(defense), restored(defense), undisturbed(0):
+        with torch.no_grad():
+            logits = _answer(defense, images[:1], "")
+        if follows:
+            with torch.enable_grad():
+                _answer(defense, images[:1].clone().requires_grad_(), ", but only without a gradient")
+    return logits.shape[1]
+
+
+def _answer(defense: Defense, images: Images, answered: str) -> Logits:
+    """Return the logits; whatever the model raises becomes one error that says so, unless memory is too small."""
+    try:
+        return regular(defense)(images)
+    except ValueError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        if isinstance(error, MemoryError) or "memory" in said:
+            raise
+        what = f"the model answers images {tuple(images.shape)}{answered}" if answered else ""
+        what = what or f"the model does not answer images {tuple(images.shape)}, float32 in [0, 1]"
+        remedy = (
+            "give attacks that only ask, such as square or hop-skip-jump, or mend what cuts the gradient"
+            if answered
+            else "see where with model(images[:8]), and wrap it into a function of such images"
+        )
+        raise ValueError(f"{what}: {type(error).__name__}: {said}; {remedy}") from error
+
+
+@contextmanager
+def on_device(model: object, device: torch.device | str | None) -> Generator[None]:
+    """Run a block with a model's modules on this device, and bring each back to its own; None changes nothing."""
+    start = model.network if isinstance(model, Undefended) else model
+    moved: list[tuple[nn.Module, torch.device]] = []
+    covered: set[int] = set()
+    try:
+        for module in modules_of(start) if device is not None else ():
+            home = next(module.parameters(), None)
+            if home is not None and id(module) not in covered:
+                moved.append((module, home.device))
+                module.to(device)
+            covered.update(map(id, module.modules()))
+        yield
+    finally:
+        for module, before in moved:
+            module.to(before)
