@@ -56,8 +56,8 @@ def test_case_02_normalised_images() -> None:
     ("change", "said"),
     [
         (lambda images: (images * 255).byte(), r"uint8 in \[0, 255\].*images\.float\(\) / 255"),
-        (lambda images: images.double(), r"torch\.float64, expected torch\.float32; use images\.float\(\)"),
-        (lambda images: images.half(), r"torch\.float16, expected torch\.float32; use images\.float\(\)"),
+        (lambda images: images.long(), r"torch\.int64, expected torch\.float32; use images\.float\(\)"),
+        (lambda images: images.bool(), r"torch\.bool, expected torch\.float32; use images\.float\(\)"),
         (lambda images: images.permute(0, 2, 3, 1), r"channels last\? use images\.permute\(0, 3, 1, 2\)"),
         (lambda images: torch.rand(28, 28, 1), r"shape \(28, 28, 1\), expected \(B, C, H, W\)"),
     ],
@@ -65,6 +65,16 @@ def test_case_02_normalised_images() -> None:
 def test_case_03_types_and_layouts(change, said) -> None:
     with pytest.raises(ValueError, match=said):
         evaluated(images=change(some_images()), labels=some_labels())
+
+
+@pytest.mark.parametrize("exact", [torch.float64, torch.float16, torch.bfloat16])
+def test_case_03_pixels_in_another_precision_are_the_same_pixels(exact) -> None:
+    images = (some_images() * 16).round() / 16  # exact in every type
+    with torch.no_grad():
+        labels = Front().network(images).argmax(1)
+    plain, other = evaluated(images=images, labels=labels), evaluated(images=images.to(exact), labels=labels)
+    assert other.worst_case == plain.worst_case
+    assert other.clean == plain.clean
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
