@@ -73,7 +73,7 @@ def test_a_classifier_is_trained_before_what_stands_on_it() -> None:
 
 def test_a_system_gets_the_classifier_it_stands_on_and_no_other() -> None:
     model = RECIPES["fashion-mnist/tiny"].model
-    with pytest.raises(ValueError, match="name a network"):
+    with pytest.raises(ValueError, match="name one as its selector"):
         build_defense(replace(model, selector=""))
     with pytest.raises(ValueError, match="has no classifier"):
         build_defense(replace(model, defense="memae", preset="paper"))

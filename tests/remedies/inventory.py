@@ -20,7 +20,8 @@ VERBS = """
     use work wrap write
 """
 ADVICE = re.compile(
-    rf"(^|[;:,.(] ?|please |then )({'|'.join(VERBS.split())})\b(?! is |: )|did you mean|'memdef |with: memdef"
+    rf"(^|[;:,(] ?|\. |please |then )({'|'.join(VERBS.split())})\b(?! is |: | …\))"
+    "|did you mean|'memdef |with: memdef"
 )
 """What a remedy sounds like in the messages of this library."""
 
@@ -72,6 +73,14 @@ def messages() -> tuple[Message, ...]:
                 if text is not None and " " in text:
                     found.append(Message(file, node.lineno, text, raised=False))
     return tuple(dict.fromkeys(found))
+
+
+def meant(file: str, says: str) -> set[str]:
+    """Return the texts of a file that have these words; the text alone that is these words, if one is."""
+    words = " ".join(says.split())
+    texts = {message.text for message in messages() if message.file == file}
+    exact = {text for text in texts if " ".join(text.split()) == words}
+    return exact or {text for text in texts if words in " ".join(text.split())}
 
 
 def _texts(call: ast.Call) -> Iterator[tuple[ast.expr, str]]:

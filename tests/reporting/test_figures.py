@@ -103,7 +103,7 @@ def test_one_worst_case_is_a_point_and_not_a_line(factory, record):
 
 
 def test_without_a_curve_there_is_an_error_with_a_remedy(bare, record):
-    with pytest.raises(ValueError, match="purpose='curve'"):
+    with pytest.raises(ValueError, match="the recipe's curve"):
         accuracy_figure(bare, "linf", prefix="a")
     with pytest.raises(ValueError, match="'l2'"):
         accuracy_figure(record, "l2", prefix="a")

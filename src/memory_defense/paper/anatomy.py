@@ -278,7 +278,9 @@ class Bench:
         """Return the images that the record's evaluation found, clean ones where it found none."""
         results, sample = read_per_image(per_image_path(path)), self.sample
         if not torch.equal(results.ids.cpu(), sample.ids.cpu()):
-            raise ValueError(f"{path} is about other images; evaluate the row again")
+            raise ValueError(
+                f"{path} is about other images; delete it, and the same command evaluates the row again"
+            )
         (broken,) = (
             one for one in results.broken if one.ball.norm == "linf" and abs(one.ball.epsilon - EPSILON) < _WITHIN
         )

@@ -222,7 +222,8 @@ class _PoolRun:
             self._receive(messages)
             if label not in self.ended:
                 raise RowError(
-                    f"{label}: its process ended with status {worker.exitcode}; the same command resumes it"
+                    f"{label}: its process ended with status {worker.exitcode}; give the same command again, which "
+                    "resumes it"
                 )
             del self.running[label]
 

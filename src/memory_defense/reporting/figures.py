@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from memory_defense.evaluation.record import Accuracy, Record
-from memory_defense.reporting.rows import curve_points
+from memory_defense.reporting.rows import curve_norms, curve_points
 from memory_defense.reporting.svg import bare, colour, drawn
 from memory_defense.reporting.wording import KNOWLEDGE, knowledge_label, norm_label
 
@@ -81,10 +81,11 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     """
     lines = _lines(record, norm)
     if not lines:
-        raise ValueError(
-            f"the record of {record.defense!r} holds no curve in the norm {norm!r}; "
-            "evaluate an attack with the parameter purpose='curve' at several epsilons"
+        there = curve_norms(record)
+        remedy = (
+            f"draw {there[0]!r}" if there else "'memdef evaluate RUN' attacks at the radii of the recipe's curve"
         )
+        raise ValueError(f"the record of {record.defense!r} holds no curve in the norm {norm!r}; {remedy}")
 
     def paint(figure: Figure) -> None:
         axes = figure.add_axes(layout.axes)

@@ -145,7 +145,10 @@ class Gallery:
         try:
             return cls._made_of(header, tensors)
         except ValueError as error:
-            raise ValueError(f"{path} is not a gallery: {error}") from error
+            raise ValueError(
+                f"{path} is not a gallery: {error}. 'memdef evaluate RUN' writes it anew; without the file, pages "
+                "show no images"
+            ) from error
 
     @classmethod
     def _made_of(cls, header: dict[str, str], tensors: dict[str, Tensor]) -> Gallery:

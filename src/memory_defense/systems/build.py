@@ -55,9 +55,12 @@ def build_defense(model: ModelSpec, seed: int = 0) -> nn.Module:
     """
     system, images = system_of(model), images_of(model)
     if system.classifier is None and model.selector:
-        raise ValueError(f"{model.defense} has no classifier to choose, but {model.selector!r} was named")
+        raise ValueError(
+            f"{model.defense} has no classifier to choose, but {model.selector!r} was named; leave it out"
+        )
     if system.classifier is not None and not model.selector:
-        raise ValueError(f"{model.defense} stands on a classifier; name a network for it")
+        known = ", ".join(CLASSIFIERS)
+        raise ValueError(f"{model.defense} stands on a classifier; name one as its selector: {known}")
     selector = build_classifier(model.selector, images, seed, "selector") if model.selector else None
     with seeded(seed, "initialisation", "autoencoder"):
         return system.build(images, model, selector)

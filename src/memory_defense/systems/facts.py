@@ -13,7 +13,7 @@ from memory_defense.data.spec import images_of
 from memory_defense.evaluation.flag import KEY as FLAG
 from memory_defense.evaluation.flag import kept_flag
 from memory_defense.model_spec import ModelSpec
-from memory_defense.run_directory import RunDirectory
+from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory
 from memory_defense.version import __version__
 
 SCHEMA = 1
@@ -56,14 +56,18 @@ class Facts:
         """Return what `systems.build` builds the model from."""
         return ModelSpec(**self.model)
 
+    def foreign_code(self) -> str:
+        """Return the user's own code that the model is built from, ``package.module:attribute``, or nothing."""
+        names = (str(self.model.get("selector") or ""), self.undefended_network or "")
+        return next((name for name in names if ":" in name), "")
+
     def refuse_foreign_code(self, source: Path) -> None:
         """Raise ValueError where building the model would import code that the file names; files run none."""
-        for name in (str(self.model.get("selector") or ""), self.undefended_network or ""):
-            if ":" in name:
-                raise ValueError(
-                    f"{source}: its network is {name}, code of your own, and an exported file never imports code; "
-                    "use the run directory itself, or --format onnx, which needs no code"
-                )
+        if name := self.foreign_code():
+            raise ValueError(
+                f"{source}: its network is {name}, code of your own, and an exported file never imports code; "
+                "load the run directory itself, or export it with --format onnx, which needs no code"
+            )
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the facts as JSON, keys in the order above."""
@@ -71,28 +75,25 @@ class Facts:
 
 
 def facts_of(run: RunDirectory) -> Facts:
-    """Return the facts of a finished run; raise ValueError where its manifest lacks any."""
+    """Return the facts of a finished run; raise ValueError where it is none."""
     manifest = run.read()
-    try:
-        model = ModelSpec(**manifest["model"])
-        images = images_of(model)
-        return Facts(
-            version=__version__,
-            torch=torch.__version__,
-            model=dict(manifest["model"]),
-            undefended_network=str(manifest["undefended_network"]) if run.undefended.is_file() else None,
-            dataset=model.dataset,
-            channels=images.channels,
-            size=images.size,
-            classes=images.classes,
-            flag=manifest.get(FLAG),
-            recipe=str(manifest["recipe"]),
-            recipe_sha256=str(manifest["recipe_sha256"]),
-            seed=int(manifest["seed"]),
-            train_images=int(manifest["train_images"]),
-        )
-    except KeyError as error:
-        raise ValueError(f"{run.manifest_path} has no {error}; train again into a new directory") from error
+    model = ModelSpec(**manifest["model"])
+    images = images_of(model)
+    return Facts(
+        version=__version__,
+        torch=torch.__version__,
+        model=dict(manifest["model"]),
+        undefended_network=str(manifest["undefended_network"]) if run.undefended.is_file() else None,
+        dataset=model.dataset,
+        channels=images.channels,
+        size=images.size,
+        classes=images.classes,
+        flag=manifest.get(FLAG),
+        recipe=str(manifest["recipe"]),
+        recipe_sha256=str(manifest["recipe_sha256"]),
+        seed=int(manifest["seed"]),
+        train_images=int(manifest["train_images"]),
+    )
 
 
 def read_facts(text: str, source: Path) -> Facts:
@@ -105,14 +106,32 @@ def read_facts(text: str, source: Path) -> Facts:
     """
     try:
         values: dict[str, Any] = json.loads(text)
-        if values["schema"] != SCHEMA:
-            raise ValueError(f"schema {values['schema']} is not {SCHEMA}; install the version that wrote it")
+        schema, version = values["schema"], str(values["version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(source, error) from error
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{source}: what it says about its model has the schema {schema}, this version reads {SCHEMA}; "
+            f"install the version that wrote it, memory-defense=={version}, or {made_again(source)}"
+        )
+    try:
         values["classes"] = tuple(values["classes"])
         facts = Facts(**values)
         facts.spec()
         kept_flag({FLAG: facts.flag}, source)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{source}: what it says about its model is damaged ({error}); make it again with 'memdef export'"
-        ) from error
+        raise _damaged(source, error) from error
     return facts
+
+
+def _damaged(source: Path, error: Exception) -> ValueError:
+    said = f"{type(error).__name__}: {error}"
+    return ValueError(f"{source}: what it says about its model is damaged ({said}); {made_again(source)}")
+
+
+def made_again(source: Path) -> str:
+    """Return the remedy for a missing or damaged export: the command that writes it."""
+    out, format = source, "onnx" if source.suffix == ".onnx" else "safetensors"
+    if source.name == CONFIG or (source.name == WEIGHTS and (source.parent / CONFIG).is_file()):
+        out, format = source.parent, "hub-folder"
+    return f"download it again, or make it with 'memdef export RUN --format {format} --out {out} --force'"

@@ -18,7 +18,7 @@ from memory_defense.evaluation.flag import restore_flag
 from memory_defense.model_spec import ModelSpec
 from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory, is_exported
 from memory_defense.systems.build import build_classifier, build_defense
-from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, read_facts
+from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, made_again, read_facts
 from memory_defense.systems.onnx_run import read_onnx
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights
@@ -68,7 +68,10 @@ def load(directory: str | Path) -> TrainedDefense:
     except ValueError as error:
         if ":" in model.selector or ":" in other:
             raise ValueError(f"{run.path} needs the classifier that it was made with: {error}") from error
-        raise ValueError(f"{run.manifest_path} is damaged, or of another version: {error}") from error
+        raise ValueError(
+            f"{run.manifest_path} is damaged, or of another version ({error}); restore it, or train again into a "
+            "new directory"
+        ) from error
     load_weights(run.weights, defense)
     if undefended is not None and isinstance(defense, MemoryDefense) and run.undefended.is_file():
         load_weights(run.undefended, undefended)
@@ -98,7 +101,7 @@ def _from_file(path: Path) -> nn.Module:
     if KEY not in described:
         raise ValueError(
             f"{path} holds tensors but does not say of which model (no {KEY!r} in its metadata); "
-            "load a run directory, or export one with 'memdef export RUN --format safetensors'"
+            "load a run directory, or export one with 'memdef export RUN'"
         )
     return _built(read_facts(described[KEY], path), tensors, path)
 
@@ -110,7 +113,7 @@ def _from_folder(path: Path) -> nn.Module:
     if hashlib.sha256(weights.read_bytes()).hexdigest() != facts.weights_sha256:
         raise ValueError(
             f"{weights} is not the file that {CONFIG} was written for (its sha256 is another); "
-            "download the folder again, or export it again with --force"
+            f"{made_again(weights)}"
         )
     return _built(facts, tensors, weights)
 
@@ -136,4 +139,4 @@ def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> 
         module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{source} does not fit the model it names ({reason}); export it again") from error
+        raise ValueError(f"{source} does not fit the model it names ({reason}); {made_again(source)}") from error

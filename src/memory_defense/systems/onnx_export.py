@@ -100,7 +100,7 @@ def checked_onnx(defense: nn.Module, facts: Facts, gallery: Path | None = None) 
     if isinstance(defense, PixelDefend):
         raise ValueError(
             "PixelDefend rewrites an image pixel by pixel, each after the one before, which a traced graph cannot "
-            "hold in reasonable size; export it as safetensors"
+            "hold in reasonable size; export it with --format safetensors"
         )
     onnx = needed("onnx")
     module = Portable(defense).eval() if isinstance(defense, MemoryDefense) else defense.eval()
@@ -143,9 +143,9 @@ def _traced(module: nn.Module, facts: Facts, outputs: tuple[str, ...]) -> bytes:
                 dynamic_axes={name: {0: "batch"} for name in (INPUT, *outputs)},
             )
     except Exception as error:  # torch raises many types here
+        instead = "load the run directory itself" if facts.foreign_code() else "export it with --format safetensors"
         raise ValueError(
-            f"this system's pass cannot be written as ONNX ({' '.join(str(error).split())[:200]}); "
-            "export it as safetensors"
+            f"this system's pass cannot be written as ONNX ({' '.join(str(error).split())[:200]}); {instead}"
         ) from error
     return written.getvalue()
 
@@ -183,7 +183,7 @@ def compare(candidate: OnnxDefense, defense: nn.Module, problem: tuple[Images, i
         expected = (defense(images),)
         sure = torch.ones(len(images), dtype=torch.bool)
     if not sure.any():
-        raise ValueError("the selector cannot tell any two slots apart, so nothing can be compared; is it trained?")
+        raise ValueError("the selector cannot tell any two slots apart, so nothing can be compared; train it first")
     for size in BATCHES:
         parts = [candidate.run(part) for part in torch.split(images, size)]
         for name, wanted, found in zip(candidate.outputs, expected, zip(*parts, strict=True), strict=True):
@@ -193,7 +193,8 @@ def compare(candidate: OnnxDefense, defense: nn.Module, problem: tuple[Images, i
             if largest > allowed:
                 raise ValueError(
                     f"the ONNX model's {name} differ from the defense's by {largest:.3g} in batches of {size}, "
-                    f"more than {allowed:.3g}; it is not written: please report the recipe and both versions"
+                    f"more than {allowed:.3g}, so it is not written; export it with --format safetensors, and "
+                    "please report the recipe and both versions"
                 )
     logits = torch.cat([candidate(part) for part in torch.split(images, BATCHES[-1])])[sure]
     difference = float((logits - expected[0][sure]).abs().max())

@@ -16,7 +16,7 @@ from memory_defense.contracts import Classifier, Images, Logits, PerImage
 from memory_defense.evaluation.cases import QUERIES
 from memory_defense.evaluation.flag import KEY as FLAG
 from memory_defense.evaluation.flag import kept_flag
-from memory_defense.systems.facts import KEY, Facts, read_facts
+from memory_defense.systems.facts import KEY, Facts, made_again, read_facts
 
 INPUT = "images"
 OUTPUTS = ("logits", "slots", "reconstruction_error")
@@ -73,7 +73,7 @@ class OnnxDefense(nn.Module):
         self.facts: Facts = read_facts(described[KEY], source)
         self.outputs = tuple(cast("str", one.name) for one in self._session.get_outputs())
         if self.outputs[:1] != OUTPUTS[:1] or [one.name for one in self._session.get_inputs()] != [INPUT]:
-            raise ValueError(f"{source} does not map {INPUT} to {OUTPUTS[0]}; export it again")
+            raise ValueError(f"{source} does not map {INPUT} to {OUTPUTS[0]}; {made_again(source)}")
         digest = hashlib.sha256(model).digest()
         self.register_buffer("identity", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
 
@@ -90,7 +90,10 @@ class OnnxDefense(nn.Module):
         """Return every output of the model, in the order of `outputs`, on the images' device."""
         expected = (self.facts.channels, self.facts.size, self.facts.size)
         if tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images have shape {tuple(images.shape)}, the model takes (B, {expected})")
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, the model takes (B, {', '.join(map(str, expected))}); "
+                "resize or convert them"
+            )
         given = np.ascontiguousarray(images.detach().cpu().float().numpy())
         found = self._session.run(list(self.outputs), {INPUT: given})
         return tuple(torch.from_numpy(np.array(one)).to(images.device) for one in found)
@@ -119,7 +122,10 @@ class FlaggingOnnxDefense(OnnxDefense):
     def suspicious(self, images: Images) -> PerImage:
         """Return (B,) bool: the score lies above the threshold; raise ValueError while there is none."""
         if self.flag_threshold is None:
-            raise ValueError("no image can be flagged: this model was exported without a threshold for its score")
+            raise ValueError(
+                "no image can be flagged, since this model was exported without a threshold for its score; choose "
+                "one with 'memdef evaluate RUN --detection', then export it again"
+            )
         return self.scores(images)[SCORE] > self.flag_threshold
 
 
@@ -135,14 +141,14 @@ def open_session(model: bytes, source: Path) -> Any:
     except Exception as error:  # the runtime's own types are not exported
         raise ValueError(
             f"{source} is no whole ONNX model that ONNX Runtime {runtime.__version__} can run "
-            f"({str(error).splitlines()[0][:200]}); write or download it again"
+            f"({str(error).splitlines()[0][:200]}); {made_again(source)}"
         ) from error
 
 
 def read_onnx(path: Path) -> OnnxDefense:
     """Return the classifier in an ONNX file; raise ValueError for a missing, damaged or foreign one."""
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; write it with 'memdef export RUN --format onnx --out {path}'")
+        raise ValueError(f"{path} does not exist; {made_again(path)}")
     return from_bytes(path.read_bytes(), path)
 
 

@@ -73,7 +73,7 @@ def build_user_model(
             if any(is_lazy(parameter) for parameter in model.parameters()):
                 _answer(place, model, images)
             _load(place, model, Path(weights))
-        _check(place, _answer(place, model, images), (len(images), classes))
+        _check(place, model, _answer(place, model, images), (len(images), classes))
     return model
 
 
@@ -225,7 +225,7 @@ def _answer(place: str, model: nn.Module, images: Tensor) -> object:
     return answer
 
 
-def _check(place: str, answer: object, expected: tuple[int, int]) -> None:
+def _check(place: str, model: nn.Module, answer: object, expected: tuple[int, int]) -> None:
     if not isinstance(answer, Tensor):
         raise ValueError(
             f"{place} answers with {type(answer).__name__}, expected logits {expected}; return the tensor"
@@ -241,6 +241,9 @@ def _check(place: str, answer: object, expected: tuple[int, int]) -> None:
             f"{place} answers with {answer.dtype}, expected float logits; return scores, not decisions"
         )
     if bad := int((~torch.isfinite(answer)).sum()):
-        raise ValueError(
-            f"{place} answers with {bad} NaN or infinite logits; check its weights and its first layer"
-        )
+        state = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
+        broken = [name for name, one in state.items() if not bool(torch.isfinite(one).all())]
+        remedy = "mend its forward: it divides by 0, takes a logarithm of 0 or overflows on images in [0, 1]"
+        if broken:
+            remedy = f"give it weights without NaN or infinity: those of {_first(broken)} have some"
+        raise ValueError(f"{place} answers with {bad} NaN or infinite logits; {remedy}")

@@ -41,7 +41,7 @@ def load_weights(path: Path, module: nn.Module) -> dict[str, str]:
         )
         raise ValueError(
             f"{path} does not fit this model: {', '.join(faults)}{shapes}; "
-            "check that dataset, preset and selector are those it was trained with"
+            "give the file that was saved of this very model, or build the model that the file was saved of"
         )
     module.load_state_dict(tensors)
     return metadata

@@ -163,7 +163,9 @@ class _Run:
     ) -> None:
         if len(images) < config.batch_size:
             raise ValueError(
-                f"there are {len(images)} training images but batch_size is {config.batch_size}; lower batch_size"
+                f"there are {len(images)} training images, but a batch has {config.batch_size}; train on at least "
+                f"{config.batch_size} (--train-images {config.batch_size}, into a new directory), or lower "
+                f"batch_size to {len(images)}"
             )
         if images.clean is not None:
             _check_pairs(config.augmentation)
@@ -312,7 +314,7 @@ class _Run:
         if run.get("made_by") != self._fingerprint():
             raise ValueError(
                 f"{path} was made with another configuration, seed or data; "
-                "resume with the same ones, or delete it to start again"
+                "resume with those, or delete it to start again"
             )
         with damage(path):
             restore_weights(self.model, unpack(tensors, "model"))

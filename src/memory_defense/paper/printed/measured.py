@@ -53,7 +53,10 @@ class Measured(MeasuredPart):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise ValueError(f"{path} is no {cls.__name__} of schema {SCHEMA}: {where}: {first['msg']}") from error
+            raise ValueError(
+                f"{path} is no {cls.__name__} of schema {SCHEMA} ({where}: {first['msg']}); make it again with "
+                f"'memdef reproduce {cls.__name__.lower()}'"
+            ) from error
 
 
 def _laid_out(value: object, indent: int = 0) -> str:

@@ -160,7 +160,10 @@ def _worst(record: Record, column: AttackColumn, cell: int) -> Cell:
             if one.norm == column.norm and abs(one.epsilon - radius) < 1e-9
         ]
     if not balls:
-        raise ValueError(f"the record of {record.recipe} has no worst case for {column.head(cell)}")
+        raise ValueError(
+            f"the record of {record.recipe} has no worst case for {column.head(cell)}; "
+            "evaluate it again with the plan of this table"
+        )
     number = max(balls)[1]
     return replace(_cell(record.worst_case[number], f"worst_case[{number}]"), strong=True)
 

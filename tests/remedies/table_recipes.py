@@ -1,0 +1,86 @@
+"""Messages of recipes."""
+
+from remedies.cases import Case
+
+ROOMS = ("recipes",)
+
+HARDEN = (
+    "memdef harden shapes_net:build --weights shapes.safetensors --out new --epochs 1 --attacks fgsm --images 2"
+)
+
+CASES = (
+    Case(
+        "recipes/adapt.py",
+        "is made for other images already; give the recipe that it was made from",
+        "adapt(mine, spec)",
+        "adapt(RECIPES['«(.*) on mine is made»'], spec)",
+        given="""
+        from memory_defense.data.own import load_splits
+        folder("mine", count=8, size=16)
+        spec = load_splits("mine").spec
+        mine = adapt(RECIPES["fashion-mnist/tiny"], spec)
+        """,
+    ),
+    Case(
+        "recipes/hardened.py",
+        "resize them with --size …, which your classifier then sees, too: it must have been trained at that size",
+        f"memdef('{HARDEN} --data small --no-fine-tune')",
+        f"memdef('{HARDEN} --data small --no-fine-tune «with (--size .*), which»')",
+        given="""
+        from workflows.own_folder import write_folder
+        hardened()
+        write_folder(Path("small"), train=4, test=1, size=12)
+        """,
+    ),
+    Case(
+        "recipes/hardened.py",
+        "images to train on, but at least 2 are needed; add some",
+        "harden_recipe(options, 'mine', image_spec(splits.spec), len(splits.train.first(1)))",
+        r"harden_recipe(options, 'mine', image_spec(splits.spec), len(splits.train.first(«at least (\d)»)))",
+        given="""
+        from memory_defense.data.own import load_splits
+        from memory_defense.data.spec import image_spec
+        options = HardenOptions(classifier="net:build", weights_sha256="", epsilon=0.1)
+        splits = load_splits(folder("mine", count=4, size=16))
+        """,
+    ),
+    Case(
+        "recipes/hardened.py",
+        "but it must be above 0 and at most 1; write it as 8/255",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=8)",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=«as (8/255)»)",
+    ),
+    Case(
+        "recipes/hardened.py",
+        "but it must be at least 1; leave it out to follow the images",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, epochs=0)",
+        r"""
+        HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, epochs=«at least (\d)»)
+        HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1)
+        """,
+    ),
+    Case(
+        "recipes/hardened.py",
+        "but at least 1 test image must be attacked",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, images=0)",
+        r"HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, images=«at least (\d)»)",
+    ),
+    Case(
+        "recipes/hardened.py",
+        "is damaged (…); harden again into a new directory",
+        "memdef('memdef evaluate run')",
+        f"memdef('{HARDEN} --data shapes --no-fine-tune'); load('new')",
+        given="""
+        hardened()
+        manifest = Path("run/manifest.json")
+        manifest.write_text(manifest.read_text().replace('"images": 2', '"images": "two"'))
+        """,
+    ),
+    Case(
+        "recipes/recipe.py",
+        "trains its classifier after other parts; put those stages first",
+        "replace(recipe, stages=recipe.stages[::-1])",
+        "assert replace(recipe, stages=sorted(recipe.stages[::-1], key=lambda stage: stage.part != 'selector'))",
+        given="from dataclasses import replace; recipe = RECIPES['fashion-mnist/tiny']",
+    ),
+)
