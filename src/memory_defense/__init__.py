@@ -1,10 +1,11 @@
 """Memory Defense: a memory-masking autoencoder defense, its baselines, the attacks, and an honest evaluation.
 
-Three functions and two values are all that most callers need:
+Two functions and three values are all that most callers need:
 
     evaluate    attack any classifier and return a `Record`
     load        a trained or exported defense, as an `nn.Module`
     Options     seed, batch size, device, repetitions, resuming: what `evaluate` lets a caller choose
+    LoggedProgress  what runs, how far it is and how long it takes, in Python's log: a display for `Options`
     Record      what an evaluation found; `Record.read` and `Record.write` are its file
 
 The attacks are in `memory_defense.attacks`, the balls in `memory_defense.threat`, the contracts that a defense, an
@@ -21,17 +22,19 @@ from memory_defense.version import __version__
 if TYPE_CHECKING:
     from memory_defense.evaluation.options import Options as Options
     from memory_defense.evaluation.record import Record as Record
+    from memory_defense.progress import LoggedProgress as LoggedProgress
     from memory_defense.systems.load import load as load
     from memory_defense.workflows.evaluate import evaluate as evaluate
 
 _PLACES = {
+    "LoggedProgress": "memory_defense.progress",
     "Options": "memory_defense.evaluation.options",
     "Record": "memory_defense.evaluation.record",
     "evaluate": "memory_defense.workflows.evaluate",
     "load": "memory_defense.systems.load",
 }
 
-__all__ = ["Options", "Record", "__version__", "evaluate", "load"]
+__all__ = ["LoggedProgress", "Options", "Record", "__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -278,6 +278,20 @@ class Restarting(Protocol):
 
 
 @runtime_checkable
+class Stepping(Protocol):
+    """An attack that says how many steps it takes from each start."""
+
+    steps: int
+
+
+@runtime_checkable
+class Querying(Protocol):
+    """An attack that says how often it asks the model about one image."""
+
+    queries: int
+
+
+@runtime_checkable
 class Averaging(Protocol):
     """An attack that may average each gradient over several passes, for models that draw at every call."""
 
@@ -391,10 +405,15 @@ class Losses(Protocol):
 
 
 class Progress(Protocol):
-    """Receiver of the progress of long work: a terminal bar, plain lines, or nothing."""
+    """Receiver of the progress of long work: a terminal bar, plain lines, a log, or nothing.
+
+    Its methods are called in the thread that does the work, and none of them has a part in any number. Of several
+    processes each calls its own, so that only the first should show something. `advance` may raise
+    KeyboardInterrupt: the work then saves its state and ends.
+    """
 
     def begin(self, what: str, total: int) -> None:
-        """Start a stage of `total` steps."""
+        """Start a stage of `total` steps; it ends where the next one begins."""
         ...
 
     def advance(self, steps: int, text: str = "") -> None:
@@ -403,4 +422,27 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Show one line of text beside the display."""
+        ...
+
+
+@runtime_checkable
+class FineProgress(Progress, Protocol):
+    """A `Progress` that also hears from inside a step, and of stages whose number of steps nobody knows.
+
+    For those `begin` is given a total of 0. A display without `tell` hears of neither.
+    """
+
+    def tell(self, text: str, left: float | None = None) -> None:
+        """Take where the work is now; it may raise KeyboardInterrupt as `advance` may.
+
+        Called after passes of the model, at most some times a second.
+
+        Parameters
+        ----------
+        text
+            Such as the attack, its images and its passes so far.
+        left
+            Seconds left in this stage, at most, as the work itself expects, and infinity while it cannot say; None
+            where the steps are alike, so that the display may go by these.
+        """
         ...

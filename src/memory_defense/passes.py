@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from memory_defense.contracts import Classifier, Images, Logits, Rows
+from memory_defense.progress import beat
 from memory_defense.wrappers import CountingPasses, gradient_at, rows_of
 from memory_defense.wrappers.fit import check_answer, misfit
 
@@ -84,6 +85,7 @@ class Regular:
             if (reason := misfit(self.model, images, error)) is None:
                 raise
             raise ValueError(reason) from error
+        beat(len(images) - missing)
         check_answer(logits, len(images))
         # A copy, as a model may hand out a buffer that its next answer overwrites.
         return cast("Tensor", logits)[: len(images) - missing].clone()

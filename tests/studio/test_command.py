@@ -19,7 +19,8 @@ def started(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_it_says_where_it_is_and_stops_quietly(root) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_says_where_it_is_and_stops_without_a_traceback(root, number) -> None:
     running = started(root, "--port", "0")
     try:
         line = running.stdout.readline()
@@ -27,12 +28,14 @@ def test_it_says_where_it_is_and_stops_quietly(root) -> None:
         assert address.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(address, timeout=60) as page:
             assert page.status == 200
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         out, errors = running.communicate(timeout=60)
     finally:
         running.kill()
-    assert running.returncode == 0
-    assert (out, errors) == ("", "")
+    assert running.returncode == 128 + number
+    assert out == ""
+    assert errors.startswith("stopped")
+    assert len(errors.splitlines()) == 1
 
 
 def test_a_directory_that_is_not_there_is_a_mistake_not_a_traceback(tmp_path) -> None:

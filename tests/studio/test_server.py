@@ -3,8 +3,10 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -147,3 +149,102 @@ def test_what_counts_as_this_machine_alone(root, host, local) -> None:
 
 def test_the_protocol_is_in_use(running) -> None:
     assert running.server.config.http_protocol_class is PromptProtocol
+
+
+def upload_head(running: Running, kind: str = "image/png", *more: str) -> bytes:
+    lines = [
+        "POST /api/image?run=first HTTP/1.1",
+        f"Host: 127.0.0.1:{running.port}",
+        f"Origin: {running.address}",
+        f"Content-Type: {kind}",
+        *more,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def answered(client: socket.socket) -> tuple[int, dict]:
+    """Return the status and the message of an answer that is read to its end."""
+    head, _, body = rest(client).partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def test_an_upload_over_the_limit_gets_its_answer_while_it_is_still_sent(running) -> None:
+    size = 40 << 20
+    client = connected(running, upload_head(running, "image/png", f"Content-Length: {size}"))
+    sent = 0
+    while sent < size:  # what a browser does: all of it, and then the answer is read
+        sent += client.send(bytes(1 << 16))
+    status, said = answered(client)
+    assert status == 413
+    assert str(8 << 20) in said["error"]
+
+
+def test_an_upload_of_unknown_length_gets_it_too(running) -> None:
+    client = connected(running, upload_head(running, "image/png", "Transfer-Encoding: chunked"))
+    chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+    for _ in range(300):
+        client.sendall(chunk)
+    client.sendall(b"0\r\n\r\n")
+    assert answered(client)[0] == 413
+
+
+def test_the_answer_does_not_wait_for_the_body(running) -> None:
+    client = connected(running, upload_head(running, "image/png", f"Content-Length: {1 << 30}"))
+    received = b""
+    while b"}" not in received:  # nothing of the body was sent
+        received += client.recv(4096)
+    assert received.startswith(b"HTTP/1.1 413")
+    client.close()
+
+
+def test_many_uploads_over_the_limit_at_once_leave_it_well(running) -> None:
+    size = 9 << 20
+    clients = [connected(running, upload_head(running, "", f"Content-Length: {size}")) for _ in range(12)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(lambda one: one.sendall(bytes(size)), clients))
+        found = list(pool.map(answered, clients))
+    assert [status for status, _ in found] == [413] * len(clients)
+    assert running.server.config.app._held == 0
+    assert ask(running)["run"] == "first"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "status"),
+    [
+        ("/api/image?run=first", "multipart/form-data; boundary=x", 415),
+        ("/api/image?run=first", "application/x-www-form-urlencoded", 415),
+        ("/api/image?run=first", "text/html", 415),
+        ("/api/play", "text/plain", 415),
+        ("/api/play", "", 415),
+    ],
+)
+def test_a_body_of_another_type_is_said_to_be_one(client, path, kind, status) -> None:
+    answer = client.post(path, content=b"{}", headers={"content-type": kind} if kind else {})
+    assert answer.status_code == status
+    assert "send" in answer.json()["error"]
+
+
+def test_what_is_under_way_when_it_stops_gets_an_answer(root, splits, monkeypatch) -> None:
+    begun = threading.Event()
+    quick = tickets.Watched.__call__
+
+    def heavily(watched: tickets.Watched, images: Images) -> Logits:
+        begun.set()
+        time.sleep(0.05)
+        return quick(watched, images)
+
+    with Running(root, splits, seconds=60) as running:
+        label = ask(running)["clean"]["answer"]
+        monkeypatch.setattr(tickets.Watched, "__call__", heavily)
+        heavy = attack(attack="square", options={"queries": 5000}, epsilon=0.0001)
+        body = json.dumps({"run": "first", "image": {"test": 0}, "label": label, "attack": heavy}).encode()
+        played = [connected(running, post_head(running, "/api/play", len(body)) + body) for _ in range(3)]
+        half = connected(running, upload_head(running, "image/png", "Content-Length: 1000") + b"\x89PNG")
+        assert begun.wait(30)
+        running.server.should_exit = True
+        for client in (*played, half):
+            status, said = answered(client)
+            assert status == 503
+            assert "stopping" in said["error"]
+        running._thread.join(20)
+        assert not running._thread.is_alive()

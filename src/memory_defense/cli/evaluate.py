@@ -42,6 +42,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
     from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, keep_flag
+    from memory_defense.progress import stage
     from memory_defense.reporting import Section
     from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.load import load
@@ -66,7 +67,8 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             may_update=True,
             progress=progress,
         )
-        flag = calibrated(defense, splits.held_out, rate) if options.detection else None
+        with stage(progress, "choosing the flag's threshold"):
+            flag = calibrated(defense, splits.held_out, rate) if options.detection else None
         chosen = replace(options.options(progress), notes=splits.notes)
         record = assess(recipe, run, defense, splits, out=out, options=chosen)
         place = out or run.record
@@ -108,6 +110,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
         )
         data = read()
         height, width = data.images.images.shape[2:]
+        progress.begin("loading the model", 0)
         model = (
             load(target)
             if is_exported(Path(target))

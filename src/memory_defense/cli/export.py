@@ -39,12 +39,15 @@ def export(
     found.check_export(place, folder=folder, force=force)
     found.read_finished()
 
+    from memory_defense.cli.progress import shown
     from memory_defense.systems.export import export as export_run
 
     def card(facts: Facts, record: Record) -> str:
         return _card(place.resolve().name, facts, record)
 
-    done = export_run(run, place, format=format, force=force, card=card if folder else None)
+    with shown() as progress:
+        progress.begin(f"exporting {run} as {format}", 0)
+        done = export_run(run, place, format=format, force=force, card=card if folder else None)
     typer.echo(f"exported: {done.path}\nchecked: {done.checked}\nload it: memory_defense.load({str(done.path)!r})")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,12 +67,9 @@ class Machine:
         """
         if self.processes == 1 or LAUNCHED in os.environ:
             return
-        import subprocess
+        from memory_defense.cli.processes import run_together
 
-        share = self.share(self.processes)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={self.processes}", "-m", "memory_defense", *sys.argv[1:]]
-        raise typer.Exit(subprocess.call(command, env=os.environ | {"OMP_NUM_THREADS": str(share)}))
+        raise typer.Exit(run_together(self.processes, threads=self.share(self.processes)))
 
     def share(self, processes: int) -> int:
         """Return how many threads each of several processes may use: the number that was given, or its share."""

@@ -17,6 +17,7 @@ from memory_defense.names import check_false_alarms
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from memory_defense.contracts import Progress
     from memory_defense.data.pictures import LeftOut, Unreadable
     from memory_defense.evaluation.flag import Flag
     from memory_defense.workflows.predict import Prediction
@@ -74,7 +75,8 @@ def predict(
     spec = images_of(model)
     place = machine.ready()
     defense = load(run).to(place)
-    with shown() as progress:
+    kept: list[Line] = []
+    with shown(live=not as_json) as progress:
         where: dict[str, Any] = {
             "device": place,
             "data_dir": data_dir,
@@ -98,10 +100,34 @@ def predict(
                 f"threshold {number(flag.threshold)} on {flag.score}, chosen on {flag.calibration_images:,} "
                 f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
             )
-    source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED))
-    lines = predictions(defense, flag, source, classes=spec.classes, batch=batch)
-    if _print_json(lines) if as_json else _print_table(lines, flag):
+        progress.begin("predicting, images done", 0)
+        source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED))
+        lines = _counted(predictions(defense, flag, source, classes=spec.classes, batch=batch), progress)
+        try:
+            failed = _print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
+        except KeyboardInterrupt:
+            if kept:
+                _print_table(iter(kept), flag)
+            raise
+    if not as_json:
+        _print_table(iter(kept), flag)
+    if failed:
         raise typer.Exit(SOME_UNREADABLE)
+
+
+def _counted(lines: Iterator[Line], progress: Progress) -> Iterator[Line]:
+    """Yield what is predicted, telling how many images that were."""
+    for one in lines:
+        yield one
+        progress.advance(1)
+
+
+def _kept(one: Line, kept: list[Line]) -> bool:
+    """Keep a line for the table; return whether it is of an image that could not be read."""
+    from memory_defense.data.pictures import Unreadable
+
+    kept.append(one)
+    return isinstance(one, Unreadable)
 
 
 def _check(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from memory_defense.cli.arguments import DataDir, Threads, check_data_dir
+from memory_defense.cli.stopping import wish
 from memory_defense.names import check_seconds
+
+PATIENCE_SECONDS = 3.0
+"""Time for the last computation to notice that nobody waits for it."""
 
 
 def studio(
@@ -42,11 +48,25 @@ def studio(
     import torch
 
     from memory_defense.studio.server import StudioOptions, serve
+    from memory_defense.studio.tickets import THREAD
 
     if threads is not None:
         torch.set_num_threads(threads)
     settings = StudioOptions(runs=runs, host=host, port=port, data_dir=data_dir, seconds=seconds)
     if not settings.local_only:
         typer.echo("the studio has no login: anyone who reaches this address can use it")
-    with contextlib.suppress(KeyboardInterrupt):
+
+    def give_up_computing() -> None:
+        """End the process where a pass of a large network keeps the worker: every page has its answer already."""
+        for thread in threading.enumerate():
+            if thread.name.startswith(THREAD):
+                thread.join(PATIENCE_SECONDS)
+        if wish.number is not None and any(one.name.startswith(THREAD) for one in threading.enumerate()):
+            typer.echo("stopped; a computation was given up", err=True)
+            sys.stdout.flush()
+            os._exit(128 + wish.number)
+
+    try:
         serve(settings, lambda address: typer.echo(f"studio: {address} (Ctrl-C stops it)"))
+    finally:
+        give_up_computing()

@@ -65,6 +65,8 @@ class Cascade:
         This process among others.
     seed
         Seed of the hash that chooses pilot and samples.
+    ended
+        Told of each case, in the order taken, once it will not be tried on any image any more.
     """
 
     state: State
@@ -73,20 +75,25 @@ class Cascade:
     attack: Attack
     ranks: Ranks
     seed: int
+    ended: Callable[[int], None]
 
     def run(self) -> tuple[int, ...]:
         """Attack until nothing stands or nothing is left to try; return the positions in the order taken."""
         scouts = [one for one in self.positions if self.cases[one].role == "scout"]
         useful = self._by_strength(scouts) if len(scouts) > 1 else scouts
         order = [*useful, *(one for one in self.positions if one not in useful)]
+        left = 1
         for position in order:
-            (left,) = self.ranks.total(int(self._standing().sum()))
+            if left:
+                (left,) = self.ranks.total(int(self._standing().sum()))
             if left == 0:
-                break
-            if self.cases[position].role == "outward":
+                one = self.state.cases[position]
+                one.note = one.note or ("" if one.done.any() else "no image was left standing")
+            elif self.cases[position].role == "outward":
                 self._outward(position)
             elif position in useful or self.cases[position].role == "main":
                 self._try(position, self._standing())
+            self.ended(position)
         return tuple(order)
 
     def _standing(self) -> PerImage:

@@ -22,7 +22,9 @@ from memory_defense.evaluation.metrics import accuracy, judged
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import DetectionResult, Separation
 from memory_defense.evaluation.robustness import published
+from memory_defense.evaluation.watch import described
 from memory_defense.passes import bfloat16_gradients, micro_batches_of
+from memory_defense.progress import during, stage
 from memory_defense.randomness import seeded
 from memory_defense.wrappers import frozen
 
@@ -90,11 +92,12 @@ def detect(
     progress = chosen.progress
     with frozen(defense), micro_batches_of(chosen.batch_size), bfloat16_gradients(chosen.bfloat16):
         detection = _Detection(defense, defense, test, chosen)
-        detection.judge()
-        flags = [
-            calibrate(defense, held_out, false_alarms=false_alarms, score=name, seed=chosen.seed)
-            for name in detection.clean_scores
-        ]
+        with stage(progress, "scoring the clean and the held-out images"):
+            detection.judge()
+            flags = [
+                calibrate(defense, held_out, false_alarms=false_alarms, score=name, seed=chosen.seed)
+                for name in detection.clean_scores
+            ]
         if progress:
             ways = 1
             for flag in flags:
@@ -146,11 +149,12 @@ class _Detection:
             )
         runner = CaseRunner(defense=self.defense, options=self.options)
         rows = self.correct.nonzero().squeeze(1)
-        attempts = [
-            runner.run(case, surrogates[knowledge], self.images[part], self.labels[part], self.test.ids[part])
-            for part in torch.split(rows, self.options.chunk)
-            if len(part)
-        ]
+        with during(self.options.progress, f"{described(case)}, {len(rows):,} images"):
+            attempts = [
+                runner.run(case, surrogates[knowledge], self.images[part], self.labels[part], self.test.ids[part])
+                for part in torch.split(rows, self.options.chunk)
+                if len(part)
+            ]
         if self.options.progress:
             self.options.progress.advance(1, f"{name}, {knowledge}")
         return AttackedSet(

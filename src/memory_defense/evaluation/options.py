@@ -67,7 +67,8 @@ class Options:
     """What was skipped, substituted or assumed before the evaluation began, such as `data.own.DataSplit.notes`: a
     line each, for the record."""
     progress: Progress | None = None
-    """Display of how far the evaluation is (`contracts.Progress`); None shows nothing."""
+    """Display of how far the evaluation is (`contracts.Progress`), such as `memory_defense.LoggedProgress()`; None
+    shows nothing."""
 
     def __post_init__(self) -> None:
         for name in ("chunk", "batch_size"):

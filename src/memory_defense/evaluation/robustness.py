@@ -8,7 +8,8 @@ the micro-batches and the number of processes; only there may a clock choose the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,9 @@ from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
+from memory_defense.evaluation.watch import Watch, described
 from memory_defense.passes import GRANULE, bfloat16_gradients, granules_of, micro_batches_of
+from memory_defense.progress import between, stage
 from memory_defense.randomness import seeded
 from memory_defense.ranks import Ranks, current
 from memory_defense.wrappers import frozen
@@ -143,13 +146,16 @@ def evaluate(
     numbers = chosen.numbers(len(images))
     mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
     with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
-        found = weakest(
-            measured(defense, surrogates, cases, images, numbers, largest=most, seed=chosen.seed), ranks
-        )
+        with stage(chosen.progress, "measuring whether an answer depends on its batch"):
+            mine_agrees = measured(defense, surrogates, cases, images, numbers, largest=most, seed=chosen.seed)
+            found = weakest(mine_agrees, ranks)
         run = _Run(defense, surrogates, tuple(cases), chosen, ranks, found, state_file, keep_state)
         with granules_of(found.granule):
-            state = run.begin(images[mine], labels[mine], numbers[mine])
-            size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
+            passes = len(mine) * (1 + chosen.repetitions.count)
+            with stage(chosen.progress, "asking the model about the clean images", passes):
+                state = run.begin(images[mine], labels[mine], numbers[mine])
+            with stage(chosen.progress, "timing passes of several sizes"):
+                size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
             with micro_batches_of(size):
                 orders = run.attack(state)
         if ranks.world > 1:
@@ -178,6 +184,9 @@ class _Run:
     state_file: Path | None
     keep_state: bool
     store: Store | None = None
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.options.progress, self.cases)
 
     def begin(self, images: Images, labels: Labels, ids: Rows) -> State:
         """Judge the clean images, and take over the state of a stopped evaluation if there is one."""
@@ -219,6 +228,9 @@ class _Run:
             one = state.cases[position]
             self._attack(state, position, (state.correct & ~one.done).nonzero().squeeze(1))
             robust = 100 * float((state.correct & ~one.fooled).float().mean())
+            self.watch.end(position)
+            if one.note and self.options.progress:
+                self.options.progress.note(f"{described(case)}: {one.note}")
             self._advance(state, 1, f"{case.name}, {case.knowledge}: {robust:.1f} %")
         orders: list[tuple[int, ...]] = []
         for _, positions in sorted(cascades.items()):
@@ -229,11 +241,10 @@ class _Run:
                 lambda position, rows: self._attack(state, position, rows),
                 self.ranks,
                 self.options.seed,
+                lambda position: self._ended(state, position),
             )
             orders.append(cascade.run())
-            last = self.cases[positions[-1]]
-            robust = 100 * float(state.inside(last.ball).robust.float().mean())
-            self._advance(state, len(positions), f"{last.name}, {last.knowledge}: cascade, {robust:.1f} %")
+        between(self.options.progress)
         if self.store is not None and self.keep_state:
             self.store.save(state, at_once=True)
         return orders
@@ -241,26 +252,49 @@ class _Run:
     def _attack(self, state: State, position: int, rows: Rows) -> None:
         """Try a case on these rows, chunk by chunk, saving between chunks."""
         case, runner = self.cases[position], CaseRunner(defense=self.defense, options=self.options)
+        done = 0
         for part in torch.split(rows, self.options.chunk):
             if len(part):
-                attempt = runner.run(
-                    case, self.surrogates[case.knowledge], state.images[part], state.labels[part], state.ids[part]
-                )
+                with self._kept(state), self.watch.part(state, position, rows, done, len(part)):
+                    attempt = runner.run(
+                        case,
+                        self.surrogates[case.knowledge],
+                        state.images[part],
+                        state.labels[part],
+                        state.ids[part],
+                    )
                 state.add(case, position, part, attempt)
+                done += len(part)
             if self.store is not None:
                 self.store.save(state)
             self._advance(state, 0)
 
-    def _advance(self, state: State, steps: int, text: str = "") -> None:
-        """Count steps; where that stops the evaluation, save it first."""
-        if self.options.progress is None:
-            return
+    def _ended(self, state: State, position: int) -> None:
+        """Count a case of a cascade that will not be tried on any image any more."""
+        case = self.cases[position]
+        self.watch.end(position)
+        robust = 100 * float(state.inside(case.ball).robust.float().mean())
+        if state.cases[position].note and self.options.progress:
+            self.options.progress.note(f"{described(case)}: {state.cases[position].note}")
+        self._advance(state, 1, f"{case.name}, {case.knowledge}: cascade, {robust:.1f} %")
+
+    @contextmanager
+    def _kept(self, state: State) -> Generator[None]:
+        """Save the state where the block, which leaves it alone, is interrupted or fails."""
         try:
-            self.options.progress.advance(steps, text)
-        except KeyboardInterrupt:
+            yield
+        except (Exception, KeyboardInterrupt):
             if self.store is not None:
                 self.store.save(state, at_once=True)
+                if self.store.path is not None and self.options.progress:
+                    self.options.progress.note(f"stopped; what is known of every image is in {self.store.path}")
             raise
+
+    def _advance(self, state: State, steps: int, text: str = "") -> None:
+        """Count steps; where that stops the evaluation, save it first."""
+        if self.options.progress is not None:
+            with self._kept(state):
+                self.options.progress.advance(steps, text)
 
     def finish(self, state: State, orders: Sequence[tuple[int, ...]]) -> Evaluation:
         """Return the evaluation, and remove the file to go on from."""

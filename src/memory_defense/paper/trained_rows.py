@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_defense.attacks import PAPER_PGD
-from memory_defense.contracts import Ball, Binding, Images, Labels, Progress, Rows
+from memory_defense.contracts import Ball, Binding, FineProgress, Images, Labels, Progress, Rows
 from memory_defense.data.images import Splits
 from memory_defense.paper.tables import DataSource, at_scale, trained
 from memory_defense.randomness import ImageDraws
@@ -106,3 +106,5 @@ class TrainedRows:
         """Pass one line to `progress`."""
         if self.progress:
             self.progress.note(text)
+        if isinstance(self.progress, FineProgress):
+            self.progress.begin(text, 0)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import h11
@@ -27,6 +34,9 @@ HEADER_SECONDS = 10.0
 
 SILENT_SECONDS = 20.0
 """Time for which a client may leave an answer unread in a full buffer."""
+
+SAME_WISH_SECONDS = 1.0
+"""Signals within this time are one: a terminal and a service manager may each send theirs."""
 
 MOST_CONNECTIONS = 256
 """Largest number of connections; more are refused with status 503."""
@@ -114,7 +124,42 @@ class PromptProtocol(H11Protocol):
             self._late = None
 
 
-def build_server(options: StudioOptions) -> uvicorn.Server:
+class StudioServer(uvicorn.Server):
+    """A server that answers whatever is under way before it stops; a second signal ends the process at once."""
+
+    hung_up = False
+    """Whether it was SIGHUP that stopped it."""
+    _first: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note SIGINT or SIGTERM; both are raised again afterwards."""
+        if self._is_first(sig):
+            super().handle_exit(sig, frame)
+
+    def hang_up(self, sig: int, frame: FrameType | None) -> None:
+        """Note SIGHUP."""
+        del frame
+        if self._is_first(sig):
+            self.should_exit = self.hung_up = True
+
+    def _is_first(self, sig: int) -> bool:
+        """Return whether this is the first signal. Those within a second are one; another one ends it all."""
+        now = time.monotonic()
+        if self._first is not None and now - self._first >= SAME_WISH_SECONDS:
+            os._exit(128 + sig)
+        first, self._first = self._first is None, self._first or now
+        return first
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, let go of those under way, and stop."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of clients that do not read their answer
+        guard = self.config.app
+        assert isinstance(guard, Guard)
+        guard.stop()
+        await super().shutdown(sockets)
+
+
+def build_server(options: StudioOptions) -> StudioServer:
     """Return the server, not yet listening.
 
     Raises ValueError when there is no such directory of runs.
@@ -134,13 +179,13 @@ def build_server(options: StudioOptions) -> uvicorn.Server:
         limit_concurrency=MOST_CONNECTIONS,
         h11_max_incomplete_event_size=1 << 14,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=6,
     )
-    return uvicorn.Server(config)
+    return StudioServer(config)
 
 
 def serve(options: StudioOptions, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C.
+    """Serve until Ctrl-C, SIGTERM or SIGHUP, which are raised again once everything under way is answered.
 
     Parameters
     ----------
@@ -161,7 +206,25 @@ def serve(options: StudioOptions, say: Callable[[str], None]) -> None:
     port = listening.getsockname()[1]
     name = f"[{options.host}]" if ":" in options.host else options.host
     say(f"http://{name}:{port}/")
-    server.run(sockets=[listening])
+    with _hangup_too(server):
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def _hangup_too(server: StudioServer) -> Generator[None]:
+    """Run a block in which a closed terminal stops the server as well, unless SIGHUP is ignored (nohup)."""
+    number = getattr(signal, "SIGHUP", None)
+    main = threading.current_thread() is threading.main_thread()
+    if number is None or not main or signal.getsignal(number) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(number, server.hang_up)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+    if server.hung_up:
+        signal.raise_signal(number)
 
 
 def _listening(options: StudioOptions) -> socket.socket:

@@ -16,6 +16,9 @@ from memory_defense.wrappers import rows_of
 
 _Result = TypeVar("_Result")
 
+THREAD = "studio"
+"""What the worker's thread is called, and a number."""
+
 POLL_SECONDS = 0.1
 """Interval at which a waiting request checks whether its page still wants the answer."""
 
@@ -98,7 +101,7 @@ class Workshop:
         self.seconds = seconds
         self.waiting = waiting
         self._inside = 0
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="studio")
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD)
 
     async def run(self, job: Callable[[Ticket], _Result], gone: Callable[[], Awaitable[bool]]) -> _Result:
         """Return what the job returns.

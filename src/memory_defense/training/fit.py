@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from memory_defense.checks import check_at_least
-from memory_defense.contracts import Batch, Losses, Objective, Progress, Rows, Stateful
+from memory_defense.contracts import Batch, FineProgress, Losses, Objective, Progress, Rows, Stateful
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import ImageSet, batch_rows
+from memory_defense.progress import Seldom, between, heard
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.ranks import current
 from memory_defense.tensorfiles import write_tensors
@@ -181,6 +182,7 @@ class _Run:
         self.total = self.steps_in_epoch * config.epochs
         self.step = 0
         self.pressed: KeyboardInterrupt | None = None
+        self.doing = ""
         self.speed: Speed | None = None
         self.history: list[EpochLog] = []
         self.best: tuple[int, float] | None = None
@@ -193,6 +195,29 @@ class _Run:
         self.called = compiled(self.model, config.compile, self.device, self.total - self.step)
 
     def train(self, validate: Validate | None, progress: Progress | None) -> FitResult:
+        with heard(self._listener(progress)):
+            return self._train(validate, progress)
+
+    def _listener(self, progress: Progress | None) -> Callable[[int], None] | None:
+        """Return what hears passes inside a step or a score; a wish to stop waits for the whole step."""
+        if not isinstance(progress, FineProgress):
+            return None
+        seldom = Seldom(progress)
+
+        def told() -> tuple[str, None]:
+            return self.doing, None
+
+        def listen(images: int) -> None:
+            del images
+            try:
+                if self.doing:
+                    seldom(told)
+            except KeyboardInterrupt as pressed:
+                self.pressed = pressed
+
+        return listen
+
+    def _train(self, validate: Validate | None, progress: Progress | None) -> FitResult:
         if progress:
             progress.begin("training", self.total)
             progress.advance(self.step)
@@ -216,6 +241,7 @@ class _Run:
                 said = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
                 scored = "" if score is None else f", held-out score {score:.4g}"
                 progress.note(f"epoch {epoch + 1}/{self.config.epochs}: {said}{scored}")
+        between(progress)
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
         assert self.best is not None
@@ -281,8 +307,11 @@ class _Run:
     def _score(self, validate: Validate) -> float:
         model = self.average.model
         model.eval()
+        self.doing = "scoring the held-out images"
         with autocast(self.precision, self.device):
-            return self.team.first(validate(model))
+            score = self.team.first(validate(model))
+        self.doing = ""
+        return score
 
     def _keep(self, epoch: int, score: float) -> None:
         self.best = (epoch, score)

@@ -34,6 +34,7 @@ from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.store import discard, of_rank
 from memory_defense.files import remove
+from memory_defense.progress import stage
 from memory_defense.ranks import current
 from memory_defense.threat import ball as ball_of
 from memory_defense.workflows.arguments import (
@@ -185,12 +186,13 @@ def finished_record(
         batch_invariance=evaluation.batch_invariance,
         per_image=None if place is None else per_image_path(place).name,
         notes=options.notes,
-        audit=audit(defense, evaluation, classes=classes, seed=options.seed),
+        audit=audit(defense, evaluation, classes=classes, seed=options.seed, progress=options.progress),
         provenance=provenance(options.seed, evaluation.images.device, options.weights_sha256),
     )
     if place is not None and current().leads:
-        write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
-        record.write(place)
+        with stage(options.progress, f"writing {per_image_path(place)}"):
+            write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
+            record.write(place)
     return record
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from memory_defense.contracts import Attack, Ball, Progress
 from memory_defense.data.images import ImageSet
+from memory_defense.progress import during
 from memory_defense.randomness import ImageDraws, derive
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import OfflinePairs, OfflineSet
@@ -102,7 +103,8 @@ def attacked_bytes(
     made: list[Tensor] = []
     for number, rows in enumerate(parts):
         path = None if workshop is None else workshop.directory / f"{seed}-{number}.safetensors"
-        made.append(_known(path, images.images[rows]) if path is not None and path.is_file() else make(rows))
+        with during(progress, f"{len(rows):,} images at work"):
+            made.append(_known(path, images.images[rows]) if path is not None and path.is_file() else make(rows))
         if path is not None and not path.is_file() and current().leads:
             write_tensors(path, {"images": made[-1]})
         if progress is not None:

@@ -18,6 +18,7 @@ from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import images_of
 from memory_defense.defenses.defense_vae import DefenseVae
 from memory_defense.files import LockedError, locked, remove
+from memory_defense.progress import stage as shown
 from memory_defense.randomness import derive
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
@@ -236,7 +237,8 @@ def train(  # noqa: PLR0913 - all keyword-only but what, where and from what
             training.stage(stage, defense, stage.part, classifier=classifier)
         finish = system_of(recipe.model).finish
         if finish is not None:
-            finish(defense.eval(), splits)
+            with shown(progress, f"{recipe.name}: finishing"):
+                finish(defense.eval(), splits)
         if ranks.leads:
             save_weights(run.weights, defense, {"recipe": recipe.name})
             run.seal(manifest)

@@ -8,7 +8,7 @@ explains every one.
 
 from __future__ import annotations
 
-from memory_defense.contracts import Defense, SlotDefense
+from memory_defense.contracts import Defense, Progress, SlotDefense
 from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
@@ -19,6 +19,7 @@ from memory_defense.evaluation.audit.slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.passes import granules_of
+from memory_defense.progress import stage
 from memory_defense.randomness import seeded
 from memory_defense.wrappers import frozen, restored
 
@@ -33,7 +34,13 @@ CHECKS: dict[str, Check] = {
 
 
 def audit(
-    defense: Defense, evaluation: Evaluation, *, classes: int, seed: int, binarisation: bool | None = None
+    defense: Defense,
+    evaluation: Evaluation,
+    *,
+    classes: int,
+    seed: int,
+    binarisation: bool | None = None,
+    progress: Progress | None = None,
 ) -> tuple[AuditLine, ...]:
     """Run every check; those about slots only where the defense answers through slots.
 
@@ -52,8 +59,14 @@ def audit(
     binarisation
         Whether to run the binarisation test, which calls the evaluation's attacks once more, on 32 images. None
         runs it for sets of at most 2000 images.
+    progress
+        Told which check runs.
     """
     findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
     with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
         checks = CHECKS | SLOT_CHECKS if isinstance(defense, SlotDefense) else CHECKS
-        return tuple(check(findings) for check in checks.values())
+        lines: list[AuditLine] = []
+        for number, (name, check) in enumerate(checks.items(), 1):
+            with stage(progress, f"auditing, check {number} of {len(checks)}, {name}"):
+                lines.append(check(findings))
+        return tuple(lines)
