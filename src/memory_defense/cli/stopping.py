@@ -177,9 +177,14 @@ def _orphaned() -> bool:
 
 def end_at_once_on_signals(status: int) -> None:
     """Let a signal that comes while the interpreter ends do that with this exit status, and not with its own."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        os._exit(status)
+
     if threading.current_thread() is threading.main_thread():
         for one in SIGNALS:
-            signal.signal(one, lambda *_: os._exit(status))
+            signal.signal(one, end)
 
 
 def quiet_end() -> None:
