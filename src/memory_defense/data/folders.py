@@ -271,7 +271,8 @@ class ImageFolder:
     def _colour_elsewhere(self, split: str, read: list[_File]) -> bool:
         """Return whether a file that was not read has colour, so that all splits have the same channels."""
         done = {file.path for file in read}
-        others = [file.path for one in (split, *self.splits) for file in self._files(one) if file.path not in done]
+        ordered = (split, *(other for other in self.splits if other != split))
+        others = (file.path for one in ordered for file in self._files(one) if file.path not in done)
         return any(is_colour(path, self.limits) for path in others)
 
     def _note_what_changed(self, split: str) -> None:
