@@ -32,7 +32,6 @@ SUFFIXES = (
     ".apng",
     ".avif",
     ".bmp",
-    ".dib",
     ".gif",
     ".jfif",
     ".jpe",
