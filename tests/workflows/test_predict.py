@@ -106,6 +106,41 @@ def test_a_broken_file_is_told_and_the_others_are_predicted(run, folder, memdef)
     assert out.count(" accept ") + out.count(" suspicious ") == 4
 
 
+def test_every_file_of_an_inbox_has_its_line(run, folder, memdef) -> None:
+    images = [Image.open(folder / f"{number}.png") for number in range(3)]
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.tif")
+        image.convert("RGB").save(folder / f"{number}.webp", lossless=True)
+        image.convert("RGB").save(folder / f"{number}.jfif", "JPEG")
+    (folder / ".DS_Store").write_bytes(b"x")
+    status, out, err = memdef("predict", run.path, folder, "--json")
+    lines = {Path(one["file"]).name: one for one in map(json.loads, out.splitlines())}
+    assert (status, len(lines)) == (0, 5 + 9)
+    for number in range(3):
+        kinds = [lines[f"{number}.{suffix}"] for suffix in ("png", "tif", "webp")]
+        assert len({one["label"] for one in kinds}) == len({round(one["score"], 4) for one in kinds}) == 1
+    assert f"1 hidden or system file left out in {folder}: .DS_Store" in err
+    (folder / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    (folder / "notes.txt").write_text("no image")
+    (folder / "to nothing.png").symlink_to(folder / "none.png")
+    status, out, err = memdef("predict", run.path, folder, "--json")
+    faults = [one for one in map(json.loads, out.splitlines()) if "error" in one]
+    assert (status, len(out.splitlines()), len(faults)) == (SOME_UNREADABLE, 17, 3)
+    assert "not read: 3 of 17" in err
+    assert "HEIC" in faults[2]["error"]
+
+
+def test_names_that_no_terminal_shows_are_predicted_too(run, folder, memdef) -> None:
+    for name in ("a\n\x1b[2Jb.png", "\udcff.png"):
+        (folder / name).write_bytes((folder / "0.png").read_bytes())
+    status, out, _ = memdef("predict", run.path, folder, "--json")
+    assert (status, len(out.splitlines())) == (0, 7)
+    assert {json.loads(line)["file"] for line in out.splitlines()} == {str(path) for path in folder.iterdir()}
+    status, out, err = memdef("predict", run.path, folder)
+    assert (status, err) == (0, "")
+    assert "\x1b[2J" not in out
+
+
 def test_another_size_is_converted_and_said(run, tmp_path, memdef) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
     Image.fromarray(colour).save(tmp_path / "big.png")

@@ -67,7 +67,8 @@ class ArrayFile:
         """Return labels (N,) int64 of a split, without reading an image; raise ValueError for too many or few."""
         key, label_key = self._keys[split]
         shape, labels = self._opened.shape(key), self._labels[split]
-        _check(f"{self.path}: {label_key}", lambda: check_labels(labels, shape[0] if shape else 0))
+        check_layout(shape, f"{self.path}: {key}")
+        _check(f"{self.path}: {label_key}", lambda: check_labels(labels, shape[0]))
         return labels
 
     def name(self, split: str, row: int) -> str:
@@ -95,7 +96,6 @@ class ArrayFile:
         """
         key, _ = self._keys[split]
         where = f"{self.path}: {key}"
-        check_layout(self._opened.shape(key), where)
         labels = self.labels(split)
         images = channels_first(self._opened.get(key, rows))
         height, width = images.shape[2:]

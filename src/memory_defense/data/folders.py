@@ -249,7 +249,7 @@ class ImageFolder:
             height, width = picture.shape[:2]
             if number == 0:
                 self.limits.check_memory(where, len(files) * 3 * height * width, len(files))
-                images = np.empty((len(files), 1, height, width), np.uint8)
+                images = np.empty((len(files), 3 if picture.ndim == 3 else 1, height, width), np.uint8)
             elif (height, width) != images.shape[2:]:
                 raise ValueError(
                     f"{shown(file.path)} is {width} x {height} pixels, but {shown(first)} is {images.shape[3]} x "

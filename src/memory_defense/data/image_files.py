@@ -130,7 +130,8 @@ def decode_image(path: Path, limits: Limits) -> Decoded:
         the file.
     """
     with path.open("rb") as source:
-        content, state = source.read(limits.file_bytes + 1), os.fstat(source.fileno())
+        state = os.fstat(source.fileno())
+        content = source.read(min(state.st_size, limits.file_bytes) + 1)
     name = shown(path)
     _check_bytes(name, len(content), limits)
     image = _open(name, io.BytesIO(content), content[:_HEAD], limits)

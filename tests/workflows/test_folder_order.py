@@ -1,0 +1,176 @@
+"""Numbered folders: whichever way a model counts them, its labels are right, and a run keeps the order it has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faults.helpers_faults import memdef, refused
+from memory_defense.data.own import load_images, load_splits
+from memory_defense.evaluation.record import Record
+from memory_defense.recipes.adapt import adapt
+from memory_defense.recipes.fashion_mnist import TINY
+from memory_defense.run_directory import RunDirectory
+from memory_defense.workflows.run_images import images_from, keep_images_from, kept_classes, splits_of
+
+NAMES = [str(k) for k in range(12)]
+TEXT = tuple(sorted(NAMES))
+SOURCE = """
+import torch
+from torch import nn
+
+class ByLevel(nn.Module):
+    '''Folder k holds images of level 20 k; answers with the place of k among `order`.'''
+
+    def __init__(self, order):
+        super().__init__()
+        self.register_buffer("levels", torch.tensor([20.0 * k for k in order]) / 255)
+
+    def forward(self, images):
+        return -100 * (images.mean((1, 2, 3))[:, None] - self.levels).abs()
+
+def numbers():
+    return ByLevel(range(12))
+
+def text():
+    return ByLevel(sorted(range(12), key=str))
+
+def thirteen():
+    return ByLevel(range(13))
+"""
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    """Write the folder, twice of each class, and the models; stand beside them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "levels_net.py").write_text(SOURCE)
+    return write(tmp_path / "data")
+
+
+def write(root: Path, split: str = "test", count: int = 2) -> Path:
+    for k, name in enumerate(NAMES):
+        (root / split / name).mkdir(parents=True)
+        for number in range(count):
+            level = np.full((16, 16), 20 * k, np.uint8)
+            level[0, 0] += number  # no two alike
+            Image.fromarray(level).save(root / split / name / f"{number}.png")
+    return root
+
+
+def evaluated(data: Path, model: str, *more: str) -> Record:
+    said = memdef(
+        "evaluate",
+        f"levels_net:{model}",
+        "--data",
+        data,
+        "--epsilon",
+        "0.01",
+        "--attacks",
+        "fgsm",
+        "--out",
+        "r.json",
+        *more,
+    )
+    assert said.status == 0, said.err
+    assert (
+        "classes: 0, 1, 2, 3, 4 and 7 more, in the order of their numbers" in said.err or "class_order" in said.err
+    )
+    return Record.read(Path("r.json"))
+
+
+def test_a_model_that_counts_numbers_is_right_and_the_order_is_said(data):
+    record = evaluated(data, "numbers")
+    assert record.clean.accuracy == 1
+    (note,) = record.notes
+    assert note.startswith("classes: 0, 1, 2, 3, 4 and 7 more, in the order of their numbers")
+
+
+def test_a_model_that_was_trained_on_text_is_right_and_that_is_said(data):
+    record = evaluated(data, "text")
+    assert record.clean.accuracy == 1
+    assert record.notes[-1] == (
+        "class folders are taken sorted as text, for so the model is right on 100.0% of 24 images, and on 16.7% in "
+        "the order of their numbers"
+    )
+    with_text = load_images(data, classes=TEXT)
+    assert with_text.images.labels.tolist() == [TEXT.index(NAMES[int(level) // 20]) for level in _levels(with_text)]
+
+
+def test_a_listed_order_is_not_doubted(data):
+    (data / "class_order.txt").write_text("\n".join(NAMES))
+    assert evaluated(data, "text").clean.accuracy == pytest.approx(1 / 6)
+
+
+def test_a_model_with_more_classes_than_folders_is_refused_and_the_way_out_works(data):
+    asked = ("evaluate", "levels_net:thirteen", "--data", data, "--epsilon", "0.01", "--attacks", "fgsm")
+    refused(memdef(*asked), "13", "add to the data those that the model knows beyond: an empty folder each")
+    (data / "test" / "12").mkdir()
+    assert memdef(*asked).status == 0
+
+
+def test_a_run_keeps_the_order_that_it_began_with(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / "data", split, count=3)
+    splits = load_splits(tmp_path / "data", classes=TEXT)
+    run = RunDirectory(tmp_path / "run")
+    run.begin(adapt(TINY, splits.spec), 0, len(splits.train), resume=False)
+    keep_images_from(run, images_from(tmp_path / "data", None, splits.spec))
+    manifest = json.loads(run.manifest_path.read_text())
+    del manifest["images_from"]["notes"]  # as before there were any
+    run.manifest_path.write_text(json.dumps(manifest))
+    assert kept_classes(run, tmp_path / "data") == TEXT
+    again = splits_of(run)
+    assert again.spec == splits.spec
+    assert torch.equal(again.test.labels, splits.test.labels)
+    assert load_splits(tmp_path / "data").spec.classes == tuple(NAMES), "a new run would follow the numbers"
+    assert kept_classes(RunDirectory(tmp_path / "none"), tmp_path / "data") is None
+
+
+def _levels(data):
+    return (data.images.images[:, 0, 1, 1]).tolist()
+
+
+WIDE = """
+from torch import nn
+
+def build(classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+
+class Vit(nn.Module):
+    '''Takes 224 x 224 pixels and nothing else.'''
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 4, 32, 32), nn.Linear(4 * 49, 4)
+
+    def forward(self, images):
+        return self.head(self.patches(images).flatten(1))
+"""
+
+
+@pytest.mark.parametrize(("model", "shape"), [("Vit", (224, 224, 3)), ("build", (20, 33, 3))])
+@pytest.mark.parametrize("suite", ["fgsm", "fast"])
+def test_images_of_any_shape_that_the_model_takes_are_evaluated(tmp_path, monkeypatch, model, shape, suite):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wide_net.py").write_text(WIDE)
+    draws = np.random.default_rng(0)
+    for name in ("ant", "bee", "cat", "dog"):
+        (tmp_path / "data/test" / name).mkdir(parents=True)
+        for number in range(1):
+            image = Image.fromarray(draws.integers(0, 256, shape, dtype=np.uint8))
+            image.save(tmp_path / "data/test" / name / f"{number}.png")
+    asked = ("evaluate", f"wide_net:{model}", "--data", "data", "--epsilon", "4/255")
+    said = memdef(*asked, "--attacks", suite, "--out", "r.json")
+    assert said.status == 0, said.err
+    assert Record.read(tmp_path / "r.json").images == 4
+    if model == "Vit":
+        refused(
+            memdef("train", "fashion-mnist/demo", "--data", "data", "--size", "224", "--out", "run"),
+            "from 4 to 128",
+        )
