@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,17 +10,10 @@ from pathlib import Path
 import pytest
 
 from remedies.cases import Case
-from remedies.exempt import EXEMPT
 from remedies.inventory import meant, messages
 from remedies.permissions import ordinary_user
 from remedies.prelude import prelude
-
-TABLES = [
-    importlib.import_module(f"remedies.{path.stem}") for path in sorted(Path(__file__).parent.glob("table_*.py"))
-]
-CASES: tuple[Case, ...] = tuple(case for table in TABLES for case in table.CASES)
-KNOWN = [*dict.fromkeys(about for case in CASES for about in case.about), *EXEMPT]
-ROOMS: tuple[str, ...] = tuple(room for table in TABLES for room in table.ROOMS)
+from remedies.tables import CASES, KNOWN, ROOMS
 
 
 @pytest.fixture
