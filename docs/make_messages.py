@@ -43,10 +43,10 @@ Written by `make docs` from the tests. Every message of the library that advises
 that meets it and what to do. The tests carry each remedy out (`tests/remedies`), in the message's own words where
 these are code, a command, a name or a number, and it has to work.
 
-`{VALUE}` stands for a value. Open a message to see its input and its remedy; lines that begin with `$` are commands,
-all others are Python. `net` is a small classifier, `images` and `labels` are eight images of 4 x 4 grey pixels that
-it gets right, `run()` puts a finished run into the folder `run`, `folder()` writes a folder of images, `code()` a
-Python file.
+`{VALUE}` stands for a value. Open a message to see its input and its remedy; lines that begin with `$` are
+commands, all others are Python. `net` is a small classifier, `images` and `labels` are eight images of 4 x 4 grey
+pixels that it gets right, `run()` puts a finished run into the folder `run`, `folder()` writes a folder of images,
+`code()` a Python file.
 """
 
 _COMMAND = re.compile(r"""^(?P<indent>\s*)memdef\(f?(?P<quote>["'])memdef (?P<line>.*)(?P=quote)\)$""")

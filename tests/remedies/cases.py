@@ -53,7 +53,7 @@ class Case:
         message = self._message(names)
         flat = " ".join(message.split())
         for _, words in self.about:
-            said = ".*".join(re.escape(part) for part in words.split("…"))
+            said = ".*".join(re.escape(part) for part in re.split(r"…|\{\}", words))
             assert re.search(said, flat), f"the message is another: {message}"
         _execute(self._advised(flat), names)
         return message

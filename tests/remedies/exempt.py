@@ -1,10 +1,6 @@
 """Texts that only look like advice, and remedies that no test can carry out; each with its reason."""
 
 EXEMPT: dict[tuple[str, str], str] = {
-    (
-        "data/download.py",
-        "cannot be reached",
-    ): "the remedy is a network: go online, or fetch it on another computer",
     ("wrappers/fit.py", "use images.to("): "it takes a second device, and tests have one",
 }
 """(source file, words of the text) to the reason."""

@@ -17,9 +17,10 @@ from remedies.tables import CASES, KNOWN, ROOMS
 
 
 @pytest.fixture
-def names(request: pytest.FixtureRequest):
+def names(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """Return the names that cases know; runs are made once for all tests, and only if one asks for them."""
-    return prelude(lambda: request.getfixturevalue("trained_run"), lambda: request.getfixturevalue("hardened_run"))
+    made = prelude(lambda: request.getfixturevalue("trained_run"), lambda: request.getfixturevalue("hardened_run"))
+    return made | {"patch": monkeypatch}
 
 
 @contextmanager

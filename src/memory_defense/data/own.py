@@ -216,7 +216,9 @@ def _readable(source: str | Path) -> Generator[None]:
         yield
     except OSError as error:
         what, why = shown(error.filename or source), error.strerror or error
-        raise ValueError(f"{what} cannot be read ({why}); see to its permissions, or copy it anew") from error
+        raise ValueError(
+            f"{what} cannot be read ({why}); make it readable with chmod u+r, or copy it anew"
+        ) from error
 
 
 def _open(

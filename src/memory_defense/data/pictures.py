@@ -92,7 +92,9 @@ def _reason(file: Path | Unreadable | LeftOut, error: OSError | ValueError) -> s
     if isinstance(error, FileNotFoundError):
         return f"{file} is not there, or no longer ({error.strerror}); name one that is"
     if isinstance(error, OSError):
-        return f"{file} cannot be read ({error.strerror or error}); see to its permissions, or copy it anew"
+        return (
+            f"{file} cannot be read ({error.strerror or error}); make it readable with chmod u+r, or copy it anew"
+        )
     return str(error)
 
 
