@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from memory_defense.attacks import Pgd
 from memory_defense.contracts import Classifier
 from memory_defense.evaluation.invariance import agreeing_granule
+from memory_defense.foreign import ModelError
 from memory_defense.passes import (
     GRANULE,
     Regular,
@@ -132,7 +133,7 @@ def test_a_model_that_views_gets_the_default_layout_from_then_on() -> None:
 
 
 def test_what_the_model_gets_wrong_is_still_its_error() -> None:
-    with pytest.raises(RuntimeError, match="mat1"):
+    with pytest.raises(ModelError, match="mat1"):
         Regular(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))(torch.rand(8, 1, 4, 4))
 
 

@@ -9,7 +9,7 @@ on many, 16 on others, and on some no number is enough. `evaluation.invariance` 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,7 +19,18 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from memory_defense.checks import NoGradientError
 from memory_defense.contracts import Classifier, Images, Logits, Rows
+from memory_defense.foreign import (
+    MemoryShortError,
+    ModelError,
+    of_the_model,
+    ours,
+    out_of_memory,
+    put_back,
+    shared_modes,
+)
+from memory_defense.noticed import pass_halved
 from memory_defense.progress import beat
 from memory_defense.wrappers import CountingPasses, gradient_at, rows_of
 from memory_defense.wrappers.fit import check_answer, misfit
@@ -35,9 +46,11 @@ ACCELERATOR_MICRO_BATCH = 512
 
 _CANDIDATES = {"cpu": (32, 64, 128, 256), "other": (256, 512, 1024)}
 _PROBE_SECONDS = 1.0
+_NO_ROOM = "there is not enough memory for one image in a pass; use a smaller network, or a device with more"
 
 _preferred: ContextVar[int | None] = ContextVar("micro_batch", default=None)
 _granule: ContextVar[int] = ContextVar("granule", default=GRANULE)
+_most: ContextVar[int | None] = ContextVar("most", default=None)
 _bfloat16: ContextVar[bool] = ContextVar("bfloat16", default=False)
 
 
@@ -49,6 +62,8 @@ class _Habits:
     """It takes that layout."""
     writes: bool | None = None
     """It changes its images in place, so it gets copies; None before the first pass."""
+    fits: int | None = None
+    """Images in the largest pass without a gradient that there is memory for; None until there was too little."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,40 @@ class Regular:
     habits: _Habits = field(default_factory=_Habits, repr=False)
 
     def __call__(self, images: Images) -> Logits:
-        """Return the logits (B, K) of these images."""
+        """Return the logits (B, K) of these images, in as many passes as the model and the memory ask for.
+
+        Raises
+        ------
+        ModelError
+            For whatever the model's own code raises, in one line.
+        MemoryShortError
+            If there is no memory for a single image; with a gradient, torch's own error is passed on, so that who
+            follows it sends fewer images.
+        ValueError
+            For an answer that is no tensor of floats.
+        """
+        with_graph = torch.is_grad_enabled()
+        limits = [one for one in (_most.get(), None if with_graph else self.habits.fits) if one is not None]
+        if limits and len(images) > min(limits):
+            with granules_of(min(granule(), *limits)):
+                return torch.cat([self.rows(at)(images[at]) for at in _parts(images, min(limits))])
+        if with_graph:
+            return self._filled(images)
+        try:
+            return self._filled(images)
+        except Exception as error:  # asked anew below, where nothing holds on to what filled the memory
+            if not out_of_memory(error):
+                raise
+            asked = -(-len(images) // granule()) * granule()
+            if asked == 1:
+                raise MemoryShortError(_NO_ROOM) from error
+        self.habits.fits = asked // 2
+        pass_halved(asked // 2)
+        with granules_of(min(granule(), asked // 2)):
+            return self(images)
+
+    def _filled(self, images: Images) -> Logits:
+        """Return the logits of one pass, filled up to whole granules."""
         missing = -len(images) % granule()
         model = self.model
         if self.index is not None:
@@ -81,10 +129,14 @@ class Regular:
             images = torch.cat([images, images[-1:].detach().expand(missing, *images.shape[1:])])
         try:
             logits = cast("object", self._laid_out(model, images))
-        except (RuntimeError, AssertionError) as error:
-            if (reason := misfit(self.model, images, error)) is None:
+        except (NoGradientError, ModelError, MemoryShortError):
+            raise
+        except Exception as error:
+            if out_of_memory(error) or ours(error):
                 raise
-            raise ValueError(reason) from error
+            if isinstance(error, (RuntimeError, AssertionError)) and (why := misfit(self.model, images, error)):
+                raise ModelError(why, len(images), remedied=True) from error
+            raise of_the_model(error, len(images)) from error
         beat(len(images) - missing)
         check_answer(logits, len(images))
         # A copy, as a model may hand out a buffer that its next answer overwrites.
@@ -102,7 +154,9 @@ class Regular:
             return self._untouched(model, images, images.contiguous())
         try:
             return self._untouched(model, images, channels_last(images))
-        except RuntimeError:  # a `view` inside the model needs the default layout
+        except RuntimeError as error:  # a `view` inside the model needs the default layout
+            if out_of_memory(error):
+                raise
             logits = self._untouched(model, images, images.contiguous())
             self.habits.channels_last = False
             return logits
@@ -112,8 +166,11 @@ class Regular:
         habits = self.habits
         if habits.writes is not False and given.data_ptr() == images.data_ptr():
             given = given.clone()
-        before = _version(given)
-        logits = model(given)
+        before, modes = _version(given), shared_modes()
+        try:
+            logits = model(given)
+        finally:
+            put_back(modes)
         changed = _version(given) != before
         if habits.writes is None and not changed:  # what is written to `.data` leaves the version as it was
             changed = not torch.equal(given.detach(), images.detach())
@@ -126,6 +183,11 @@ class Regular:
 def _version(images: Images) -> int:
     """Return a number that grows when images are changed in place; tensors of inference mode have none."""
     return 0 if images.is_inference() else images._version  # pyright: ignore[reportPrivateUsage]
+
+
+def _parts(images: Images, size: int) -> list[Rows]:
+    rows = torch.arange(len(images), device=images.device)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def channels_last(images: Images) -> Images:
@@ -147,19 +209,54 @@ def regular(model: Classifier) -> Classifier:
     return model if isinstance(model, Regular) else Regular(model)
 
 
+def within_memory(function: Callable[[Images], Tensor], images: Images) -> Tensor:
+    """Return ``function(images)``, (B, ...) by image, asking for half as often as the memory is too small for all.
+
+    For what is no classifier, such as a score: `Regular` does it for logits. Raises `MemoryShortError` where not
+    even one image fits.
+    """
+    try:
+        return function(images)
+    except Exception as error:  # asked anew below, where nothing holds on to what filled the memory
+        if not out_of_memory(error) or len(images) == 0:
+            raise
+        if len(images) == 1:
+            raise MemoryShortError(_NO_ROOM) from error
+    half = -(-len(images) // 2)
+    pass_halved(half)
+    return torch.cat([within_memory(function, part) for part in (images[:half], images[half:])])
+
+
+def original_rows(model: Classifier, rows: Rows) -> Rows:
+    """Return which images of the whole batch a restricted model stands for; `rows` where it does not know."""
+    inner = model.model if isinstance(model, CountingPasses) else model
+    return inner.index if isinstance(inner, Regular) and inner.index is not None else rows
+
+
 def granule() -> int:
     """Return the number that images in a pass are a multiple of: what `granules_of` says, or `GRANULE`."""
     return _granule.get()
 
 
+def largest_pass() -> int | None:
+    """Return the most images that a pass may have, by `granules_of`; None where any number will do."""
+    return _most.get()
+
+
 @contextmanager
-def granules_of(count: int | None) -> Generator[None]:
-    """Run a block whose passes have a multiple of `count` images, at least 1; None stands for `GRANULE`."""
-    token = _granule.set(count or GRANULE)
+def granules_of(count: int | None, most: int | None = None) -> Generator[None]:
+    """Run a block whose passes have a multiple of `count` images, at least 1; None stands for `GRANULE`.
+
+    No pass has more than `most` images; None leaves what holds outside. With `most` equal to `count` every pass has
+    exactly so many, for models that take no other number.
+    """
+    most = most or _most.get()
+    tokens = _granule.set(min(count or GRANULE, most or count or GRANULE)), _most.set(most)
     try:
         yield
     finally:
-        _granule.reset(token)
+        _granule.reset(tokens[0])
+        _most.reset(tokens[1])
 
 
 def candidates_for(device: torch.device) -> tuple[int, ...]:
@@ -249,7 +346,9 @@ def fastest_micro_batch(model: Classifier, images: Images) -> int:
                 best, best_time = size, taken
             if time.perf_counter() > deadline:
                 break
-    except torch.OutOfMemoryError:  # larger ones would not fit either
+    except Exception as error:  # larger ones would not fit either
+        if not out_of_memory(error):
+            raise
         return best if best_time < float("inf") else candidates[0]
     return best
 

@@ -20,6 +20,7 @@ from memory_defense.attacks.engine import (
     log_odds,
     reached,
 )
+from memory_defense.foreign import ModelError
 from memory_defense.losses import LOSSES, cross_entropy
 from memory_defense.passes import ACCELERATOR_MICRO_BATCH, CPU_MICRO_BATCH
 from memory_defense.wrappers import CountingPasses
@@ -120,7 +121,7 @@ def test_an_error_of_the_model_itself_comes_through() -> None:
         def forward(self, images: Tensor) -> Tensor:
             raise RuntimeError("broken inside")
 
-    with pytest.raises(RuntimeError, match="broken inside"):
+    with pytest.raises(ModelError, match=r"raised RuntimeError: broken inside .*test_engine"):
         input_gradient(Broken(), victims.images(2), torch.zeros(2).long(), cross_entropy)
 
 

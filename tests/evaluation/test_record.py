@@ -133,7 +133,7 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     written = json.loads((tmp_path / "r.json").read_text())
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
-            "cascades", "submissions", "bfloat16", "batch_invariance", "detection", "per_image", "notes", "audit",
+            "cascades", "submissions", "bfloat16", "batch_invariance", "odd_images", "detection", "per_image", "notes", "audit",
             "provenance",
     ]  # fmt: skip
     assert written["schema"] == 1

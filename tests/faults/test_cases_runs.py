@@ -150,7 +150,7 @@ def test_case_18_out_of_memory() -> None:
         record = memory_defense.evaluate(
             model.eval(), some_images(40), some_labels(40), epsilon=0.03, attacks="fgsm,pgd"
         )
-        return record.model_copy(update={"cascades": (), "provenance": None, "audit": ()})
+        return record.model_copy(update={"cascades": (), "notes": (), "provenance": None, "audit": ()})
 
     plenty = found(Front())
     assert 0 < plenty.worst_case[0].accuracy < 1

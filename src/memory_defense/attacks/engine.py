@@ -19,7 +19,8 @@ from torch import Tensor
 from memory_defense.checks import NoGradientError, check_images, check_labels, nearest
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
-from memory_defense.passes import channels_last, differentiable_answers, micro_batch_for, regular
+from memory_defense.noticed import answered, finite_rows, gradients_seen
+from memory_defense.passes import channels_last, differentiable_answers, micro_batch_for, original_rows, regular
 from memory_defense.wrappers import Backward, CountingPasses, frozen, outside_inference, rows_of
 
 
@@ -129,9 +130,13 @@ class Victim:
         return channels_last(images) if self._on_cpu and images.dim() == 4 else images
 
     def answers(self, points: Images, rows: Rows) -> Logits:
-        """Return the logits (B, K) of one micro-batch that holds these rows, without a graph."""
+        """Return the logits (B, K) of one micro-batch that holds these rows, without a graph.
+
+        Where the model has no answer it is a wrong one; see `noticed.answered`.
+        """
         with torch.no_grad():
-            return rows_of(self.model, rows)(points)
+            logits = rows_of(self.model, rows)(points)
+        return answered(logits, self.labels.index_select(0, rows))
 
     def discount(self, forward: int, backward: int = 0) -> None:
         """Subtract passes from the count, because their answers were thrown away."""
@@ -142,18 +147,22 @@ class Victim:
     def gradient(self, points: Images, rows: Rows, loss: AdversarialLoss) -> Pass:
         """Return the gradient of one micro-batch that holds these rows.
 
+        Where it is NaN or infinite for an image, it is 0 for that image, which is noticed (`noticed`); every other
+        image goes on as it would without that one.
+
         Raises
         ------
         NoGradientError
             If the logits do not depend on the images differentiably.
-        ValueError
-            If something is NaN or infinite.
+        ModelError
+            For whatever the model raises on the way back.
         """
         with torch.enable_grad():
             # Laid out before `requires_grad_`, the leaf has that layout, and so has its gradient.
             leaf = self.laid_out(points.clone() if points.is_inference() else points.detach()).requires_grad_()
-            spent = self.back.plain
-            gradient, (losses, logits) = self.back(leaf, lambda: self._weighed(leaf, rows, loss))
+            spent, called = self.back.plain, rows_of(self.model, rows)
+            labels = self.labels.index_select(0, rows)
+            gradient, (losses, logits) = self.back(leaf, lambda: self._weighed(called, leaf, labels, loss))
             if self.back.plain and not spent:  # the pass was made twice, and counts once
                 self.discount(len(points), len(points))
         if gradient is None:
@@ -161,20 +170,32 @@ class Victim:
                 "the model's logits do not depend on the images differentiably, so there is no gradient to "
                 "follow; give the step that cuts it a stand-in with wrappers.Bpda or StraightThrough"
             )
+        seen = Pass(gradient, losses.detach().to(gradient.dtype), logits.detach())
         # A NaN anywhere makes the sum NaN; `sign` would turn it into a step of 0 and hide it.
-        if not math.isfinite(float(gradient.sum() + 0 * losses.detach().sum())):
-            raise ValueError(
-                "the model's loss or its gradient is NaN or infinite for some images; "
-                "look for sqrt(0), log(0), 0/0 or overflow in its forward pass"
-            )
-        return Pass(gradient, losses.detach().to(gradient.dtype), logits.detach())
+        if math.isfinite(float(gradient.sum() + 0 * (seen.losses.sum() + seen.logits.sum()))):
+            gradients_seen()
+            return seen
+        return self._finite(seen, labels, loss, original_rows(called, rows))
 
+    @staticmethod
+    def _finite(seen: Pass, labels: Labels, loss: AdversarialLoss, rows: Rows) -> Pass:
+        """Return the pass with a gradient of 0 and a wrong answer where these are NaN or infinite."""
+        logits = answered(seen.logits, labels)
+        losses = seen.losses
+        given = finite_rows(seen.logits)
+        if logits is not seen.logits:
+            losses = torch.where(given, losses, loss(logits, labels).to(losses))
+        finite = given & finite_rows(seen.gradient) & losses.isfinite()
+        gradients_seen(rows[given], finite[given])
+        gradient = seen.gradient.masked_fill(~finite[:, None, None, None], 0)
+        return Pass(gradient, losses.nan_to_num(nan=0.0), logits)
+
+    @staticmethod
     def _weighed(
-        self, leaf: Images, rows: Rows, loss: AdversarialLoss
+        model: Classifier, leaf: Images, labels: Labels, loss: AdversarialLoss
     ) -> tuple[Tensor, Tensor | None, tuple[PerImage, Logits]]:
         """Return what is differentiated and its weights, and the losses and logits of one pass."""
-        logits = differentiable_answers(rows_of(self.model, rows), leaf)
-        labels = self.labels.index_select(0, rows)
+        logits = differentiable_answers(model, leaf)
         if isinstance(loss, LogOdds):  # its slope is known, so no graph of the loss is built
             losses, slope = loss.with_slope(logits.detach(), labels)
             return logits, slope, (losses, logits)

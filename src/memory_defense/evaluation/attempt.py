@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,7 +15,9 @@ from memory_defense.evaluation.metrics import judged, predict
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.state import Attempt
-from memory_defense.passes import micro_batch_for, micro_batches_of, regular
+from memory_defense.foreign import MemoryShortError, out_of_memory
+from memory_defense.noticed import least, noticing, pass_halved
+from memory_defense.passes import granule, granules_of, micro_batch_for, micro_batches_of, regular, within_memory
 from memory_defense.randomness import ImageDraws, derive, seeded
 from memory_defense.wrappers import CountingPasses, Passes
 
@@ -29,6 +32,7 @@ class CaseRunner:
     defense: Defense
     options: Options
     """Its seed, repetitions and progress are what an attempt needs."""
+    _said: set[str] = field(default_factory=set[str], repr=False)
 
     def run(
         self, case: Case, surrogate: Classifier | Binding, images: Images, labels: Labels, ids: Rows
@@ -36,59 +40,120 @@ class CaseRunner:
         """Attack these images, all classified correctly, and let the true defense judge what comes back.
 
         A gradient attack on a surrogate without gradients is no error here: the attempt says so and breaks
-        nothing. Out of memory, the micro-batch is halved, which is said; see `passes` on what that may change.
+        nothing. Nor is an image without a finite gradient, which is 0 for it, or without a finite answer, which
+        counts as broken: the attempt names them. Out of memory, the micro-batch is halved, which is said; see
+        `passes` on what that may change.
 
         Raises
         ------
         ValueError
-            For an attack that returns NaN, leaves its ball, or needs more memory than one image's.
+            For an attack that returns NaN, leaves its ball, or needs more memory than one image's, and
+            `foreign.ModelError` for whatever the model's own code raises.
         """
         started, passes = time.perf_counter(), Passes()
         bound = regular(surrogate.bind(images.clone()) if isinstance(surrogate, Binding) else surrogate)
-        try:
-            attacked = self._attack(case, CountingPasses(bound, passes), images, labels, ids)
-        except NoGradientError as error:
-            nothing = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-            clean = images.clone()
-            low = nothing.float() - torch.inf
-            seconds = time.perf_counter() - started
-            return Attempt(clean, nothing, nothing, low, nothing.float(), passes, seconds, 0, str(error))
+        with noticing() as attacking:
+            try:
+                attacked = self._attack(case, CountingPasses(bound, passes), images, labels, ids)
+            except NoGradientError as error:
+                nothing = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+                clean = images.clone()
+                low = nothing.float() - torch.inf
+                seconds = time.perf_counter() - started
+                return Attempt(clean, nothing, nothing, low, nothing.float(), passes, seconds, 0, str(error))
         seconds = time.perf_counter() - started
         verify(case, attacked, images)
-        with seeded(derive(self.options.seed, f"{case.name} {case.knowledge}"), "judge"):
-            fooled, lead = judged(self.defense, attacked, labels, self.options.repetitions)
-        silent = fooled
-        if isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None:
-            silent = fooled & ~self.defense.suspicious(attacked.clone())
-        disagreements = 0
-        if case.knowledge == EXACT_KNOWLEDGE:
-            # In another order than the judge's, so that a defense whose answers depend on the batch is noticed.
-            under_attack = predict(bound, attacked.flip(0)).flip(0) != labels
-            disagreements = int((under_attack != fooled).sum())
+        with noticing() as judging:
+            with seeded(derive(self.options.seed, f"{case.name} {case.knowledge}"), "judge"):
+                fooled, lead = judged(self.defense, attacked, labels, self.options.repetitions)
+            silent = fooled
+            if isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None:
+                silent = fooled & ~within_memory(self.defense.suspicious, attacked.clone())
+            disagreements = 0
+            if case.knowledge == EXACT_KNOWLEDGE:
+                # In another order than the judge's, so that a defense whose answers depend on the batch is noticed.
+                under_attack = predict(bound, attacked.flip(0)).flip(0) != labels
+                disagreements = int((under_attack != fooled).sum())
+        if judging.smallest is not None:
+            self._say(f"judging: out of memory, going on with {judging.smallest} images in a pass")
         distance = case.ball.distance(attacked, images)
-        return Attempt(attacked, fooled, silent, lead, distance, passes, seconds, disagreements)
+        return Attempt(
+            attacked,
+            fooled,
+            silent,
+            lead,
+            distance,
+            passes,
+            seconds,
+            disagreements,
+            no_answer=named(judging.no_answer, ids),
+            no_gradient=named(attacking.no_gradient, ids),
+            followed=attacking.followed,
+            smallest=least(attacking.smallest, judging.smallest),
+        )
 
     def _attack(self, case: Case, model: Classifier, images: Images, labels: Labels, ids: Rows) -> Images:
         transfers = case.knowledge in transfers_of(self.defense)
         attack = case.attack.for_transfer() if transfers else case.attack
         seed, purpose = self.options.seed, f"{case.name} {case.knowledge}"
         draws = ImageDraws.of(seed, purpose, ids, images.device)
-        size = micro_batch_for(images.device)
-        while True:
-            try:
-                with micro_batches_of(size), seeded(derive(seed, purpose), "the defense's own draws"):
-                    if isinstance(attack, Replay):
-                        return attack.closest(images, ids, case.ball)
-                    return attack(model, images, labels, case.ball, draws)
-            except torch.OutOfMemoryError as error:
-                size //= 2
-                if size == 0:
-                    raise ValueError(
-                        f"{case.name} runs out of memory even with one image in a pass; use a smaller network, "
-                        "fewer images at a time (chunk), or a device with more memory"
-                    ) from error
-                if self.options.progress:
-                    self.options.progress.note(f"{case.name}: out of memory, going on with {size} images in a pass")
+
+        def made() -> Images:
+            with seeded(derive(seed, purpose), "the defense's own draws"):
+                if isinstance(attack, Replay):
+                    return attack.closest(images, ids, case.ball)
+                return attack(model, images, labels, case.ball, draws)
+
+        return with_room(made, case.name, images.device, self._say)
+
+    def _say(self, text: str) -> None:
+        if self.options.progress and text not in self._said:
+            self._said.add(text)
+            self.options.progress.note(text)
+
+
+def with_room(
+    work: Callable[[], Images], name: str, device: torch.device, say: Callable[[str], None] = lambda _: None
+) -> Images:
+    """Return what an attack makes, in micro-batches that are halved as often as memory is short.
+
+    Parameters
+    ----------
+    work
+        The attack, begun anew for each size.
+    name
+        Its name in what is said.
+    device
+        Of the images.
+    say
+        Told the size after each halving.
+
+    Raises
+    ------
+    MemoryShortError
+        If not even one image fits.
+    """
+    size = micro_batch_for(device)
+    while True:
+        try:
+            with granules_of(min(granule(), size)), micro_batches_of(size):
+                return work()
+        except Exception as error:  # begun anew below, where nothing holds on to what filled the memory
+            if not out_of_memory(error):
+                raise
+            if size == 1:
+                raise MemoryShortError(
+                    f"{name} runs out of memory even with one image in a pass; use a smaller network, or a device "
+                    "with more memory"
+                ) from error
+        size //= 2
+        pass_halved(size)
+        say(f"{name}: out of memory, going on with {size} images in a pass")
+
+
+def named(rows: set[int], ids: Rows) -> tuple[int, ...]:
+    """Return the ids of these rows, in order."""
+    return tuple(sorted(int(ids[row]) for row in rows))
 
 
 def verify(case: Case, attacked: Images, clean: Images) -> None:

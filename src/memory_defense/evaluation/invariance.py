@@ -22,6 +22,7 @@ from torch import Tensor
 from memory_defense.contracts import Binding, Classifier, Images, Logits, PerImage, Rows, needs_gradient
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import BatchInvariance
+from memory_defense.foreign import out_of_memory
 from memory_defense.passes import (
     Regular,
     candidates_for,
@@ -155,6 +156,15 @@ def weakest(mine: BatchInvariance, ranks: Ranks) -> BatchInvariance:
     return BatchInvariance(granule=None if none else int(found[:, 0].max()), randomised=bool(found[:, 1].any()))
 
 
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether these are the same bit for bit, where a NaN is the same as any other NaN."""
+    return torch.equal(one, other) or torch.equal(_without_nan(one), _without_nan(other))
+
+
+def _without_nan(found: Tensor) -> Tensor:
+    return torch.stack([found.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf), found.isnan().to(found)])
+
+
 def _length(found: Tensor) -> PerImage:
     return found.flatten(1).square().sum(1).sqrt()
 
@@ -176,7 +186,7 @@ class _Asked:
 
         def same(rows: Rows, found: list[Tensor]) -> bool:
             pairs = zip(found, expected, strict=True)
-            return len(found) == len(expected) and all(torch.equal(one, other[rows]) for one, other in pairs)
+            return len(found) == len(expected) and all(_equal(one, other[rows]) for one, other in pairs)
 
         if not same(first, whole):
             return False
@@ -220,10 +230,10 @@ def _within_memory(model: Classifier, images: Images, largest: int, *, gradients
         try:
             found = agreeing_granule(model, images, largest, gradients=gradients)
             return found, max(largest, found or 0)
-        except torch.OutOfMemoryError:
-            if largest <= GRANULES[0]:
+        except Exception as error:  # asked anew below, where nothing holds on to what filled the memory
+            if not out_of_memory(error) or largest <= GRANULES[0]:
                 raise
-            largest //= 2
+        largest //= 2
 
 
 @contextmanager

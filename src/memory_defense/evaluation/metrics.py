@@ -11,47 +11,60 @@ from memory_defense.checks import whole_number
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage
 from memory_defense.evaluation.record import Accuracy
 from memory_defense.losses import margin
+from memory_defense.noticed import answered, answers_seen, finite_rows
 from memory_defense.passes import regular
 
 JUDGE_BATCH = 128
 """Images judged at a time; one fixed size, so that every verdict is taken the same way."""
 
 
-@torch.no_grad()
-def answers(model: Classifier, images: Images) -> Logits:
-    """Return logits (B, K), no image's depending on its batch.
+NO_ANSWER = -1
+"""Stands for the predicted class of an image for which the model returned NaN or infinite logits."""
 
-    Raises ValueError when the model returns anything else, or NaN or infinity.
+
+@torch.no_grad()
+def asked(model: Classifier, images: Images) -> Logits:
+    """Return logits (B, K), no image's depending on its batch; rows without an answer are NaN or infinite.
+
+    Raises
+    ------
+    ValueError
+        When the model returns anything else, and what `passes.Regular` raises.
     """
     parts: list[Logits] = []
     judge = regular(model)
     for part in torch.split(images, JUDGE_BATCH):
-        logits = within_memory(judge, part)
+        logits = judge(part)
         if logits.dim() != 2 or logits.shape[0] != part.shape[0]:
             raise ValueError(
                 f"the model returned shape {tuple(logits.shape)} for {part.shape[0]} images, expected logits (B, K)"
             )
-        if not torch.isfinite(logits).all():
-            raise ValueError("the model returned NaN or infinite logits; no accuracy can be claimed for it")
         parts.append(logits)
     return torch.cat(parts)
 
 
-def within_memory(judge: Classifier, images: Images) -> Logits:
-    """Return the logits, asking for half the images at a time as long as the memory is too small for all."""
-    try:
-        return judge(images)
-    except torch.OutOfMemoryError as error:
-        if len(images) == 1:
-            raise ValueError(
-                "there is not enough memory for one image in a pass; use a smaller network, or a device with more"
-            ) from error
-        return torch.cat([within_memory(judge, half) for half in images.tensor_split(2)])
+def answers(model: Classifier, images: Images) -> Logits:
+    """Return logits (B, K) as `asked` does; raise ValueError where one is NaN or infinite."""
+    logits = asked(model, images)
+    missing = (~finite_rows(logits)).nonzero().squeeze(1)
+    if len(missing):
+        raise ValueError(no_answer_text(len(missing), len(images)))
+    return logits
+
+
+def no_answer_text(missing: int, images: int) -> str:
+    """Return what to say of a model that has no answer for so many of the images."""
+    some = "all" if missing == images else f"{missing} of"
+    return (
+        f"the model returned NaN or infinite logits for {some} {images} images; no accuracy can be claimed for it; "
+        "look for sqrt(0), log(0), 0/0 or overflow in its forward pass, and where -inf masks a class, return -1e4"
+    )
 
 
 def predict(model: Classifier, images: Images) -> Labels:
-    """Return (B,) the predicted classes; raise ValueError when the model's answer is not logits (B, K)."""
-    return answers(model, images).argmax(1)
+    """Return (B,) the predicted classes, `NO_ANSWER` where logits are not finite; raise what `asked` raises."""
+    logits = asked(model, images)
+    return logits.argmax(1).masked_fill_(~finite_rows(logits), NO_ANSWER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +101,19 @@ def judged(
 ) -> tuple[PerImage, PerImage]:
     """Return (B,) bool, whether the model errs on the image by these submissions, and (B,) the largest lead.
 
-    The lead is that of the best wrong class over the right one, in logits: above 0 the answer was wrong. Raises
-    what `answers` raises.
+    The lead is that of the best wrong class over the right one, in logits: above 0 the answer was wrong. An image
+    without a finite answer is wrong by a lead of 1, and is noticed (`noticed`). Raises what `asked` raises.
     """
     if len(images) == 0:
         return labels.bool(), labels.float()
-    given = [answers(model, images) for _ in range(submissions.count)]
+    given = [asked(model, images) for _ in range(submissions.count)]
     if int(labels.max()) >= given[0].shape[1]:
         raise ValueError(
             f"labels go up to {int(labels.max())}, but the model has {given[0].shape[1]} classes, counted from 0; "
             "does it belong to these images? Labels that count from 1 become labels - 1"
         )
+    answers_seen(torch.stack([finite_rows(logits) for logits in given]).all(0))
+    given = [answered(logits, labels) for logits in given]
     errors = torch.stack([logits.argmax(1) != labels for logits in given])  # (S, B)
     leads = torch.stack([margin(logits, labels).float() for logits in given])  # (S, B)
     wrong = errors.any(0) if submissions.rule == "any" else 2 * errors.sum(0) > submissions.count

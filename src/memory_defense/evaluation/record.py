@@ -155,6 +155,19 @@ class BatchInvariance(_Strict):
     """The answers differ from one call to the next, so that there was nothing to measure."""
 
 
+OddKind = Literal["clean", "attacked", "gradient"]
+
+
+class OddImages(_Strict):
+    """Images for which the model had no finite answer or no finite gradient; the evaluation went on without it."""
+
+    kind: OddKind
+    """``clean``: no answer, counted as wrong. ``attacked``: no answer under some attack, counted as broken.
+    ``gradient``: NaN or infinite under some attack, counted as 0 there."""
+    ids: tuple[int, ...]
+    """Positions in the dataset, in order."""
+
+
 class Provenance(_Strict):
     """Version, revision, seed and device that the numbers were made with."""
 
@@ -185,6 +198,8 @@ class Record(_Strict):
     batch_invariance: BatchInvariance | None = None
     """If it holds, neither order, nor batch sizes, nor the number of processes changed an outcome; None in
     records from before it was measured."""
+    odd_images: tuple[OddImages, ...] = ()
+    """Images without a finite answer or gradient, by kind; empty where every image had both."""
     detection: tuple[DetectionResult, ...] = ()
     """One entry for each score and attack; empty where detection was not evaluated."""
     per_image: str | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 from memory_defense.contracts import Attack, Images, Labels, PerImage, Rows
 from memory_defense.evaluation.cases import Case, parameters_of
 from memory_defense.evaluation.metrics import accuracy
+from memory_defense.evaluation.odd import noted
 from memory_defense.evaluation.record import AttackResult, CascadeRecord, CascadeStage, WorstCase
 from memory_defense.evaluation.state import Broken, CaseState, State
 from memory_defense.tensorfiles import read_tensors, write_tensors
@@ -47,7 +48,7 @@ def outcome(state: State, case: Case, one: CaseState, attack: Attack) -> Outcome
         seconds=round(one.seconds, 3),
         parameters=parameters_of(attack) | ({} if case.purpose == "table" else {"purpose": case.purpose}),
         disagreements=one.disagreements,
-        note=one.note,
+        note=noted(one),
         **accuracy(robust).model_dump(),
     )
     return Outcome(case, robust, result)
@@ -69,7 +70,7 @@ def cascade_record(state: State, cases: Sequence[Case], order: Sequence[int]) ->
             backward_passes=one.backward,
             seconds=round(one.seconds, 3),
             parameters=parameters_of(cases[position].attack),
-            note=one.note,
+            note=noted(one),
         )
         for position in order
         for one in [state.cases[position]]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -32,7 +33,8 @@ from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
-from memory_defense.evaluation.metrics import Submissions, accuracy, judged, predict
+from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, accuracy, judged, predict
+from memory_defense.evaluation.odd import refuse_without_answers, refuse_without_gradients, sentence
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
@@ -40,11 +42,16 @@ from memory_defense.evaluation.results import Outcome, cascade_record, outcome, 
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
 from memory_defense.evaluation.watch import Watch, described
+from memory_defense.foreign import MemoryShortError, out_of_memory
+from memory_defense.noticed import Noticed, noticing
 from memory_defense.passes import GRANULE, bfloat16_gradients, granules_of, micro_batches_of
 from memory_defense.progress import between, stage
 from memory_defense.randomness import seeded
 from memory_defense.ranks import Ranks, current
 from memory_defense.wrappers import frozen
+
+_FEWER = 8
+"""Where a chunk does not fit into memory whatever the passes, it is cut into so many."""
 
 __all__ = ["Broken", "Case", "Evaluation", "Outcome", "cross", "evaluate"]
 
@@ -184,6 +191,9 @@ class _Run:
     state_file: Path | None
     keep_state: bool
     store: Store | None = None
+    said: set[str] = field(default_factory=set[str])
+    short: bool = False
+    """Whether the clean images were judged in such passes."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.options.progress, self.cases)
@@ -191,11 +201,25 @@ class _Run:
     def begin(self, images: Images, labels: Labels, ids: Rows) -> State:
         """Judge the clean images, and take over the state of a stopped evaluation if there is one."""
         state = State.blank(images, labels, ids, self.cases)
+        noticed = Noticed()
         if len(images):
-            with seeded(self.options.seed, "clean judge"):
+            with seeded(self.options.seed, "clean judge"), noticing() as noticed:
                 state.predictions = predict(self.defense, images)
                 wrong, lead = judged(self.defense, images, labels, self.options.repetitions)
+            state.predictions[sorted(noticed.no_answer)] = NO_ANSWER
             state.start(~wrong, lead)
+            if noticed.smallest is not None:
+                self._say(f"judging: out of memory, going on with {noticed.smallest} images in a pass")
+            silent = cast("list[int]", state.ids[state.predictions == NO_ANSWER].tolist())
+            self._say(sentence("clean", silent) if silent else "")
+        counts = (
+            int((state.predictions == NO_ANSWER).sum()),
+            len(images),
+            int(self._below_granule(noticed.smallest)),
+        )
+        missing, everyone, short = self.ranks.total(*counts)
+        refuse_without_answers(missing, everyone)
+        self.short = short > 0
         path = None if self.state_file is None else of_rank(self.state_file, self.ranks)
         self.store = Store(path, "" if path is None else self._fingerprint(state))
         if self.store.resume(state) and self.options.progress:
@@ -251,23 +275,45 @@ class _Run:
 
     def _attack(self, state: State, position: int, rows: Rows) -> None:
         """Try a case on these rows, chunk by chunk, saving between chunks."""
-        case, runner = self.cases[position], CaseRunner(defense=self.defense, options=self.options)
-        done = 0
+        runner, done = CaseRunner(defense=self.defense, options=self.options), 0
         for part in torch.split(rows, self.options.chunk):
             if len(part):
                 with self._kept(state), self.watch.part(state, position, rows, done, len(part)):
-                    attempt = runner.run(
-                        case,
-                        self.surrogates[case.knowledge],
-                        state.images[part],
-                        state.labels[part],
-                        state.ids[part],
-                    )
-                state.add(case, position, part, attempt)
+                    self._attempt(state, position, part, runner)
                 done += len(part)
             if self.store is not None:
                 self.store.save(state)
             self._advance(state, 0)
+        if self.ranks.world == 1:
+            refuse_without_gradients(state, self.cases, whole=False)
+
+    def _attempt(self, state: State, position: int, rows: Rows, runner: CaseRunner) -> None:
+        """Try a case on these rows, in fewer at a time where even small passes do not fit beside all of them."""
+        case = self.cases[position]
+        try:
+            attempt = runner.run(
+                case, self.surrogates[case.knowledge], state.images[rows], state.labels[rows], state.ids[rows]
+            )
+        except Exception as error:
+            if not (out_of_memory(error) or isinstance(error, MemoryShortError)) or len(rows) == 1:
+                raise
+        else:
+            state.add(case, position, rows, attempt)
+            self._say(sentence("attacked", attempt.no_answer) if attempt.no_answer else "")
+            self._say(sentence("gradient", attempt.no_gradient) if attempt.no_gradient else "")
+            return
+        for part in torch.split(rows, max(1, len(rows) // _FEWER)):
+            self._attempt(state, position, part, runner)
+
+    def _below_granule(self, smallest: int | None) -> bool:
+        """Return whether memory led to smaller passes than the ones that were compared."""
+        return smallest is not None and smallest < (self.batch_invariance.granule or 1)
+
+    def _say(self, text: str) -> None:
+        """Show a line, once."""
+        if text and text not in self.said and self.options.progress:
+            self.said.add(text)
+            self.options.progress.note(text)
 
     def _ended(self, state: State, position: int) -> None:
         """Count a case of a cascade that will not be tried on any image any more."""
@@ -298,6 +344,7 @@ class _Run:
 
     def finish(self, state: State, orders: Sequence[tuple[int, ...]]) -> Evaluation:
         """Return the evaluation, and remove the file to go on from."""
+        refuse_without_gradients(state, self.cases, whole=True)
         transfers = transfers_of(self.defense)
         outcomes = [
             outcome(state, case, one, case.attack.for_transfer() if case.knowledge in transfers else case.attack)
@@ -305,6 +352,9 @@ class _Run:
             if case.purpose != "cascade"
         ]
         cascades = tuple(cascade_record(state, self.cases, order) for order in orders)
+        promised = self.batch_invariance
+        if self.short or any(self._below_granule(one.smallest) for one in state.cases):
+            promised = promised.model_copy(update={"granule": None})
         flags = isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None
         if self.store is not None and not self.keep_state:
             self.store.clear()
@@ -315,6 +365,6 @@ class _Run:
             cascades,
             self.options.repetitions,
             flags,
-            self.batch_invariance,
+            promised,
             self.options.bfloat16,
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memory_defense.contracts import Ball, Images, Labels, PerImage, Rows
 from memory_defense.evaluation.cases import Case
+from memory_defense.noticed import least
 from memory_defense.wrappers import Passes
 
 
@@ -34,6 +35,14 @@ class Attempt:
     """Images whose verdict under the attack was another than the judge's; always 0 but for exact knowledge."""
     failure: str = ""
     """Why the attack could not run; nothing is fooled then."""
+    no_answer: tuple[int, ...] = ()
+    """Ids of the images for whose attacked form the defense has no finite answer; they count as fooled."""
+    no_gradient: tuple[int, ...] = ()
+    """Ids of the images whose gradient was not finite at least once, and counted as 0 there."""
+    followed: bool = False
+    """Whether some image had a finite gradient."""
+    smallest: int | None = None
+    """Images in the smallest pass that a shortage of memory led to; None if there was room."""
 
 
 @dataclass
@@ -57,6 +66,11 @@ class CaseState:
     """Forward passes' worth of the pilot; 0 before it is done."""
     note: str = ""
     """Why the case could not run or was not carried on."""
+    no_answer: tuple[int, ...] = ()
+    no_gradient: tuple[int, ...] = ()
+    followed: bool = False
+    smallest: int | None = None
+    """These four as in `Attempt`, of all attempts so far."""
 
     @classmethod
     def fresh(cls, images: int, device: torch.device) -> CaseState:
@@ -75,6 +89,14 @@ class CaseState:
         self.disagreements += attempt.disagreements
         self.seconds += attempt.seconds
         self.note = self.note or attempt.failure
+        self.notice(attempt)
+
+    def notice(self, other: Attempt | CaseState) -> None:
+        """Take over which images had no answer or no gradient, and how small passes had to be."""
+        self.no_answer = tuple(sorted({*self.no_answer, *other.no_answer}))
+        self.no_gradient = tuple(sorted({*self.no_gradient, *other.no_gradient}))
+        self.followed |= other.followed
+        self.smallest = least(self.smallest, other.smallest)
 
 
 @dataclass

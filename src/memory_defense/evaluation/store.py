@@ -23,11 +23,13 @@ from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.state import CaseState, State
 from memory_defense.files import locked, remove
+from memory_defense.noticed import least
 from memory_defense.ranks import Ranks
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.wrappers import modules_of
 
 _COUNTS = ("forward", "backward", "disagreements", "pilot_cost", "seconds", "note")
+_NOTICED = ("no_answer", "no_gradient", "followed", "smallest")
 _PER_IMAGE = ("done", "fooled", "silent", "distance", "before")
 SAVE_SECONDS = 20.0
 """The most work, in seconds, that a stopped evaluation loses, plus one attack on one chunk of images."""
@@ -62,7 +64,7 @@ def to_tensors(state: State) -> dict[str, Tensor]:
         tensors |= {f"case {number} {name}": getattr(one, name) for name in _PER_IMAGE}
     for number, broken in enumerate(state.broken):
         tensors |= broken.tensors(f"ball {number}")
-    counts = [{name: getattr(one, name) for name in _COUNTS} for one in state.cases]
+    counts = [{name: getattr(one, name) for name in (*_COUNTS, *_NOTICED)} for one in state.cases]
     tensors["counts"] = torch.frombuffer(bytearray(json.dumps(counts).encode()), dtype=torch.uint8)
     return tensors
 
@@ -91,6 +93,10 @@ def _add_counts(one: CaseState, counts: Mapping[str, Any]) -> None:
     one.pilot_cost += counts["pilot_cost"]
     one.seconds = max(one.seconds, counts["seconds"])
     one.note = one.note or counts["note"]
+    one.no_answer = tuple(sorted({*one.no_answer, *counts.get("no_answer", ())}))
+    one.no_gradient = tuple(sorted({*one.no_gradient, *counts.get("no_gradient", ())}))
+    one.followed |= bool(counts.get("followed"))
+    one.smallest = least(one.smallest, counts.get("smallest"))
 
 
 @dataclass

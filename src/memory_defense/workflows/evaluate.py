@@ -25,6 +25,7 @@ from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.behaviour import required_arguments
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case, cross
+from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
@@ -184,8 +185,9 @@ def finished_record(
         submissions=evaluation.submissions.count,
         bfloat16=evaluation.bfloat16,
         batch_invariance=evaluation.batch_invariance,
+        odd_images=odd_images(evaluation.state),
         per_image=None if place is None else per_image_path(place).name,
-        notes=options.notes,
+        notes=(*options.notes, *notes_of(evaluation.state, evaluation.cases)),
         audit=audit(defense, evaluation, classes=classes, seed=options.seed, progress=options.progress),
         provenance=provenance(options.seed, evaluation.images.device, options.weights_sha256),
     )

@@ -11,6 +11,7 @@ from torch import nn
 from memory_defense.contracts import Defense, Images, Logits
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.invariance import undisturbed
+from memory_defense.foreign import ModelError, out_of_memory
 from memory_defense.passes import regular
 from memory_defense.wrappers import (
     OwnPrecision,
@@ -72,8 +73,12 @@ def _classes(defense: Defense, images: Images, *, follows: bool) -> int:
         with torch.no_grad():
             logits = _answer(defense, images[:1], "")
         if follows:
-            with torch.enable_grad():
-                _answer(defense, images[:1].clone().requires_grad_(), ", but only without a gradient")
+            try:
+                with torch.enable_grad():
+                    _answer(defense, images[:1].clone().requires_grad_(), ", but only without a gradient")
+            except Exception as error:  # the attacks make their passes smaller
+                if not out_of_memory(error):
+                    raise
     return logits.shape[1]
 
 
@@ -81,11 +86,8 @@ def _answer(defense: Defense, images: Images, answered: str) -> Logits:
     """Return the logits; whatever the model raises becomes one error that says so, unless memory is too small."""
     try:
         return regular(defense)(images)
-    except ValueError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        if isinstance(error, MemoryError) or "memory" in said:
+    except ModelError as error:
+        if error.remedied:
             raise
         what = f"the model answers images {tuple(images.shape)}{answered}" if answered else ""
         what = what or f"the model does not answer images {tuple(images.shape)}, float32 in [0, 1]"
@@ -94,7 +96,7 @@ def _answer(defense: Defense, images: Images, answered: str) -> Logits:
             if answered
             else "see where with model(images[:8]), and wrap it into a function of such images"
         )
-        raise ValueError(f"{what}: {type(error).__name__}: {said}; {remedy}") from error
+        raise ModelError(f"{what}: {error}; {remedy}", error.images, remedied=True) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from memory_defense.contracts import Rows
+from memory_defense.foreign import of_the_model, ours, out_of_memory, put_back, shared_modes
 from memory_defense.wrappers.models import rows_of
 
 TensorMap = Callable[[Tensor], Tensor]
@@ -40,21 +41,34 @@ class Backward:
         forward
             Makes a pass with gradients on; returns what is differentiated, its weights (None for a scalar), and
             anything.
+
+        Raises
+        ------
+        foreign.ModelError
+            For whatever the model raises on the way back; where memory is short, torch's own error is passed on.
         """
         ends, weights, found = forward()
         if not ends.requires_grad:
             return None, found
-        if not self.plain:
-            try:
-                return torch.autograd.grad(ends, leaf, weights, allow_unused=True)[0], found
-            except RuntimeError as error:
-                if "use_reentrant" not in str(error):
-                    raise
-            self.plain = True
-            ends, weights, found = forward()  # the way back has used up the first graph
-        leaf.grad = None
-        torch.autograd.backward(ends, weights)
-        gradient, leaf.grad = leaf.grad, None
+        modes = shared_modes()
+        try:
+            if not self.plain:
+                try:
+                    return torch.autograd.grad(ends, leaf, weights, allow_unused=True)[0], found
+                except RuntimeError as error:
+                    if "use_reentrant" not in str(error):
+                        raise
+                self.plain = True
+                ends, weights, found = forward()  # the way back has used up the first graph
+            leaf.grad = None
+            torch.autograd.backward(ends, weights)
+            gradient, leaf.grad = leaf.grad, None
+        except Exception as error:
+            if out_of_memory(error) or ours(error):
+                raise
+            raise of_the_model(error, len(leaf), "on the way back from") from error
+        finally:
+            put_back(modes)
         return gradient, found
 
 

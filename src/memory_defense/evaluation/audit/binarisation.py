@@ -15,16 +15,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from memory_defense.contracts import Ball, Classifier, Images, Logits, PerImage, Rows
+from memory_defense.evaluation.attempt import with_room
 from memory_defense.evaluation.audit.findings import Findings, gradient_free, line
 from memory_defense.evaluation.audit.probes import surface_point
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.state import CaseState
+from memory_defense.foreign import MemoryShortError
 from memory_defense.randomness import ImageDraws
 from memory_defense.wrappers import modules_of, rows_of
 
@@ -234,7 +237,10 @@ def _fooled(case: Case, readout: Readout, clean: Images, draws: ImageDraws) -> P
     """Return (B,) bool: the attack found class 1 inside the ball."""
     labels = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
     try:
-        tried = case.attack(readout, clean, labels, case.ball, draws)
+        made = partial(case.attack, readout, clean, labels, case.ball, draws)
+        tried = with_room(made, case.name, clean.device)
+    except MemoryShortError:
+        raise
     except ValueError:  # no gradient, or one that is not finite: nothing was found
         return labels.bool()
     with torch.no_grad():

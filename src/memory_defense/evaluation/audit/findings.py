@@ -25,7 +25,7 @@ from memory_defense.contracts import (
 )
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.metrics import within_memory
+from memory_defense.evaluation.metrics import NO_ANSWER
 from memory_defense.evaluation.record import AttackResult, AuditLine, Verdict
 from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.robustness import Evaluation, published
@@ -110,10 +110,13 @@ class Findings:
 
     @property
     def probe(self) -> tuple[Images, Labels]:
-        """The first images, at most `PROBED`, and their labels; whole granules if possible, so none is padded."""
-        count = min(PROBED, len(self.evaluation.images))
-        count -= count % granule() if count > granule() else 0
-        return self.evaluation.images[:count], self.evaluation.labels[:count]
+        """The first images, at most `PROBED`, and their labels; whole granules if possible, so none is padded.
+
+        Images for which the defense has no finite answer are not among them; the record names them.
+        """
+        rows = (self.evaluation.state.predictions != NO_ANSWER).nonzero().squeeze(1)[:PROBED]
+        count = len(rows) - (len(rows) % granule() if len(rows) > granule() else 0)
+        return self.evaluation.images[rows[:count]], self.evaluation.labels[rows[:count]]
 
     def draws(self, purpose: str, count: int) -> ImageDraws:
         """Return the checks' own draws for the first `count` images."""
@@ -146,13 +149,14 @@ class Findings:
     @torch.no_grad()
     def logits(self, images: Images) -> Tensor:
         """Return the defense's logits (B, K) for one batch."""
-        return within_memory(regular(self.defense), images)
+        return regular(self.defense)(images)
 
 
 def relative(logits: Tensor, others: Tensor) -> PerImage:
-    """Return (B,) the Euclidean distance between two answers, in lengths of the first."""
+    """Return (B,) the Euclidean distance between two answers, in lengths of the first; 1 where not finite."""
     length = logits.square().sum(1).sqrt()
-    return (logits - others).square().sum(1).sqrt() / length.clamp(min=1e-30)
+    distance = (logits - others).square().sum(1).sqrt() / length.clamp(min=1e-30)
+    return torch.where(distance.isfinite(), distance, 1.0)
 
 
 def pieces(case: Case) -> Iterator[Attack]:

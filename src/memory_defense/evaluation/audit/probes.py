@@ -8,7 +8,9 @@ from memory_defense.contracts import Ball, Classifier, Images, Labels, PerImage
 from memory_defense.evaluation.audit.findings import Check, Findings, above, line
 from memory_defense.evaluation.metrics import judged
 from memory_defense.evaluation.record import AuditLine
+from memory_defense.foreign import ModelError, out_of_memory
 from memory_defense.losses import AdversarialLoss, cross_entropy, margin
+from memory_defense.noticed import finite_rows
 from memory_defense.randomness import ImageDraws
 from memory_defense.wrappers import gradient_at, rows_of
 
@@ -29,15 +31,15 @@ def surface_point(ball: Ball, clean: Images, draws: ImageDraws) -> Images:
 
 
 def without_gradient(model: Classifier, images: Images, labels: Labels, loss: AdversarialLoss) -> PerImage:
-    """Return (B,) bool: the gradient of the loss with respect to the image is exactly 0, or does not exist."""
+    """Return (B,) bool: the gradient of the loss with respect to the image is exactly 0, NaN, or does not exist."""
     try:
         return _without_gradient(model, images, labels, loss)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
+    except Exception as error:  # asked anew below, where nothing holds on to what filled the memory
+        if not out_of_memory(error) or len(images) == 1:
             raise
-        halves = torch.arange(len(images), device=images.device).tensor_split(2)
-        parts = [without_gradient(rows_of(model, half), images[half], labels[half], loss) for half in halves]
-        return torch.cat(parts)
+    halves = torch.arange(len(images), device=images.device).tensor_split(2)
+    parts = [without_gradient(rows_of(model, half), images[half], labels[half], loss) for half in halves]
+    return torch.cat(parts)
 
 
 def _without_gradient(model: Classifier, images: Images, labels: Labels, loss: AdversarialLoss) -> PerImage:
@@ -45,13 +47,11 @@ def _without_gradient(model: Classifier, images: Images, labels: Labels, loss: A
         leaf = images.detach().clone().requires_grad_()
         try:
             gradient = gradient_at(leaf, lambda: loss(model(leaf), labels).sum())
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # it answers, but not where a gradient is asked for
+        except ModelError:  # it answers, but not where a gradient is asked for
             gradient = None
     if gradient is None:
         return torch.ones_like(labels, dtype=torch.bool)
-    return (gradient == 0).flatten(1).all(1)
+    return (gradient == 0).flatten(1).all(1) | ~finite_rows(gradient)
 
 
 def _gradient_exists(name: str, loss: AdversarialLoss, remedy: str) -> Check:

@@ -12,12 +12,13 @@ from memory_defense.contracts import Defense, Progress, SlotDefense
 from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
-from memory_defense.evaluation.audit.findings import Check, Findings
+from memory_defense.evaluation.audit.findings import Check, Findings, line
 from memory_defense.evaluation.audit.probes import PROBES
 from memory_defense.evaluation.audit.results import RESULT_CHECKS
 from memory_defense.evaluation.audit.slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.foreign import MemoryShortError, out_of_memory
 from memory_defense.passes import granules_of
 from memory_defense.progress import stage
 from memory_defense.randomness import seeded
@@ -68,5 +69,16 @@ def audit(
         lines: list[AuditLine] = []
         for number, (name, check) in enumerate(checks.items(), 1):
             with stage(progress, f"auditing, check {number} of {len(checks)}, {name}"):
-                lines.append(check(findings))
+                lines.append(_run(name, check, findings))
         return tuple(lines)
+
+
+def _run(name: str, check: Check, findings: Findings) -> AuditLine:
+    """Return the check's line, or where memory is short, one that says so: no check loses a finished evaluation."""
+    try:
+        return check(findings)
+    except Exception as error:
+        if not (out_of_memory(error) or isinstance(error, MemoryShortError)):
+            raise
+    meaning = "not run: there was not enough memory for what this check looks at"
+    return line(name, None, None, meaning, "run the evaluation where there is more memory")

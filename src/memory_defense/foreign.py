@@ -1,0 +1,153 @@
+"""What the code of others does: it runs out of memory, raises what it likes, and changes settings for everybody."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+_MEMORY_SIGNS = (
+    "can't allocate memory",  # torch on a CPU, Linux and macOS
+    "not enough memory",  # torch on a CPU, Windows
+    "alloc_cpu.cpp",
+    "out of memory",  # mps, xpu, and cuBLAS or cuDNN through torch
+    "could not create a memory",  # oneDNN
+    "Cannot allocate memory",  # the operating system, through a library
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Failed to allocate memory",  # ONNX Runtime
+    "std::bad_alloc",
+)
+
+
+class ModelError(ValueError):
+    """The model's own code raised an error; the text says which, where, and on how many images."""
+
+    def __init__(self, text: str, images: int, *, remedied: bool = False) -> None:
+        super().__init__(text)
+        self.images = images
+        """Number of images in the pass that failed, filled up to whole granules."""
+        self.remedied = remedied
+        """Whether the text already says what to do."""
+
+
+class MemoryShortError(ValueError):
+    """Not even one image fits into memory; a pass of more is halved before this is raised."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether this error says that memory is short, on whatever device and by whichever library."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def of_the_model(error: Exception, images: int, doing: str = "answering") -> ModelError:
+    """Return the error of a model's code as one line: what it raised, where, and on how many images.
+
+    Parameters
+    ----------
+    error
+        What the call raised.
+    images
+        Images in the pass.
+    doing
+        What the model was asked for: answers, or a gradient.
+    """
+    said = " ".join(str(error).split("\nException raised from")[0].split())
+    text = f"the model raised {type(error).__name__}" + (f": {said}" if said else "")
+    return ModelError(f"{text} ({_place(error)}{doing} {images} images in one pass)", images)
+
+
+def ours(error: BaseException) -> bool:
+    """Return whether this is a ValueError that this package raised itself, whose text needs no other."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_by = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    return isinstance(error, ValueError) and raised_by.partition(".")[0] == "memory_defense"
+
+
+def _place(error: Exception) -> str:
+    """Return the file and line of the user's code that an error came from, or nothing."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in ("torch", "memory_defense", "numpy"):
+            return f"{frame.f_code.co_filename}:{line}, "
+    return ""
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """Run a block, and give every setting that is shared with the caller back its value, whatever happens inside.
+
+    These are the global generators (torch on every device, numpy, Python), grad mode, default dtype and device, the
+    number of threads, and torch's switches for determinism and precision.
+    """
+    undo = [keep() for keep in (_generators, _modes, _switches)]
+    try:
+        yield
+    finally:
+        for one in undo:
+            one()
+
+
+def _generators() -> Callable[[], None]:
+    plain, numbers, torchs = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def back() -> None:
+        random.setstate(plain)
+        np.random.set_state(numbers)
+        torch.random.set_rng_state(torchs)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return back
+
+
+def _modes() -> Callable[[], None]:
+    modes = shared_modes()
+    return lambda: put_back(modes)
+
+
+def _switches() -> Callable[[], None]:
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    strict, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+
+    def back() -> None:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.get_float32_matmul_precision() != precision:
+            torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+
+    return back
+
+
+Shared = tuple[bool, torch.dtype, torch.device]
+
+
+def shared_modes() -> Shared:
+    """Return grad mode, default dtype and default device as they are; see `put_back`."""
+    return torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+
+
+def put_back(modes: Shared) -> None:
+    """Undo what a call of a model changed of `shared_modes`."""
+    grad, dtype, device = modes
+    if torch.is_grad_enabled() != grad:
+        torch.set_grad_enabled(grad)
+    if torch.get_default_dtype() != dtype:
+        torch.set_default_dtype(dtype)
+    if torch.get_default_device() != device:
+        torch.set_default_device(None)  # what it is for most; a device of its own makes every torch call slower
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
