@@ -133,8 +133,8 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     written = json.loads((tmp_path / "r.json").read_text())
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
-            "cascades", "submissions", "bfloat16", "batch_invariance", "odd_images", "detection", "per_image", "notes", "audit",
-            "provenance",
+            "cascades", "submissions", "bfloat16", "batch_invariance", "odd_images", "detection",
+            "per_image", "notes", "audit", "provenance",
     ]  # fmt: skip
     assert written["schema"] == 1
     assert set(written["clean"]) == {"accuracy", "ci95"}

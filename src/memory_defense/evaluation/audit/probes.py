@@ -70,8 +70,8 @@ def _gradient_exists(name: str, loss: AdversarialLoss, remedy: str) -> Check:
             f"the {name} has a gradient",
             max(float(without_gradient(model, one, labels, loss).float().mean()) for one in points),
             _TOLERATED,
-            f"largest share of images where the gradient of the {name} is exactly 0, NaN or infinite, at the clean image or at a "
-            "random point of the ball; a gradient attack cannot move such an image",
+            f"largest share of images where the gradient of the {name} is exactly 0, NaN or infinite, at the clean "
+            "image or at a random point of the ball; a gradient attack cannot move such an image",
             remedy,
         )
 
