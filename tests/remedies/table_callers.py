@@ -183,6 +183,33 @@ _OPTIONS = (
     ),
 )
 
+_NUMBERS = (
+    _case(
+        "evaluation/options.py",
+        "but an attack needs at least 1 image",
+        "Options(batch_size=0)",
+        r"evaluated(options=Options(batch_size=«give (\d+)», chunk=«give (\d+)»))",
+    ),
+    _case(
+        "evaluation/options.py",
+        "but a seed is at least 0",
+        "Options(seed=-1)",
+        r"evaluated(options=Options(seed=«give (\d)»))",
+    ),
+    _case(
+        "evaluation/options.py",
+        "but a position in a dataset is at least 0",
+        "Options(ids=[-1] * 8)",
+        "N = 8; evaluated(options=Options(ids=«give (.+), say»))",
+    ),
+    _case(
+        "evaluation/metrics.py",
+        "but an image must be handed in at least once",
+        "Options(submissions=0)",
+        r"evaluated(options=Options(submissions=«give (\d)»))",
+    ),
+)
+
 _ARGUMENTS = (
     _case("workflows/arguments.py", "; did you mean", "evaluated(norm='L2')", "evaluated(norm=«mean (.+?)\\?»)"),
     _case(
@@ -446,4 +473,4 @@ _MODELS = (
     ),
 )
 
-CASES = (*_CHECKS, *_OPTIONS, *_ARGUMENTS, *_MODELS)
+CASES = (*_CHECKS, *_OPTIONS, *_NUMBERS, *_ARGUMENTS, *_MODELS)

@@ -123,14 +123,14 @@ class Options:
 def _images_in(name: str, count: object) -> int:
     found = whole_number(count, name, 64)
     if found < 1:
-        raise ValueError(f"{name} is {found}, but an attack needs at least 1 image")
+        raise ValueError(f"{name} is {found}, but an attack needs at least 1 image; give 64, say")
     return found
 
 
 def _seed(seed: object) -> int:
     found = whole_number(seed, "seed", 0)
     if found < 0:
-        raise ValueError(f"seed is {found}, but a seed is at least 0")
+        raise ValueError(f"seed is {found}, but a seed is at least 0; give 0, say")
     return found
 
 
@@ -177,9 +177,10 @@ def _positions(ids: object) -> Rows:
         raise ValueError(
             f"ids is {shown(ids)}, expected whole numbers (N,), one for each image, such as range(N) or None"
         )
+    found = found.to(torch.int64)
     if len(found) and int(found.min()) < 0:
-        raise ValueError(f"ids has {int(found.min())}, but a position in a dataset is at least 0")
-    return found.to(torch.int64)
+        raise ValueError(f"ids has {int(found.min())}, but a position in a dataset is at least 0; give range(N), say")
+    return found
 
 
 def _check_progress(progress: object) -> None:
