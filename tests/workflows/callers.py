@@ -1,7 +1,7 @@
 """What callers hand to `evaluate`: the same problem in many forms, and what cannot be taken.
 
-Every form is one of a dimension (the model, the images, the labels, the radii, ...). It says what is handed in for a
-canonical problem, whether it must be taken, and what else the canonical problem has to be where it changes it.
+Every form is one of a dimension (the model, the images, the labels, the radii, ...). It says what is handed in for
+a canonical problem, whether it must be taken, and what it stands for where that is another problem.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def model_forms() -> dict[str, Form]:
         "module": (net, None),
         "train mode": (Net().train(), None),
         "no parameter asks": (Net().requires_grad_(False), None),
-        "function": (lambda images: net(images), None),
+        "function": (lambda images: 1.0 * net(images), None),
         "partial": (functools.partial(lambda factor, images: factor * net(images), 1.0), None),
         "bound method": (net.forward, None),
         "data parallel": (nn.DataParallel(Net()), None),
@@ -299,7 +299,7 @@ LABELS: dict[str, Form] = {
     "None": Form(lambda y: None, taken=False),
     "dictionary": Form(lambda y: {"labels": y}, taken=False),
     "text": Form(lambda y: "labels", taken=False),
-    "generator": Form(lambda y: iter(y), taken=False),
+    "generator": Form(iter, taken=False),
     "meta": Form(lambda y: y.to("meta"), taken=False),
     "sparse": Form(lambda y: y.to_sparse(), taken=False),
 }
@@ -321,7 +321,7 @@ EPSILON: dict[str, Form] = {
     "range": _radii(range(2), 0, 1),
     "set": _radii({0.1}, 0.1),
     "generator": _radii(lambda: (one for one in (0.02, 0.1)), 0.02, 0.1),
-    "values": _radii(lambda: {"small": 0.1}.values(), 0.1),
+    "values": _radii({"small": 0.1}.values, 0.1),
     "fraction": _radii(Fraction(1, 10), 0.1),
     "decimal": _radii(Decimal("0.1"), 0.1),
     "float64": _radii(np.float64(0.1), 0.1),
@@ -342,9 +342,9 @@ EPSILON: dict[str, Form] = {
         repr(one): Form(lambda _, one=one: one, taken=False)
         for one in (
             None, True, "8/255", "0.1", b"1", ["8/255"], [0.1, None], [True], [[0.1]], [], (), {}, {0.1: 1}, 1j,
-            float("nan"), [0.1, float("nan")], -0.1, [0.1, -1], object, np.array([[0.1]]), np.array([]), np.bool_(True),
-            torch.tensor(True), torch.zeros(1, 1), torch.tensor([]), torch.tensor(0.1, device="meta"),
-            np.array(["0.1"]), np.array([0.1], object).reshape(1, 1),
+            float("nan"), [0.1, float("nan")], -0.1, [0.1, -1], object, np.array([[0.1]]), np.array([]),
+            np.bool_(True), torch.tensor(True), torch.zeros(1, 1), torch.tensor([]),
+            torch.tensor(0.1, device="meta"), np.array(["0.1"]), np.array([0.1], object).reshape(1, 1),
         )
     },
     "8, in the largest norm": Form(lambda _: 8, taken=False),
@@ -382,14 +382,19 @@ ATTACKS: dict[str, Form] = {
     "unknown": Form(lambda _: "fgsm, no-such-attack", taken=False),
 }
 
+
+def _ids(count: int) -> Tensor:
+    return torch.arange(count, device="cpu")
+
+
 OPTIONS: dict[str, Form] = {
     "none": Form(lambda n: None),
     "default": Form(lambda n: Options()),
     "numpy's seed": Form(lambda n: Options(seed=np.int64(0))),
-    "torch's seed": Form(lambda n: Options(seed=torch.tensor(0))),
+    "torch's seed": Form(lambda n: Options(seed=torch.tensor(0, device="cpu"))),
     "batches": Form(lambda n: Options(batch_size=np.int32(4), chunk=np.uint8(200))),
     "one by one": Form(lambda n: Options(batch_size=1, chunk=1)),
-    "ids": Form(lambda n: Options(ids=torch.arange(n))),
+    "ids": Form(lambda n: Options(ids=_ids(n))),
     "list of ids": Form(lambda n: Options(ids=list(range(n)))),
     "array of ids": Form(lambda n: Options(ids=np.arange(n, dtype=np.uint16))),
     "range of ids": Form(lambda n: Options(ids=range(n))),
@@ -402,13 +407,13 @@ OPTIONS: dict[str, Form] = {
     "class": Form(lambda n: Options, taken=False),
     "number": Form(lambda n: 0, taken=False),
     "few ids": Form(lambda n: Options(ids=range(n + 1)), taken=False),
-    "float ids": Form(lambda n: Options(ids=torch.arange(n).float()), taken=False),
-    "column of ids": Form(lambda n: Options(ids=torch.arange(n)[:, None]), taken=False),
+    "float ids": Form(lambda n: Options(ids=_ids(n).float()), taken=False),
+    "column of ids": Form(lambda n: Options(ids=_ids(n)[:, None]), taken=False),
     "negative ids": Form(lambda n: Options(ids=[-1] * n), taken=False),
     **{
         f"{name}={one!r}": Form(lambda n, name=name, one=one: Options(**{name: one}), taken=False)
         for name, values in {
-            "seed": (1.5, 0.0, -1, True, "0", None, np.float64(0), torch.tensor(0.0), [0]),
+            "seed": (1.5, 0.0, -1, True, "0", None, np.float64(0), torch.tensor(0.0, device="cpu"), [0]),
             "batch_size": (2.5, 8.0, "8", 0, True, -1, [8]),
             "chunk": (2.5, None, "8", 0, True),
             "submissions": (2.0, "2", 0, None, True, [1]),

@@ -179,7 +179,9 @@ def _positions(ids: object) -> Rows:
         )
     found = found.to(torch.int64)
     if len(found) and int(found.min()) < 0:
-        raise ValueError(f"ids has {int(found.min())}, but a position in a dataset is at least 0; give range(N), say")
+        raise ValueError(
+            f"ids has {int(found.min())}, but a position in a dataset is at least 0; give range(N), say"
+        )
     return found
 
 

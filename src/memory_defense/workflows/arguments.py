@@ -178,10 +178,10 @@ def _from_array(array: NDArray[Any], called: str, name: str, expected: str) -> t
     native = array.dtype.newbyteorder("=")
     if array.dtype != native:
         array, called = array.astype(native), f"{called}.astype({native.name!r})"
-    called = f"{called}.copy()" if any(stride < 0 for stride in array.strides) else called
-    return torch.from_numpy(np.array(array, order="C", copy=None if array.flags.writeable else True)), (
-        f"torch.from_numpy({called})"
-    )
+    backward = any(stride < 0 for stride in array.strides)
+    called = f"{called}.copy()" if backward else called
+    array = np.array(array, order="C", copy=True) if backward or not array.flags.writeable else array
+    return torch.from_numpy(np.ascontiguousarray(array)), f"torch.from_numpy({called})"
 
 
 def _texts(given: Any, name: str, expected: str) -> str:
