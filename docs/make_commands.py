@@ -18,7 +18,10 @@ PAGE = Path(__file__).parent / "commands.md"
 INTRODUCTION = """# Commands
 
 Written by `make docs` from the commands themselves. `memdef COMMAND --help` says the same. A user's mistake ends in
-one message and exit status 2, Ctrl-C in 130; what was finished is kept.
+one message and exit status 2. Ctrl-C, SIGTERM and SIGHUP stop at the next whole step, or pass of the model, and end
+in 130, 143 and 129; what was finished is kept. A second signal stops at once. What runs, how far it is and how long
+it still takes is said on standard error: a live line on a terminal, elsewhere a plain line every 15 seconds
+(`MEMDEF_PROGRESS_SECONDS`).
 """
 KINDS = {int: "whole number", float: "number", Path: "path", str: "text"}
 

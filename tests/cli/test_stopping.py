@@ -336,3 +336,29 @@ def test_a_stopped_hardening_says_so_and_goes_on(place, word) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert Record.read(place / "run" / "record.json").images == 20
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals are made with pty")
+def test_on_a_terminal_there_is_one_live_line(place) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command(*ASKED, *ATTACKS), cwd=place, env=environment(HOW="slow", TERM="xterm", COLUMNS="200"),
+        stdout=subprocess.DEVNULL, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    try:
+        while part := os.read(ours, 65536):
+            said += part
+    except OSError:  # how a terminal says that the other end was closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait() == 0
+    text = said.decode(errors="replace")
+    assert "gama, end-to-end" in text
+    assert "so far" not in text, "no plain lines beside the live one"
+    assert "at most about" in text or "left" not in text
+    assert text.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in text, "the cursor is back"

@@ -115,8 +115,8 @@ def test_damaged_cache_is_passed_over_noted_and_replaced(network, grey, heard):
     path = cache_path(grey.spec)
     path.write_bytes(path.read_bytes()[:-3])
     assert grey.same(find(grey.spec, progress=heard))
-    assert len(heard.notes) == 1
     assert heard.notes[0].startswith(f"the cache is passed over: {path}")
+    assert heard.notes[1:] == [f"{grey.spec.name}: from a package"]
     assert grey.same(find(grey.spec, offline=True))
 
 

@@ -18,7 +18,7 @@ from memory_defense.attacks import Pgd, attack
 from memory_defense.evaluation import robustness, watch
 from memory_defense.evaluation.audit import run
 from memory_defense.evaluation.watch import most_passes
-from memory_defense.progress import Lines, stage
+from memory_defense.progress import Lines, beat, stage
 
 SECONDS = 0.05
 """What an image takes, on the clock of these tests."""
@@ -175,3 +175,44 @@ def test_no_attack_of_the_house_takes_much_more_than_it_says(name) -> None:
     most = most_passes(attack(name), "linf")
     assert most is not None
     assert found.forward_passes <= 1.3 * most * found.tried
+
+
+@pytest.mark.parametrize("call", [30, 60, 90])
+def test_an_interruption_inside_the_model_leaves_the_state_and_the_users_torch_as_they_were(tmp_path, call) -> None:
+    model, images, labels = problem()
+    own = nn.Sequential(Pressed(model), nn.Dropout(0.5)).train()
+    own[0].call = call
+    out = tmp_path / "record.json"
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    options = Options(seed=2, chunk=8, batch_size=8)
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        memory_defense.evaluate(own, images, labels, epsilon=0.02, attacks="pgd,gama", out=out, options=options)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.is_grad_enabled()
+    assert own.training
+    assert own[1].training
+    assert all(parameter.requires_grad for parameter in own.parameters())
+    beat(8)  # nobody listens any more
+    if call > 30:  # by then the attacks had begun
+        assert out.with_suffix(".progress.safetensors").is_file()
+    own[0].call = 0
+    again = memory_defense.evaluate(own, images, labels, epsilon=0.02, attacks="pgd,gama", out=out, options=options)
+    whole = memory_defense.evaluate(own, images, labels, epsilon=0.02, attacks="pgd,gama", options=options)
+    assert again.cascades[0].stages[0].fooled == whole.cascades[0].stages[0].fooled
+    assert again.worst_case == whole.worst_case
+    assert not out.with_suffix(".progress.safetensors").exists()
+
+
+class Pressed(nn.Module):
+    """A classifier during whose pass somebody presses Ctrl-C."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.call, self.calls = model, 0, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.call:
+            raise KeyboardInterrupt
+        return self.model(images)

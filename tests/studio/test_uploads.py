@@ -107,3 +107,23 @@ def test_nothing_is_left_behind(monkeypatch, tmp_path) -> None:
     with pytest.raises(ValueError, match="is no PNG"):
         decode(b"nothing", GREY)
     assert list(Path(tmp_path).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "why"),
+    [
+        (bomb(6000, 3000), 413, "6000 x 3000 pixels, at most 16777216"),
+        (b"%PDF-1.7 " + b"0" * 100, 415, "is no PNG"),
+        (b"", 422, "is empty"),
+        (png(np.zeros((28, 28), np.uint8))[:-20], 422, "truncated or damaged"),
+    ],
+)
+def test_each_refusal_has_the_status_that_says_why(client, content, status, why) -> None:
+    answer = client.post("/api/image?run=first", content=content, headers={"content-type": "image/png"})
+    assert (answer.status_code, why in answer.json()["error"]) == (status, True), answer.json()
+
+
+def test_the_page_says_what_the_limit_is(client) -> None:
+    page = client.get("/").text
+    assert f"{UPLOAD_LIMITS.file_bytes >> 20} MiB" in page
+    assert f"{UPLOAD_LIMITS.file_pixels:,}".replace(",", " ") in page

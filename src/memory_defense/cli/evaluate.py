@@ -76,6 +76,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
         place = out or run.record
         if flag is not None and speaks:  # the attacks on the flag are not shared out
             keep_flag(run, flag)
+            progress.note(f"the flag's threshold is kept in {run.manifest_path}")
             record = add_detection(record, place, defense, splits, recipe.evaluation, flag, chosen)
     if speaks:
         print_tables([Section(recipe.summary, record)])
@@ -110,6 +111,8 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             may_update=True,
             progress=progress,
         )
+        if assumed := options.assumed():
+            progress.note(f"assumed: {', '.join(assumed)}")
         data = read()
         height, width = data.images.images.shape[2:]
         progress.begin("loading the model", 0)

@@ -89,6 +89,11 @@ class EvaluateArguments:
         ),
     ] = None
 
+    def assumed(self) -> list[str]:
+        """Return what was left out and decides on the numbers of a classifier, with the values that are taken."""
+        found = [] if self.norm is not None else ["norm linf"]
+        return found if self.attacks is not None else [*found, "attacks fast"]
+
     def options(self, progress: Progress | None) -> Options:
         """Return what the evaluator needs of them."""
         from memory_defense.evaluation.options import Options

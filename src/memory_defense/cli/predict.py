@@ -64,7 +64,7 @@ def predict(
     from memory_defense.data.spec import images_of
     from memory_defense.model_spec import ModelSpec
     from memory_defense.reporting.wording import number, percent
-    from memory_defense.run_directory import RunDirectory
+    from memory_defense.run_directory import FLAG, RunDirectory
     from memory_defense.systems.load import load
     from memory_defense.workflows.predict import flag_for
     from memory_defense.workflows.predict import predict as predictions
@@ -85,6 +85,7 @@ def predict(
             "progress": progress,
             "limits": Limits(words=replace(TYPED, size="", images="")),
         }
+        keeps = FLAG not in found.read()
         try:
             flag, fresh = flag_for(
                 found, defense, lambda: splits_of(found, source=data, **where).held_out, false_alarms=false_alarms
@@ -100,6 +101,7 @@ def predict(
             progress.note(
                 f"threshold {number(flag.threshold)} on {flag.score}, chosen on {flag.calibration_images:,} "
                 f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
+                + (f"; kept in {found.manifest_path}" if keeps else "")
             )
         progress.begin("predicting, images done", 0)
         source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED))

@@ -25,7 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from memory_defense.data.decode import DamagedDataError
-from memory_defense.data.limits import Limits
+from memory_defense.data.limits import Limits, OtherTypeError, TooLargeError
 from memory_defense.data.places import shown
 
 SUFFIXES = (
@@ -165,7 +165,7 @@ def is_colour(path: Path, limits: Limits) -> bool:
 def _check_bytes(name: str, size: int, limits: Limits) -> None:
     """Raise ValueError for a file of no bytes, or of too many."""
     if size > limits.file_bytes:
-        raise ValueError(
+        raise TooLargeError(
             f"{name} has more than {limits.file_bytes} bytes; make it smaller{limits.raised('file_bytes')}"
         )
     if not size:
@@ -182,9 +182,9 @@ def _decoder(name: str, head: bytes, *, plain: bool) -> type[ImageFile]:
             return decoder
     for start, kind in () if plain else _NOT_READ:
         if start.match(head):
-            raise ValueError(f"{name} is a {kind} file, which is not read; convert it to PNG, or remove it")
+            raise OtherTypeError(f"{name} is a {kind} file, which is not read; convert it to PNG, or remove it")
     kinds = "PNG, JPEG, BMP, PGM or PPM" if plain else "PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF"
-    raise ValueError(f"{name} is no {kinds} image, whatever its name; convert or remove it")
+    raise OtherTypeError(f"{name} is no {kinds} image, whatever its name; convert or remove it")
 
 
 def _open(name: str, source: BinaryIO, head: bytes, limits: Limits) -> ImageFile:
@@ -197,7 +197,7 @@ def _open(name: str, source: BinaryIO, head: bytes, limits: Limits) -> ImageFile
     except Exception as error:  # decoders of damaged bytes raise nearly anything
         raise _damaged(name, error) from error
     if width * height > limits.file_pixels:
-        raise ValueError(
+        raise TooLargeError(
             f"{name} has {width} x {height} pixels, at most {limits.file_pixels} are decoded; "
             f"make it smaller{limits.raised('file_pixels')}"
         )

@@ -32,6 +32,14 @@ TYPED = Words(size="--size {}", images="--images {}", limit="raise Limits.{} in 
 """For ``memdef evaluate`` of a classifier; `dataclasses.replace` takes away what another command has not."""
 
 
+class TooLargeError(ValueError):
+    """A picture has more bytes or pixels than are read."""
+
+
+class OtherTypeError(ValueError):
+    """A file is no picture of a type that is read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The largest data that are read; more is refused before it is decoded, with a message that names the limit.

@@ -70,7 +70,10 @@ def find(
         try:
             directory = Path(named).expanduser()
             check_directory(directory, "data_dir" if data_dir is not None else DATA_VARIABLE)
-            return read_directory(directory, spec)
+            arrays = read_directory(directory, spec)
+            if progress:
+                progress.note(f"{spec.name}: from {directory}")
+            return arrays
         except AbsentDataError as error:
             _failed(tried, "the named directory", error, progress)
     else:
@@ -83,6 +86,8 @@ def find(
             continue
         if source != _CACHE:
             _keep(arrays, spec, progress)
+        if progress:
+            progress.note(f"{spec.name}: from {source}")
         return arrays
     raise DataNotFoundError(_report(spec, tried, offline))
 

@@ -163,11 +163,22 @@ def evaluate(
                 state = run.begin(images[mine], labels[mine], numbers[mine])
             with stage(chosen.progress, "timing passes of several sizes"):
                 size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
+            run.say(f"passes of up to {size} images, {_why(chosen, found)}")
             with micro_batches_of(size):
                 orders = run.attack(state)
         if ranks.world > 1:
             state = run.merge(state, State.blank(images, labels, numbers, cases))
         return run.finish(state, orders)
+
+
+def _why(options: Options, found: BatchInvariance) -> str:
+    """Return where the size of a pass comes from."""
+    if options.batch_size is not None:
+        return "as asked"
+    if found.granule is not None:
+        return "by a short timing: no answer depends on it here"
+    drawn = "the model draws at random" if found.randomised else "an answer may depend on its batch here"
+    return f"not by a timing: {drawn}, so another size, order or number of processes may give other last bits"
 
 
 def published(defense: Defense) -> dict[str, Classifier | Binding]:
@@ -222,9 +233,14 @@ class _Run:
         self.short = short > 0
         path = None if self.state_file is None else of_rank(self.state_file, self.ranks)
         self.store = Store(path, "" if path is None else self._fingerprint(state))
-        if self.store.resume(state) and self.options.progress:
-            self.options.progress.note("going on where the evaluation stopped")
+        if self.store.resume(state):
+            self.say("going on where the evaluation stopped")
         return state
+
+    def say(self, text: str) -> None:
+        """Say one line."""
+        if self.options.progress:
+            self.options.progress.note(text)
 
     def merge(self, mine: State, whole: State) -> State:
         """Return `whole` with what every rank found."""
@@ -253,8 +269,8 @@ class _Run:
             self._attack(state, position, (state.correct & ~one.done).nonzero().squeeze(1))
             robust = 100 * float((state.correct & ~one.fooled).float().mean())
             self.watch.end(position)
-            if one.note and self.options.progress:
-                self.options.progress.note(f"{described(case)}: {one.note}")
+            if one.note:
+                self.say(f"{described(case)}: {one.note}")
             self._advance(state, 1, f"{case.name}, {case.knowledge}: {robust:.1f} %")
         orders: list[tuple[int, ...]] = []
         for _, positions in sorted(cascades.items()):
@@ -320,8 +336,8 @@ class _Run:
         case = self.cases[position]
         self.watch.end(position)
         robust = 100 * float(state.inside(case.ball).robust.float().mean())
-        if state.cases[position].note and self.options.progress:
-            self.options.progress.note(f"{described(case)}: {state.cases[position].note}")
+        if state.cases[position].note:
+            self.say(f"{described(case)}: {state.cases[position].note}")
         self._advance(state, 1, f"{case.name}, {case.knowledge}: cascade, {robust:.1f} %")
 
     @contextmanager
@@ -332,8 +348,8 @@ class _Run:
         except (Exception, KeyboardInterrupt):
             if self.store is not None:
                 self.store.save(state, at_once=True)
-                if self.store.path is not None and self.options.progress:
-                    self.options.progress.note(f"stopped; what is known of every image is in {self.store.path}")
+                if self.store.path is not None:
+                    self.say(f"stopped; what is known of every image is in {self.store.path}")
             raise
 
     def _advance(self, state: State, steps: int, text: str = "") -> None:

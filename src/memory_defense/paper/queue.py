@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import Fgsm
-from memory_defense.contracts import Attack, Progress
+from memory_defense.contracts import Attack, FineProgress, Progress
 from memory_defense.data.decode import Arrays
 from memory_defense.data.images import Splits, split
 from memory_defense.data.spec import dataset_spec
@@ -185,6 +185,11 @@ class Deadline:
         """Count steps; raise KeyboardInterrupt once the time is up."""
         self.inner.advance(steps, text)
         self.check()
+
+    def tell(self, text: str, left: float | None = None) -> None:
+        """Pass on where the work is; only a whole step ends it, or long ones would never be done."""
+        if isinstance(self.inner, FineProgress):
+            self.inner.tell(text, left)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt once the time is up."""

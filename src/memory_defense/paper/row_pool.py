@@ -7,6 +7,7 @@ has trained it; where nothing else is left to do, one waits for the other at its
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import queue
 import signal
@@ -23,6 +24,7 @@ import torch
 
 from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
+from memory_defense.progress import duration
 
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 120.0
@@ -81,13 +83,20 @@ class _Relay:
         status = f", {text}" if text else ""
         self.messages.put((_AT, self.label, f"{self.label}: {self.what} {self.done}/{self.total}{status}"))
 
+    def tell(self, text: str, left: float | None = None) -> None:
+        self.advance(
+            0, text if left is None or left == math.inf else f"{text}, at most about {duration(left)} left"
+        )
+
     def note(self, text: str) -> None:
         self.messages.put((_NOTE, self.label, text if self.label in text else f"{self.label}: {text}"))
 
 
 def _make(work: RowWork, data: RowSource, threads: int, messages: Any, stop: Event) -> None:
     """Make one row in a worker; errors are sent to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches every process; the parent says when
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # these may reach every process of a job; the parent says when
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
         work.make(data, _Relay(messages, stop, work.label))

@@ -174,6 +174,8 @@ def reproduced_row(
     run = trained(recipe, out, splits, seed=seed, progress=progress)
     place = run.path / f"{record}.json"
     if _is_made(place, recipe):
+        if progress:
+            progress.note(f"{place} was finished before, and is taken as it is")
         return ReproducedRow(row, Record.read(place), place)
     if progress:
         progress.note(f"{recipe.name}: attacks")
@@ -191,6 +193,8 @@ def trained(
     """
     run = RunDirectory(out / recipe.name)
     if _is_trained(run):
+        if progress:
+            progress.note(f"{run.path} was trained before")
         return run
     return train(
         recipe,

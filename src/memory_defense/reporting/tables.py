@@ -130,6 +130,9 @@ def headline_table(sections: Sequence[Section]) -> Table:
         body.append(tuple(cells))
     if any(cell.text == MISSING for cells in body for cell in cells):
         notes.append(f"{MISSING}: not run.")
+    for section, row in zip(sections, rows, strict=True):
+        whose = f"{plain(row.title)}: " if len(rows) > 1 else ""
+        notes += [f"{whose}{plain(note)}{'' if note.endswith('.') else '.'}" for note in section.record.notes]
     return Table("Headline", tuple(columns), tuple(body), tuple(notes))
 
 

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
+from memory_defense.data.limits import OtherTypeError, TooLargeError
 from memory_defense.studio.describe import Described, Shelf, Thumbnails, describe_run, shelf, thumbnails
 from memory_defense.studio.duel import compare
 from memory_defense.studio.guard import INSIDE, UPLOAD_PATH
@@ -37,6 +38,8 @@ _TYPES = {
 }
 _STATUS: dict[type[Exception], int] = {
     ValueError: 422,
+    TooLargeError: 413,
+    OtherTypeError: 415,
     FileNotFoundError: 422,
     BusyError: 503,
     TooSlowError: 503,

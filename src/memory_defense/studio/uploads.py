@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from memory_defense.data.image_files import read_image
-from memory_defense.data.limits import Limits, Words, check_sides, fit
+from memory_defense.data.limits import Limits, OtherTypeError, TooLargeError, Words, check_sides, fit
 from memory_defense.studio.library import Shape
 
 UPLOAD_LIMITS = Limits(
@@ -40,7 +40,8 @@ def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
     Raises
     ------
     ValueError
-        For another type, too many bytes or pixels, a damaged, animated or transparent file.
+        For a damaged, animated or transparent file; `TooLargeError` for too many bytes or pixels, `OtherTypeError`
+        for another type.
     """
     with tempfile.TemporaryDirectory(prefix="memdef-studio-") as directory:
         path = Path(directory) / "upload"
@@ -50,7 +51,8 @@ def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
             height, width = pixels.shape[:2]
             check_sides(str(path), height, width, shape.size)
         except ValueError as error:
-            raise ValueError(_for_a_page(str(error).replace(str(path), _NAME))) from error
+            kind = type(error) if isinstance(error, (TooLargeError, OtherTypeError)) else ValueError
+            raise kind(_for_a_page(str(error).replace(str(path), _NAME))) from error
     wanted = Image.fromarray(fit(pixels, shape.size)).convert("L" if shape.channels == 1 else "RGB")
     levels = torch.from_numpy(np.array(wanted))
     levels = levels[None] if shape.channels == 1 else levels.permute(2, 0, 1).contiguous()  # (C, H, W)

@@ -187,8 +187,14 @@ def assess(
         going_on = cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
         cases += [case for case in going_on if plan.knowledge is None or case.knowledge in plan.knowledge]
     place = out or run.record
+    chosen = options or Options()
+    if len(subset) < len(splits.test):
+        limited = f"the first {len(subset):,} of {len(splits.test):,} test images were attacked"
+        chosen = replace(chosen, notes=(*chosen.notes, limited))
+        if chosen.progress:
+            chosen.progress.note(limited.replace("were", "are"))
     chosen = replace(
-        options or Options(),
+        chosen,
         ids=subset.ids,
         defense=f"{recipe.model.defense}/{recipe.model.preset}",
         dataset=spec.name,

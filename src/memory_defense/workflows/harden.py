@@ -140,6 +140,7 @@ class _Work:
         identity = hashlib.sha256(f"{self.recipe.sha256} {name} {self.hardening.weights_sha256}".encode())
         kept = _kept(place, identity.hexdigest(), self.seed)
         if kept is not None:
+            self._note(f"{place} was finished before, and is taken as it is")
             return kept
         self._note(f"attacks on the classifier: {name}")
         stage = "as it was" if name == "original" else "fine-tuned, alone"
@@ -169,6 +170,7 @@ class _Work:
         rate = max(DEFAULT_FALSE_ALARMS, 1.01 / (len(self.splits.held_out) + 1))  # fewer cannot tell a smaller one
         flag = calibrated(cast("Any", defense), self.splits.held_out, rate)
         keep_flag(self.run, flag)
+        self._note(f"the flag's threshold is kept in {self.run.manifest_path}")
         return flag
 
     def assessed(self, defense: Any, flag: Flag) -> Record:
@@ -177,6 +179,8 @@ class _Work:
         if record is None:
             self._note("attacks on the Memory Defense")
             record = assess(self.recipe, self.run, defense, self.splits, options=self._options())
+        else:
+            self._note(f"{self.run.record} was finished before, and is taken as it is")
         if record.detection:
             return record
         plan = self.recipe.evaluation

@@ -27,6 +27,7 @@ from memory_defense.systems.build import build_classifier, build_defense, classi
 from memory_defense.systems.registry import system_of
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import Validate, fit
+from memory_defense.training.precision import resolve
 from memory_defense.training.validate import clean_accuracy, negative_objective, robust_accuracy
 from memory_defense.workflows.offline import Workshop, adversarial_pairs, with_adversarial
 
@@ -71,6 +72,7 @@ class _Training:
         name = f"{part}-{stage.name}"
         if name in self.manifest["stages"]:
             load_weights(self.run.stage(name), model)
+            self._note(f"{name} was trained before")
             remove(self.run.state(name))  # a run killed just before it would have been
             rmtree(self.run.workshop(name), ignore_errors=True)
             return
@@ -81,6 +83,7 @@ class _Training:
             _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
             if common is not None and known:
                 load_weights(common, model)
+                self._note(f"{name} is taken from {common}, where another run trained the very same")
                 outcome = {"best_epoch": None, "best_score": None, "shared": common.name}
             else:
                 outcome = self._fit(stage, model, name, classifier)
@@ -103,8 +106,8 @@ class _Training:
                     turn.enter_context(locked(common))
                     break
                 except LockedError:
-                    if self.progress and not waited:
-                        self.progress.note(f"{self.recipe.name}: another run is training what both need; waiting")
+                    if not waited:
+                        self._note("another run is training what both need; waiting")
                     waited = True
                 time.sleep(_TURN_SECONDS)
                 if self.progress:
@@ -112,19 +115,28 @@ class _Training:
             yield
 
     def _fit(self, stage: Stage, model: nn.Module, name: str, classifier: nn.Module | None) -> dict[str, Any]:
-        if self.progress:
-            self.progress.note(f"{self.recipe.name}: {name}")
+        images = self._images(stage, name, classifier)
+        precision = resolve(stage.fit.precision, images.images.device)
+        whole = len(self.splits.train)
+        of_all = (
+            "" if stage.images is None or stage.images >= whole else f" (of {whole:,} the first {stage.images:,})"
+        )
+        self._note(f"{name}, {stage.fit.epochs} epochs of {len(images):,} images{of_all}, in {precision}")
         result = fit(
             model,
             stage.objective,
-            self._images(stage, name, classifier),
+            images,
             stage.fit,
             seed=derive(self.seed, name),
             validate=self._score(stage),
             state=self.run.state(name),
             progress=self.progress,
         )
-        return {"best_epoch": result.best_epoch, "best_score": result.best_score}
+        return {"best_epoch": result.best_epoch, "best_score": result.best_score, "precision": precision}
+
+    def _note(self, text: str) -> None:
+        if self.progress:
+            self.progress.note(f"{self.recipe.name}: {text}")
 
     def _images(self, stage: Stage, name: str, classifier: nn.Module | None) -> ImageSet:
         images = self.splits.train

@@ -198,9 +198,18 @@ def binarisation(findings: Findings) -> AuditLine:
         share,
         "share of images on which the evaluation's gradient attacks find an adversarial example of a readout of "
         "the defense's own features that has one in the ball by construction"
-        + (f"; not run: {reason}" if reason else f" ({used} images)"),
+        + (f"; not run: {reason}" if reason else f" ({used} images)")
+        + _left_out(runs, cases),
         "raise steps and restarts, use another loss, or differentiate a stand-in (wrappers.Bpda): until the attack "
         "passes, what it leaves standing proves nothing",
+    )
+
+
+def _left_out(runs: Sequence[object], cases: Sequence[object]) -> str:
+    """Return which attacks the time was too short for, or nothing."""
+    missing = len(runs) - len(cases)
+    return (
+        f"; {missing} of {len(runs)} attacks left out, which would take more than {BUDGET:g} s" if missing else ""
     )
 
 
