@@ -52,6 +52,9 @@ KEYS: dict[str, dict[str, list[Any]]] = json.loads((OLD / "state_dicts.json").re
 RENAMED = {"same answer alone and in company": "same answer alone and in a batch"}
 """Checks of the audit that had another name."""
 
+UNTRIED = "no image was left standing"
+"""A note that attacks without any image did not have."""
+
 HERE = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(), "vendor": vendor()}
 
 
@@ -67,11 +70,11 @@ def numbers(record: Record) -> dict[str, Any]:
     """What two evaluations have in common: everything but times, and what says which code made it."""
     without_time = json.loads(
         record.model_dump_json(by_alias=True),
-        object_hook=lambda one: {k: v for k, v in one.items() if k != "seconds"},
+        object_hook=lambda one: {k: "" if v == UNTRIED else v for k, v in one.items() if k != "seconds"},
     )
     for line in without_time["audit"]:
         line["check"] = RENAMED.get(line["check"], line["check"])
-    since = ("provenance", "per_image", "batch_invariance")
+    since = ("provenance", "per_image", "batch_invariance", "notes")
     return {name: value for name, value in without_time.items() if name not in since}
 
 

@@ -47,6 +47,10 @@ Attack = Callable[[int, Rows], None]
 """Try the case at this position on these rows; the state knows the outcome afterwards."""
 
 
+def _unheard(position: int) -> None:
+    del position
+
+
 @dataclass(frozen=True)
 class Cascade:
     """One ball's cascade over the images of one process.
@@ -75,7 +79,7 @@ class Cascade:
     attack: Attack
     ranks: Ranks
     seed: int
-    ended: Callable[[int], None]
+    ended: Callable[[int], None] = _unheard
 
     def run(self) -> tuple[int, ...]:
         """Attack until nothing stands or nothing is left to try; return the positions in the order taken."""

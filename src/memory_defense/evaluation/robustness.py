@@ -163,7 +163,8 @@ def evaluate(
                 state = run.begin(images[mine], labels[mine], numbers[mine])
             with stage(chosen.progress, "timing passes of several sizes"):
                 size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
-            run.say(f"passes of up to {size} images, {_why(chosen, found)}")
+            if chosen.batch_size is None:
+                run.say(f"passes of up to {size} images, {_why(found)}")
             with micro_batches_of(size):
                 orders = run.attack(state)
         if ranks.world > 1:
@@ -171,10 +172,8 @@ def evaluate(
         return run.finish(state, orders)
 
 
-def _why(options: Options, found: BatchInvariance) -> str:
-    """Return where the size of a pass comes from."""
-    if options.batch_size is not None:
-        return "as asked"
+def _why(found: BatchInvariance) -> str:
+    """Return where the size of a pass comes from, if nobody gave it."""
     if found.granule is not None:
         return "by a short timing: no answer depends on it here"
     drawn = "the model draws at random" if found.randomised else "an answer may depend on its batch here"
