@@ -326,6 +326,18 @@ _ARGUMENTS = (
     ),
     _case(
         "workflows/arguments.py",
+        "that differ in shape or type, such as …, expected …; bring them to one size first",
+        "evaluated(images=[images[0], images[1, :, :3]])",
+        "evaluated(images=[images[0], nn.functional.interpolate(images[1:2, :, :3], size=4)[0]], labels=labels[:2])",
+    ),
+    _case(
+        "workflows/arguments.py",
+        "that make no array (…), expected …; bring them to one size first",
+        "evaluated(images=[images[0].numpy(), images[1, :, :3].numpy()])",
+        "evaluated(images=[images[0].numpy(), images[1].numpy()], labels=labels[:2])",
+    ),
+    _case(
+        "workflows/arguments.py",
         "give the number of each image's class",
         "evaluated(labels=lambda: 3)",
         "evaluated(images=images[:3], labels=«such as (.+)$»)",
@@ -357,7 +369,7 @@ _MODELS = (
     ),
     _case(
         "workflows/first_answer.py",
-        "…: …: …; …",
+        "…: …; …",
         "evaluated(lambda images: net(images[:, :, :3]))",
         "evaluated(lambda images: net(images[:, :, :4]))",
     ),

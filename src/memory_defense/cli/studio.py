@@ -37,7 +37,7 @@ def studio(
         import uvicorn
     except ImportError as error:
         raise ValueError(
-            f"the studio needs {error.name}, which is not installed; pip install 'memory-defense[studio]'"
+            f"the studio needs {error.name}, which is not installed: pip install 'memory-defense[studio]'"
         ) from error
     del fastapi, uvicorn
     if not runs.is_dir():
