@@ -328,7 +328,8 @@ _ARGUMENTS = (
         "workflows/arguments.py",
         "that differ in shape or type, such as …, expected …; bring them to one size first",
         "evaluated(images=[images[0], images[1, :, :3]])",
-        "evaluated(images=[images[0], nn.functional.interpolate(images[1:2, :, :3], size=4)[0]], labels=labels[:2])",
+        "other = nn.functional.interpolate(images[1:2, :, :3], size=4)[0]; "
+        "evaluated(images=[images[0], other], labels=labels[:2])",
     ),
     _case(
         "workflows/arguments.py",
