@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from memory_defense.contracts import Progress
 from memory_defense.data.class_order import same
+from memory_defense.data.folders import ImageFolder
 from memory_defense.data.images import Splits
 from memory_defense.data.limits import Limits
 from memory_defense.data.own import load_splits
@@ -62,14 +63,14 @@ def kept_images_from(manifest: Mapping[str, Any], where: Path) -> ImagesFrom | N
 
 
 def kept_classes(run: RunDirectory, source: str | Path) -> tuple[str, ...] | None:
-    """Return the classes of a run that was begun on a folder, by label; None for another source, or no run.
+    """Return the classes of a run that was begun on such a folder, by label; None for another source, or no run.
 
     They stay what they were when the run began, however folders are sorted today.
     """
     if source in DATASETS or not Path(source).expanduser().is_dir() or not run.manifest_path.is_file():
         return None
     images = ModelSpec(**run.read()["model"]).images
-    return None if images is None else images.classes
+    return None if images is None else _order(Path(source).expanduser(), images.classes)
 
 
 def splits_of(
@@ -114,7 +115,7 @@ def splits_of(
     splits = load_splits(
         place if known else Path(place),
         size=None if known else images_of(model).size,
-        classes=None if known or not Path(place).is_dir() else images_of(model).classes,
+        classes=None if known else _order(Path(place), images_of(model).classes),
         limits=limits,
         device=device,
         data_dir=data_dir if known else None,
@@ -131,6 +132,13 @@ def splits_of(
             "use them as they are"
         )
     return splits
+
+
+def _order(place: Path, classes: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return a run's classes, for a folder that has no others; None for anything else."""
+    if not place.is_dir() or not set(map(same, ImageFolder(place, Limits()).classes)) <= set(map(same, classes)):
+        return None
+    return classes
 
 
 def _check_kind(place: str, spec: DatasetSpec, expected: ImageSpec, run: RunDirectory) -> None:
