@@ -40,7 +40,7 @@ def test_recipes_their_systems_and_the_attacks_of_their_plans() -> None:
     assert {name: one.model.defense for name, one in RECIPES.items()} == names.RECIPES
     plans = {name: one.evaluation for name, one in RECIPES.items()}
     assert {
-        name: (*plan.attacks, *plan.white_box, *plan.minimum_norm) for name, plan in plans.items()
+        name: (*plan.attacks, *plan.white_box, *plan.minimum_norm, *plan.unbounded) for name, plan in plans.items()
     } == names.PLANNED
 
 

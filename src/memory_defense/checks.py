@@ -22,6 +22,7 @@ from memory_defense.names import nearest
 __all__ = [
     "NoGradientError",
     "check_at_least",
+    "check_class_count",
     "check_images",
     "check_labels",
     "nearest",
@@ -204,6 +205,16 @@ def _check_whole(labels: Tensor) -> None:
         raise ValueError(
             f"labels are {labels.dtype} and not whole, such as {float(broken[0]):.4g}, expected class numbers, "
             "torch.int64; give for each image the number of its class"
+        )
+
+
+def check_class_count(classes: int) -> None:
+    """Raise ValueError for a model that answers with fewer than 2 logits for each image."""
+    if classes < 2:
+        raise ValueError(
+            f"the model answers with {classes} logit for each image, but a class is the largest of at least 2; "
+            "if its sign decides between two classes, let z = z.reshape(-1, 1) be that logit and answer with "
+            "torch.cat([torch.zeros_like(z), z], 1), whose softmax is the sigmoid"
         )
 
 

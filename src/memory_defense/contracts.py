@@ -228,7 +228,8 @@ class Attack(Protocol):
     """A frozen, keyword-only dataclass: the object is its own configuration and repr.
 
     It may also declare what the evaluator and the audit ask about: see `GradientFree`, `HardLabel`, `Targeting`,
-    `Directed`, `Restarting`, `Averaging`, `LossFollowing` and `Composite`, all of them optional.
+    `Directed`, `Restarting`, `Averaging`, `LossFollowing`, `NormBound`, `Fitting` and `Composite`, all of them
+    optional.
     """
 
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
@@ -308,6 +309,23 @@ class LossFollowing(Protocol):
 
 
 @runtime_checkable
+class NormBound(Protocol):
+    """An attack that works in the balls of some norms only."""
+
+    norms: ClassVar[tuple[str, ...]]
+    """Of ``linf`` and ``l2``."""
+
+
+@runtime_checkable
+class Fitting(Protocol):
+    """An attack that knows which form of itself suits a model with few classes."""
+
+    def for_classes(self, classes: int) -> Attack:
+        """Return the attack for so many classes, at least 2: itself where nothing has to be changed."""
+        ...
+
+
+@runtime_checkable
 class Composite(Protocol):
     """An attack that runs other attacks, each on the images that the earlier ones did not fool."""
 
@@ -341,6 +359,11 @@ def least_classes(attack: object) -> int:
     if isinstance(attack, LossFollowing) and attack.loss == "dlr":
         return 4 if isinstance(attack, Targeting) else 3
     return 2
+
+
+def works_in(attack: object, norm: str) -> bool:
+    """Return whether the attack works in balls of this norm: all do but those that say otherwise."""
+    return not isinstance(attack, NormBound) or norm in attack.norms
 
 
 def parts_of_attack(attack: Attack, norm: str) -> Mapping[str, Attack]:

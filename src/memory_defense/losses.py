@@ -1,16 +1,22 @@
 """Losses an adversary increases, one number for each image: logits (B, K), labels (B,) -> (B,).
 
-Positive margin and DLR mean that the image is misclassified.
+Positive margin and DLR mean that the image is misclassified. The DLR loss divides the margin by a difference of the
+model's own logits, which takes 3 classes, towards a class 4. With fewer, the margin takes its place (`suited`): it
+has the same sign, and a gradient in the same direction where the divisor does not change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.nn import functional as F
 
-from memory_defense.contracts import Labels, Logits, PerImage
+from memory_defense.contracts import Attack, Fitting, Labels, Logits, LossFollowing, PerImage, least_classes
+
+Some = TypeVar("Some")
 
 AdversarialLoss = Callable[[Logits, Labels], PerImage]
 
@@ -51,3 +57,41 @@ LOSSES: dict[str, AdversarialLoss] = {
     "margin": margin,
     "dlr": difference_of_logits_ratio,
 }
+
+
+def with_margin(attack: Some) -> Some:
+    """Return the attack with the margin in place of a DLR loss; itself if it follows none."""
+    if isinstance(attack, LossFollowing) and attack.loss == "dlr" and is_dataclass(attack):
+        return cast("Some", replace(cast("Any", attack), loss="margin"))
+    return attack
+
+
+def suited(name: str, attack: Attack, classes: int) -> tuple[Attack, str]:
+    """Return the attack for a model with so many classes, and in words what was changed; nothing if it fits.
+
+    Parameters
+    ----------
+    name
+        The attack's name, for errors.
+    attack
+        It may be `contracts.Fitting`; one that follows a DLR loss is a dataclass.
+    classes
+        K, at least 2.
+
+    Raises
+    ------
+    ValueError
+        For an attack that needs more classes and cannot be changed.
+    """
+    if isinstance(attack, Fitting):
+        fitting = attack.for_classes(classes)
+        return fitting, "" if fitting == attack else f"the margin in place of DLR, as there are {classes} classes"
+    needed = least_classes(attack)
+    if needed <= classes:
+        return attack, ""
+    fitting = with_margin(attack)
+    if least_classes(fitting) > classes:
+        raise ValueError(
+            f"{name} needs {needed} classes, and the model has {classes}; leave it out, or give another attack"
+        )
+    return fitting, f"the margin in place of DLR, which needs {needed} classes and there are {classes}"

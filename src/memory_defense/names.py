@@ -99,8 +99,8 @@ _ROWS = {
 RECIPES: dict[str, str] = {**dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE), **_ROWS}
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
 
-PLANNED: dict[str, tuple[str, ...]] = {**_OWN_ATTACKS, **dict.fromkeys(_ROWS, _PAPERS)}
-"""The attacks of each recipe's plan that ``--attacks`` chooses from."""
+PLANNED: dict[str, tuple[str, ...]] = {**_OWN_ATTACKS, **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident"))}
+"""The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""
 
 PLANNED_HARDENED = ("pgd-margin",)
 """The same for what ``memdef harden`` made."""

@@ -128,9 +128,9 @@ def test_rand_finds_what_one_draw_mistakes() -> None:
 @pytest.mark.parametrize(
     ("version", "classes", "remedy"),
     [
-        ("standard", 3, r"'standard' needs at least 4 classes, the model has 3; use version='rand'"),
-        ("standard", 2, r"the model has 2; use .*ApgdTargeted\(loss='margin'\), FabTargeted and Square"),
-        ("rand", 2, r"'rand' needs at least 3 classes, the model has 2; use "),
+        ("standard", 3, r"'standard' needs at least 4 classes, the model has 3; use version='standard-margin'"),
+        ("standard", 2, r"'standard' needs at least 4 classes, the model has 2; use version='standard-margin'"),
+        ("rand", 2, r"'rand' needs at least 3 classes, the model has 2; use version='rand-margin'"),
     ],
 )
 def test_too_few_classes_are_refused_before_anything_is_attacked(version: Any, classes: int, remedy: str) -> None:

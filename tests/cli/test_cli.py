@@ -207,12 +207,19 @@ def test_radius_is_written_as_people_write_it() -> None:
 
 def test_selection_checks_its_names() -> None:
     plan = recipe("fashion-mnist/demo").evaluation
-    chosen = narrowed(plan, EvaluateArguments(target="run", attacks="pgd", epsilon=["8/255"], images=3))
+    chosen = narrowed(plan, EvaluateArguments(target="run", attacks=["pgd"], epsilon=["8/255"], images=3))
     assert (list(chosen.attacks), chosen.images, chosen.linf[0].epsilon) == (["pgd"], 3, 8 / 255)
     assert chosen.curve is None
     assert narrowed(plan, EvaluateArguments(target="run")) == plan
     with pytest.raises(ValueError, match="did you mean 'pgd"):
-        narrowed(plan, EvaluateArguments(target="run", attacks="pdg"))
+        narrowed(plan, EvaluateArguments(target="run", attacks=["pdg"]))
+    joined = narrowed(plan, EvaluateArguments(target="run", attacks=["fast,cw", "hop-skip-jump"]))
+    assert (list(joined.attacks), list(joined.white_box), list(joined.minimum_norm)) == ([], [], ["cw"])
+    assert joined.suite == "fast,hop-skip-jump"
+    row = narrowed(recipe("fashion-mnist/cpu/magnet").evaluation, EvaluateArguments(target="run", attacks=["fgsm"]))
+    assert (list(row.attacks), list(row.unbounded), row.suite) == (["fgsm"], [], None)
+    with pytest.raises(ValueError, match="cw works in l2 balls only, and none is evaluated here"):
+        narrowed(recipe("fashion-mnist/strong").evaluation, EvaluateArguments(target="run", attacks=["cw"]))
 
 
 def test_machine_refuses_what_is_not_there(monkeypatch) -> None:

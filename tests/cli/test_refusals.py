@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from memory_defense.attacks import ATTACKS
+from memory_defense.attacks.suites import SUITES
 from memory_defense.cli.app import app
 
 PROBE = """
@@ -88,8 +90,9 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "unfinished"), UNFINISHED),
     (("evaluate", "damaged"), "damaged/manifest.json is damaged"),
     (("evaluate", "run", "--attacks", "pdg"), "unknown attack or suite 'pdg'; did you mean 'pgd'?"),
-    (("evaluate", "run", "--attacks", "square"), "unknown attack or suite 'square'"),
-    (("evaluate", "hardened", "--attacks", "fgsm"), "unknown attack or suite 'fgsm'"),
+    (("evaluate", "run", "--attacks", "fast,,pgd"), "a name in attacks is empty: ['fast,,pgd']; write 'fast,pgd'"),
+    (("evaluate", "run", "--attacks", ""), "a name in attacks is empty: ['']; write 'fast'"),
+    (("evaluate", "hardened", "--attacks", "cw"), "cw works in l2 balls only, and none is evaluated here"),
     (("evaluate", "run", "--epsilon", "much"), NO_NUMBER),
     (("evaluate", "run", "--epsilon", "8"), "epsilon is 8.0, but an L-inf radius must be in [0, 1], as images are"),
     (("evaluate", "run", "--epsilon", "1e999"), "epsilon '1e999' is not a number"),
@@ -115,6 +118,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*OWN, "--norm", "l2", "--epsilon", "-1"), "epsilon is -1.0, but an L2 radius must be at least 0"),
     ((*OWN, "--norm", "l2", "--epsilon", "much"), "epsilon 'much' is not a number; write it as 0.5 or 128/255"),
     ((*OWN, "--attacks", "pgd,autoatack"), "unknown attack or suite 'autoatack'; did you mean 'autoattack'?"),
+    ((*OWN, "--attacks", ""), "a name in attacks is empty"),
+    ((*OWN, "--attacks", "fast,ddn"), "ddn works in l2 balls only, and none is evaluated here; leave it out"),
     ((*OWN, "--detection"), "--detection: only for a run directory"),
     ((*OWN, "--knowledge", "selector"), "--knowledge: only for a run directory"),
     ((*OWN, "--size", "1025"), "size is 1025, but it must be from 4 to 1024"),
@@ -144,6 +149,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*HARDEN, "--size", "8"), "--size is 8, but the memory autoencoder takes 16 to 128 pixels"),
     ((*HARDEN, "--epsilon", "much"), "--epsilon 'much' is not a number; write it as 8/255 or 0.03"),
     ((*HARDEN, "--epsilon", "0"), "--epsilon is 0, but it must be above 0"),
+    ((*HARDEN, "--attacks", "pgd", "--attacks", "cw"), "cw works in l2 balls only, and none is evaluated here"),
     ((*HARDEN, "--attacks", "fats"), "unknown attack or suite 'fats'; did you mean 'fast'?"),
     ((*HARDEN, "--device", "gpu"), NO_DEVICE),
     (("report", "nowhere"), "nowhere"),
@@ -185,6 +191,9 @@ ACCEPTED: list[tuple[str, ...]] = [
     ("train", "fashion-mnist/tiny", "--out", "run", "--resume"),
     ("evaluate", "run", "--attacks", "pgd,fast", "--epsilon", "8/255", "--data", "folder"),
     ("evaluate", "hardened", "--attacks", "pgd-margin", *NOWHERE),
+    ("evaluate", "hardened", "--attacks", "fgsm"),
+    ("evaluate", "run", "--attacks", "square", "--attacks", "FAST,hop-skip-jump"),
+    (*OWN, "--attacks", "fast, fab-t"),
     ("evaluate", "run", "--detection", "--false-alarms", "0.05"),
     (*OWN, "--norm", "l2", "--epsilon", "3/2", "--weights", "net.safetensors", "--attacks", "pgd, square"),
     (*OWN, *NOWHERE),
@@ -278,5 +287,14 @@ def test_nothing_is_written(calls, place) -> None:
 
 def test_every_command_that_takes_values_is_tried() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {arguments[0] for arguments, _ in REFUSED} == set(commands) - {"recipes"}
-    assert {arguments[0] for arguments in ACCEPTED} == set(commands)
+    assert {arguments[0] for arguments, _ in REFUSED} == set(commands) - {"recipes", "attacks"}
+    assert {arguments[0] for arguments in ACCEPTED} == set(commands) - {"attacks"}
+
+
+def test_attacks_are_listed_without_torch() -> None:
+    code = "import sys; sys.argv[1:] = ['attacks']; from memory_defense.cli import main; main(); "
+    code += "sys.stderr.write(str('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "False"
+    named = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert named == {*SUITES, *ATTACKS}

@@ -30,6 +30,7 @@ def build():
 TINY = "--attacks fgsm --images 6"
 SMALLER = {
     "memdef recipes": "memdef recipes",
+    "memdef attacks": "memdef attacks",
     "memdef queue list": "memdef queue list",
     "memdef train fashion-mnist/sound-pgd --out runs/mine": "memdef train fashion-mnist/tiny --out runs/trained",
     "memdef evaluate runs/mine --epsilon 8/255 --epsilon 0.1": (

@@ -58,7 +58,7 @@ def run(*plan: tuple[Role, Planned], wrong: int = 0) -> tuple[State, list[list[i
         attempt = Attempt(images[rows], fooled, fooled, lead, torch.zeros(len(rows)), passes, 0.0, 0)
         state.add(cases[position], position, rows, attempt)
 
-    order = Cascade(state, cases, range(len(cases)), attack, Ranks(), seed=0).run()
+    order = Cascade(state, cases, range(len(cases)), attack, Ranks(), seed=0, ended=lambda _: None).run()
     return state, tried, order
 
 

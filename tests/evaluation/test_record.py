@@ -140,9 +140,9 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     assert set(written["clean"]) == {"accuracy", "ci95"}
     assert set(written["attacks"][0]) == {
         "attack", "knowledge", "norm", "epsilon", "accuracy", "ci95", "median_distance", "forward_passes",
-        "backward_passes", "seconds", "parameters", "disagreements", "note",
+        "backward_passes", "seconds", "parameters", "disagreements", "note", "tried",
     }  # fmt: skip
-    assert set(written["worst_case"][0]) == {"norm", "epsilon", "accuracy", "ci95", "undetected"}
+    assert set(written["worst_case"][0]) == {"norm", "epsilon", "accuracy", "ci95", "undetected", "tried"}
     assert set(written["audit"][0]) == {"check", "verdict", "value", "meaning", "remedy"}
     assert set(written["provenance"]) == {"version", "git", "seed", "device", "torch", "recipe_sha256"}
 
@@ -154,6 +154,14 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
         ({"images": 0}, "images"),
         ({"surprise": 1}, "surprise"),
         ({"clean": {"accuracy": 1.5, "ci95": [0, 1]}}, "clean.accuracy"),
+        (
+            {"worst_case": [{"norm": "l2", "epsilon": 0, "tried": 0, "accuracy": 1.0, "ci95": [0.9, 1]}]},
+            "worst_case.0",
+        ),
+        (
+            {"worst_case": [{"norm": "l2", "epsilon": 0, "accuracy": None, "ci95": [0.9, 1]}]},
+            "worst_case.0",
+        ),
         (
             {"audit": [{"check": "c", "verdict": "maybe", "value": 0, "meaning": "", "remedy": ""}]},
             "audit.0.verdict",

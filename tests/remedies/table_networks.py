@@ -2,7 +2,7 @@
 
 from remedies.cases import Case
 
-ROOMS = ("networks", "losses.py", "randomness.py", "tensorfiles.py", "threat.py")
+ROOMS = ("networks", "randomness.py", "tensorfiles.py", "threat.py")
 
 CASES = (
     Case(

@@ -103,6 +103,9 @@ ATTACKS = Classes(
 )
 """Every attack by the name that records and the command line use."""
 
+NORMS_OF: dict[str, tuple[str, ...]] = {"cw": ("l2",), "ddn": ("l2",)}
+"""The norms of the attacks that do not work in every one, as `contracts.NormBound` declares them."""
+
 _PAPER = {"PAPER_CW": "carlini_wagner"} | dict.fromkeys(
     ("PAPER_FGSM", "PAPER_RAND_FGSM", "PAPER_BIM", "PAPER_PGD"), "gradient"
 )

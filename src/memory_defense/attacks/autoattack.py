@@ -7,7 +7,7 @@ gradients are averaged over 20 passes, and a single draw that errs counts as a s
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -17,11 +17,11 @@ from memory_defense.attacks.fab import FabTargeted
 from memory_defense.attacks.square import Square
 from memory_defense.checks import nearest
 from memory_defense.contracts import Attack, Ball, Classifier, Draws, Images, Labels, least_classes
-from memory_defense.losses import margin
+from memory_defense.losses import margin, with_margin
 from memory_defense.threat import BALLS
 from memory_defense.wrappers import rows_of
 
-VERSIONS: dict[str, dict[str, Apgd | ApgdTargeted | FabTargeted | Square]] = {
+_PUBLISHED: dict[str, dict[str, Apgd | ApgdTargeted | FabTargeted | Square]] = {
     "standard": {
         "apgd-ce": Apgd(steps=100, restarts=1),
         "apgd-t": ApgdTargeted(steps=100, targets=9),
@@ -33,7 +33,12 @@ VERSIONS: dict[str, dict[str, Apgd | ApgdTargeted | FabTargeted | Square]] = {
         "apgd-dlr": Apgd(steps=100, restarts=1, loss="dlr", samples=20),
     },
 }
-"""The parts of every version, with the published settings, in order. Each version is the same in L-inf and L2."""
+VERSIONS = _PUBLISHED | {
+    f"{version}-margin": {name: with_margin(part) for name, part in parts.items()}
+    for version, parts in _PUBLISHED.items()
+}
+"""The parts of every version, in order, the same in L-inf and L2: the published ones, then for models with fewer
+classes than a DLR loss orders, the same ones with the margin in its place."""
 
 _BUDGETS = ("steps", "targets", "queries")
 
@@ -45,7 +50,8 @@ class AutoAttack(StopsEarly):
     Parameters
     ----------
     version
-        A name of `VERSIONS`: ``standard``, or ``rand`` for a randomised model.
+        A name of `VERSIONS`: ``standard``, or ``rand`` for a randomised model. ``standard-margin`` and
+        ``rand-margin`` are for 2 and 3 classes: the margin stands where a DLR loss is not defined.
     steps, targets, queries
         Budgets that replace the published ones in every part that has them, for a quick look; with any of them the
         result must not be called AutoAttack's.
@@ -63,7 +69,7 @@ class AutoAttack(StopsEarly):
         another norm, or a model with fewer classes than a part needs.
     """
 
-    version: Literal["standard", "rand"] = "standard"
+    version: Literal["standard", "rand", "standard-margin", "rand-margin"] = "standard"
     steps: int | None = None
     targets: int | None = None
     queries: int | None = None
@@ -131,14 +137,19 @@ class AutoAttack(StopsEarly):
                     rows = rows[~fooled]
             return best
 
+    def for_classes(self, classes: int) -> Self:
+        """Return the attack for so many classes: with the margin, if a part's DLR loss needs more."""
+        margins: dict[str, Literal["standard-margin", "rand-margin"]]
+        margins = {"standard": "standard-margin", "rand": "rand-margin"}
+        return self if classes >= self._needed() else replace(self, version=margins[self.version])
+
+    def _needed(self) -> int:
+        return max(map(least_classes, VERSIONS[self.version].values()))
+
     def _check_classes(self, classes: int) -> None:
         """Raise ValueError if a part needs more classes."""
-        needs = {name: max(map(least_classes, parts.values())) for name, parts in VERSIONS.items()}
-        if classes >= needs[self.version]:
-            return
-        fitting = [f"version={name!r}" for name, need in needs.items() if classes >= need]
-        remedy = " or ".join(fitting) or "Apgd, ApgdTargeted(loss='margin'), FabTargeted and Square one by one"
-        raise ValueError(
-            f"version {self.version!r} needs at least {needs[self.version]} classes, the model has {classes}; "
-            f"use {remedy}"
-        )
+        if classes < self._needed():
+            raise ValueError(
+                f"version {self.version!r} needs at least {self._needed()} classes, the model has {classes}; "
+                f"use version={self.version + '-margin'!r}"
+            )

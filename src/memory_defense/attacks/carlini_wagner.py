@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ class CarliniWagner(SmallestChange):
     best_effort: bool = False
     targeted: bool = False
     micro_batch: int | None = None
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
 
     def __post_init__(self) -> None:
         positive = {"learning_rate": self.learning_rate}

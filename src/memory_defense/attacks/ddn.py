@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -51,6 +52,7 @@ class Ddn(SmallestChange):
     stop_when_fooled: bool = False
     targeted: bool = False
     micro_batch: int | None = None
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
 
     def __post_init__(self) -> None:
         ascent_loss(self.loss)

@@ -13,10 +13,10 @@ Nothing here imports torch before the parts of a suite are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from memory_defense.attacks import ATTACKS, attack
+from memory_defense.attacks import ATTACKS, NORMS_OF, attack
 from memory_defense.names import nearest
 
 if TYPE_CHECKING:
@@ -61,29 +61,123 @@ SUITES: dict[str, Suite] = {
 }
 """Every suite by name."""
 
+FAST = "fast"
+"""The suite that is taken where none is named."""
+
 ALIASES = {"autoattack": "standard"}
-"""Other names of suites."""
+"""Other names of suites. In a list with others, ``autoattack`` is one attack that runs its own parts."""
 
 
-def check_attacks(names: str) -> None:
-    """Raise ValueError unless this is a suite, or names of attacks joined by commas."""
-    if names in (*SUITES, *ALIASES):
-        return
-    for one in names.split(","):
-        if one.strip() not in ATTACKS:
-            raise nearest(one.strip(), [*SUITES, *ALIASES, *ATTACKS], "attack or suite")
+def names_in(attacks: object) -> tuple[str, ...]:
+    """Return the names of suites and attacks in a text or a list, in order and in lower case, each once.
 
-
-def parts_of(names: str) -> Suite:
-    """Return a suite, or attacks with their default settings, joined by commas.
+    Parameters
+    ----------
+    attacks
+        ``"fast"``, ``"fast, fab-t"`` or ``["fast", "fab-t"]``.
 
     Raises
     ------
     ValueError
-        For an unknown name.
+        For anything else than text, a list or a tuple of texts; for no name at all, or an empty one.
     """
-    check_attacks(names)
-    name = ALIASES.get(names, names)
-    if name in SUITES:
+    known: dict[str, str] = {}
+    for name in _listed(attacks):
+        known.setdefault(ALIASES.get(name, name), name)
+    return tuple(known.values())
+
+
+def _listed(attacks: object) -> list[str]:
+    given = [attacks] if isinstance(attacks, str) else attacks
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(
+            f"attacks is {attacks!r}, expected names of suites and attacks, such as 'fast' or ['pgd', 'square']"
+        )
+    if not given:
+        raise ValueError(f"attacks is {attacks!r}, which names none; give 'fast', or others joined by commas")
+    names: list[str] = []
+    for one in cast("list[object] | tuple[object, ...]", given):
+        if not isinstance(one, str):
+            raise ValueError(f"attacks holds {one!r}, expected names, such as ['pgd', 'square'] or 'fast'")
+        names += [name.strip().lower() for name in one.split(",")]
+    if "" in names:
+        left = ",".join(name for name in names if name) or "fast"
+        raise ValueError(f"a name in attacks is empty: {attacks!r}; write {left!r}")
+    return names
+
+
+def written(attacks: object) -> str:
+    """Return the names as one text: as it was given, or a list joined by commas; raises what `names_in` does."""
+    return attacks if isinstance(attacks, str) else ",".join(names_in(attacks))
+
+
+def check_attacks(attacks: object, also: Iterable[str] = (), norms: Iterable[str] = ()) -> None:
+    """Raise ValueError unless these are suites and attacks, and each attack works in one of the norms.
+
+    Parameters
+    ----------
+    attacks
+        See `names_in`.
+    also
+        Other names that are known, such as those of a plan; nothing is checked about them.
+    norms
+        ``linf``, ``l2`` or both; none leaves that open.
+    """
+    others, wanted = tuple(also), tuple(norms)
+    for name in names_in(attacks):
+        if name in others:
+            continue
+        if name not in (*SUITES, *ALIASES, *ATTACKS):
+            raise nearest(name, [*SUITES, *ALIASES, *ATTACKS, *others], "attack or suite")
+        if wanted and not set(wanted) & set(NORMS_OF.get(name, wanted)):
+            raise ValueError(
+                f"{name} works in {'/'.join(NORMS_OF[name])} balls only, and none is evaluated here; leave it out, "
+                f"or give others, such as {', '.join(one for one in ATTACKS if one not in NORMS_OF)}"
+            )
+
+
+def left_out(attacks: object, norms: Iterable[str]) -> tuple[str, ...]:
+    """Return one line for each named attack that does not work in all of these norms."""
+    given = sorted(set(norms))
+    return tuple(
+        f"{name}: not in {norm} balls, as it works in {'/'.join(NORMS_OF[name])} only"
+        for name in names_in(attacks)
+        for norm in given
+        if norm not in NORMS_OF.get(name, (norm,))
+    )
+
+
+def parts_of(attacks: object) -> Suite:
+    """Return a suite; or several suites, and attacks with their default settings, as one: joined in order.
+
+    Parts that are equal come once; asked for by its own name, such a part attacks whatever stands. One that has the
+    name of another but other settings is numbered: ``apgd-t (2)``. Parts that do not work in a norm are left out
+    of it (`attacks.NORMS_OF`).
+
+    Raises
+    ------
+    ValueError
+        For what `names_in` refuses, or an unknown name.
+    """
+    check_attacks(attacks)
+    names = names_in(attacks)
+    if len(names) == 1 and (name := ALIASES.get(names[0], names[0])) in SUITES:
         return SUITES[name]
-    return lambda _: tuple(SuitePart(one.strip(), attack(one.strip())) for one in names.split(","))
+    return lambda norm: _joined(
+        part
+        for name in names
+        if norm in NORMS_OF.get(name, (norm,))
+        for part in (SUITES[name](norm) if name in SUITES else (SuitePart(name, attack(name)),))
+    )
+
+
+def _joined(parts: Iterable[SuitePart]) -> tuple[SuitePart, ...]:
+    kept: dict[str, SuitePart] = {}
+    for part in parts:
+        number, name = 1, part.name
+        while name in kept and kept[name].attack != part.attack:
+            number += 1
+            name = f"{part.name} ({number})"
+        role: Role = "main" if "main" in (part.role, kept.get(name, part).role) else part.role
+        kept[name] = part._replace(name=name, role=role)
+    return tuple(kept.values())

@@ -20,6 +20,7 @@ COMMANDS = {
     "reproduce": "reproduce:reproduce",
     "data": "data:data",
     "recipes": "data:recipes",
+    "attacks": "attacks:attacks",
     "studio": "studio:studio",
     "queue": "queue:app",
 }

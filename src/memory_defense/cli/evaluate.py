@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from memory_defense.attacks.suites import FAST
 from memory_defense.cli.arguments import radius, with_options
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
 from memory_defense.cli.machine import Machine, joined
@@ -41,7 +42,6 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     from memory_defense.cli.evaluate_checks import narrowed
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
-    from memory_defense.data.limits import TYPED, Limits
     from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, keep_flag
     from memory_defense.progress import stage
     from memory_defense.reporting import Section
@@ -67,7 +67,6 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             offline=options.offline,
             may_update=True,
             progress=progress,
-            limits=Limits(words=replace(TYPED, size="", images="")),
         )
         with stage(progress, "choosing the flag's threshold"):
             flag = calibrated(defense, splits.held_out, rate) if options.detection else None
@@ -94,7 +93,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     from memory_defense.systems.load import load
     from memory_defense.systems.own_model import build_user_model
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
-    from memory_defense.workflows.folder_order import counts_otherwise
+    from memory_defense.workflows.folder_order import counts_as_text
 
     target, weights, out = options.target, options.weights, options.out or Path("record.json")
     norm = options.norm or "linf"
@@ -127,9 +126,9 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
                 weights=weights,
             )
         ).to(device)
-        if why := counts_otherwise(model, data.images, data.classes, data.otherwise):
+        if why := counts_as_text(model, data.images, data.classes, data.as_text):
             progress.note(why)
-            data = read(classes=data.otherwise)
+            data = read(classes=data.as_text)
             data = replace(data, notes=(*data.notes, why))
         subset = data.images
         record = evaluate_model(
@@ -138,7 +137,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             subset.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
             norm=norm,
-            attacks=options.attacks or "fast",
+            attacks=FAST if options.attacks is None else ",".join(options.attacks),
             out=out,
             options=replace(
                 options.options(progress),

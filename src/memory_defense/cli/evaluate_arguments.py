@@ -36,9 +36,10 @@ class EvaluateArguments:
     ] = 1
     images: Annotated[int | None, typer.Option(min=1, help="Test images; all, or the recipe's number.")] = None
     attacks: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="fast, standard (autoattack), rand, or attacks joined by commas; of a run also those of its plan."
+            help="Suites (fast, standard or autoattack, rand, brief, glimpse) and attacks, joined by commas or "
+            "repeated, see 'memdef attacks'; of a run also those of its plan. fast, or the plan, if left out."
         ),
     ] = None
     knowledge: Annotated[list[str] | None, typer.Option(help="Only these surrogates; may be repeated.")] = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memory_defense.attacks.suites import ALIASES, SUITES, check_attacks
+from memory_defense.attacks.suites import FAST, check_attacks, names_in
 from memory_defense.cli.arguments import check_run_images, check_source, radius
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
 from memory_defense.data.places import check_size
@@ -50,17 +50,17 @@ def narrowed(plan: EvaluationPlan, options: EvaluateArguments) -> EvaluationPlan
     Raises
     ------
     ValueError
-        For an attack that is neither in the plan nor a suite, or a radius outside [0, 1].
+        For an unknown attack, one that works in none of the plan's norms, or a radius outside [0, 1].
     """
     from memory_defense.threat import Linf
 
-    known = [*plan.attacks, *plan.white_box, *plan.minimum_norm]
-    _check_selection(options, known)
+    known = [*plan.attacks, *plan.white_box, *plan.minimum_norm, *plan.unbounded]
+    _check_selection(options, known, [ball.norm for ball in (*plan.linf, *plan.l2)])
     chosen, suite = set(known), plan.suite
     if options.attacks is not None:
-        names = _names(options.attacks)
+        names = names_in(options.attacks)
         chosen = set(names) & chosen
-        suite = next((name for name in reversed(names) if name in (*SUITES, *ALIASES)), None)
+        suite = ",".join(name for name in names if name not in chosen) or None
     return replace(
         plan,
         images=options.images or plan.images,
@@ -68,19 +68,16 @@ def narrowed(plan: EvaluationPlan, options: EvaluateArguments) -> EvaluationPlan
         attacks={name: attack for name, attack in plan.attacks.items() if name in chosen},
         white_box={name: attack for name, attack in plan.white_box.items() if name in chosen},
         minimum_norm={name: attack for name, attack in plan.minimum_norm.items() if name in chosen},
+        unbounded={name: attack for name, attack in plan.unbounded.items() if name in chosen},
         suite=suite,
         knowledge=None if options.knowledge is None else tuple(options.knowledge),
         curve=plan.curve if options.attacks is None else None,
     )
 
 
-def _names(attacks: str) -> list[str]:
-    return [one.strip() for one in attacks.split(",")]
-
-
-def _check_selection(options: EvaluateArguments, known: Sequence[str]) -> None:
-    for name in _names(options.attacks) if options.attacks is not None else ():
-        check_name(name, (*known, *SUITES, *ALIASES), "attack or suite")
+def _check_selection(options: EvaluateArguments, planned: Sequence[str], norms: Sequence[str] = ()) -> None:
+    if options.attacks is not None:
+        check_attacks(options.attacks, planned, norms)
     for text in options.epsilon or ():
         radius(text)
 
@@ -99,7 +96,9 @@ def _check_run(options: EvaluateArguments) -> None:
     recipe = str(manifest["recipe"]).partition(" on ")[0]
     if HARDENED not in manifest:
         check_name(recipe, RECIPES, "recipe")
-    _check_selection(options, PLANNED_HARDENED if HARDENED in manifest else PLANNED[recipe])
+    hardened = HARDENED in manifest
+    norms = ("linf",) if hardened else ()  # those of a recipe's plan are checked with it
+    _check_selection(options, PLANNED_HARDENED if hardened else PLANNED[recipe], norms)
     check_run_images(manifest, options.data, options.data_dir)
 
 
@@ -118,9 +117,9 @@ def _check_classifier(options: EvaluateArguments) -> None:
         raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
     elif not Path(options.target).exists():
         raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
-    check_attacks(options.attacks or "fast")
     norm = options.norm or "linf"
     check_norm(norm)
+    check_attacks(FAST if options.attacks is None else options.attacks, norms=(norm,))
     for text in options.epsilon:
         radius(text, norm)
     check_size(options.size)

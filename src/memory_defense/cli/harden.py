@@ -56,8 +56,12 @@ class HardenArguments:
         ),
     ] = None
     attacks: Annotated[
-        str, typer.Option(help="fast, standard (autoattack), rand, or attacks joined by commas.")
-    ] = "fast"
+        list[str] | None,
+        typer.Option(
+            help="Suites (fast, standard or autoattack, rand, brief, glimpse) and attacks, joined by commas or "
+            "repeated, see 'memdef attacks'; fast if left out."
+        ),
+    ] = None
     images: Annotated[int, typer.Option(min=1, help="Test images to attack, at most.")] = 1000
     out: Annotated[Path, typer.Option(help="Run directory to create or continue.")] = Path("runs/hardened")
     data_dir: DataDir = None
@@ -86,7 +90,7 @@ def harden(options: HardenArguments) -> None:
     from memory_defense.reporting import Section
     from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.own_model import build_user_model
-    from memory_defense.workflows.folder_order import counts_otherwise
+    from memory_defense.workflows.folder_order import counts_as_text
     from memory_defense.workflows.harden import harden as harden_classifier
     from memory_defense.workflows.harden import weights_sha256
     from memory_defense.workflows.run_images import images_from, kept_classes
@@ -105,7 +109,7 @@ def harden(options: HardenArguments) -> None:
             progress=progress,
         )
         splits = read(classes=kept_classes(RunDirectory(options.out), options.data))
-        if splits.otherwise is not None:
+        if splits.as_text is not None:
             spec = splits.spec
             model = build_user_model(
                 options.classifier,
@@ -114,9 +118,9 @@ def harden(options: HardenArguments) -> None:
                 size=spec.size,
                 weights=options.weights,
             )
-            if why := counts_otherwise(model.to(device), splits.test, spec.classes, splits.otherwise):
+            if why := counts_as_text(model.to(device), splits.test, spec.classes, splits.as_text):
                 progress.note(why)
-                splits = read(classes=splits.otherwise)
+                splits = read(classes=splits.as_text)
                 splits = replace(splits, notes=(*splits.notes, why))
         spec, epsilon = splits.spec, options.epsilon
         hardening = HardenOptions(
@@ -125,7 +129,7 @@ def harden(options: HardenArguments) -> None:
             epsilon=default_epsilon(spec.channels) if epsilon is None else radius(epsilon),
             fine_tune=options.fine_tune,
             epochs=options.epochs,
-            attacks=options.attacks,
+            attacks=attacks_of(options),
             images=options.images,
         )
         progress.note(_plan(hardening, splits))
@@ -175,9 +179,14 @@ def check(options: HardenArguments) -> None:
     check_source(options.data, options.data_dir)
     from memory_defense.attacks.suites import check_attacks
 
-    check_attacks(options.attacks)
+    check_attacks(attacks_of(options), norms=("linf",))
     if options.epsilon is not None and radius(options.epsilon) == 0:
         raise ValueError(f"--epsilon is {options.epsilon}, but it must be above 0; write it as 8/255 or 0.03")
+
+
+def attacks_of(options: HardenArguments) -> str:
+    """Return the suites and attacks as one text."""
+    return "fast" if options.attacks is None else ",".join(options.attacks)
 
 
 def _plan(hardening: HardenOptions, splits: Splits) -> str:

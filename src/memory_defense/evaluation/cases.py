@@ -30,6 +30,9 @@ class Case:
     """In a cascade: a scout is cheap, and the best of them goes first; a main case attacks whatever stands; an
     outward case begins with the survivors nearest to breaking and goes on outward while it breaks any."""
 
+    note: str = ""
+    """What was changed so that the attack fits the model; see `fitting.fitted`."""
+
     @property
     def key(self) -> str:
         """Name of this case in files and of its random draws' ledger."""

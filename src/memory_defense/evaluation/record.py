@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from memory_defense.files import write_text
 
@@ -52,7 +52,10 @@ class AttackResult(Accuracy):
     """Images whose verdict under the attack was another than the judge's; above 0 the defense's answers depend
     on the batch or on chance."""
     note: str = ""
-    """Why the attack could not run, where it could not."""
+    """What was changed for the attack to suit the model, and why it could not run, where it could not."""
+    tried: Annotated[int, Field(ge=0)] | None = None
+    """Number of images that it ran on; at 0 its accuracy is the clean one and says nothing. None in records from
+    before it was counted."""
 
 
 class CascadeStage(_Strict):
@@ -62,7 +65,7 @@ class CascadeStage(_Strict):
     knowledge: str
     role: Literal["scout", "main", "outward"]
     tried: int
-    """Number of images that it attacked."""
+    """Number of images that it attacked; 0 where it could not run."""
     fooled: int
     """Images among them that it broke; a scout's pilot also counts what another scout broke."""
     first: int
@@ -73,7 +76,7 @@ class CascadeStage(_Strict):
     seconds: float
     parameters: dict[str, Parameter]
     note: str = ""
-    """Why it could not run or was not carried on."""
+    """What was changed for it to suit the model, and why it could not run or was not carried on."""
 
 
 class CascadeRecord(_Strict):
@@ -84,13 +87,34 @@ class CascadeRecord(_Strict):
     stages: tuple[CascadeStage, ...]
 
 
-class WorstCase(Accuracy):
-    """The share of images that no attack with any knowledge broke inside this ball."""
+class WorstCase(_Strict):
+    """The share of images that no attack with any knowledge broke inside this ball, if any was tried there."""
 
+    accuracy: Fraction | None
+    """None where no attack ran on a correctly classified image, so that nothing is known."""
+    ci95: tuple[Fraction, Fraction] | None
+    """95 % Wilson interval of the accuracy; None where that is."""
     norm: str
     epsilon: Annotated[float, Field(ge=0)]
     undetected: Accuracy | None = None
     """The share of images that are right or flagged under every attack; only for a defense that flags."""
+    tried: Annotated[int, Field(ge=0)] | None = None
+    """Number of correctly classified images that an attack in this ball ran on; None in records from before it was
+    counted."""
+
+    @model_validator(mode="after")
+    def _says_nothing_of_what_was_not_tried(self) -> WorstCase:
+        nothing = self.accuracy is None, self.ci95 is None
+        if nothing[0] != nothing[1] or (self.tried is not None and nothing[0] != (self.tried == 0)):
+            raise ValueError("accuracy and ci95 must be null where tried is 0, and nowhere else")
+        return self
+
+    @property
+    def measured(self) -> Accuracy | None:
+        """The share with its interval; None where nothing was tried."""
+        if self.accuracy is None or self.ci95 is None:
+            return None
+        return Accuracy(accuracy=self.accuracy, ci95=self.ci95)
 
 
 class Separation(_Strict):

@@ -48,7 +48,8 @@ def outcome(state: State, case: Case, one: CaseState, attack: Attack) -> Outcome
         seconds=round(one.seconds, 3),
         parameters=parameters_of(attack) | ({} if case.purpose == "table" else {"purpose": case.purpose}),
         disagreements=one.disagreements,
-        note=noted(one),
+        note=_note(case, one),
+        tried=one.ran,
         **accuracy(robust).model_dump(),
     )
     return Outcome(case, robust, result)
@@ -62,7 +63,7 @@ def cascade_record(state: State, cases: Sequence[Case], order: Sequence[int]) ->
             attack=cases[position].name,
             knowledge=cases[position].knowledge,
             role=cases[position].role,
-            tried=int(one.done.sum()),
+            tried=one.ran,
             fooled=int(one.fooled.sum()),
             first=int((inside.breaker == position).sum()),
             disagreements=one.disagreements,
@@ -70,7 +71,7 @@ def cascade_record(state: State, cases: Sequence[Case], order: Sequence[int]) ->
             backward_passes=one.backward,
             seconds=round(one.seconds, 3),
             parameters=parameters_of(cases[position].attack),
-            note=noted(one),
+            note=_note(cases[position], one),
         )
         for position in order
         for one in [state.cases[position]]
@@ -78,22 +79,51 @@ def cascade_record(state: State, cases: Sequence[Case], order: Sequence[int]) ->
     return CascadeRecord(norm=inside.ball.norm, epsilon=inside.ball.epsilon, stages=tuple(stages))
 
 
+def _note(case: Case, one: CaseState) -> str:
+    return "; ".join(filter(None, (case.note, noted(one))))
+
+
 def worst_case(state: State, cases: Sequence[Case], broken: Broken, *, flags: bool) -> WorstCase:
-    """Return the worst case in one ball; with `flags` also the share that is right or flagged throughout."""
+    """Return the worst case in one ball; with `flags` also the share that is right or flagged throughout.
+
+    Where no attack ran on a correctly classified image, there is none.
+    """
+    tried = tried_in(state, cases, broken)
     undetected = None
-    if flags:
+    if flags and tried:
         evaded = torch.zeros_like(state.correct)
         for case, one in zip(cases, state.cases, strict=True):
             inside = (one.distance <= broken.ball.epsilon) | (case.ball.epsilon <= broken.ball.epsilon)
             if case.ball.norm == broken.ball.norm:
                 evaded |= one.silent & inside
         undetected = accuracy(state.correct & ~evaded)
+    found = accuracy(broken.robust)
     return WorstCase(
+        accuracy=found.accuracy if tried else None,
+        ci95=found.ci95 if tried else None,
         norm=broken.ball.norm,
         epsilon=broken.ball.epsilon,
         undetected=undetected,
-        **accuracy(broken.robust).model_dump(),
+        tried=tried,
     )
+
+
+def untried(found: Sequence[WorstCase]) -> list[str]:
+    """Return one line for each ball in which no attack ran on a correctly classified image."""
+    return [
+        f"{one.norm} {one.epsilon:.4g}: no attack ran on a correctly classified image, so no worst case is known"
+        for one in found
+        if one.measured is None
+    ]
+
+
+def tried_in(state: State, cases: Sequence[Case], broken: Broken) -> int:
+    """Return how many correctly classified images an attack in this ball ran on, or one in a smaller ball broke."""
+    tried = broken.breaker >= 0
+    for case, one in zip(cases, state.cases, strict=True):
+        if one.ran and (case.ball.norm, case.ball.epsilon) == (broken.ball.norm, broken.ball.epsilon):
+            tried = tried | one.done
+    return int((state.correct & tried).sum())
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.fitting import changes, classes_of, fitted
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
 from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, accuracy, judged, predict
 from memory_defense.evaluation.odd import refuse_without_answers, refuse_without_gradients, sentence
@@ -140,8 +141,9 @@ def evaluate(
     Raises
     ------
     ValueError
-        For bad images or labels, a knowledge the defense does not publish, an attack that returns NaN or
-        leaves its ball, or a file to go on from that belongs to another evaluation.
+        For bad images or labels, a knowledge the defense does not publish, a model with one class, an attack that
+        does not fit the norm or the number of classes (`fitting.fitted`), returns NaN or leaves its ball, or a file
+        to go on from that belongs to another evaluation.
     """
     check_images(images)
     check_labels(labels, len(images))
@@ -153,10 +155,14 @@ def evaluate(
     numbers = chosen.numbers(len(images))
     mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
     with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
+        cases = fitted(cases, classes_of(defense, images, seed=chosen.seed))
+        if chosen.progress:
+            for line in changes(cases):
+                chosen.progress.note(line)
         with stage(chosen.progress, "measuring whether an answer depends on its batch"):
             mine_agrees = measured(defense, surrogates, cases, images, numbers, largest=most, seed=chosen.seed)
             found = weakest(mine_agrees, ranks)
-        run = _Run(defense, surrogates, tuple(cases), chosen, ranks, found, state_file, keep_state)
+        run = _Run(defense, surrogates, cases, chosen, ranks, found, state_file, keep_state)
         with granules_of(found.granule):
             passes = len(mine) * (1 + chosen.repetitions.count)
             with stage(chosen.progress, "asking the model about the clean images", passes):

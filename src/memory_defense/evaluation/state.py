@@ -50,7 +50,7 @@ class CaseState:
     """Outcome of one case so far, for every image."""
 
     done: PerImage
-    """(N,) bool: the case was tried on this image."""
+    """(N,) bool: the case was tried on this image, whether or not it could run."""
     fooled: PerImage
     silent: PerImage
     """(N,) bool: fooled, and not flagged."""
@@ -58,6 +58,8 @@ class CaseState:
     """(N,) of the returned image to the clean one, in the ball's norm; 0 where nothing was tried."""
     before: PerImage
     """(N,) what the leads were when a cascade first came to this case; NaN before that, -inf where not standing."""
+    ran: int = 0
+    """Number of images on which the attack could run."""
     forward: int = 0
     backward: int = 0
     disagreements: int = 0
@@ -84,6 +86,7 @@ class CaseState:
         self.fooled[rows] = attempt.fooled
         self.silent[rows] = attempt.silent
         self.distance[rows] = attempt.distance
+        self.ran += 0 if attempt.failure else len(rows)
         self.forward += attempt.passes.forward
         self.backward += attempt.passes.backward
         self.disagreements += attempt.disagreements

@@ -28,7 +28,7 @@ from memory_defense.ranks import Ranks
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.wrappers import modules_of
 
-_COUNTS = ("forward", "backward", "disagreements", "pilot_cost", "seconds", "note")
+_COUNTS = ("ran", "forward", "backward", "disagreements", "pilot_cost", "seconds", "note")
 _NOTICED = ("no_answer", "no_gradient", "followed", "smallest")
 _PER_IMAGE = ("done", "fooled", "silent", "distance", "before")
 SAVE_SECONDS = 20.0
@@ -87,6 +87,7 @@ def take_over(state: State, tensors: Mapping[str, Tensor], rows: Rows) -> None:
 
 
 def _add_counts(one: CaseState, counts: Mapping[str, Any]) -> None:
+    one.ran += counts["ran"]
     one.forward += counts["forward"]
     one.backward += counts["backward"]
     one.disagreements += counts["disagreements"]

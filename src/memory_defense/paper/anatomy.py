@@ -267,12 +267,13 @@ class Bench:
         return self._step(step, images, accuracy(right))
 
     def worst(self, step: Step, record: Record, path: Path) -> AnatomyStep:
-        """Return the last step from the row's record.
+        """Return the last step from the row's record; where no attack ran, its images are judged as they are.
 
         Selector and agreement are those on the images that broke the defense, or on clean ones if nothing did.
         """
         (worst,) = (one for one in record.worst_case if one.norm == "linf" and abs(one.epsilon - EPSILON) < _WITHIN)
-        return self._step(step, self._found(path), worst)
+        images, found = self._found(path), worst.measured
+        return self.judged(step, images) if found is None else self._step(step, images, found)
 
     def _found(self, path: Path) -> Images:
         """Return the images that the record's evaluation found, clean ones where it found none."""

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from memory_defense.attacks import Pgd
-from memory_defense.attacks.suites import parts_of
+from memory_defense.attacks.suites import check_attacks
 from memory_defense.defenses.memory.objective import MemoryObjective
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.recipes.parts import CLASSIFIER_B_WEIGHT, batch_size, epochs_for
@@ -65,7 +65,7 @@ class HardenOptions:
     epochs: int | None = None
     """Epochs of the fine-tuning and of the autoencoder; None follows the number of training images."""
     attacks: str = "fast"
-    """A suite, or attacks joined by commas; see `attacks.suites.parts_of`."""
+    """Suites and attacks joined by commas; see `attacks.suites.parts_of`."""
     images: int = 1000
     """Test images to attack, at most."""
 
@@ -78,7 +78,7 @@ class HardenOptions:
             )
         if self.images < 1:
             raise ValueError(f"images is {self.images}, but at least 1 test image must be attacked")
-        parts_of(self.attacks)
+        check_attacks(self.attacks, norms=("linf",))
 
 
 def default_epsilon(channels: int) -> float:

@@ -85,7 +85,8 @@ def model_card(subject: CardSubject, record: Record) -> str:
 def _front_matter(subject: CardSubject, record: Record) -> str:
     found: list[tuple[str, Accuracy]] = [("accuracy, clean", record.clean)]
     for worst in ordered_worst_cases(record):
-        found.append((f"accuracy, worst case {ball_text(worst.norm, worst.epsilon)}", worst))
+        if (measured := worst.measured) is not None:
+            found.append((f"accuracy, worst case {ball_text(worst.norm, worst.epsilon)}", measured))
     metrics = [{"type": "accuracy", "name": name, "value": entry.accuracy} for name, entry in found]
     dataset = {"name": record.dataset, "type": record.dataset, "split": "test"}
     task = {"type": "image-classification", "name": "Image classification"}
@@ -121,13 +122,15 @@ def _audit(record: Record) -> str:
 
 def _limits(record: Record) -> str:
     worst = [
-        f"{percent(one.accuracy)} % {interval(one)} at {ball_text(one.norm, one.epsilon)}"
+        f"{percent(found.accuracy)} % {interval(found)} at {ball_text(one.norm, one.epsilon)}"
         for one in ordered_worst_cases(record)
+        if (found := one.measured) is not None
     ]
     said = [
         f"Attackers inside the balls above leave it right on {', '.join(worst)}; outside them, perhaps on none."
         if worst
-        else "It was not attacked, so nothing is known about its robustness.",
+        else f"{'No attack ran on it' if record.worst_case else 'It was not attacked'}, so nothing is known about "
+        "its robustness.",
         "The worst case is an upper bound: a better attack can only lower it.",
         f"Numbers hold for {record.dataset} test images. Other images, corruptions and shifts were not tried.",
         *gaps(record),

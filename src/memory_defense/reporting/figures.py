@@ -115,7 +115,12 @@ def _lines(record: Record, norm: str) -> list[_Line]:
         for name, results in curves.items()
     ]
     worst: list[Point] = sorted(
-        ((w.epsilon, w) for w in record.worst_case if w.norm == norm and w.epsilon > 0), key=lambda p: p[0]
+        (
+            (w.epsilon, found)
+            for w in record.worst_case
+            if w.norm == norm and w.epsilon > 0 and (found := w.measured) is not None
+        ),
+        key=lambda p: p[0],
     )
     if len(worst) > 1:
         lines.append(_Line("worst case", _WORST, [clean, *worst], bold=True))

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from memory_defense.evaluation.record import Accuracy
+from memory_defense.evaluation.record import Accuracy, WorstCase
 from memory_defense.files import write_text
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
 from memory_defense.reporting.gallery import Gallery
@@ -169,12 +169,12 @@ _VERDICTS = (("fail", "failed"), ("pass", "passed"), ("not run", "not run"))
 
 
 def _bars(row: HeadlineRow, sources: Sources) -> tuple[View, ...]:
-    def bar(label: str, accuracy: Accuracy, kind: str) -> View:
+    def bar(label: str, accuracy: Accuracy, kind: str, entry: WorstCase | None = None) -> View:
         low, high = accuracy.ci95
         return {
             "label": label,
             "value": percent(accuracy.accuracy),
-            "source": sources.of(accuracy, "accuracy"),
+            "source": sources.of(entry or accuracy, "accuracy"),
             "interval": interval(accuracy),
             "share": round(100 * accuracy.accuracy, 2),
             "low": round(100 * low, 2),
@@ -183,12 +183,12 @@ def _bars(row: HeadlineRow, sources: Sources) -> tuple[View, ...]:
         }
 
     bars = [bar("clean", row.clean, "clean")]
-    if row.paper is not None:
+    if row.paper is not None and row.paper.tried != 0:
         bars.append(bar(f"paper's protocol: fixed slots ({protocol_text(row.paper)})", row.paper, "paper"))
     for worst in row.worst:
-        if worst is not None:
+        if worst is not None and (found := worst.measured) is not None:
             ball = ball_text(worst.norm, worst.epsilon)
-            bars.append(bar(f"worst case, {ball}", worst, "worst"))
+            bars.append(bar(f"worst case, {ball}", found, "worst", worst))
             if worst.undetected is not None:
                 bars.append(bar(f"worst case, {ball}, right or flagged", worst.undetected, "flagged"))
     return tuple(bars)

@@ -76,6 +76,11 @@ def is_curve(result: AttackResult) -> bool:
     return result.parameters.get("purpose") == "curve"
 
 
+def is_point(result: AttackResult) -> bool:
+    """Return whether this result can be drawn: not that of an attack that could not run, unless none was right."""
+    return is_curve(result) and result.epsilon > 0 and not (result.tried == 0 and result.accuracy > 0)
+
+
 def ball_key(entry: AttackResult | WorstCase | CascadeRecord) -> BallKey:
     """Return the entry's norm and rounded radius."""
     return entry.norm, round(entry.epsilon, 7)
@@ -154,14 +159,16 @@ def answer_pieces(section: Section) -> tuple[Piece, ...]:
         Piece(f"{record.images:,}", "/images"),
         Piece(" clean images"),
     ]
-    worst = ordered_worst_cases(record)
+    every = ordered_worst_cases(record)
+    worst = [(entry, found) for entry in every if (found := entry.measured) is not None]
     if not worst:
-        return (*pieces, Piece("; it was not attacked, so nothing is known about the worst case."))
+        what = "no attack could run on any of them" if every else "it was not attacked"
+        return (*pieces, Piece(f"; {what}, so nothing is known about the worst case."))
     pieces.append(Piece("; in the worst case over every attack and adversary, "))
-    for place, entry in enumerate(worst):
+    for place, (entry, found) in enumerate(worst):
         if place:
             pieces.append(Piece(" and " if place == len(worst) - 1 else ", "))
-        pieces.append(Piece(percent(entry.accuracy), sources.of(entry, "accuracy")))
+        pieces.append(Piece(percent(found.accuracy), sources.of(entry, "accuracy")))
         pieces.append(Piece(f"\N{NO-BREAK SPACE}% at {ball_text(entry.norm, entry.epsilon)}"))
     return (*pieces, Piece("."))
 
@@ -183,7 +190,7 @@ def curve_points(record: Record, norm: str) -> dict[str, list[AttackResult]]:
     """Return the curve's results in one norm by knowledge, weakest ball first, one for each radius."""
     lines: dict[str, dict[BallKey, AttackResult]] = {}
     for result in record.attacks:
-        if is_curve(result) and result.norm == norm and result.epsilon > 0:
+        if is_point(result) and result.norm == norm:
             line = lines.setdefault(result.knowledge, {})
             known = line.setdefault(ball_key(result), result)
             if result.accuracy < known.accuracy:
@@ -196,8 +203,7 @@ def curve_points(record: Record, norm: str) -> dict[str, list[AttackResult]]:
 
 def curve_norms(record: Record) -> tuple[str, ...]:
     """Return the norms that a figure of accuracy against epsilon can be drawn in."""
-    norms = {result.norm for result in record.attacks if is_curve(result) and result.epsilon > 0}
-    return tuple(sorted(norms, key=norm_order))
+    return tuple(sorted({one.norm for one in record.attacks if is_point(one)}, key=norm_order))
 
 
 def audit_lines(record: Record) -> tuple[AuditLine, ...]:

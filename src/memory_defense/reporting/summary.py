@@ -83,7 +83,7 @@ def _named(result: AttackResult | CascadeStage) -> str:
 
 
 def _of_table(record: Record, ball: BallKey, sources: Sources) -> Effective | None:
-    inside = [one for one in table_attacks(record) if ball_key(one) == ball]
+    inside = [one for one in table_attacks(record) if ball_key(one) == ball and one.tried != 0]
     if not inside:
         return None
     best = min(inside, key=lambda one: one.accuracy)
@@ -96,6 +96,8 @@ def _of_cascade(record: Record, ball: BallKey, sources: Sources) -> Effective | 
     if not stages:
         return None
     best = max(stages, key=lambda one: one.first)
+    if not any(one.tried for one in stages):
+        return Effective(ball_text(*ball), "none", (Piece("no attack of the cascade ran on an image here"),))
     if best.first == 0:
         return Effective(ball_text(*ball), "none", (Piece("no attack of the cascade broke anything new here"),))
     pieces = (

@@ -12,6 +12,7 @@ from memory_defense.evaluation.record import (
     DetectionResult,
     Record,
     Separation,
+    WorstCase,
 )
 from memory_defense.reporting.rows import (
     Section,
@@ -28,6 +29,8 @@ from memory_defense.reporting.rows import (
 from memory_defense.reporting.sources import Sources
 from memory_defense.reporting.wording import (
     MISSING,
+    NOT_TRIED,
+    NOTHING_RAN,
     PAPER_PROTOCOL,
     PROTOCOL_LABEL,
     SYMBOLS,
@@ -84,11 +87,21 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def _accuracy(entry: Accuracy | None, sources: Sources, *, strong: bool = False, system: int = 0) -> Cell:
+def _accuracy(
+    entry: Accuracy | WorstCase | None, sources: Sources, *, strong: bool = False, system: int = 0
+) -> Cell:
     if entry is None:
         return Cell(MISSING)
-    source = sources.of(entry, "accuracy")
-    return Cell(percent(entry.accuracy), interval(entry), strong, source, system)
+    found = entry.measured if isinstance(entry, WorstCase) else entry
+    if found is None or (isinstance(entry, AttackResult) and entry.tried == 0):
+        return Cell(NOT_TRIED)
+    return Cell(percent(found.accuracy), interval(found), strong, sources.of(entry, "accuracy"), system)
+
+
+def _explained(notes: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[str, ...]:
+    """Return the notes of a table, and what its cells without a number mean."""
+    there = {cell.text for cells in rows for cell in cells}
+    return (*notes, *([NOTHING_RAN] if NOT_TRIED in there else []))
 
 
 def result_tables(record: Record) -> tuple[Table, ...]:
@@ -133,7 +146,7 @@ def headline_table(sections: Sequence[Section]) -> Table:
     for section, row in zip(sections, rows, strict=True):
         whose = f"{plain(row.title)}: " if len(rows) > 1 else ""
         notes += [f"{whose}{plain(note)}{'' if note.endswith('.') else '.'}" for note in section.record.notes]
-    return Table("Headline", tuple(columns), tuple(body), tuple(notes))
+    return Table("Headline", tuple(columns), tuple(body), _explained(notes, body))
 
 
 def _split(results: list[AttackResult]) -> dict[str, list[AttackResult]]:
@@ -189,7 +202,8 @@ def matrix_table(record: Record) -> Table:
         "Worst case: images that no attack with any knowledge broke inside this ball.",
         f"{MISSING}: not run.",
     )
-    return Table("Attacks by knowledge", tuple(columns), tuple(rows), notes if rows else ("No attack was run.",))
+    said = _explained(notes, rows) if rows else ("No attack was run.",)
+    return Table("Attacks by knowledge", tuple(columns), tuple(rows), said)
 
 
 def results_table(record: Record) -> Table:
@@ -219,7 +233,8 @@ def results_table(record: Record) -> Table:
         f"{MISSING} where none is fooled.",
         "Forward and backward count images sent through the attacked classifier.",
     )
-    return Table("Every attack and its cost", columns, rows, notes if rows else ("No attack was run.",))
+    said = _explained(notes, rows) if rows else ("No attack was run.",)
+    return Table("Every attack and its cost", columns, rows, said)
 
 
 def curve_table(record: Record, norm: str) -> Table:
@@ -237,7 +252,7 @@ def curve_table(record: Record, norm: str) -> Table:
             rows.append((Cell(epsilon_text(ball[1])), *cells, _accuracy(worst.get(ball), sources, strong=True)))
     title = f"The figure's numbers, {norm_label(norm)}"
     notes = ("Accuracy in %, with its 95 % interval.", f"{MISSING}: not run.")
-    return Table(title, (*columns, Column("worst case")), tuple(rows), notes)
+    return Table(title, (*columns, Column("worst case")), tuple(rows), _explained(notes, rows))
 
 
 def provenance_table(record: Record) -> Table:

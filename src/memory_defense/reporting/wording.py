@@ -16,6 +16,8 @@ PAPER_STEPS = 40
 
 PROTOCOL_LABEL = "paper's protocol, not the headline"
 MISSING = "–"
+NOT_TRIED = "not tried"
+NOTHING_RAN = f"{NOT_TRIED}: no attack ran on a correctly classified image, so nothing is known."
 
 _WITHIN = 1e-6
 

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import cast
 
 from memory_defense.attacks import Pgd
-from memory_defense.attacks.suites import parts_of
+from memory_defense.attacks.suites import left_out, parts_of
+from memory_defense.checks import nearest
 from memory_defense.contracts import Attack, Ball, Defense, Flagging, transfers_of
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import DatasetSpec
+from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.cases import Case, cross
 from memory_defense.evaluation.detection_results import AttackedSet, detect, fighting
 from memory_defense.evaluation.flag import Flag, calibrate
 from memory_defense.evaluation.gallery import write_gallery
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import read_per_image
+from memory_defense.evaluation.robustness import published
 from memory_defense.evaluation.store import discard
 from memory_defense.passes import granules_of
 from memory_defense.ranks import current
@@ -180,14 +184,21 @@ def assess(
     """
     plan, spec = recipe.evaluation, splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
+    _check_knowledge(plan, defense)
     cases = plan_cases(
         plan, plan.knowledge or tuple(defense.surrogates()), transfers_of(defense), numbers=subset.images[0].numel()
     )
+    place, chosen = out or run.record, options or Options()
     if plan.suite is not None:
-        going_on = cascade_cases(defense, parts_of(plan.suite), (*plan.linf, *plan.l2))
+        balls = (*plan.linf, *plan.l2)
+        going_on = cascade_cases(defense, parts_of(plan.suite), balls)
         cases += [case for case in going_on if plan.knowledge is None or case.knowledge in plan.knowledge]
-    place = out or run.record
-    chosen = options or Options()
+        missing = left_out(plan.suite, [ball.norm for ball in balls])
+        chosen = replace(chosen, notes=(*chosen.notes, *missing))
+        if chosen.progress is not None:
+            for line in missing:
+                chosen.progress.note(line)
+    _check_something_is_left(plan, cases)
     if len(subset) < len(splits.test):
         limited = f"the first {len(subset):,} of {len(splits.test):,} test images were attacked"
         chosen = replace(chosen, notes=(*chosen.notes, limited))
@@ -209,6 +220,24 @@ def assess(
             write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
         discard(state_path(place))
     return record
+
+
+def _check_knowledge(plan: EvaluationPlan, defense: Defense) -> None:
+    """Raise ValueError for a knowledge that the defense does not publish, whether or not an attack would use it."""
+    known = [name for name in published(defense) if name != EARLIER]
+    for name in plan.knowledge or ():
+        if name not in known:
+            raise nearest(name, known, "knowledge")
+
+
+def _check_something_is_left(plan: EvaluationPlan, cases: Sequence[Case]) -> None:
+    """Raise ValueError where no attack of the plan goes with the knowledge that was asked for."""
+    if not cases and plan.knowledge is not None:
+        raise ValueError(
+            f"none of the attacks that were asked for is tried with the knowledge {', '.join(plan.knowledge)}: "
+            f"those without gradients only ask the defense itself ({EXACT_KNOWLEDGE}); leave the knowledge out, or "
+            "give attacks that follow a gradient, such as pgd"
+        )
 
 
 def _trained_as(recipe: Recipe, run: RunDirectory, spec: DatasetSpec) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.attacks.suites import Suite, SuitePart, parts_of
+from memory_defense.attacks.suites import Suite, SuitePart, check_attacks, parts_of, written
 from memory_defense.contracts import (
     Adaptation,
     Adaptive,
@@ -25,12 +25,13 @@ from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.behaviour import required_arguments
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case, cross
+from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import EARLIER, Replay
-from memory_defense.evaluation.results import read_per_image, write_per_image
+from memory_defense.evaluation.results import read_per_image, untried, write_per_image
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.store import discard, of_rank
@@ -60,7 +61,7 @@ def evaluate(
     *,
     epsilon: Radii,
     norm: str = "linf",
-    attacks: str = "fast",
+    attacks: str | Sequence[str] = "fast",
     out: Path | str | None = None,
     options: Options | None = None,
 ) -> Record:
@@ -83,8 +84,8 @@ def evaluate(
     norm
         ``linf`` or ``l2``.
     attacks
-        A suite (``fast``, ``standard``, which is also called ``autoattack``, ``rand``) or names of attacks joined
-        by commas.
+        Suites (``fast``, ``standard``, which is also called ``autoattack``, ``rand``, ``brief``, ``glimpse``) and
+        attacks (`attacks.ATTACKS`), joined by commas or in a list; they run in this order, each once.
     out
         File of the record, with every image's verdict and adversarial image in a file beside it. A stopped
         evaluation goes on from there. None writes nothing.
@@ -121,12 +122,13 @@ def evaluate(
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
         balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]
-        suite, earlier = parts_of(attacks), None
+        check_attacks(attacks, norms=(ball,))
+        suite, names, earlier = parts_of(attacks), written(attacks), None
         if chosen.start_from is not None:
             file = Path(chosen.start_from)
             earlier = Replay(source=file.name, results=read_per_image(file))
         cases = cascade_cases(defense, suite, balls, earlier)
-        _check_something_can_be_tried(defense, cases, attacks)
+        _check_something_can_be_tried(defense, cases, names)
         with on_device(defense, chosen.device):
             pixels = images_of(images)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
@@ -136,7 +138,7 @@ def evaluate(
             defense, classes = introduced(defense, pixels, follows=follows, dtype=around[0], device=around[1])
             evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place)
             record = finished_record(
-                defense, evaluation, chosen, place, recipe=f"attacks: {attacks}", classes=classes
+                defense, evaluation, chosen, place, recipe=f"attacks: {names}", classes=classes
             )
     if place is not None and current().leads:
         discard(state_path(place))
@@ -173,6 +175,7 @@ def finished_record(
     classes
         K, for the audit's chance level.
     """
+    worst = evaluation.worst_cases()
     record = Record(
         defense=options.defense,
         recipe=recipe,
@@ -180,14 +183,19 @@ def finished_record(
         images=len(evaluation.images),
         clean=evaluation.clean,
         attacks=tuple(outcome.result for outcome in evaluation.outcomes),
-        worst_case=evaluation.worst_cases(),
+        worst_case=worst,
         cascades=evaluation.cascades,
         submissions=evaluation.submissions.count,
         bfloat16=evaluation.bfloat16,
         batch_invariance=evaluation.batch_invariance,
         odd_images=odd_images(evaluation.state),
         per_image=None if place is None else per_image_path(place).name,
-        notes=(*options.notes, *notes_of(evaluation.state, evaluation.cases)),
+        notes=(
+            *options.notes,
+            *changes(evaluation.cases),
+            *notes_of(evaluation.state, evaluation.cases),
+            *untried(worst),
+        ),
         audit=audit(defense, evaluation, classes=classes, seed=options.seed, progress=options.progress),
         provenance=provenance(options.seed, evaluation.images.device, options.weights_sha256),
     )

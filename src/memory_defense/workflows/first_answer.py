@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from memory_defense.checks import check_class_count
 from memory_defense.contracts import Defense, Images, Logits
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.invariance import undisturbed
@@ -72,6 +73,8 @@ def _classes(defense: Defense, images: Images, *, follows: bool) -> int:
     with frozen(defense), restored(defense), undisturbed(0):
         with torch.no_grad():
             logits = _answer(defense, images[:1], "")
+        if logits.dim() < 3:
+            check_class_count(1 if logits.dim() < 2 else logits.shape[1])
         if follows:
             try:
                 with torch.enable_grad():

@@ -57,24 +57,31 @@ def with_flag(record: Record, results: list[DetectionResult]) -> Accuracy:
     return min([*found, *([undetected] if undetected else [])], key=lambda one: one.accuracy)
 
 
+def _worst(record: Record) -> Accuracy | None:
+    return record.worst_case[0].measured
+
+
+def _in_the_worst_case(record: Record) -> str:
+    worst = _worst(record)
+    if worst is not None:
+        return f"on {shown(worst)} in the worst case"
+    why = "none of them was left to attack" if record.clean.accuracy == 0 else "no attack could run on them"
+    return f"its worst case is not known, as {why}"
+
+
 def _setting(measured: Measured) -> str:
-    record, worst = measured.original, measured.original.worst_case[0]
+    record = measured.original
     return (
-        f"On {record.images:,} test images of {record.dataset}, attacked within {_ball(worst.epsilon)}, "
-        f"{measured.classifier} as it was is right on {shown(record.clean)} of the clean images and on "
-        f"{shown(worst)} in the worst case; brackets are 95 % intervals."
+        f"On {record.images:,} test images of {record.dataset}, attacked within "
+        f"{_ball(record.worst_case[0].epsilon)}, {measured.classifier} as it was is right on "
+        f"{shown(record.clean)} of the clean images and {_in_the_worst_case(record)}; "
+        "brackets are 95 % intervals."
     )
 
 
 def _gain(measured: Measured) -> str:
     before, after = measured.original, measured.defense
     how = "Fine-tuned adversarially and put" if measured.fine_tuned else "Put, untouched,"
-    direction = apart(after.worst_case[0], before.worst_case[0])
-    verdict = {
-        1: f"{_points(after.worst_case[0], before.worst_case[0])} points of robustness were gained",
-        0: "the intervals overlap, so no robustness was gained that these images could show",
-        -1: f"{_points(before.worst_case[0], after.worst_case[0])} points of robustness were lost",
-    }[direction]
     cost = after.clean.accuracy - before.clean.accuracy
     price = (
         f"clean accuracy fell by {-100 * cost:.1f} points"
@@ -83,32 +90,54 @@ def _gain(measured: Measured) -> str:
         if cost > 0
         else "clean accuracy stayed"
     )
+    direction, verdict = _compared(
+        _worst(after),
+        _worst(before),
+        "{} points of robustness were gained",
+        "the intervals overlap, so no robustness was gained that these images could show",
+        "{} points of robustness were lost",
+    )
     joined = "but" if direction == 1 and cost < 0 else "and"
     return (
-        f"{how} in front of the memory autoencoder, it is right on {shown(after.clean)} of the clean images and on "
-        f"{shown(after.worst_case[0])} in the worst case: {verdict}, {joined} {price}."
+        f"{how} in front of the memory autoencoder, it is right on {shown(after.clean)} of the clean images and "
+        f"{_in_the_worst_case(after)}: {verdict}, {joined} {price}."
     )
 
 
 def _memory(measured: Measured) -> str:
     alone, whole = measured.selector, measured.defense
     name = "The fine-tuned classifier" if measured.fine_tuned else "The classifier"
-    verdict = {
-        1: f"the memory added {_points(whole.worst_case[0], alone.worst_case[0])} points to that",
-        0: "its interval and the defense's overlap, so the memory added no robustness that these images could show",
-        -1: f"the memory cost {_points(alone.worst_case[0], whole.worst_case[0])} points of that",
-    }[apart(whole.worst_case[0], alone.worst_case[0])]
-    return (
-        f"{name} alone, without memory, is right on {shown(alone.clean)} and, in the worst case, "
-        f"{shown(alone.worst_case[0])}: {verdict}."
+    worst = _worst(alone)
+    _, verdict = _compared(
+        _worst(whole),
+        worst,
+        "the memory added {} points to that",
+        "its interval and the defense's overlap, so the memory added no robustness that these images could show",
+        "the memory cost {} points of that",
     )
+    said = f"in the worst case, {shown(worst)}" if worst is not None else _in_the_worst_case(alone)
+    return f"{name} alone, without memory, is right on {shown(alone.clean)} and, {said}: {verdict}."
+
+
+def _compared(
+    one: Accuracy | None, other: Accuracy | None, above: str, overlapping: str, below: str
+) -> tuple[int, str]:
+    """Return the order of two worst cases, see `apart`, and the verdict on it."""
+    if one is None or other is None:
+        return 0, "without both worst cases nothing can be said about robustness"
+    direction = apart(one, other)
+    return direction, {1: above.format(_points(one, other)), 0: overlapping, -1: below.format(_points(other, one))}[
+        direction
+    ]
 
 
 def _flag(measured: Measured, results: list[DetectionResult]) -> str:
-    one, without = results[0], measured.defense.worst_case[0]
+    one, without = results[0], _worst(measured.defense)
     together = with_flag(measured.defense, results)
     verdict = (
-        f"the flag may add up to {_points(together, without)} points, but fewer attacks were made for it"
+        "without a worst case nothing can be said about what the flag adds"
+        if without is None
+        else f"the flag may add up to {_points(together, without)} points, but fewer attacks were made for it"
         if apart(together, without) == 1
         else "the flag adds nothing that these images could show"
     )

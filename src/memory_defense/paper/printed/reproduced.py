@@ -21,7 +21,7 @@ from memory_defense.paper.printed.published import AttackColumn, PublishedRow, P
 from memory_defense.paper.printed.shortfall import CW_REASON, SEE_CW, Gap, explained
 from memory_defense.reporting.tables import Cell
 from memory_defense.reporting.text import cell_markdown, markdown_lines
-from memory_defense.reporting.wording import percent
+from memory_defense.reporting.wording import NOT_TRIED, percent
 
 LINES = ("published", "its protocol", "strongest knowledge", "worst case")
 ADDED = {
@@ -165,7 +165,10 @@ def _worst(record: Record, column: AttackColumn, cell: int) -> Cell:
             "evaluate it again with the plan of this table"
         )
     number = max(balls)[1]
-    return replace(_cell(record.worst_case[number], f"worst_case[{number}]"), strong=True)
+    found = record.worst_case[number].measured
+    if found is None:
+        return Cell(NOT_TRIED)
+    return replace(_cell(found, f"worst_case[{number}]"), strong=True)
 
 
 def _cell(accuracy: Accuracy, source: str) -> Cell:

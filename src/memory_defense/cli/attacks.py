@@ -1,0 +1,26 @@
+"""``memdef attacks``."""
+
+from __future__ import annotations
+
+import typer
+
+from memory_defense.attacks import NORMS_OF
+from memory_defense.attacks.words import ATTACKS_IN_WORDS, FEW_CLASSES, SUITES_IN_WORDS
+
+_IN_WORDS = {"linf": "L-inf", "l2": "L2"}
+
+
+def attacks() -> None:
+    """List the suites and attacks that ``--attacks`` takes, joined by commas."""
+    width = max(map(len, (*SUITES_IN_WORDS, *ATTACKS_IN_WORDS))) + 2
+    typer.echo("Suites, each a cascade of attacks:")
+    for name, said in SUITES_IN_WORDS.items():
+        typer.echo(f"  {name:<{width}}{said}")
+    typer.echo("\nAttacks, at their default settings:")
+    for name, said in ATTACKS_IN_WORDS.items():
+        norms = NORMS_OF.get(name)
+        only = f"; in {' and '.join(_IN_WORDS[norm] for norm in norms)} balls only" if norms else ""
+        typer.echo(f"  {name:<{width}}{said}{only}")
+    typer.echo(
+        f"\nA list runs in its order, and what it names twice runs once: fast,fab-t,hop-skip-jump.\n{FEW_CLASSES}"
+    )
