@@ -202,7 +202,7 @@ ATTACK_CHECKS: dict[str, Check] = {
     "norms": _coverage(
         "more than one norm was tried",
         "norms in which the defense was attacked; robustness in one says little about another",
-        "add a ball of the other norm",
+        "add a ball of the other norm, or evaluate once more in it",
         lambda findings: len({case.ball.norm for case, _ in findings.tried}),
         least=2,
     ),
