@@ -82,9 +82,9 @@ def save(name: str, asked: argparse.Namespace, results: Mapping[str, Sequence[Ro
     document = {
         "benchmark": name,
         "version": origin.version,
-        "git": _revision(),
+        "git": revision(),
         "seed": asked.seed,
-        "device": _processor(),
+        "device": processor(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -105,7 +105,7 @@ def _right(network: nn.Module, images: Images, labels: Labels) -> Tensor:
         return torch.cat([network(part).argmax(1) for part in images.split(256)]) == labels
 
 
-def _revision() -> str:
+def revision() -> str:
     """Return the git revision; what an earlier benchmark has just written does not make it dirty."""
     git = ["git", "-C", str(RESULTS.parents[1])]
     changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"]
@@ -120,7 +120,7 @@ def _output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's name where the system tells it."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []

@@ -1,7 +1,8 @@
-"""Fills the numbers of README.md and paper-map.md from records: ``make docs``, or ``python docs/make_numbers.py``.
+"""Fills the numbers of README.md, paper-map.md and peers-on-cases.md: ``make docs``, which calls this script.
 
 A place to fill is ``<!-- fill NAME -->...<!-- end fill -->``. Names are ``headline``, ``why`` (the demo's),
-``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME`` and ``anatomy``.
+``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME``, ``anatomy``, and ``cases/table``,
+``cases/observed`` and ``cases/versions`` (from what ``benchmarks/compare_cases.py`` wrote).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from memory_defense.reporting import Section, headline_markdown, why_protocols_d
 from memory_defense.reporting.wording import epsilon_text
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md")
+PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md", DOCS / "peers-on-cases.md")
 SCALES = {"paper": "at the paper's size", "cpu": "on two processor cores"}
 """Directories below results/, the most telling first."""
 MISSING = "not measured yet"
@@ -36,6 +37,8 @@ def _number(name: str, results: Path) -> str:
         return f"\n{_demo(name, results / 'demo')}\n"
     if name == "anatomy":
         return _anatomy(results)
+    if name.startswith("cases/"):
+        return _cases(name.removeprefix("cases/"), results / "cases.json")
     if name.startswith("figure/"):
         return _figure(name.removeprefix("figure/"), results)
     return _row(*name.split("/"), results=results)
@@ -116,6 +119,60 @@ def _anatomy(results: Path) -> str:
     return (
         f"scored as the released code does, our weights print {printed:.1f} %; of the attacked images alone "
         f"{attacked:.1f} % are right; every attack with every knowledge leaves {left:.1f} %"
+    )
+
+
+def _cases(what: str, place: Path) -> str:
+    """Return a part of what every toolkit made of every case."""
+    if not place.is_file():
+        return MISSING
+    document: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    return {"table": _cases_table, "observed": _cases_observed, "versions": _cases_versions}[what](document)
+
+
+def _cases_table(document: dict[str, Any]) -> str:
+    toolkits = list(document["versions"])
+    lines = [f"| case | {' | '.join(toolkits)} |", "|---" * (len(toolkits) + 1) + "|"]
+    for case in document["cases"]:
+        cells = (_case_cell(case["toolkits"][one]) for one in toolkits)
+        lines.append(f"| [{case['name']}](#{case['name']}) | {' | '.join(cells)} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def _case_cell(answer: dict[str, Any]) -> str:
+    """Return the verdict, with how many ways of asking were right where that is not all or none of them."""
+    right = sum(form["verdict"] == "right" for form in answer["forms"])
+    some = f" ({right} of {len(answer['forms'])} right)" if 0 < right < len(answer["forms"]) else ""
+    return f"{answer['verdict']}{some}"
+
+
+def _cases_observed(document: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for case in document["cases"]:
+        lines += [f"### {case['name']}", "", case["situation"], f"Right: {case['oracle']}", ""]
+        if case["helps"]:
+            lines += [f"A message helps if it matches `{case['helps'].replace('|', chr(92) + '|')}`.", ""]
+        lines += ["| toolkit | asked | verdict | observed |", "|---|---|---|---|"]
+        for toolkit, answer in case["toolkits"].items():
+            for form in answer["forms"]:
+                cells = (toolkit, form["form"], form["verdict"], _verbatim(form["observed"]))
+                lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n\n" + "\n".join(lines)
+
+
+def _verbatim(text: str) -> str:
+    """Return a text that stands in a table as it is."""
+    for sign in ("\\", "|", "<", "[", "*", "_", "`"):
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _cases_versions(document: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    return (
+        f"{versions}, torch {document['torch']}, Python {document['python']}, on {document['threads']} thread of "
+        f"{document['device']}"
     )
 
 
