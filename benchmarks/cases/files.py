@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 from cases.case import Case, absent, command
@@ -26,24 +28,34 @@ from cases.toolkits import (
     ours,
     run_authors,
 )
-from cases.toy import EPSILON, gratings, trained
+from cases.toy import EPSILON, Small, gratings, trained
 from memory_defense.contracts import Images, Logits
 
 ONLY_IMAGES = "returns images and writes no file"
 
 
 class Mendable(nn.Module):
-    """Forgets to normalise until it is mended, with the same weights, and can be stopped at a call."""
+    """Forgets to normalise until it is mended, with the same weights.
 
-    def __init__(self, *, mended: bool, stop_at: int | None = None) -> None:
+    Parameters
+    ----------
+    mended
+        Whether it normalises.
+    stop_after
+        Stops, as Ctrl-C does, after so many calls, as soon as a state is on disk; None never.
+    states
+        Pattern of the state's name.
+    """
+
+    def __init__(self, *, mended: bool, stop_after: int | None = None, states: str = "") -> None:
         super().__init__()
         self.net = trained()
-        self.mended, self.stop_at, self.calls = mended, stop_at, 0
+        self.mended, self.stop_after, self.states, self.calls = mended, stop_after, states, 0
 
     def forward(self, images: Images) -> Logits:
         """Return the logits (B, K)."""
         self.calls += 1
-        if self.calls == self.stop_at:
+        if self.stop_after is not None and self.calls > self.stop_after and any(Path().glob(self.states)):
             raise KeyboardInterrupt
         return self.net(images) if self.mended else self.net.features(images)
 
@@ -67,26 +79,26 @@ def _resume(toolkit: str) -> list[Observation]:
         record = memory_defense.evaluate(model, images, labels, **options)
         return record.clean.accuracy, Found(tuple(one.accuracy for one in record.worst_case))
 
-    def gone_on(*, mended: bool) -> tuple[Seen, tuple[float, Found]]:
+    def gone_on(*, mended: bool) -> Observation:
         file = f"state-{'mended' if mended else 'same'}.json"
-        stopped = Mendable(mended=False)
-        fresh = evaluation(stopped, None)
-        stopped = Mendable(mended=False, stop_at=int(0.6 * stopped.calls))
-        watch(lambda: evaluation(stopped, file))
-        seen = watch(lambda: evaluation(Mendable(mended=mended), file))
-        return seen, evaluation(Mendable(mended=True), None) if mended else fresh
-
-    found: list[Observation] = []
-    for mended in (True, False):
-        seen, truth = gone_on(mended=mended)
+        whole = Mendable(mended=mended)
+        truth = evaluation(whole, None)
+        stopped = Mendable(mended=False, stop_after=whole.calls // 2, states=f"{Path(file).stem}*")
+        if watch(lambda: evaluation(stopped, file)).error != "stopped":
+            raise RuntimeError("no state was on disk when the evaluation ended, so that it could not be stopped")
+        later = Mendable(mended=mended)
+        seen = watch(lambda: evaluation(later, file))
         rule = Rule(
-            right=lambda got, truth=truth: got[0] == truth[0] and got[1].agrees(truth[1]),
+            right=lambda got: (
+                got[0] == truth[0] and got[1].agrees(truth[1]) and (mended or later.calls < whole.calls)
+            ),
             helps=RESUME.helps,
-            shown=lambda got, truth=truth: f"{_clean(*got)}; fresh: {_clean(*truth)}",
+            shown=lambda got: f"{_clean(*got)}, {later.calls} passes; fresh: {_clean(*truth)}, {whole.calls}",
             text=lambda seen: seen.error,
         )
-        found.append(judged("forward mended" if mended else "same classifier goes on", seen, rule))
-    return found
+        return judged("forward mended" if mended else "same classifier goes on", seen, rule)
+
+    return [gone_on(mended=True), gone_on(mended=False)]
 
 
 def _clean(clean: float, found: Found) -> str:
@@ -157,24 +169,34 @@ def _folder(toolkit: str) -> list[Observation]:
         shown=lambda _: f"in it: {', '.join(sorted(one.name for one in Path('results').iterdir())) or 'nothing'}",
         text=lambda seen: seen.error,
     )
-    found = judged("from Python", seen, rule)
-    lost = f" (after {model.calls} passes, which are lost)" if seen.error and model.calls else ""
-    verdict = Verdict.TRACEBACK if lost else found.verdict
-    results = [Observation(found.form, verdict, f"{found.observed}{lost}")]
+    results = [_unless_lost(judged("from Python", seen, rule), seen, model.calls)]
     if toolkit == OURS:
         results.append(_folder_command(images, labels))
     return results
 
 
+def _unless_lost(found: Observation, seen: Seen, passes: int) -> Observation:
+    """Return the observation, or that of a traceback where a refusal came after the work and lost it."""
+    if not seen.error or not passes:
+        return found
+    return replace(
+        found, verdict=Verdict.TRACEBACK, observed=f"{found.observed} (after {passes} passes, which are lost)"
+    )
+
+
 def _folder_command(images: Images, labels: torch.Tensor) -> Observation:
     from cases.folders import net_file, write_folder
 
+    for left in Path().glob("results.*"):
+        left.unlink()
     write_folder("data", images, labels)
     net_file()
-    seen = command("evaluate", "toynet:build", "--weights", "w.safetensors", "--data", "data", "--epsilon", EPSILON,
-                   "--attacks", "pgd", "--out", "results")  # fmt: skip
+    passes: list[int] = []
+    register_module_forward_pre_hook(lambda model, _: passes.append(1) if isinstance(model, Small) else None)
+    options = ["--weights", "w.safetensors", "--data", "data", "--epsilon", EPSILON, "--out", "results"]
+    seen = command("evaluate", "toynet:build", *options, "--attacks", "pgd")
     rule = Rule(right=lambda _: any(Path("results").iterdir()), helps=FOLDER.helps, text=lambda seen: seen.error)
-    return judged("from the command line", seen, rule)
+    return _unless_lost(judged("from the command line", seen, rule), seen, len(passes))
 
 
 def _apgd(model: nn.Module, epsilon: float) -> Any:
@@ -198,7 +220,7 @@ RESUME = Case(
     ),
     oracle=(
         "A fresh evaluation of the mended classifier (clean accuracy and what is left), or a refusal. Control: the "
-        "same classifier goes on to what it gives undisturbed."
+        "same classifier goes on to what it gives undisturbed, in fewer passes."
     ),
     helps=r"classifier|model|weights|answers|another evaluation",
     ask=_resume,

@@ -5,22 +5,23 @@ from __future__ import annotations
 import multiprocessing
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cases.case import Case
-from cases.observe import Observation, Rule, Seen, Verdict, judged, watch
+from cases.observe import Observation, Rule, Seen, Verdict, judged, short, watch
 from cases.toolkits import ART, AUTOATTACK, FOOLBOX, Found, attack
 from cases.toy import EPSILON, Small, gratings, random_start_fools, trained
 from memory_defense.contracts import Images, Logits
 
 PATIENCE = 30
 """Seconds that a call on one rank alone may take without a word."""
-ROOM = 400 * 2**20
+ROOM = 220 * 2**20
 """Bytes of address space beyond what the process has already."""
 IMAGES = 48
 
@@ -64,7 +65,7 @@ class Checkpointed(nn.Module):
 
 
 class Hungry(nn.Module):
-    """The same logits, with about 6 MB of activations an image."""
+    """The same logits, with about 3 MB of activations an image."""
 
     def __init__(self, net: Small) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Hungry(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         """Return the logits (B, K)."""
-        return self.net(images + (0 * images.repeat(1, 2048, 1, 1))[:, :3])
+        return self.net(images + (0 * images.repeat(1, 1024, 1, 1))[:, :3])
 
 
 def _modes(toolkit: str) -> list[Observation]:
@@ -120,8 +121,13 @@ def _black(toolkit: str) -> list[Observation]:
             seen = watch(lambda model=model, kind=kind: attack(toolkit, model, images, labels, EPSILON, kind=kind))
             if without.error:  # then there is nothing to compare with
                 seen.value, seen.error = None, f"without the black image as well: {without.error}"
-            found.append(judged(f"NaN {what}, {_called(toolkit, kind)}", seen, _black_rule(seen, without.value)))
+            rule = _black_rule(seen, without.value, images[-1])
+            found.append(judged(f"NaN {what}, {_called(toolkit, kind)}", seen, rule))
     return found
+
+
+NAMED = rf"\b{IMAGES - 1}\b"
+"""What a refusal has to name: the image, so that it can be left out."""
 
 
 def _called(toolkit: str, kind: str) -> str:
@@ -130,7 +136,7 @@ def _called(toolkit: str, kind: str) -> str:
     return "DeepFool" if toolkit in (FOOLBOX, ART) else "FAB"
 
 
-def _black_rule(seen: Seen, others: Found | None) -> Rule:
+def _black_rule(seen: Seen, others: Found | None, black: Tensor) -> Rule:
     """Return the rule: the others as without it, no NaN in the images, and the black one broken or named."""
     standing = round(others.robust[0] * (IMAGES - 1)) if others else 0
 
@@ -149,9 +155,12 @@ def _black_rule(seen: Seen, others: Found | None) -> Rule:
         text = f"{standing} of 47 others stand as without it; {words[more]}" if more in words else (
             f"{standing + more} stand with it, {standing} without"
         )  # fmt: skip
+        if got.images is not None and torch.equal(torch.as_tensor(got.images[-1]), black):
+            text += "; it is returned as it was"
         return text + ("; NaN is written into the attacked images" if written else "")
 
-    return Rule(right=right, helps=BLACK.helps, shown=shown, text=lambda seen: seen.error or seen.said)
+    helps = NAMED if seen.error else BLACK.helps
+    return Rule(right=right, helps=helps, shown=shown, text=lambda seen: seen.error or seen.said)
 
 
 def _in_place(toolkit: str) -> list[Observation]:
@@ -169,7 +178,10 @@ def _in_place(toolkit: str) -> list[Observation]:
         ),
         text=lambda seen: seen.error,
     )
-    return [judged("", seen, rule)]
+    found = judged("", seen, rule)
+    if seen.error and changed:
+        found = replace(found, observed=short(f"{found.observed} The images that were handed in are altered."))
+    return [found]
 
 
 def _reentrant(toolkit: str) -> list[Observation]:
@@ -251,7 +263,7 @@ BLACK = Case(
     situation="One image of 48 is constant, and the classifier standardises each: NaN gradient, or NaN logits.",
     oracle=(
         "The 47 others stand or fall as without it, no NaN in the attacked images, and the black image is broken "
-        "(plain descent from random starts breaks it) or named."
+        "(plain descent from random starts breaks it) or named, as number 47; a refusal names it too."
     ),
     helps=r"\bnan\b|not finite|no finite|infinite",
     ask=_black,

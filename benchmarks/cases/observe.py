@@ -116,6 +116,7 @@ def short(text: str) -> str:
     """Return a text on one line, without the folder it ran in, cut where it is too long."""
     for folder in {str(Path.cwd()), str(Path.cwd().resolve())}:
         text = text.replace(folder + "/", "").replace(folder, ".")
+    text = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text)  # what moves a terminal's cursor
     text = re.sub(r"(/[\w.+-]+)+/(site-packages|third_party)/", "", text)
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3].rstrip()}..."

@@ -75,7 +75,7 @@ def attack(
         Handed over as they are; ART is given arrays where they are tensors, as arrays are what it takes.
     kind
         ``pgd`` from a random start (for AutoAttack, which has none, APGD), ``bim`` from the image itself (for
-        AutoAttack APGD again), ``minimal`` for FAB or DeepFool.
+        AutoAttack APGD again), ``minimal`` for FAB or DeepFool (ART's knows no radius, so every image counts).
     truth
         (N,) labels to judge returned images by, where `labels` is not that.
     """
@@ -220,10 +220,7 @@ def _art(model: nn.Module, images: Any, labels: Any, epsilon: Any, kind: str, tr
     wrapped = art_classifier(model, arrays[0], int(np.asarray(truth).max()) + 1)
     if kind == "minimal":
         made = DeepFool(wrapped, max_iter=STEPS, epsilon=1e-3, batch_size=32, verbose=False)
-        found = made.generate(*arrays)
-        outside = np.abs(found - arrays[0]).reshape(len(found), -1).max(1) > epsilon  # too far away; NaN stays
-        kept = np.where(outside[:, None, None, None], arrays[0], found)
-        return _of_images(model, kept, truth)
+        return _of_images(model, made.generate(*arrays), truth)
     options = {"eps": epsilon, "eps_step": epsilon / 10, "max_iter": STEPS, "batch_size": 64, "verbose": False}
     if kind == "pgd":
         made = ProjectedGradientDescent(wrapped, num_random_init=1, **options)

@@ -62,7 +62,8 @@ class Linear(nn.Module):
     def __init__(self, classes: int, side: int = SIDE) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(classes)
-        self.weight = nn.Parameter(torch.randn(classes, CHANNELS * side * side, generator=draw))
+        pixels = CHANNELS * side * side  # logits of about 1, so that no softmax saturates
+        self.weight = nn.Parameter(torch.randn(classes, pixels, generator=draw) * 6 / pixels**0.5)
 
     def forward(self, images: Images) -> Logits:
         """Return the logits (B, K)."""
@@ -109,7 +110,9 @@ def linear_problem(classes: int, count: int = 20, side: int = SIDE) -> tuple[Lin
     """
     net = Linear(classes, side)
     draw = torch.Generator().manual_seed(7)
-    images = 0.3 + 0.4 * torch.rand(count, CHANNELS, side, side, generator=draw)
+    images = (
+        77 + 102 * torch.rand(count, CHANNELS, side, side, generator=draw)
+    ).round() / 255  # as a file has them
     with torch.no_grad():
         logits = net(images)
         labels = logits.argmax(1)
