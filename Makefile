@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCH := .venv-bench/bin/python
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test check format docs bench cases clean
 
 help:
 	@echo "make demo    train, attack and report on real Fashion-MNIST (about a quarter of an hour on two cores)"
@@ -13,6 +13,7 @@ help:
 	@echo "make format  rewrite the code in the house style"
 	@echo "make docs    write the command reference and the numbers of README.md and docs/paper-map.md anew"
 	@echo "make bench   time the attacks beside four other toolkits, and what the memory costs (half an hour)"
+	@echo "make cases   ask five toolkits about nineteen situations that users reported (ten minutes)"
 	@echo "make clean   remove the virtual environments and caches; runs/ stays"
 	@echo ""
 	@echo "next: .venv/bin/memdef --help, docs/tutorial.md for your own images, docs/concepts.md for the ideas"
@@ -62,6 +63,10 @@ bench: .venv-bench/package
 	$(BENCH) benchmarks/compare_cw.py
 	$(BENCH) benchmarks/compare_autoattack.py
 	$(BENCH) benchmarks/compare_versions.py
+
+cases: .venv-bench/package
+	$(BENCH) benchmarks/compare_cases.py
+	$(BENCH) docs/make_numbers.py
 
 clean:
 	rm -rf .venv .venv-bench benchmarks/.cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

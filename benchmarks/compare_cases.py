@@ -5,7 +5,7 @@ Every question runs in a process and a folder of its own. The verdicts follow by
 which ``make docs`` fills the tables of ``docs/peers-on-cases.md``; ten minutes on one core.
 
     python benchmarks/compare_cases.py
-    python benchmarks/compare_cases.py --cases two-classes --toolkits foolbox ART --out /dev/null
+    python benchmarks/compare_cases.py --toolkits memory_defense    # only these; the rest of the file is kept
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ def _child(case: Case, toolkit: str, folder: Path, answer: Path) -> None:
     work = folder / "work"
     work.mkdir()
     os.chdir(work)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     warnings.simplefilter("always")
     torch.set_num_threads(1)
     try:
@@ -120,33 +119,38 @@ def installed(toolkits: list[str]) -> dict[str, str]:
     return found
 
 
+def kept_answers(place: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the answers of an earlier file by case and toolkit, and add its versions to the document.
+
+    Raises
+    ------
+    SystemExit
+        Where the file is of other versions or of another processor; they cannot stand side by side.
+    """
+    if not place.is_file():
+        return {}
+    earlier = json.loads(place.read_text(encoding="utf-8"))
+    same = all(earlier[key] == document[key] for key in ("device", "python", "torch"))
+    versions = {**earlier["versions"], **document["versions"]}
+    if not same or any(versions[one] != version for one, version in earlier["versions"].items()):
+        raise SystemExit(f"{place.name} was made with other versions or on another processor: ask all of it anew")
+    document["versions"] = {one: versions[one] for one in PACKAGES if one in versions}
+    return {case["name"]: case["toolkits"] for case in earlier["cases"]}
+
+
 def main() -> None:
     """Ask everything and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], help="only these")
-    parser.add_argument("--toolkits", nargs="+", choices=PACKAGES, help="only these", default=list(PACKAGES))
+    names = [case.name for case in CASES]
+    parser.add_argument(
+        "--cases", nargs="+", choices=names, default=names, help="ask only these, and keep the rest"
+    )
+    parser.add_argument("--toolkits", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="likewise")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     os.environ["COLUMNS"] = "200"
     torch.set_num_threads(1)
     versions = installed(options.toolkits)
-    for module in MODULES:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError:
-            continue
-    trained(), trained(12, steps=250)  # once, for all
-    results: list[dict[str, Any]] = []
-    for case in CASES:
-        if options.cases and case.name not in options.cases:
-            continue
-        together = len(versions) if case in silence.CASES else 1  # those sleep, so that all can be watched at once
-        with ThreadPoolExecutor(together) as pool:
-            answers = list(pool.map(lambda one, case=case: asked(case, one), versions))
-        texts = {key: getattr(case, key) for key in ("name", "kind", "situation", "oracle", "helps")}
-        results.append({**texts, "toolkits": dict(zip(versions, answers, strict=True))})
-    if any("fault" in answer for one in results for answer in one["toolkits"].values()):
-        raise SystemExit("nothing is written: some questions failed")
     document = {
         "versions": versions,
         "git": revision(),
@@ -155,8 +159,28 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cases": results,
     }
+    kept = kept_answers(options.out, document) if options.cases != names or len(versions) < len(PACKAGES) else {}
+    for module in MODULES:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            continue
+    trained(), trained(12, steps=250)  # once, for all
+    results: list[dict[str, Any]] = []
+    for case in CASES:
+        texts = {key: getattr(case, key) for key in ("name", "kind", "situation", "oracle", "helps")}
+        answers = dict(kept.get(case.name, {}))
+        together = len(versions) if case in silence.CASES else 1  # those sleep, so that all can be watched at once
+        with ThreadPoolExecutor(together) as pool:
+            if case.name in options.cases:
+                found = pool.map(lambda one, case=case: asked(case, one), versions)
+                answers.update(zip(versions, found, strict=True))
+        if answers:
+            results.append({**texts, "toolkits": {one: answers[one] for one in PACKAGES if one in answers}})
+    if any("fault" in answer for one in results for answer in one["toolkits"].values()):
+        raise SystemExit("nothing is written: some questions failed")
+    document["cases"] = results
     options.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

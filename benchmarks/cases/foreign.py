@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -144,10 +145,13 @@ def _black_rule(seen: Seen, others: Found | None, black: Tensor) -> Rule:
         written = got.images is not None and bool(torch.as_tensor(got.images).isnan().any())
         return round(got.robust[0] * IMAGES) - standing, written
 
+    named = next(
+        (line for line in seen.said.splitlines() if re.search(rf"finite.*{NAMED}|nan.*{NAMED}", line, re.I)), ""
+    )
+
     def right(got: Found) -> bool:
         more, written = facts(got)
-        named = f"{IMAGES - 1}" in seen.said
-        return not written and (more == 0 or (more == 1 and named))
+        return not written and (more == 0 or (more == 1 and named != ""))
 
     def shown(got: Found) -> str:
         more, written = facts(got)
@@ -157,6 +161,7 @@ def _black_rule(seen: Seen, others: Found | None, black: Tensor) -> Rule:
         )  # fmt: skip
         if got.images is not None and torch.equal(torch.as_tensor(got.images[-1]), black):
             text += "; it is returned as it was"
+        text += f"; said: {named}" if named else ""
         return text + ("; NaN is written into the attacked images" if written else "")
 
     helps = NAMED if seen.error else BLACK.helps
