@@ -160,7 +160,8 @@ def main() -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    kept = kept_answers(options.out, document) if options.cases != names or len(versions) < len(PACKAGES) else {}
+    partly = options.cases != names or options.toolkits != list(PACKAGES)
+    kept = kept_answers(options.out, document) if partly else {}
     for module in MODULES:
         try:
             importlib.import_module(module)

@@ -2,7 +2,7 @@
 
 A place to fill is ``<!-- fill NAME -->...<!-- end fill -->``. Names are ``headline``, ``why`` (the demo's),
 ``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME``, ``anatomy``, and ``cases/table``,
-``cases/observed`` and ``cases/versions`` (from what ``benchmarks/compare_cases.py`` wrote).
+``cases/counts``, ``cases/observed`` and ``cases/versions`` (from what ``benchmarks/compare_cases.py`` wrote).
 """
 
 from __future__ import annotations
@@ -24,6 +24,17 @@ PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md", DOCS / "peers-on-case
 SCALES = {"paper": "at the paper's size", "cpu": "on two processor cores"}
 """Directories below results/, the most telling first."""
 MISSING = "not measured yet"
+VERDICTS = (
+    "right",
+    "refused, message helps",
+    "wrong, and says so",
+    "refused, traceback",
+    "refused, wrong advice",
+    "says nothing for long",
+    "silently wrong",
+    "no such feature",
+)
+"""On a case, from the best to the worst, as in benchmarks/cases/observe.py."""
 PLACE = re.compile(r"(<!-- fill ([^ ]+) -->)(.*?)(<!-- end fill -->)", re.DOTALL)
 
 
@@ -127,7 +138,13 @@ def _cases(what: str, place: Path) -> str:
     if not place.is_file():
         return MISSING
     document: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-    return {"table": _cases_table, "observed": _cases_observed, "versions": _cases_versions}[what](document)
+    parts = {
+        "table": _cases_table,
+        "counts": _cases_counts,
+        "observed": _cases_observed,
+        "versions": _cases_versions,
+    }
+    return parts[what](document)
 
 
 def _cases_table(document: dict[str, Any]) -> str:
@@ -136,6 +153,15 @@ def _cases_table(document: dict[str, Any]) -> str:
     for case in document["cases"]:
         cells = (_case_cell(case["toolkits"][one]) for one in toolkits)
         lines.append(f"| [{case['name']}](#{case['name']}) | {' | '.join(cells)} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def _cases_counts(document: dict[str, Any]) -> str:
+    """Return how often each toolkit got each verdict."""
+    lines = [f"| toolkit | {' | '.join(VERDICTS)} |", "|---" * (len(VERDICTS) + 1) + "|"]
+    for toolkit in document["versions"]:
+        got = [case["toolkits"][toolkit]["verdict"] for case in document["cases"]]
+        lines.append(f"| {toolkit} | {' | '.join(str(got.count(one)) for one in VERDICTS)} |")
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
@@ -149,9 +175,9 @@ def _case_cell(answer: dict[str, Any]) -> str:
 def _cases_observed(document: dict[str, Any]) -> str:
     lines: list[str] = []
     for case in document["cases"]:
-        lines += [f"### {case['name']}", "", case["situation"], f"Right: {case['oracle']}", ""]
+        lines += [f"### {case['name']}", "", case["situation"], "", f"Right: {case['oracle']}", ""]
         if case["helps"]:
-            lines += [f"A message helps if it matches `{case['helps'].replace('|', chr(92) + '|')}`.", ""]
+            lines += [f"A message helps if it matches `{case['helps']}`.", ""]
         lines += ["| toolkit | asked | verdict | observed |", "|---|---|---|---|"]
         for toolkit, answer in case["toolkits"].items():
             for form in answer["forms"]:
