@@ -16,6 +16,7 @@ from torch import nn
 import memory_defense
 from memory_defense import Options
 from memory_defense.evaluation import options
+from memory_defense.evaluation.place import state_path
 from memory_defense.workflows import evaluate as workflow
 
 MOST_MODULES = 70
@@ -107,7 +108,7 @@ def test_without_resume_a_stopped_evaluation_starts_anew(tmp_path) -> None:
     images = torch.rand(8, 1, 4, 4)
     labels = net(images).argmax(1)
     out = tmp_path / "record.json"
-    state = out.with_suffix(".progress.safetensors")
+    state = state_path(out)
     state.write_bytes(b"what another evaluation left")
     with pytest.raises(ValueError, match="safetensors"):
         memory_defense.evaluate(net, images, labels, epsilon=0.1, attacks="fgsm", out=out)

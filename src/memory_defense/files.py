@@ -68,12 +68,13 @@ def atomic(path: Path) -> Generator[Path]:
             _closed(handle)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes atomically; raise what `atomic` raises."""
+def write_bytes(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write bytes, piece after piece, atomically; raise what `atomic` raises."""
     with atomic(path) as temporary, temporary.open("wb", buffering=0) as stream:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(stream.fileno(), view[:_CHUNK]) :]
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(stream.fileno(), view[:_CHUNK]) :]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -132,7 +133,7 @@ def locked(path: Path, what: str | None = None) -> Generator[None]:
         _free(lock, handle)
 
 
-_WAIT = "wait until it is done, stop it and give the same command again, or write to another place (--out)"
+_WAIT = "wait until it is done, stop it and give the same command again, or write to another place (out)"
 
 
 def _take(lock: Path) -> int | None:
@@ -264,7 +265,7 @@ def _explained(path: Path) -> Generator[None]:
         if error.errno in _FULL:
             why, remedy = f"the disk, or your share of it, is full ({error.strerror})", "free some space"
         elif error.errno in _FORBIDDEN:
-            remedy = "choose a place that you may write to (--out)"
+            remedy = "choose a place that you may write to (out)"
         explained = WriteError(
             f"{path} could not be written: {why}. Nothing half-written is left and what was finished before is "
             f"kept: {remedy}, then give the same command again (train: with --resume)"

@@ -59,6 +59,17 @@ class Ranks:
         received = self.stack(payload, [int(size) for size in sizes])
         return [load_bytes(bytes(one.cpu().numpy())) for one in received]
 
+    def agree(self, fault: str) -> None:
+        """Raise ValueError, on every rank, with the first fault that any rank has; "" is none.
+
+        So no rank goes on to wait for one that has refused.
+        """
+        said = torch.frombuffer(bytearray(json.dumps(fault).encode()), dtype=torch.uint8)
+        for one in self.gather({"said": said}):
+            first = json.loads(bytes(one["said"].cpu().numpy()))
+            if first:
+                raise ValueError(first)
+
     def stack(self, tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         """Return every rank's tensor (n, ...) on every rank, where `sizes` holds each rank's n."""
         if self.world == 1:

@@ -12,12 +12,17 @@ from typing import Any, Protocol, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from memory_defense.checksums import KEY as CHECKSUM
+from memory_defense.checksums import fault, sealed
 from memory_defense.files import locked, write_text
 from memory_defense.model_spec import ModelSpec
+from memory_defense.outputs import check_file, check_folder
 
 SCHEMA = 1
 FLAG, IMAGES_FROM, HARDENED = "flag", "images_from", "hardened"
 """Entries that not every manifest has: see `evaluation.flag`, `workflows.run_images` and `recipes.hardened`."""
+_TRAINING, _IMAGES = "training_sha256", "images_sha256"
+"""Entries of a manifest that runs of earlier versions do not have."""
 _MOST_BYTES = 1 << 22
 _LEAST_ITEM = 4
 """Bytes in the weights that one memory item takes at least: a number."""
@@ -49,6 +54,11 @@ class MadeBy(Protocol):
     @property
     def sha256(self) -> str:
         """SHA-256 of everything that the recipe says."""
+        ...
+
+    @property
+    def training_sha256(self) -> str:
+        """SHA-256 of everything in it that decides the weights."""
         ...
 
     @property
@@ -109,8 +119,15 @@ class RunDirectory:
         """Keep every other process from training here; see `files.locked` for what it raises."""
         return locked(self.manifest_path, f"the run {self.path}")
 
-    def begin(self, recipe: MadeBy, seed: int, train_images: int, *, resume: bool) -> dict[str, Any]:
+    def begin(
+        self, recipe: MadeBy, seed: int, train_images: int, images_sha256: str = "", *, resume: bool
+    ) -> dict[str, Any]:
         """Return the manifest of this run, new or continued.
+
+        Parameters
+        ----------
+        images_sha256
+            SHA-256 of the dataset's pixels and labels.
 
         Raises
         ------
@@ -124,9 +141,12 @@ class RunDirectory:
             "train_images": train_images,
         }
         if not self.manifest_path.exists():
+            self._check_empty()
             manifest = {
                 "schema": SCHEMA,
                 **made_by,
+                _TRAINING: recipe.training_sha256,
+                _IMAGES: images_sha256,
                 "model": asdict(recipe.model),
                 "stages": {},
                 "complete": False,
@@ -136,6 +156,7 @@ class RunDirectory:
             return manifest
         manifest = self.read()
         self.check_new(resume=resume)
+        self._check_images(manifest, images_sha256)
         different = [key for key, value in made_by.items() if manifest.get(key) != value]
         if different == ["recipe_sha256"]:
             raise ValueError(
@@ -151,16 +172,57 @@ class RunDirectory:
             )
         return manifest
 
-    def check_new(self, *, resume: bool) -> None:
-        """Raise ValueError when the directory already holds a run and `resume` is off."""
+    def check_same_training(self, recipe: MadeBy, seed: int, train_images: int, images_sha256: str) -> None:
+        """Raise ValueError unless this run was trained by this recipe on these images, however it is judged.
+
+        A run of an earlier version does not say all of that; what it says counts.
+        """
+        manifest = self.read()
+        self._check_images(manifest, images_sha256)
+        wanted = {"recipe": recipe.name, "seed": seed, "train_images": train_images}
+        if _TRAINING in manifest:
+            wanted[_TRAINING] = recipe.training_sha256
+        for key, value in wanted.items():
+            if manifest[key] != value:
+                raise ValueError(
+                    f"{self.path} holds another run ({key} is {manifest[key]!r}, not {value!r}); "
+                    "choose another directory"
+                )
+
+    def _check_images(self, manifest: Mapping[str, Any], images_sha256: str) -> None:
+        kept = manifest.get(_IMAGES, "")
+        if kept and images_sha256 and kept != images_sha256:
+            raise ValueError(
+                f"{self.path} holds another run: it was trained on other images (their SHA-256 was {kept[:12]}, "
+                f"now it is {images_sha256[:12]}); bring those back, or choose another directory"
+            )
+
+    def _check_empty(self) -> None:
+        """Raise ValueError where a new run would replace files that no run here wrote."""
+        ours = (self.weights, self.undefended, self.record, self.gallery)
+        there = [path.name for path in ours if path.exists()]
+        if there:
+            raise ValueError(
+                f"{self.path} is no run but already holds {there[0]}, which one would replace; "
+                "choose another directory"
+            )
+
+    def check_new(self, *, resume: bool, images: Path | None = None) -> None:
+        """Raise ValueError when a run cannot be written here, or one is here already and `resume` is off.
+
+        Nor may the directory be that of the `images`, or hold files that are no run's and that one would replace.
+        """
+        check_folder(self.path, inputs={"the images": images})
+        if not self.manifest_path.exists():
+            self._check_empty()
         if not resume and self.manifest_path.exists():
             raise ValueError(
                 f"{self.path} already holds a run; continue it with --resume or choose another directory"
             )
 
     def write(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest, atomically."""
-        write_text(self.manifest_path, json.dumps(manifest, indent=1) + "\n")
+        """Write the manifest with a checksum, atomically."""
+        write_text(self.manifest_path, json.dumps(sealed(manifest), indent=1) + "\n")
 
     def seal(self, manifest: dict[str, Any]) -> None:
         """Write the manifest of a run that is whole, with the hashes of its weights."""
@@ -189,7 +251,9 @@ class RunDirectory:
             raise ValueError(
                 f"{self.manifest_path} is damaged ({str(error)[:200]}); train again into a new directory"
             ) from error
-        return manifest
+        if wrong := fault(manifest):
+            raise ValueError(f"{self.manifest_path} is damaged: {wrong}")
+        return {name: value for name, value in manifest.items() if name != CHECKSUM}
 
     def read_finished(self) -> dict[str, Any]:
         """Return the manifest of a run that is whole; raise ValueError when it is none, damaged or unfinished."""
@@ -226,16 +290,13 @@ class RunDirectory:
 
     def check_export(self, place: Path, *, folder: bool, force: bool) -> None:
         """Raise ValueError where this run cannot be exported to `place`: a file, or a hub `folder`."""
+        own = {f"the run's {path.name}": path for path in (self.weights, self.undefended, self.manifest_path)}
         if not folder:
-            if place.is_dir():
-                raise ValueError(
-                    f"{place} is a folder; name the file to write, such as {place / 'defense.safetensors'}"
-                )
+            check_file(place, example="defense.safetensors", inputs=own)
             if place.exists() and not force:
                 raise ValueError(f"{place} already exists; give --force to replace it, or another name")
             return
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file; choose a folder")
+        check_folder(place)
         if (place / "manifest.json").exists():
             raise ValueError(f"{place} is a run directory and stays one; choose another folder")
         there = [name for name in HUB_FILES if (place / name).exists()]

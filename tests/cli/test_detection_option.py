@@ -9,12 +9,12 @@ import torch
 
 from memory_defense.cli import main
 from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, kept_flag
+from memory_defense.evaluation.place import per_image_path
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
 from memory_defense.evaluation.robustness import cross, evaluate
 from memory_defense.workflows import assess, run_images
-from memory_defense.workflows.evaluate import per_image_path
 from paper.made_up import made_up_splits, tiny_run
 
 SPLITS = made_up_splits(held_out=100)

@@ -22,7 +22,7 @@ from memory_defense.evaluation.record import (
 
 
 def make(correct: int = 70, epsilon: float = 0.1) -> Record:
-    scored = accuracy(correct, 100).model_dump()
+    scored, broken = accuracy(correct, 100).model_dump(), 90 - correct
     return Record(
         defense="memory-defense/sound",
         recipe="fashion-mnist/demo",
@@ -54,8 +54,8 @@ def make(correct: int = 70, epsilon: float = 0.1) -> Record:
                         knowledge="steering",
                         role="main",
                         tried=90,
-                        fooled=20,
-                        first=19,
+                        fooled=broken,
+                        first=max(broken - 1, 0),
                         disagreements=0,
                         forward_passes=1000,
                         backward_passes=900,
@@ -72,7 +72,7 @@ def make(correct: int = 70, epsilon: float = 0.1) -> Record:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 100), st.floats(0, 30))
+@given(st.integers(0, 90), st.floats(0, 30))
 def test_round_trip(tmp_path_factory, correct, epsilon) -> None:
     path = tmp_path_factory.mktemp("record") / "record.json"
     make(correct, epsilon).write(path)
@@ -108,7 +108,7 @@ def test_detection_comes_back_and_old_records_have_none(tmp_path) -> None:
     whole.write(path)
     assert Record.read(path) == whole
     content = json.loads(path.read_text())
-    del content["detection"], content["batch_invariance"], content["notes"]
+    del content["detection"], content["batch_invariance"], content["notes"], content["checksum"]
     path.write_text(json.dumps(content))
     assert Record.read(path) == make()
     content["detection"] = [{**detection(None).model_dump(mode="json"), "false_alarms": 1.0}]
@@ -134,7 +134,7 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
             "cascades", "submissions", "bfloat16", "batch_invariance", "odd_images", "detection",
-            "per_image", "notes", "audit", "provenance",
+            "per_image", "per_image_sha256", "notes", "audit", "provenance", "checksum",
     ]  # fmt: skip
     assert written["schema"] == 1
     assert set(written["clean"]) == {"accuracy", "ci95"}

@@ -26,6 +26,7 @@ from memory_defense.data.image_files import read_image
 from memory_defense.data.limits import Limits
 from memory_defense.evaluation.detection import auroc, conformal_threshold, tpr_at_fpr
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.place import per_image_path
 from memory_defense.evaluation.results import read_per_image
 from memory_defense.training.fit import FitConfig
 
@@ -198,7 +199,7 @@ def test_case_24_company_changes_no_outcome(tmp_path) -> None:
             options=Options(ids=order, chunk=batch, batch_size=batch),
         )
         assert record.batch_invariance is not None
-        results = read_per_image(out.with_suffix(".images.safetensors"))
+        results = read_per_image(per_image_path(out))
         back = results.ids.argsort()
         broken = results.broken[0]
         found.append([one[back] for one in (broken.robust, broken.breaker, broken.distance, broken.images)])

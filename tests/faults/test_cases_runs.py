@@ -122,10 +122,10 @@ def test_case_17_a_read_only_place(tmp_path, trained_run, idx_folder, monkeypatc
     monkeypatch.setattr("memory_defense.workflows.train._Training.stage", _never)
     read_only(monkeypatch, place)
     said = train(place / "run", idx_folder)
-    refused(said, "could not be written: Read-only file system", "choose a place that you may write to (--out)")
+    refused(said, "could not be written: Read-only file system", "choose a place that you may write to (out)")
     command = ("evaluate", trained_run, *ATTACKS, "--data-dir", idx_folder, "--out", place / "record.json")
     monkeypatch.setattr("memory_defense.evaluation.attempt.CaseRunner.run", _never)
-    refused(memdef(*command), "could not be written: Read-only file system", "(--out)")
+    refused(memdef(*command), "could not be written: Read-only file system", "(out)")
     refused(memdef("report", trained_run, "--out", place / "page.html"), "record")
     assert not list(place.iterdir())
 
@@ -180,7 +180,7 @@ def test_case_19_two_processes_in_one_directory(tmp_path, idx_folder, trained_ru
         said = train(out, idx_folder, "--resume")
         refused(said, f"the run {out} is being written by process {other.pid}", "since", "wait until it is done")
         evaluate = ("evaluate", out, *ATTACKS, "--data-dir", idx_folder, "--out", tmp_path / "record.json")
-        refused(memdef(*evaluate), f"is being written by process {other.pid}", "write to another place (--out)")
+        refused(memdef(*evaluate), f"is being written by process {other.pid}", "write to another place (out)")
         assert memory_defense.load(out), "reading stays possible"
         other.kill()
     assert train(out, idx_folder, "--resume").status == 0, "the lock of a killed process is free"
@@ -235,7 +235,7 @@ def _web_page(weights: Path) -> None:
         (_with_extra_key, "does not fit this model: 1 unexpected (first: extra)"),
         (_without_a_key, "does not fit this model: 1 missing"),
         (_of_another_shape, "of another shape"),
-        (_one_bit_flipped, "is not what this run wrote"),
+        (_one_bit_flipped, "is damaged: its content is not what its checksum says"),
         (_pickle, "is a pickle, whatever its name"),
         (_torch_file, "is a pickle, whatever its name"),
         (_web_page, "is a web page, not weights"),

@@ -74,7 +74,7 @@ def numbers(record: Record) -> dict[str, Any]:
     )
     for line in without_time["audit"]:
         line["check"] = RENAMED.get(line["check"], line["check"])
-    since = ("provenance", "per_image", "batch_invariance", "notes")
+    since = ("provenance", "per_image", "per_image_sha256", "batch_invariance", "notes")
     return {name: value for name, value in without_time.items() if name not in since}
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.record import (
     Accuracy,
     AttackResult,
@@ -25,13 +26,13 @@ EPSILON = 25 / 255
 
 
 def spread(value: float) -> dict[str, Any]:
-    """An accuracy with a made-up interval around it."""
-    return {"accuracy": value, "ci95": (max(0.0, value - 0.021), min(1.0, value + 0.019))}
+    """An accuracy near this value, of a whole number of the 1000 images, with its interval."""
+    return accuracy(round(1000 * value), 1000).model_dump()
 
 
 def attack(
     knowledge: str,
-    accuracy: float,
+    share: float,
     name: str = "pgd",
     norm: str = "linf",
     epsilon: float = EPSILON,
@@ -42,12 +43,12 @@ def attack(
         knowledge=knowledge,
         norm=norm,
         epsilon=epsilon,
-        median_distance=0.0975,
+        median_distance=min(0.0975, epsilon),
         forward_passes=41_000,
         backward_passes=40_000,
         seconds=12.34,
         parameters={"steps": 40, **parameters},
-        **spread(accuracy),
+        **spread(share),
     )
 
 

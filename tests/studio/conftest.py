@@ -62,9 +62,7 @@ def root(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs")
     untrained(path / "first", 3)
     untrained(path / "deeper" / "second", 4)
-    (path / "stopped").mkdir()
-    manifest = (path / "first" / "manifest.json").read_text()
-    (path / "stopped" / "manifest.json").write_text(manifest.replace('"complete": true', '"complete": false'))
+    RunDirectory(path / "stopped").write({**RunDirectory(path / "first").read(), "complete": False})
     return path
 
 

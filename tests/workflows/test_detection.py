@@ -11,6 +11,7 @@ from evaluation.flagging_toy import Flip, Shaded, some
 from memory_defense.attacks import Fgsm, Pgd
 from memory_defense.evaluation.flag import keep_flag
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.place import per_image_path
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import write_per_image
@@ -20,7 +21,6 @@ from memory_defense.recipes.recipe import EvaluationPlan
 from memory_defense.systems.load import load
 from memory_defense.threat import L2, Linf
 from memory_defense.workflows.assess import ANY_NORM, add_detection, calibrated, detection_cases, found_by
-from memory_defense.workflows.evaluate import per_image_path
 from paper.made_up import made_up_splits, tiny_run
 
 PLAN = EvaluationPlan(images=20, linf=(Linf(0.3),), attacks={"pgd": Pgd(steps=2)}, l2=(L2(1.5),))

@@ -11,6 +11,8 @@ import typer
 from memory_defense.cli.arguments import DataDir, Offline, Seed, check_data_dir
 from memory_defense.cli.report import TITLE, section
 from memory_defense.names import DEMO_SCALES, check_name
+from memory_defense.outputs import check_file
+from memory_defense.run_directory import RunDirectory
 
 
 def demo(
@@ -26,6 +28,9 @@ def demo(
     """
     check_name(scale, DEMO_SCALES, "scale")
     check_data_dir(data_dir)
+    for run in (RunDirectory(out), RunDirectory(out / "paper")):
+        run.check_new(resume=True)
+    check_file(out / "report.html")
 
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables, wide_console

@@ -39,7 +39,7 @@ def evaluate(options: EvaluateArguments) -> None:
 
 
 def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: bool) -> None:
-    from memory_defense.cli.evaluate_checks import narrowed
+    from memory_defense.cli.evaluate_checks import narrowed, place_of
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
     from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, keep_flag
@@ -54,8 +54,8 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     run = RunDirectory(Path(options.target))
     recipe = recipe_of(run)
     recipe = replace(recipe, evaluation=narrowed(recipe.evaluation, options))
-    partial = options.attacks is not None or options.knowledge is not None
-    out = options.out or (run.path / "partial.json" if partial else None)
+    place = place_of(options)
+    out = None if options.out is None and place == run.record else place
     rate = DEFAULT_FALSE_ALARMS if options.false_alarms is None else options.false_alarms
     defense = load(run.path).to(device)
     with shown(silent=not speaks) as progress:
@@ -72,7 +72,6 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             flag = calibrated(defense, splits.held_out, rate) if options.detection else None
         chosen = replace(options.options(progress), notes=splits.notes)
         record = assess(recipe, run, defense, splits, out=out, options=chosen)
-        place = out or run.record
         if flag is not None and speaks:  # the attacks on the flag are not shared out
             keep_flag(run, flag)
             progress.note(f"the flag's threshold is kept in {run.manifest_path}")

@@ -11,6 +11,7 @@ from memory_defense.attacks.suites import FAST, check_attacks, names_in
 from memory_defense.cli.arguments import check_run_images, check_source, radius
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
 from memory_defense.data.places import check_size
+from memory_defense.evaluation.place import GALLERY, check_place
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
     PLANNED,
@@ -21,6 +22,7 @@ from memory_defense.names import (
     check_name,
     check_norm,
 )
+from memory_defense.outputs import beside, check_file
 from memory_defense.run_directory import HARDENED, RunDirectory, is_exported
 
 if TYPE_CHECKING:
@@ -40,8 +42,29 @@ def check_evaluate(options: EvaluateArguments) -> None:
         check_false_alarms(options.false_alarms)
     if is_classifier(options.target):
         _check_classifier(options)
+        sources = {
+            "--weights": options.weights,
+            "--start-from": options.start_from,
+            "--data": Path(options.data or ""),
+        }
+        check_place(place_of(options), {"the classifier": Path(options.target), **sources})
     else:
         _check_run(options)
+        run = RunDirectory(Path(options.target))
+        check_place(place_of(options))
+        check_file(run.gallery if place_of(options) == run.record else beside(place_of(options), GALLERY))
+        if options.detection:
+            check_file(run.manifest_path)
+
+
+def place_of(options: EvaluateArguments) -> Path:
+    """Return where the record goes: where `--out` says, else beside the run, or here for a classifier."""
+    if options.out is not None:
+        return options.out
+    if is_classifier(options.target):
+        return Path("record.json")
+    run, partial = RunDirectory(Path(options.target)), options.attacks is not None or options.knowledge is not None
+    return run.path / "partial.json" if partial else run.record
 
 
 def narrowed(plan: EvaluationPlan, options: EvaluateArguments) -> EvaluationPlan:

@@ -178,8 +178,10 @@ def check(options: HardenArguments) -> None:
     check_trained_size(options.data, options.size)
     check_source(options.data, options.data_dir)
     from memory_defense.attacks.suites import check_attacks
+    from memory_defense.run_directory import RunDirectory
 
     check_attacks(attacks_of(options), norms=("linf",))
+    RunDirectory(options.out).check_new(resume=True, images=Path(options.data))
     if options.epsilon is not None and radius(options.epsilon) == 0:
         raise ValueError(f"--epsilon is {options.epsilon}, but it must be above 0; write it as 8/255 or 0.03")
 

@@ -87,7 +87,11 @@ def predict(
         keeps = FLAG not in found.read()
         try:
             flag, fresh = flag_for(
-                found, defense, lambda: splits_of(found, source=data, **where).held_out, false_alarms=false_alarms
+                found,
+                defense,
+                lambda: splits_of(found, source=data, **where).held_out,
+                false_alarms=false_alarms,
+                progress=progress,
             )
         except DataNotFoundError as error:
             raise ValueError(

@@ -10,6 +10,7 @@ import typer
 from memory_defense.cli.arguments import Offline, Threads, check_data_dir
 from memory_defense.cli.machine import Machine
 from memory_defense.names import QUEUE, check_name
+from memory_defense.outputs import check_folder
 
 UNFINISHED = 75
 """Exit status if there is more to do: EX_TEMPFAIL, try again."""
@@ -63,6 +64,9 @@ def run(
     check_name(name, QUEUE, "entry of the queue")
     machine = Machine(device="cpu" if tiny else device or "cuda", threads=threads)
     check_data_dir(data_dir)
+    kept = back or out / "back"
+    for folder in (out, kept):
+        check_folder(folder)
     if not tiny and device == "cpu":
         typer.echo("note: this was planned for a GPU; on a processor it takes days", err=True)
 
@@ -81,7 +85,6 @@ def run(
                 dataset, data_dir=data_dir, offline=offline, may_update=True, device=place, progress=progress
             )
 
-        kept = back or out / "back"
         done = work(name, out, data, back=kept, deadline=deadline, tiny=tiny)
     if not done:
         typer.echo("not finished: run the same command again", err=True)

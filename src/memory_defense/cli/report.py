@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_defense.names import REPORTS, check_name
+from memory_defense.outputs import check_file, contents, replaced
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from memory_defense.evaluation.record import Record
     from memory_defense.reporting import Section
 
+PAGES = (b'<meta name="generator" content="memory-defense">', b"Memory Defense: what survives")
+"""What a page says at its start by which it is known; earlier versions have the title alone."""
+_START = 1 << 12
 TITLE = "Memory Defense: what survives"
 
 
@@ -28,15 +34,16 @@ def report(
     check_name(format, REPORTS, "format")
     if format == "latex" and markdown:
         raise ValueError("--markdown and --format latex: give one of them")
-    for path in runs:
-        read_record(path)
+    sources = {str(path): read_record(path)[0] for path in runs}
+    if format == "html" and not markdown:
+        _check_page(out, sources)
 
     from memory_defense.cli.shared import print_tables
     from memory_defense.reporting import markdown as as_markdown
     from memory_defense.reporting import write_report
     from memory_defense.reporting.latex import latex
 
-    sections = [section(path) for path in runs]
+    sections, before = [section(path) for path in runs], contents(out)
     if format == "latex":
         typer.echo(latex(sections), nl=False)
     elif markdown or format == "markdown":
@@ -44,7 +51,16 @@ def report(
     else:
         write_report(out, sections, title=TITLE)
         print_tables(sections)
+        if replaced(before, out):
+            typer.echo(f"replaced: {out}, which was the page of something else")
         typer.echo(f"report: {out}")
+
+
+def _check_page(out: Path, sources: Mapping[str, Path]) -> None:
+    """Raise ValueError unless a page can be written there, over an earlier page or over nothing."""
+    check_file(out, example="report.html", inputs=sources)
+    if out.is_file() and not any(mark in out.read_bytes()[:_START] for mark in PAGES):
+        raise ValueError(f"{out} is there and is no page of this program; choose another name, or remove it")
 
 
 def read_record(path: Path) -> tuple[Path, Record]:
@@ -65,10 +81,12 @@ def read_record(path: Path) -> tuple[Path, Record]:
 
 def section(path: Path, title: str | None = None) -> Section:
     """Return the report's section about a run directory or a record file; by default its recipe is its title."""
+    from memory_defense.evaluation.kept import read_whole
     from memory_defense.reporting import Section
     from memory_defense.run_directory import RunDirectory
 
-    place, record = read_record(path)
+    place, _ = read_record(path)
+    record = read_whole(place)
     gallery = RunDirectory(path).gallery if path.is_dir() else None
     return Section(
         title=title or record.recipe,

@@ -12,6 +12,7 @@ import typer
 from memory_defense.cli.arguments import DataDir, Device, Offline, Seed, Threads, check_data_dir
 from memory_defense.cli.machine import Machine
 from memory_defense.names import FIGURES, SCALES, TABLES, check_name
+from memory_defense.outputs import check_folder, contents, replaced
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,9 @@ def reproduce(
         check_name(one, TABLES[what], f"row of {what}")
     machine = Machine(device=device, threads=threads)
     check_data_dir(data_dir)
+    place = results or out / "results" / scale
+    for folder in (out, place):
+        check_folder(folder)
 
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import wide_console
@@ -69,7 +73,7 @@ def reproduce(
     from memory_defense.paper.trained_rows import TrainedRows
 
     tables: list[Reproduced] = []
-    computed_on, place = machine.ready(), results or out / "results" / scale
+    computed_on, before = machine.ready(), contents(place)
     with shown() as progress:
         data = DatasetFinder(data_dir=data_dir, offline=offline, device=computed_on, progress=progress)
         if what in FIGURES:
@@ -102,6 +106,8 @@ def reproduce(
             console.width, console.measure(drawn, options=console.options.update(width=500)).maximum
         )
         console.print(drawn)
+    for path in replaced(before, place):
+        typer.echo(f"replaced: {path}, which held something else")
     typer.echo("written: " + ", ".join(map(str, written)))
 
 

@@ -104,4 +104,4 @@ def _check(
         check_source(data, data_dir)
         check_adaptable(recipe, RECIPES[recipe])
     if LAUNCHED not in os.environ:  # of several processes the first may have begun the run already
-        RunDirectory(out).check_new(resume=resume)
+        RunDirectory(out).check_new(resume=resume, images=None if data is None else Path(data))

@@ -63,7 +63,11 @@ def no_answer_text(missing: int, images: int) -> str:
 
 def predict(model: Classifier, images: Images) -> Labels:
     """Return (B,) the predicted classes, `NO_ANSWER` where logits are not finite; raise what `asked` raises."""
-    logits = asked(model, images)
+    return predicted(asked(model, images))
+
+
+def predicted(logits: Logits) -> Labels:
+    """Return (B,) the classes that these logits predict, `NO_ANSWER` where they are not finite."""
     return logits.argmax(1).masked_fill_(~finite_rows(logits), NO_ANSWER)
 
 

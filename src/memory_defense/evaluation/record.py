@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from memory_defense.checksums import parted, sealed
+from memory_defense.evaluation.consistency import contradiction
 from memory_defense.files import write_text
 
 SCHEMA = 1
@@ -228,21 +230,38 @@ class Record(_Strict):
     """One entry for each score and attack; empty where detection was not evaluated."""
     per_image: str | None = None
     """Name of the file beside the record with every image's verdict, first breaker and adversarial image."""
+    per_image_sha256: str = ""
+    """Checksum that this file carries; empty in records from before there was one."""
     notes: tuple[str, ...] = ()
     """What was skipped, substituted or assumed, a line each: of the images first (`Options.notes`)."""
     audit: tuple[AuditLine, ...]
     provenance: Provenance
 
     def write(self, path: Path) -> None:
-        """Write the record as JSON, atomically."""
-        write_text(path, json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, allow_nan=False) + "\n")
+        """Write the record as JSON with a checksum, atomically."""
+        content = sealed(self.model_dump(by_alias=True, mode="json"))
+        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Read a record; raise ValueError that names the file and the first offending field."""
+        """Read a record.
+
+        Raises
+        ------
+        ValueError
+            For a file that is no record, was changed since it was written, or whose numbers contradict each other;
+            the text names the file and the first offending field.
+        """
+        text, damage = parted(path.read_bytes())
         try:
-            return cls.model_validate_json(path.read_bytes())
+            record = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ValueError(f"{path} is not a record of schema {SCHEMA}: {where}: {first['msg']}") from error
+        wrong = contradiction(record.model_dump(mode="json"))
+        if wrong:
+            raise ValueError(f"{path} contradicts itself: {wrong}; restore it, or evaluate again")
+        if damage:
+            raise ValueError(f"{path} is damaged: {damage}")
+        return record

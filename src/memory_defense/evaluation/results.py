@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from memory_defense.answers import ANSWERS
 from memory_defense.contracts import Attack, Images, Labels, PerImage, Rows
 from memory_defense.evaluation.cases import Case, parameters_of
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.odd import noted
 from memory_defense.evaluation.record import AttackResult, CascadeRecord, CascadeStage, WorstCase
 from memory_defense.evaluation.state import Broken, CaseState, State
-from memory_defense.tensorfiles import read_tensors, write_tensors
+from memory_defense.tensorfiles import laid_out, read_tensors, write_tensors
 from memory_defense.threat import ball
 
 _MOST_FLOATS = 1 << 30
@@ -139,11 +140,17 @@ class PerImageResults:
     """One for each ball; `images` holds the clean image's place with NaN where nothing broke it."""
     breakers: tuple[str, ...]
     """What the numbers in `Broken.breaker` stand for: attack, knowledge, and their ball."""
+    answers: Tensor | None = None
+    """(N, 2) the defense's logits for the clean images, in short (`answers`); files of earlier versions
+    have none."""
 
 
-def write_per_image(path: Path, state: State, cases: Sequence[Case]) -> None:
-    """Write every image's verdict, first breaker, distance and adversarial image; see `read_per_image`."""
-    tensors = {"ids": state.ids, "labels": state.labels, "predictions": state.predictions}
+def write_per_image(path: Path | None, state: State, cases: Sequence[Case]) -> str:
+    """Write every image's verdict, first breaker, distance and adversarial image; return the file's checksum.
+
+    `read_per_image` reads it. Without a path nothing is written, which is for all processes but one.
+    """
+    tensors = {"ids": state.ids, "labels": state.labels, "predictions": state.predictions, ANSWERS: state.answers}
     for number, broken in enumerate(state.broken):
         tensors |= broken.tensors(f"ball {number}")
     header = {
@@ -151,7 +158,7 @@ def write_per_image(path: Path, state: State, cases: Sequence[Case]) -> None:
         "breakers": json.dumps([f"{case.name}, {case.knowledge}, {case.ball!r}" for case in cases]),
         "size": json.dumps(list(state.images.shape[1:])),
     }
-    write_tensors(path, tensors, header)
+    return laid_out(tensors, header)[1] if path is None else write_tensors(path, tensors, header)
 
 
 def read_per_image(path: Path) -> PerImageResults:
@@ -166,7 +173,12 @@ def read_per_image(path: Path) -> PerImageResults:
             one.take_over(tensors, f"ball {number}", torch.arange(size))
             broken.append(one)
         breakers = tuple(str(one) for one in json.loads(header["breakers"]))
-        return PerImageResults(tensors["ids"], tensors["labels"], tensors["predictions"], tuple(broken), breakers)
+        kept = tensors.get(ANSWERS)
+        if kept is not None and kept.shape != (size, 2):
+            raise ValueError(f"{ANSWERS} are {tuple(kept.shape)}, not {(size, 2)}")
+        return PerImageResults(
+            tensors["ids"], tensors["labels"], tensors["predictions"], tuple(broken), breakers, kept
+        )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} is no file of per-image results ({error}); write it again") from error
 

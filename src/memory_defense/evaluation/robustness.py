@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor
 
+from memory_defense.answers import in_short, made_on
 from memory_defense.checks import check_images, check_labels, nearest
 from memory_defense.contracts import (
     Adaptive,
@@ -34,7 +36,7 @@ from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
 from memory_defense.evaluation.fitting import changes, classes_of, fitted
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
-from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, accuracy, judged, predict
+from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, accuracy, asked, judged, predicted
 from memory_defense.evaluation.odd import refuse_without_answers, refuse_without_gradients, sentence
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
@@ -220,7 +222,8 @@ class _Run:
         noticed = Noticed()
         if len(images):
             with seeded(self.options.seed, "clean judge"), noticing() as noticed:
-                state.predictions = predict(self.defense, images)
+                logits = asked(self.defense, images)
+                state.predictions, state.answers = predicted(logits), in_short(logits)
                 wrong, lead = judged(self.defense, images, labels, self.options.repetitions)
             state.predictions[sorted(noticed.no_answer)] = NO_ANSWER
             state.start(~wrong, lead)
@@ -237,15 +240,32 @@ class _Run:
         refuse_without_answers(missing, everyone)
         self.short = short > 0
         path = None if self.state_file is None else of_rank(self.state_file, self.ranks)
-        self.store = Store(path, "" if path is None else self._fingerprint(state))
-        if self.store.resume(state):
-            self.say("going on where the evaluation stopped")
+        found = self.batch_invariance
+        self.store = Store(
+            path,
+            "" if path is None else self._fingerprint(state),
+            made_on(images.device),
+            agreeing=found.granule is not None,
+            randomised=found.randomised,
+        )
+        said = fault = ""
+        try:
+            said = self.store.resume(state, lambda: self._asked_again(images))
+        except ValueError as error:
+            fault = str(error)
+        self.ranks.agree(fault)
+        if said:
+            self.say(said)
         return state
 
     def say(self, text: str) -> None:
         """Say one line."""
         if self.options.progress:
             self.options.progress.note(text)
+
+    def _asked_again(self, images: Images) -> Tensor:
+        with seeded(self.options.seed, "clean judge"):
+            return in_short(asked(self.defense, images))
 
     def merge(self, mine: State, whole: State) -> State:
         """Return `whole` with what every rank found."""

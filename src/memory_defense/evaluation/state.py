@@ -166,6 +166,8 @@ class State:
     """(N,) the defense's answers to the clean images."""
     correct: PerImage
     """(N,) bool: judged classified correctly when clean."""
+    answers: Tensor
+    """(N, 2) the defense's logits for the clean images, in short (`answers`)."""
     cases: list[CaseState]
     broken: list[Broken]
 
@@ -180,6 +182,7 @@ class State:
             ids.to(labels.device),
             labels.clone(),
             nothing,
+            torch.zeros(len(labels), 2, device=labels.device),
             [CaseState.fresh(len(images), images.device) for _ in cases],
             [Broken.fresh(balls[key], images.clone()) for key in sorted(balls)],
         )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -19,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from memory_defense.answers import ANSWERS, answered_otherwise, predicted_otherwise, repeats_itself
 from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.state import CaseState, State
@@ -60,6 +62,7 @@ def _bytes(tensor: Tensor) -> bytes:
 def to_tensors(state: State) -> dict[str, Tensor]:
     """Return everything but the clean images, which whoever goes on has; counts travel as a JSON tensor."""
     tensors = {"labels": state.labels, "ids": state.ids, "predictions": state.predictions, "correct": state.correct}
+    tensors[ANSWERS] = state.answers
     for number, one in enumerate(state.cases):
         tensors |= {f"case {number} {name}": getattr(one, name) for name in _PER_IMAGE}
     for number, broken in enumerate(state.broken):
@@ -76,8 +79,9 @@ def take_over(state: State, tensors: Mapping[str, Tensor], rows: Rows) -> None:
     """
     device = state.labels.device
     counts = cast("list[dict[str, Any]]", json.loads(bytes(tensors["counts"].cpu().numpy())))
-    for name in ("predictions", "correct"):
-        getattr(state, name)[rows] = tensors[name].to(device)
+    for name in ("predictions", "correct", ANSWERS):
+        if name in tensors:  # no state of an earlier version has the answers
+            getattr(state, name)[rows] = tensors[name].to(device)
     for number, one in enumerate(state.cases):
         for name in _PER_IMAGE:
             getattr(one, name)[rows] = tensors[f"case {number} {name}"].to(device)
@@ -110,22 +114,42 @@ class Store:
         The file, or None to keep nothing.
     fingerprint
         Fingerprint of the evaluation that may be continued.
+    made_on
+        Processor that answers are made on now (`answers.made_on`).
+    agreeing
+        Whether its passes were found to agree, so that the same processor gives the same answers.
+    randomised
+        Whether the model draws at random: another kind of processor draws otherwise from the same seed.
     """
 
     path: Path | None
     fingerprint: str
+    made_on: str = ""
+    agreeing: bool = False
+    randomised: bool = False
     _saved: float = field(default_factory=monotonic)
 
-    def resume(self, state: State) -> bool:
-        """Bring `state` to where the file stands; return False when there is none.
+    def resume(self, state: State, ask: Callable[[], Tensor] | None = None) -> str:
+        """Bring `state`, which has the answers of now, to where the file stands; return what there is to say.
+
+        Parameters
+        ----------
+        state
+            Judged clean; nothing else is done yet.
+        ask
+            Gives the answers (N, 2) once more, with the same seed.
+
+        Returns
+        -------
+        One line; empty where there is no file.
 
         Raises
         ------
         ValueError
-            For a file of another evaluation, or a damaged one.
+            For a file of another evaluation, of a model that answered otherwise, or a damaged one.
         """
         if self.path is None or not self.path.exists():
-            return False
+            return ""
         tensors, metadata = read_tensors(self.path)
         if metadata.get("fingerprint") != self.fingerprint:
             raise ValueError(
@@ -133,18 +157,38 @@ class Store:
                 "processes, or a processor that rounds otherwise); remove it to start anew, or write to another "
                 "place"
             )
+        said = "going on where the evaluation stopped"
         try:
             _check(tensors, to_tensors(state))
-            take_over(state, tensors, torch.arange(len(state.labels), device=state.labels.device))
+            differing = self._answered_otherwise(state, tensors, metadata)
+            moved = self.randomised and metadata.get("made_on") != self.made_on
+            if differing and not moved and (ask is None or repeats_itself(ask, state.answers)):
+                count, images = differing, len(state.labels)
+            else:
+                count = images = 0
+                take_over(state, tensors, torch.arange(len(state.labels), device=state.labels.device))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); remove it to start anew") from error
-        return True
+        if count:
+            raise ValueError(
+                f"{self.path} belongs to another evaluation: the classifier answers otherwise now, on {count} of "
+                f"{images} clean images; remove it to start anew, or write to another place"
+            )
+        if differing:
+            said += "; the classifier draws at random, so its answers cannot tell whether it is still the same"
+        return said
+
+    def _answered_otherwise(self, state: State, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+        if ANSWERS not in tensors:
+            return predicted_otherwise(state.predictions, tensors["predictions"])
+        here = self.agreeing and metadata.get("made_on") == self.made_on
+        return answered_otherwise(state.answers, tensors[ANSWERS], here=here)
 
     def save(self, state: State, *, at_once: bool = False) -> None:
         """Write the state, if the last time was long enough ago."""
         if self.path is None or (not at_once and monotonic() - self._saved < SAVE_SECONDS):
             return
-        write_tensors(self.path, to_tensors(state), {"fingerprint": self.fingerprint})
+        write_tensors(self.path, to_tensors(state), {"fingerprint": self.fingerprint, "made_on": self.made_on})
         self._saved = monotonic()
 
     def clear(self) -> None:
@@ -158,14 +202,25 @@ def of_rank(path: Path, ranks: Ranks) -> Path:
     return path if ranks.world == 1 else path.with_name(f"{path.name}.rank-{ranks.rank}")
 
 
+_held: ContextVar[frozenset[Path]] = ContextVar("states that are written here", default=frozenset())
+
+
 @contextmanager
 def only_writer(path: Path | None, ranks: Ranks) -> Generator[None]:
-    """Keep other processes off the file to go on from; raise `files.LockedError` where one is at it."""
-    if path is None:
+    """Keep others off the file to go on from; raise `files.LockedError` where one is at it.
+
+    Inside such a block the same file may be asked for again, so that whoever writes the record holds it throughout.
+    """
+    own = None if path is None else of_rank(path, ranks).absolute()
+    if own is None or own in _held.get():
         yield
         return
-    with locked(of_rank(path, ranks), f"the evaluation that is saved at {path}"):
-        yield
+    with locked(own, f"the evaluation that is saved at {path}"):
+        token = _held.set(_held.get() | {own})
+        try:
+            yield
+        finally:
+            _held.reset(token)
 
 
 def discard(path: Path) -> None:
@@ -177,6 +232,8 @@ def discard(path: Path) -> None:
 def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless a file holds what it should; how many images are broken only it knows."""
     for name, tensor in expected.items():
+        if name == ANSWERS and name not in found:
+            continue
         there, counted = found[name], name == "counts" or name.endswith(" images")
         shapes = (there.shape[1:], tensor.shape[1:]) if counted else (there.shape, tensor.shape)
         if shapes[0] != shapes[1] or there.dtype != tensor.dtype:

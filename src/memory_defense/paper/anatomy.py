@@ -19,17 +19,17 @@ from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Pe
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.defenses.memory.surrogates import FixedSlots
 from memory_defense.evaluation.metrics import accuracy, predict
+from memory_defense.evaluation.place import per_image_of
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.evaluation.results import read_per_image
 from memory_defense.names import check_name
 from memory_defense.paper.printed.anatomy import Anatomy, AnatomyStep
-from memory_defense.paper.tables import ReproducedRow, reproduced_row
+from memory_defense.paper.tables import ReproducedRow, is_made, reproduced_row
 from memory_defense.paper.trained_rows import Sample, TrainedRows
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.threat import TOLERANCE, Linf
-from memory_defense.workflows.evaluate import per_image_path
 from memory_defense.wrappers import frozen
 
 DATASET = "fashion-mnist"
@@ -200,7 +200,7 @@ def judged_row(rows: TrainedRows, recipe: Recipe) -> ReproducedRow:
     """Return the row with the record of its table, or without one, of the attacks in this ball alone."""
     record = rows.out / recipe.name / "record.json"
     name = "record"
-    if not (record.is_file() and Record.read(record).provenance.recipe_sha256 == recipe.sha256):
+    if not is_made(record, recipe, rows.seed):
         name = "worst-case"
         alone = replace(
             recipe.evaluation,
@@ -272,12 +272,12 @@ class Bench:
         Selector and agreement are those on the images that broke the defense, or on clean ones if nothing did.
         """
         (worst,) = (one for one in record.worst_case if one.norm == "linf" and abs(one.epsilon - EPSILON) < _WITHIN)
-        images, found = self._found(path), worst.measured
+        images, found = self._found(record, path), worst.measured
         return self.judged(step, images) if found is None else self._step(step, images, found)
 
-    def _found(self, path: Path) -> Images:
+    def _found(self, record: Record, path: Path) -> Images:
         """Return the images that the record's evaluation found, clean ones where it found none."""
-        results, sample = read_per_image(per_image_path(path)), self.sample
+        results, sample = read_per_image(per_image_of(record, path)), self.sample
         if not torch.equal(results.ids.cpu(), sample.ids.cpu()):
             raise ValueError(
                 f"{path} is about other images; delete it, and the same command evaluates the row again"

@@ -9,6 +9,7 @@ values leave float16's range stays float32, and integers stay what they are. A t
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from memory_defense.checksums import parted, sealed
 from memory_defense.files import remove, write_text
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.training.checkpoint import restore_weights
@@ -24,7 +26,7 @@ MANIFEST = "weights.json"
 LIMIT = 16 << 20
 """Bytes in a file, at most: 16 MiB."""
 _LEAST_LIMIT = 1 << 12
-_HEADER, _ENTRY = 512, 160
+_HEADER, _ENTRY = 640, 160
 """Bytes that a file's header and each tensor's line in it take at most, its name left out."""
 
 
@@ -113,7 +115,7 @@ def write_half(module: nn.Module, directory: Path, limit: int = LIMIT) -> HalfMa
             files[-1][f"{name}/{number}"] = piece
             room -= needed
     manifest = HalfManifest(parts=_written(files, directory, limit), tensors=kept)
-    write_text(directory / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    write_text(directory / MANIFEST, json.dumps(sealed(manifest.model_dump(mode="json")), indent=1) + "\n")
     for path in directory.glob("weights-*-of-*.safetensors"):
         if path.name not in {part.name for part in manifest.parts}:
             remove(path)
@@ -164,11 +166,15 @@ def _manifest(directory: Path) -> HalfManifest:
     path = directory / MANIFEST
     if not path.is_file():
         raise ValueError(f"{directory} has no {MANIFEST}; give a directory that holds weights in half precision")
+    text, damage = parted(path.read_bytes())
     try:
-        return HalfManifest.model_validate_json(path.read_bytes())
+        manifest = HalfManifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{path} is damaged ({first['loc']}: {first['msg']}); restore it") from error
+    if damage:
+        raise ValueError(f"{path} is damaged: {damage}")
+    return manifest
 
 
 def _whole(name: str, kept: KeptTensor, found: dict[str, Tensor]) -> Tensor:

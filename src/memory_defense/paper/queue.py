@@ -20,13 +20,14 @@ from memory_defense.contracts import Attack, FineProgress, Progress
 from memory_defense.data.decode import Arrays
 from memory_defense.data.images import Splits, split
 from memory_defense.data.spec import dataset_spec
+from memory_defense.evaluation.kept import check_still_its_own, read_whole
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.model_spec import ModelSpec
 from memory_defense.names import check_name
 from memory_defense.paper.half_weights import restore_half, round_to_half, write_half
-from memory_defense.paper.tables import DataSource, trained
+from memory_defense.paper.tables import DataSource, is_made, trained
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.recipes.registry import recipe
@@ -246,13 +247,19 @@ def _evaluate(one: Recipe, run: RunDirectory, splits: Splits, chunk: int, place:
     """Evaluate a trained system unless that is done, at the weights that are kept; then keep them."""
     defense = load(run.path)
     round_to_half(defense)
-    if not run.record.is_file() or Record.read(run.record).provenance.recipe_sha256 != one.sha256:
+    defense.to(splits.test.images.device)
+    if is_made(run.record, one, seed=0):
+        found = read_whole(run.record)
+        subset = splits.test.first(min(found.images, len(splits.test)))
+        check_still_its_own(found, run.record, defense, subset.floats(), subset.ids)
+    else:
         progress.note(f"{one.name}: attacks")
-        defense.to(splits.test.images.device)
         assess(one, run, defense, splits, options=Options(chunk=chunk, progress=progress))
     write_half(defense, place)
     write_text(place / "manifest.json", run.manifest_path.read_text(encoding="utf-8"))
-    Record.read(run.record).model_copy(update={"per_image": None}).write(place / "record.json")
+    Record.read(run.record).model_copy(update={"per_image": None, "per_image_sha256": ""}).write(
+        place / "record.json"
+    )
 
 
 def returned(directory: Path | str) -> nn.Module:

@@ -6,14 +6,15 @@ continues where it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
+from memory_defense.evaluation.kept import check_still_its_own, read_whole
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.place import state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.names import TABLES, check_name
@@ -119,7 +120,7 @@ class _Row:
         """Return whether the run is finished and has this recipe's record."""
         recipe, record = self._asked()
         run = RunDirectory(self.out / recipe.name)
-        return _is_trained(run) and _is_made(run.path / f"{record}.json", recipe)
+        return _is_trained(run) and is_made(run.path / f"{record}.json", recipe, self.seed)
 
     def make(self, data: DataSource, progress: Progress | None) -> ReproducedRow:
         """Make the row from its dataset."""
@@ -173,13 +174,16 @@ def reproduced_row(
     """Train and evaluate one row where that is not done yet; `record` names its file inside the run."""
     run = trained(recipe, out, splits, seed=seed, progress=progress)
     place = run.path / f"{record}.json"
-    if _is_made(place, recipe):
+    defense = load(run.path).to(splits.test.images.device)
+    if is_made(place, recipe, seed):
+        found = read_whole(place)
+        subset = splits.test.first(min(found.images, len(splits.test)))
+        check_still_its_own(found, place, defense, subset.floats(), subset.ids)
         if progress:
             progress.note(f"{place} was finished before, and is taken as it is")
-        return ReproducedRow(row, Record.read(place), place)
+        return ReproducedRow(row, found, place)
     if progress:
         progress.note(f"{recipe.name}: attacks")
-    defense = load(run.path).to(splits.test.images.device)
     assess(recipe, run, defense, splits, out=place, options=Options(seed=seed, progress=progress))
     return ReproducedRow(row, Record.read(place), place)
 
@@ -193,6 +197,7 @@ def trained(
     """
     run = RunDirectory(out / recipe.name)
     if _is_trained(run):
+        run.check_same_training(recipe, seed, len(splits.train), splits.spec.sha256)
         if progress:
             progress.note(f"{run.path} was trained before")
         return run
@@ -211,12 +216,12 @@ def _is_trained(run: RunDirectory) -> bool:
     return run.manifest_path.is_file() and bool(run.read().get("complete"))
 
 
-def _is_made(place: Path, recipe: Recipe) -> bool:
-    """Return whether a record is there and was made by this very recipe."""
-    if not place.is_file():
+def is_made(place: Path, recipe: Recipe, seed: int) -> bool:
+    """Return whether a record is there and was made by this very recipe with this seed."""
+    if not place.is_file() or state_path(place).is_file():  # with a state its writing was stopped half-way
         return False
-    made_by = json.loads(place.read_text(encoding="utf-8")).get("provenance", {}).get("recipe_sha256", "")
-    return str(made_by) == recipe.sha256
+    made_by = Record.read(place).provenance
+    return (made_by.recipe_sha256, made_by.seed) == (recipe.sha256, seed)
 
 
 def keep_results(rows: Mapping[str, tuple[ReproducedRow, ...]], directory: Path) -> None:

@@ -121,3 +121,9 @@ class Recipe:
     def sha256(self) -> str:
         """Hash of the repr of all fields."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
+
+    @property
+    def training_sha256(self) -> str:
+        """Hash of what decides the weights: all fields but the plan by which they are judged, and the summary."""
+        decides = (self.name, self.model, self.undefended, self.undefended_network, self.stages, self.held_out)
+        return hashlib.sha256(repr(decides).encode()).hexdigest()

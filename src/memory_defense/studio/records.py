@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.kept import read_whole
 from memory_defense.reporting import Section, headline_table, matrix_table, write_report
 from memory_defense.reporting.rows import answer, caution
 from memory_defense.reporting.tables import Table, audit_table, cascade_tables, detection_tables
@@ -93,7 +93,7 @@ def report_of(run: Run) -> str:
 
 
 def _section(run: Run) -> Section:
-    record = Record.read(run.directory.record)
+    record = read_whole(run.directory.record)
     gallery = run.directory.gallery
     return Section(title=run.name, record=record, gallery_path=gallery if gallery.is_file() else None)
 

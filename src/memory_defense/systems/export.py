@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from memory_defense.defenses.memory.defense import MemoryDefense
+from memory_defense.evaluation.kept import read_whole
 from memory_defense.evaluation.record import Record
 from memory_defense.files import atomic, write_text
 from memory_defense.names import FORMATS, check_name
@@ -94,12 +95,12 @@ def _write_folder(
     run: RunDirectory, place: Path, facts: Facts, tensors: dict[str, Tensor], card: CardWriter
 ) -> Exported:
     """Write the four files, `CONFIG` last: without it, or with another hash, the folder is not loaded."""
-    record = Record.read(run.record)
+    record = read_whole(run.record)
     weights = place / WEIGHTS
     text = card(facts, record)
     write_tensors(weights, tensors, {"format": "pt"})
     sealed = replace(facts, weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
     record.write(place / RECORD)
     write_text(place / CARD, text)
-    write_text(place / CONFIG, sealed.to_json(indent=1) + "\n")
+    write_text(place / CONFIG, sealed.to_text())
     return Exported(place, f"{len(tensors)} tensors, sha256 {sealed.weights_sha256[:12]}")

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from memory_defense.checksums import KEY as CHECKSUM
+from memory_defense.checksums import fault, sealed
 from memory_defense.data.spec import images_of
 from memory_defense.evaluation.flag import KEY as FLAG
 from memory_defense.evaluation.flag import kept_flag
@@ -69,9 +71,13 @@ class Facts:
                 "load the run directory itself, or export it with --format onnx, which needs no code"
             )
 
-    def to_json(self, indent: int | None = None) -> str:
+    def to_json(self) -> str:
         """Return the facts as JSON, keys in the order above."""
-        return json.dumps(asdict(self), indent=indent, allow_nan=False)
+        return json.dumps(asdict(self), allow_nan=False)
+
+    def to_text(self) -> str:
+        """Return the content of a file of its own: laid out, with a checksum."""
+        return json.dumps(sealed(asdict(self)), indent=1, allow_nan=False) + "\n"
 
 
 def facts_of(run: RunDirectory) -> Facts:
@@ -96,7 +102,7 @@ def facts_of(run: RunDirectory) -> Facts:
     )
 
 
-def read_facts(text: str, source: Path) -> Facts:
+def read_facts(text: str | bytes, source: Path) -> Facts:
     """Return the facts that `Facts.to_json` wrote into `source`.
 
     Raises
@@ -106,8 +112,10 @@ def read_facts(text: str, source: Path) -> Facts:
     """
     try:
         values: dict[str, Any] = json.loads(text)
+        wrong = fault(values)
+        values.pop(CHECKSUM, None)
         schema, version = values["schema"], str(values["version"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise _damaged(source, error) from error
     if schema != SCHEMA:
         raise ValueError(
@@ -119,8 +127,10 @@ def read_facts(text: str, source: Path) -> Facts:
         facts = Facts(**values)
         facts.spec()
         kept_flag({FLAG: facts.flag}, source)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise _damaged(source, error) from error
+    if wrong:
+        raise ValueError(f"{source} is damaged: {wrong}")
     return facts
 
 

@@ -107,7 +107,7 @@ def _from_file(path: Path) -> nn.Module:
 
 
 def _from_folder(path: Path) -> nn.Module:
-    facts = read_facts((path / CONFIG).read_text(encoding="utf-8"), path / CONFIG)
+    facts = read_facts((path / CONFIG).read_bytes(), path / CONFIG)
     weights = path / WEIGHTS
     tensors, _ = read_tensors(weights)
     if hashlib.sha256(weights.read_bytes()).hexdigest() != facts.weights_sha256:

@@ -26,7 +26,7 @@ from memory_defense.defenses.memory.slots import (
 from memory_defense.defenses.pixeldefend import PixelDefend
 from memory_defense.randomness import generator
 from memory_defense.systems.facts import KEY, Facts
-from memory_defense.systems.onnx_run import INPUT, OUTPUTS, OnnxDefense, from_bytes, needed
+from memory_defense.systems.onnx_run import INPUT, OUTPUTS, OnnxDefense, from_bytes, needed, with_checksum
 from memory_defense.tensorfiles import read_tensors
 
 OPSET = 18
@@ -116,7 +116,7 @@ def checked_onnx(defense: nn.Module, facts: Facts, gallery: Path | None = None) 
     onnx.helper.set_model_props(proto, described)
     proto.producer_name, proto.producer_version = "memory-defense", facts.version
     onnx.checker.check_model(proto, full_check=True)
-    model = cast("bytes", proto.SerializeToString())
+    model = with_checksum(cast("bytes", proto.SerializeToString()))
     found = compare(from_bytes(model, Path("the exported model")), defense, _images(facts, gallery))
     return model, (
         f"opset {OPSET}; ONNX Runtime {needed('onnxruntime').__version__} agrees on {found.images} images "

@@ -149,7 +149,28 @@ def read_onnx(path: Path) -> OnnxDefense:
     """Return the classifier in an ONNX file; raise ValueError for a missing, damaged or foreign one."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; {made_again(path)}")
-    return from_bytes(path.read_bytes(), path)
+    model = path.read_bytes()
+    content, kept = model[:-_TAIL], model[-_TAIL:]
+    if kept.startswith(_HEAD) and kept != _tail(content):
+        raise ValueError(f"{path} is damaged: its content is not what its checksum says; {made_again(path)}")
+    return from_bytes(model, path)
+
+
+def with_checksum(model: bytes) -> bytes:
+    """Return an ONNX model with one more entry of its metadata at the end: the SHA-256 of all before it."""
+    return model + _tail(model)
+
+
+def _tail(model: bytes) -> bytes:
+    return _HEAD + hashlib.sha256(model).hexdigest().encode()
+
+
+_KEY = b"memory_defense_sha256"
+_DIGITS = 64
+_PAIR = b"\x0a" + bytes([len(_KEY)]) + _KEY + b"\x12" + bytes([_DIGITS])
+_HEAD = b"\x72" + bytes([len(_PAIR) + _DIGITS]) + _PAIR
+"""What the entry begins with, as protobuf writes it: field 14 of a model, of a key and a value."""
+_TAIL = len(_HEAD) + _DIGITS
 
 
 def from_bytes(model: bytes, source: Path) -> OnnxDefense:

@@ -13,18 +13,20 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from memory_defense.answers import answered_otherwise, in_short, made_on
 from memory_defense.checks import check_at_least
-from memory_defense.contracts import Batch, FineProgress, Losses, Objective, Progress, Rows, Stateful
+from memory_defense.contracts import Batch, Defense, FineProgress, Losses, Objective, Progress, Rows, Stateful
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import ImageSet, batch_rows
 from memory_defense.progress import Seldom, between, heard
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.ranks import current
-from memory_defense.tensorfiles import write_tensors
+from memory_defense.tensorfiles import content_sha256, write_tensors
 from memory_defense.training.checkpoint import (
     damage,
     fingerprint,
@@ -50,6 +52,10 @@ from memory_defense.training.precision import (
 from memory_defense.training.speed import Speed
 from memory_defense.training.synchronised import synchronised
 from memory_defense.training.team import Team
+from memory_defense.wrappers import frozen, restored
+
+_ASKED = 8
+"""Images that a model is asked about before its training goes on: whether it is still the same code."""
 
 Validate = Callable[[nn.Module], float]
 """Scores a model on held-out images; larger is better."""
@@ -178,6 +184,7 @@ class _Run:
         self.average = Average(self.model, config.averaging)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = config.optimizer.build(self.parameters)
+        self.data = "" if state is None else _sha256(images)
         self.steps_in_epoch = len(images) // config.batch_size
         self.total = self.steps_in_epoch * config.epochs
         self.step = 0
@@ -334,6 +341,9 @@ class _Run:
         }
         history = [asdict(log) for log in self.history]
         metadata = {"step": self.step, "best": self.best, "history": history, "made_by": self._fingerprint()}
+        answers = self._answers()
+        metadata |= {"data": self.data, "made_on": made_on(self.device)}
+        metadata |= {"answers": None if answers is None else answers.tolist()}
         write_tensors(self.state, pack(groups), {"run": json.dumps(metadata)})
 
     def _restore(self, path: Path) -> None:
@@ -344,6 +354,11 @@ class _Run:
             raise ValueError(
                 f"{path} was made with another configuration, seed or data; "
                 "resume with those, or delete it to start again"
+            )
+        if run.get("data", self.data) != self.data:
+            raise ValueError(
+                f"{path} was made with other training images; resume with the same ones, or delete it to start "
+                "again"
             )
         with damage(path):
             restore_weights(self.model, unpack(tensors, "model"))
@@ -358,6 +373,26 @@ class _Run:
             self.history = [EpochLog(**log) for log in run["history"]]
             if not 0 <= self.step <= self.total:
                 raise ValueError(f"step {self.step} of {self.total}")
+            then, now = run.get("answers"), self._answers()
+            here = run.get("made_on") == made_on(self.device)
+            other = then is not None and now is not None and answered_otherwise(now, torch.tensor(then), here=here)
+        self.team.ranks.agree(
+            f"{path} was made with another model: with the same weights it answers otherwise now; bring back the "
+            "code that it was made with, or delete it to start again"
+            if other
+            else ""
+        )
+
+    @torch.no_grad()
+    def _answers(self) -> Tensor | None:
+        """Return the model's answers to a few images, in short; None for a defense, some of which take seconds."""
+        if isinstance(self.model, Defense):
+            return None
+        rows = torch.arange(min(_ASKED, len(self.images)), device=self.images.labels.device)
+        with frozen(self.model), restored(self.model), seeded(self.seed, "answers"):
+            logits: object = self.model(self.images.floats(rows))
+        usual = isinstance(logits, Tensor) and logits.dim() == 2 and bool(logits.isfinite().all())
+        return in_short(cast("Tensor", logits)).cpu() if usual else None
 
 
 class Average:
@@ -386,6 +421,12 @@ class Average:
             mean.lerp_(value, 1 - decay)
         for mean, value in zip(self.model.buffers(), self.source.buffers(), strict=True):
             mean.copy_(value)
+
+
+def _sha256(images: ImageSet) -> str:
+    """Return a hash of everything in a set of images."""
+    clean = () if images.clean is None else (images.clean,)
+    return content_sha256((images.images, images.labels, images.ids, *clean))
 
 
 def _check_pairs(augmentation: Augmentation) -> None:

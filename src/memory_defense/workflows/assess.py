@@ -20,23 +20,19 @@ from memory_defense.evaluation.detection_results import AttackedSet, detect, fig
 from memory_defense.evaluation.flag import Flag, calibrate
 from memory_defense.evaluation.gallery import write_gallery
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.place import GALLERY, per_image_of, state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import read_per_image
 from memory_defense.evaluation.robustness import published
 from memory_defense.evaluation.store import discard
+from memory_defense.outputs import beside
 from memory_defense.passes import granules_of
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.run_directory import RunDirectory
 from memory_defense.threat import L2
-from memory_defense.workflows.evaluate import (
-    cascade_cases,
-    finished_record,
-    per_image_path,
-    saved_evaluation,
-    state_path,
-)
+from memory_defense.workflows.evaluate import alone_at, cascade_cases, finished_record, saved_evaluation
 
 ANY_NORM = Pgd(steps=20, loss="margin")
 """Attacks the flag where the plan has no white-box attack for the norm."""
@@ -101,7 +97,7 @@ def add_detection(
             replace(options or Options(), seed=record.provenance.seed),
             attacks=detection_cases(plan),
             false_alarms=flag.false_alarms,
-            found=found_by(per_image_path(place), test, fighting(defense)),
+            found=found_by(per_image_of(record, place), test, fighting(defense)),
         )
     whole = record.model_copy(update={"detection": results})
     whole.write(place)
@@ -211,14 +207,17 @@ def assess(
         dataset=spec.name,
         weights_sha256=recipe.sha256,
     )
-    evaluation = saved_evaluation(defense, subset.floats(), subset.labels, cases, chosen, place)
     trained_as = _trained_as(recipe, run, spec)
-    record = finished_record(defense, evaluation, chosen, place, recipe=trained_as, classes=len(spec.classes))
-    if current().leads:
-        if evaluation.broken:
-            gallery = run.gallery if out is None else out.with_suffix(".gallery.safetensors")
-            write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
-        discard(state_path(place))
+    with alone_at(place):
+        evaluation = saved_evaluation(
+            defense, subset.floats(), subset.labels, cases, chosen, place, recipe=trained_as
+        )
+        record = finished_record(defense, evaluation, chosen, place, recipe=trained_as, classes=len(spec.classes))
+        if current().leads:
+            if evaluation.broken:
+                gallery = run.gallery if out is None else beside(out, GALLERY)
+                write_gallery(gallery, defense, evaluation, classes=spec.classes, name=record.defense)
+            discard(state_path(place))
     return record
 
 

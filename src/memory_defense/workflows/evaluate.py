@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,13 +29,14 @@ from memory_defense.evaluation.cases import QUERIES, Case, cross
 from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.results import read_per_image, untried, write_per_image
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
-from memory_defense.evaluation.store import discard, of_rank
+from memory_defense.evaluation.store import discard, of_rank, only_writer
 from memory_defense.files import remove
 from memory_defense.progress import stage
 from memory_defense.ranks import current
@@ -118,6 +120,8 @@ def evaluate(
     """
     check_model(model)
     chosen, place, around = options_of(options), None if out is None else Path(out), torch_defaults()
+    if place is not None:
+        check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
     with ordinary_modes(model) as left:
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
@@ -129,30 +133,62 @@ def evaluate(
             earlier = Replay(source=file.name, results=read_per_image(file))
         cases = cascade_cases(defense, suite, balls, earlier)
         _check_something_can_be_tried(defense, cases, names)
-        with on_device(defense, chosen.device):
+        recipe = f"attacks: {names}"
+        with on_device(defense, chosen.device), alone_at(place):
             pixels = images_of(images)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
             truth = labels_of(labels, pixels)
             chosen.numbers(len(pixels))
             follows = any(needs_gradient(case.attack) for case in cases)
             defense, classes = introduced(defense, pixels, follows=follows, dtype=around[0], device=around[1])
-            evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place)
-            record = finished_record(
-                defense, evaluation, chosen, place, recipe=f"attacks: {names}", classes=classes
-            )
-    if place is not None and current().leads:
-        discard(state_path(place))
+            evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place, recipe=recipe)
+            record = finished_record(defense, evaluation, chosen, place, recipe=recipe, classes=classes)
+            if place is not None and current().leads:
+                discard(state_path(place))
     return record
 
 
+def alone_at(place: Path | None) -> AbstractContextManager[None]:
+    """Keep every other evaluation from writing to `place` until the record is there; None keeps nothing off."""
+    return only_writer(None if place is None else state_path(place), current())
+
+
 def saved_evaluation(
-    defense: Defense, images: Images, labels: Labels, cases: Sequence[Case], options: Options, place: Path | None
+    defense: Defense,
+    images: Images,
+    labels: Labels,
+    cases: Sequence[Case],
+    options: Options,
+    place: Path | None,
+    *,
+    recipe: str,
 ) -> Evaluation:
-    """Run the cases, saving to and going on from a file beside the record's `place`; None saves nothing."""
+    """Run the cases, saving to and going on from a file beside the record's `place`; None saves nothing.
+
+    Raises ValueError, before anything runs, where the record cannot be written there. That it will replace a record
+    of another evaluation is said.
+    """
     state = None if place is None else state_path(place)
+    if place is not None:
+        check_place(place, {"start_from": None if options.start_from is None else Path(options.start_from)})
+        if current().leads:
+            tell_replaced(place, _claim(images, cases, options, recipe), options.progress)
     if state is not None and not options.resume:
         remove(of_rank(state, current()))  # each process its own, so that none goes on from what another removes
     return attack_all(defense, images, labels, cases, options, state_file=state, keep_state=True)
+
+
+def _claim(images: Images, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
+    balls = {(case.ball.norm, case.ball.epsilon) for case in cases if case.purpose != "curve"}
+    return Claim(
+        defense=options.defense,
+        recipe=recipe,
+        dataset=options.dataset,
+        images=len(images),
+        seed=options.seed,
+        weights_sha256=options.weights_sha256,
+        balls=tuple(sorted(balls)),
+    )
 
 
 def finished_record(
@@ -176,6 +212,11 @@ def finished_record(
         K, for the audit's chance level.
     """
     worst = evaluation.worst_cases()
+    audited = audit(defense, evaluation, classes=classes, seed=options.seed, progress=options.progress)
+    per_image, checksum = None if place is None else per_image_path(place), ""
+    if per_image is not None:
+        with stage(options.progress, f"writing {per_image}"):
+            checksum = write_per_image(per_image if current().leads else None, evaluation.state, evaluation.cases)
     record = Record(
         defense=options.defense,
         recipe=recipe,
@@ -189,31 +230,20 @@ def finished_record(
         bfloat16=evaluation.bfloat16,
         batch_invariance=evaluation.batch_invariance,
         odd_images=odd_images(evaluation.state),
-        per_image=None if place is None else per_image_path(place).name,
+        per_image=None if per_image is None else per_image.name,
+        per_image_sha256=checksum,
         notes=(
             *options.notes,
             *changes(evaluation.cases),
             *notes_of(evaluation.state, evaluation.cases),
             *untried(worst),
         ),
-        audit=audit(defense, evaluation, classes=classes, seed=options.seed, progress=options.progress),
+        audit=audited,
         provenance=provenance(options.seed, evaluation.images.device, options.weights_sha256),
     )
     if place is not None and current().leads:
-        with stage(options.progress, f"writing {per_image_path(place)}"):
-            write_per_image(per_image_path(place), evaluation.state, evaluation.cases)
-            record.write(place)
+        record.write(place)
     return record
-
-
-def per_image_path(record: Path) -> Path:
-    """Return where the verdicts and images of a record are."""
-    return record.with_suffix(".images.safetensors")
-
-
-def state_path(record: Path) -> Path:
-    """Return the file that a stopped evaluation goes on from."""
-    return record.with_suffix(".progress.safetensors")
 
 
 def cascade_cases(

@@ -16,7 +16,9 @@ from memory_defense.contracts import Flagging, Progress
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import image_spec
 from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, keep_flag, kept_flag
+from memory_defense.evaluation.kept import check_still_its_own, read_whole
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.place import per_image_of, state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.recipes.hardened import KEY, HardenOptions, harden_recipe
@@ -26,7 +28,7 @@ from memory_defense.systems.load import load
 from memory_defense.systems.own_model import build_user_model
 from memory_defense.training.checkpoint import save_weights
 from memory_defense.workflows.assess import add_detection, assess, calibrated
-from memory_defense.workflows.evaluate import evaluate, per_image_path
+from memory_defense.workflows.evaluate import evaluate
 from memory_defense.workflows.harden_words import Measured, paragraph
 from memory_defense.workflows.run_images import ImagesFrom
 from memory_defense.workflows.train import train
@@ -88,6 +90,7 @@ def harden(
         For images that the autoencoder does not take, a classifier that does not fit them or cannot be trained, or
         a directory that holds another run.
     """
+    RunDirectory(directory).check_new(resume=True)
     spec = splits.spec
     recipe = harden_recipe(hardening, spec.name, image_spec(spec), len(splits.train))
     original = build_user_model(
@@ -140,6 +143,7 @@ class _Work:
         identity = hashlib.sha256(f"{self.recipe.sha256} {name} {self.hardening.weights_sha256}".encode())
         kept = _kept(place, identity.hexdigest(), self.seed)
         if kept is not None:
+            check_still_its_own(kept, place, classifier, subset.floats(), subset.ids)
             self._note(f"{place} was finished before, and is taken as it is")
             return kept
         self._note(f"attacks on the classifier: {name}")
@@ -180,6 +184,8 @@ class _Work:
             self._note("attacks on the Memory Defense")
             record = assess(self.recipe, self.run, defense, self.splits, options=self._options())
         else:
+            subset = self.splits.test.first(record.images)
+            check_still_its_own(record, self.run.record, defense, subset.floats(), subset.ids)
             self._note(f"{self.run.record} was finished before, and is taken as it is")
         if record.detection:
             return record
@@ -196,9 +202,11 @@ class _Work:
 
 def _kept(place: Path, sha256: str, seed: int) -> Record | None:
     """Return the record in a place, if it is of this very recipe and whole."""
-    if not place.is_file() or not per_image_path(place).is_file():
+    if not place.is_file() or state_path(place).is_file():  # with a state its writing was stopped half-way
         return None
-    record = Record.read(place)
+    record = read_whole(place)
+    if not per_image_of(record, place).is_file():
+        return None
     made_by = record.provenance.recipe_sha256, record.provenance.seed
     return record if made_by == (sha256, seed) else None
 
@@ -213,7 +221,7 @@ def _begin(
     """Begin the run, or find that the directory holds this very one."""
     entries = {KEY: asdict(hardening), IMAGES_FROM: asdict(source)}
     with run.only_writer():
-        manifest = run.begin(recipe, seed, len(splits.train), resume=True)
+        manifest = run.begin(recipe, seed, len(splits.train), splits.spec.sha256, resume=True)
         for key, entry in entries.items():
             found = manifest.get(key, entry)
             different = [name for name in entry if found.get(name) != entry[name] and name not in _WHERE]

@@ -15,7 +15,8 @@ from memory_defense.progress import during
 from memory_defense.randomness import ImageDraws, derive
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import OfflinePairs, OfflineSet
-from memory_defense.tensorfiles import read_tensors, write_tensors
+from memory_defense.tensorfiles import content_sha256, read_tensors, write_tensors
+from memory_defense.wrappers import modules_of
 
 _PART = 1000
 """Number of images that are attacked at once."""
@@ -101,20 +102,31 @@ def attacked_bytes(
         return (clean + change).clamp(0, 255).to(torch.uint8)
 
     made: list[Tensor] = []
+    made_of = "" if workshop is None else _made_of(images, model, attack, ball)
     for number, rows in enumerate(parts):
         path = None if workshop is None else workshop.directory / f"{seed}-{number}.safetensors"
+        known = path is not None and path.is_file()
         with during(progress, f"{len(rows):,} images at work"):
-            made.append(_known(path, images.images[rows]) if path is not None and path.is_file() else make(rows))
-        if path is not None and not path.is_file() and current().leads:
-            write_tensors(path, {"images": made[-1]})
+            made.append(_known(path, images.images[rows], made_of) if path is not None and known else make(rows))
+        if path is not None and not known and current().leads:
+            write_tensors(path, {"images": made[-1]}, {"made_of": made_of})
         if progress is not None:
             progress.advance(1)
     return torch.cat(made)
 
 
-def _known(path: Path, clean: Tensor) -> Tensor:
-    """Return a part made before; raise ValueError for one of other images."""
-    images = read_tensors(path)[0].get("images")
-    if images is None or images.shape != clean.shape or images.dtype != clean.dtype:
+def _made_of(images: ImageSet, model: nn.Module, attack: Attack, ball: Ball) -> str:
+    """Return a hash of what a set is made of: clean images, weights, attack and ball."""
+    weights = (one for module in modules_of(model) for one in module.state_dict().values())
+    tensors = (images.images, images.labels, images.ids, *weights)
+    return content_sha256(tensors, f"{attack!r} {ball!r}")
+
+
+def _known(path: Path, clean: Tensor, made_of: str) -> Tensor:
+    """Return a part made before; raise ValueError for one of other images, or made against another model."""
+    tensors, header = read_tensors(path)
+    images = tensors.get("images")
+    other = header.get("made_of", made_of) != made_of
+    if other or images is None or images.shape != clean.shape or images.dtype != clean.dtype:
         raise ValueError(f"{path} is no part of this set of adversarial images; delete it to make it again")
     return images.to(clean.device)

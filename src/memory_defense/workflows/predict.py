@@ -9,11 +9,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from memory_defense.contracts import Flagging
+from memory_defense.contracts import Flagging, Progress
 from memory_defense.data.images import ImageSet
 from memory_defense.data.pictures import LeftOut, Picture, Unreadable
 from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, calibrate, keep_flag, kept_flag, score_images
 from memory_defense.evaluation.metrics import answers
+from memory_defense.evaluation.place import tell
+from memory_defense.files import WriteError
 from memory_defense.randomness import seeded
 from memory_defense.run_directory import RunDirectory
 from memory_defense.wrappers import frozen
@@ -85,12 +87,17 @@ def predict(
 
 
 def flag_for(
-    run: RunDirectory, defense: nn.Module, held_out: Callable[[], ImageSet], *, false_alarms: float | None = None
+    run: RunDirectory,
+    defense: nn.Module,
+    held_out: Callable[[], ImageSet],
+    *,
+    false_alarms: float | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Flag, bool]:
     """Return the flag to predict with, and whether it was chosen just now.
 
     A run that keeps a flag for this rate of false alarms needs no data. Otherwise the threshold is chosen on
-    held-out images of the run's dataset; a run that kept no flag keeps this one.
+    held-out images of the run's dataset; a run that kept no flag keeps this one, if its manifest can be written.
 
     Parameters
     ----------
@@ -100,6 +107,8 @@ def flag_for(
         Called only where the images are needed; what it raises is passed on.
     false_alarms
         None takes the kept one, or 5 %.
+    progress
+        Is told when the flag cannot be kept.
 
     Raises
     ------
@@ -113,7 +122,10 @@ def flag_for(
     rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
     chosen = calibrate(scored, held_out(), false_alarms=rate)
     if kept is None:
-        keep_flag(run, chosen)
+        try:
+            keep_flag(run, chosen)
+        except WriteError as error:
+            tell(f"the threshold is used but not kept, and is chosen again next time: {error}", progress)
     return chosen, True
 
 

@@ -18,6 +18,7 @@ from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import images_of
 from memory_defense.defenses.defense_vae import DefenseVae
 from memory_defense.files import LockedError, locked, remove
+from memory_defense.outputs import check_folder
 from memory_defense.progress import stage as shown
 from memory_defense.randomness import derive
 from memory_defense.ranks import current
@@ -25,6 +26,7 @@ from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.build import build_classifier, build_defense, classifier_of
 from memory_defense.systems.registry import system_of
+from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import Validate, fit
 from memory_defense.training.precision import resolve
@@ -32,6 +34,7 @@ from memory_defense.training.validate import clean_accuracy, negative_objective,
 from memory_defense.workflows.offline import Workshop, adversarial_pairs, with_adversarial
 
 _TURN_SECONDS = 0.5
+_IMAGES = "images_sha256"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,10 @@ class _Training:
             Everything that decides the outcome, where other recipes may share it; empty where none does.
         """
         name = f"{part}-{stage.name}"
-        if name in self.manifest["stages"]:
+        lost = name in self.manifest["stages"] and not self.run.stage(name).is_file()
+        if lost and self.progress:
+            self.progress.note(f"{self.recipe.name}: the weights of {name} are gone; it is trained again")
+        if name in self.manifest["stages"] and not lost:
             load_weights(self.run.stage(name), model)
             self._note(f"{name} was trained before")
             remove(self.run.state(name))  # a run killed just before it would have been
@@ -82,19 +88,26 @@ class _Training:
         with self._turn(common) if common is not None and leads else nullcontext():
             _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
             if common is not None and known:
-                load_weights(common, model)
+                self._take(common, model)
                 self._note(f"{name} is taken from {common}, where another run trained the very same")
                 outcome = {"best_epoch": None, "best_score": None, "shared": common.name}
             else:
                 outcome = self._fit(stage, model, name, classifier)
                 if common is not None and leads:
-                    save_weights(common, model, {"stage": name})
+                    save_weights(common, model, {"stage": name, _IMAGES: self.splits.spec.sha256})
         self.manifest["stages"][name] = outcome
         if leads:
             save_weights(self.run.stage(name), model)
             self.run.write(self.manifest)
             remove(self.run.state(name))
             rmtree(self.run.workshop(name), ignore_errors=True)
+
+    def _take(self, common: Path, model: nn.Module) -> None:
+        """Load what another run has trained alike; raise ValueError where its images were others."""
+        images = self.splits.spec.sha256
+        if read_tensors(common)[1].get(_IMAGES, images) != images:
+            raise ValueError(f"{common} was trained on other images; remove it, or choose another directory")
+        load_weights(common, model)
 
     @contextmanager
     def _turn(self, common: Path) -> Generator[None]:
@@ -226,8 +239,10 @@ def train(  # noqa: PLR0913 - all keyword-only but what, where and from what
         If the directory holds another run, or holds this one and `resume` is off, or another process trains it.
     """
     run, ranks = RunDirectory(directory), current()
+    check_folder(run.path)
+    asked = (recipe, seed, len(splits.train), splits.spec.sha256)
     with run.only_writer() if ranks.leads else nullcontext():
-        _, manifest = ranks.lead(lambda: ({}, run.begin(recipe, seed, len(splits.train), resume=resume)))
+        _, manifest = ranks.lead(lambda: ({}, run.begin(*asked, resume=resume)))
         training = _Training(recipe, run, manifest, splits, seed, shared, progress)
         device = splits.train.images.device
         if recipe.undefended is not None:

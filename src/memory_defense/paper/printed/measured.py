@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from memory_defense.checksums import parted, sealed
 from memory_defense.evaluation.record import Provenance
 from memory_defense.files import write_text
 
@@ -35,8 +36,8 @@ class Measured(MeasuredPart):
     provenance: Provenance
 
     def write(self, path: Path) -> None:
-        """Write JSON, atomically; long rows of whole numbers stand on one line."""
-        write_text(path, _laid_out(self.model_dump(by_alias=True, mode="json")) + "\n")
+        """Write JSON with a checksum, atomically; long rows of whole numbers stand on one line."""
+        write_text(path, _laid_out(sealed(self.model_dump(by_alias=True, mode="json"))) + "\n")
 
     def write_with(self, path: Path, **pages: str) -> list[Path]:
         """Write JSON to `path` and each page beside it, named by its ending; return all paths."""
@@ -47,9 +48,10 @@ class Measured(MeasuredPart):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read such a file; raise ValueError that names it and the first offending field."""
+        """Read such a file; raise ValueError that names it and the first offending field, or its damage."""
+        text, damage = parted(path.read_bytes())
         try:
-            return cls.model_validate_json(path.read_bytes())
+            found = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -57,6 +59,9 @@ class Measured(MeasuredPart):
                 f"{path} is no {cls.__name__} of schema {SCHEMA} ({where}: {first['msg']}); make it again with "
                 f"'memdef reproduce {cls.__name__.lower()}'"
             ) from error
+        if damage:
+            raise ValueError(f"{path} is damaged: {damage}")
+        return found
 
 
 def _laid_out(value: object, indent: int = 0) -> str:
