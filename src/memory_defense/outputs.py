@@ -51,8 +51,10 @@ def check_file(
     inputs
         What is read, by the name that the user knows it by; none of it may be written to.
     """
+    files = [path, *also]
+    _check_names(path, files)
     try:
-        for one in (path, *also):
+        for one in files:
             _check_not_read(one, inputs or {})
             if one.is_dir():
                 raise ValueError(f"{one} is a folder; name the file to write, such as {one / example}")
@@ -60,7 +62,6 @@ def check_file(
                 raise ValueError(f"{one} is a device or the like, not a file; choose another name")
             if one.is_file() and not one.stat().st_mode & _ANY_WRITE:
                 raise ValueError(f"{one} is read-only and stays as it is; choose another name, or make it writable")
-        _check_names(path, [path, *also])
         _try(path, path.parent)
     except OSError as error:
         raise _refused(path, error) from error
@@ -76,11 +77,11 @@ def check_folder(path: Path, *, inputs: Mapping[str, Path | None] | None = None)
     inputs
         As in `check_file`.
     """
+    _check_names(path, [path])
     try:
         _check_not_read(path, inputs or {})
         if os.path.lexists(path) and not path.is_dir():
             raise ValueError(f"{path} is a file; choose a folder")
-        _check_names(path, [path])
         _try(path, path)
     except OSError as error:
         raise _refused(path, error) from error
