@@ -94,9 +94,15 @@ def test_a_set_that_was_stopped_is_continued_part_by_part(tmp_path, monkeypatch)
     found = adversarial_pairs(images(), model(), pairs, 5, Workshop(tmp_path))
     assert torch.equal(found.images, expected.images)
 
-    def never(images: torch.Tensor) -> torch.Tensor:
+    def unasked(*_: object) -> None:
         raise AssertionError("all parts are there")
 
+    never, other = model(), model()
+    never.register_forward_pre_hook(unasked)
     assert torch.equal(adversarial_pairs(images(), never, pairs, 5, Workshop(tmp_path)).images, expected.images)
     with pytest.raises(ValueError, match="is no part of this set"):
         adversarial_pairs(images(5), model(), pairs, 5, Workshop(tmp_path))
+    with torch.no_grad():
+        other[1].bias += 0.01  # type: ignore[operator]
+    with pytest.raises(ValueError, match="is no part of this set"):
+        adversarial_pairs(images(), other, pairs, 5, Workshop(tmp_path))
