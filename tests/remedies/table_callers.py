@@ -347,7 +347,7 @@ _ARGUMENTS = (
 
 _MODELS = (
     _case(
-        "workflows/first_answer.py",
+        "workflows/arguments.py",
         "give them some: model.to_empty",
         "model = net.to('meta'); evaluated(model)",
         "«some: (.+?),»; «then (.+?)\\(\\.»(weights); evaluated(model)",

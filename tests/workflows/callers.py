@@ -44,12 +44,13 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        draws = torch.Generator().manual_seed(0)
+        draws = torch.Generator().manual_seed(35)  # its answers are of all classes, and some of them break
         self.conv, self.norm = nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2)
         self.drop, self.last = nn.Dropout(0.5), nn.Linear(2 * SIDE * SIDE, CLASSES)
         with torch.no_grad():
             for one in self.parameters():
                 one.copy_(torch.randn(one.shape, generator=draws, dtype=torch.float32).to(one.dtype))
+            self.last.bias.zero_()
         self.eval()
 
     def forward(self, images: Tensor) -> Any:

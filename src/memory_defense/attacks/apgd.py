@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.closest import column
 from memory_defense.attacks.engine import Averaged, StopsEarly, Victim, attacked, check_settings, reached
 from memory_defense.attacks.targets import (
@@ -72,6 +73,7 @@ class Apgd(StopsEarly):
         check_settings(self.loss, self.micro_batch, **counts)
         _check_rho(self.rho)
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         with attacked(model, images, labels, self.micro_batch) as victim:
@@ -111,6 +113,7 @@ class ApgdTargeted(StopsEarly):
             raise nearest(self.loss, _TARGETED_LOSSES, "targeted loss")
         _check_rho(self.rho)
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         with attacked(model, images, labels, self.micro_batch) as victim:

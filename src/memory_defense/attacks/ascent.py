@@ -38,7 +38,9 @@ def step_sizes(step_size: float | None, epsilon: float, steps: int) -> list[floa
     if step_size is not None:
         return [step_size] * steps
     if math.isinf(epsilon):
-        raise ValueError("the ball is unbounded, so step_size=None has no meaning; give a step_size")
+        raise ValueError(
+            "the ball is unbounded, so step_size=None has no meaning; give a step_size, or a finite epsilon"
+        )
     return cosine_steps(epsilon, steps)
 
 

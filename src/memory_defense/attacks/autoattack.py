@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import torch
 
 from memory_defense.attacks.apgd import Apgd, ApgdTargeted
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.engine import StopsEarly, attacked, check_settings, reached
 from memory_defense.attacks.fab import FabTargeted
 from memory_defense.attacks.square import Square
@@ -108,6 +109,7 @@ class AutoAttack(StopsEarly):
             parts[name] = settings if self.stop_when_fooled else settings.for_transfer()
         return parts
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         parts = self.parts(ball.norm)

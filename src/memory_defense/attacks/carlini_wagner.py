@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.closest import ROUNDING, SmallestChange, check_search, column
 from memory_defense.attacks.engine import Victim, attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
@@ -89,6 +90,7 @@ class CarliniWagner(SmallestChange):
         if self.variant not in ("projected", "tanh"):
             raise ValueError(f"variant is {self.variant!r}, expected 'projected' or 'tanh'")
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         del draws  # nothing is random

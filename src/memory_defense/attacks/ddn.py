@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.closest import SmallestChange, check_search, column
 from memory_defense.attacks.engine import ascent_loss, attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
@@ -59,6 +60,7 @@ class Ddn(SmallestChange):
         lengths = {"initial_norm": self.initial_norm}
         check_search(self.confidence, self.micro_batch, {"gamma": self.gamma}, lengths, steps=self.steps)
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         if ball.norm != "l2":

@@ -114,6 +114,7 @@ class Victim:
         self.labels = labels
         self.micro_batch = micro_batch or micro_batch_for(labels.device)
         self.back = Backward()
+        self._highest = int(labels.max()) if len(labels) else 0
         self._on_cpu = labels.device.type == "cpu"
 
     def all_rows(self) -> Rows:
@@ -135,7 +136,7 @@ class Victim:
         Where the model has no answer it is a wrong one; see `noticed.answered`.
         """
         with torch.no_grad():
-            logits = rows_of(self.model, rows)(points)
+            logits = self._enough(rows_of(self.model, rows)(points))
         return answered(logits, self.labels.index_select(0, rows))
 
     def discount(self, forward: int, backward: int = 0) -> None:
@@ -190,12 +191,20 @@ class Victim:
         gradient = seen.gradient.masked_fill(~finite[:, None, None, None], 0)
         return Pass(gradient, losses.nan_to_num(nan=0.0), logits)
 
-    @staticmethod
+    def _enough(self, logits: Logits) -> Logits:
+        """Return the logits; raise ValueError where they have no class for some label."""
+        if logits.shape[1] <= self._highest:
+            raise ValueError(
+                f"labels go up to {self._highest}, but the model has {logits.shape[1]} classes, counted from 0; "
+                "labels that count from 1 become labels - 1"
+            )
+        return logits
+
     def _weighed(
-        model: Classifier, leaf: Images, labels: Labels, loss: AdversarialLoss
+        self, model: Classifier, leaf: Images, labels: Labels, loss: AdversarialLoss
     ) -> tuple[Tensor, Tensor | None, tuple[PerImage, Logits]]:
         """Return what is differentiated and its weights, and the losses and logits of one pass."""
-        logits = differentiable_answers(model, leaf)
+        logits = self._enough(differentiable_answers(model, leaf))
         if isinstance(loss, LogOdds):  # its slope is known, so no graph of the loss is built
             losses, slope = loss.with_slope(logits.detach(), labels)
             return logits, slope, (losses, logits)

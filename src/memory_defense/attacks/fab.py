@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.closest import Closest, SmallestChange, check_search, column
 from memory_defense.attacks.engine import attacked
 from memory_defense.attacks.targets import Siblings, lead_of, together
@@ -63,6 +64,7 @@ class FabTargeted(SmallestChange):
         if self.eta < 1:
             raise ValueError(f"eta is {self.eta}, but a step that stops short of the boundary needs no eta below 1")
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         del draws  # nothing is random

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.closest import SmallestChange, check_search, column
 from memory_defense.attacks.engine import attacked
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, PerImage
@@ -59,6 +60,7 @@ class Fmn(SmallestChange):
         if self.gamma <= _LAST_GAMMA:
             raise ValueError(f"gamma is {self.gamma}, but it falls to {_LAST_GAMMA}, so start above that")
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         del draws  # nothing is random

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from memory_defense.attacks.ascent import ProjectedAscent
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.engine import StopsEarly, attacked, check_settings
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import AdversarialLoss, margin
@@ -69,6 +70,7 @@ class Gama(StopsEarly):
         if not 0 < self.decay_end <= 1:
             raise ValueError(f"decay_end is {self.decay_end}, expected a share of the steps in (0, 1]")
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         if math.isinf(ball.epsilon):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from memory_defense.attacks.ascent import ProjectedAscent, check_step_size, step_sizes
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.engine import StopsEarly, ascent_loss, attacked, check_settings
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 
@@ -38,6 +39,7 @@ class Pgd(StopsEarly):
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts is {self.restarts}, but without random_start all of them are the same")
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         with attacked(model, images, labels, self.micro_batch) as victim:
@@ -77,6 +79,7 @@ class Bim(StopsEarly):
     def _as_pgd(self) -> Pgd:
         return Pgd(random_start=False, **vars(self))
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         return self._as_pgd()(model, images, labels, ball, draws)
@@ -98,6 +101,7 @@ class Fgsm(StopsEarly):
     def __post_init__(self) -> None:
         check_settings(self.loss, self.micro_batch)
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         if math.isinf(ball.epsilon):
@@ -134,6 +138,7 @@ class RandFgsm(StopsEarly):
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise ValueError(f"alpha is {self.alpha}, expected a positive number of pixel units or None")
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         if math.isinf(ball.epsilon):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.closest import Closest, SmallestChange, check_search, column
 from memory_defense.attacks.engine import Victim, attacked, reached
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Logits, PerImage, Rows
@@ -86,6 +87,7 @@ class HopSkipJump(SmallestChange):
         counts = {name: getattr(self, name) for name in ("queries", "steps", "evaluations", "starts")}
         check_search(0.0, self.micro_batch, {}, {"gamma": self.gamma}, **counts)
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         with attacked(model, images, labels, self.micro_batch) as scored:

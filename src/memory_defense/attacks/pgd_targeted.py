@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from memory_defense.attacks.ascent import ProjectedAscent, check_step_size, step_sizes
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.engine import StopsEarly, attacked, check_settings
 from memory_defense.attacks.targets import lead_of, likeliest_others
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, Rows
@@ -39,6 +40,7 @@ class PgdTargeted(StopsEarly):
         check_settings("margin", self.micro_batch, **counts)
         check_step_size(self.step_size)
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         with attacked(model, images, labels, self.micro_batch) as victim:

@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from memory_defense.attacks.calls import checked
 from memory_defense.attacks.engine import StopsEarly, Victim, attacked, check_settings, reached
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels, PerImage, Rows
 from memory_defense.losses import margin
@@ -71,6 +72,7 @@ class Square(StopsEarly):
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init is {self.p_init}, expected a share of the image in (0, 1]")
 
+    @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         if ball.norm not in MOVES:

@@ -21,6 +21,7 @@ from memory_defense.checks import check_images, check_labels, real_number, shown
 from memory_defense.contracts import Images, Labels
 from memory_defense.evaluation.options import Options
 from memory_defense.names import NORMS
+from memory_defense.wrappers import places_of
 
 ImagesLike: TypeAlias = "Images | NDArray[Any] | Sequence[Tensor] | Sequence[NDArray[Any]]"
 """Images (N, C, H, W) in [0, 1]: a tensor or an array of any float type, or a list of N of (C, H, W)."""
@@ -225,7 +226,7 @@ def _gather(given: object, name: str) -> str:
 
 
 def check_model(model: object) -> None:
-    """Raise ValueError for what is no model: a file's name, a class that was not called, a state dict, None."""
+    """Raise ValueError for what is no model: a file's name, a class, a state dict, a module without values."""
     if isinstance(model, type):
         raise ValueError(f"model is the class {model.__name__}, expected a model; make one: {model.__name__}()")
     if isinstance(model, (str, Path)):
@@ -242,6 +243,11 @@ def check_model(model: object) -> None:
         raise ValueError(f"model is {shown(model)}, expected a module or a function of images (B, C, H, W)")
     if isinstance(model, nn.Module) and any(is_lazy(one) for one in model.parameters()):
         raise ValueError("model has lazy parameters without values; call it once, as by model(images[:1])")
+    if any(place.type == "meta" for place in places_of(model)):
+        raise ValueError(
+            "the model's weights are on the meta device, which holds no values; give them some: "
+            "model.to_empty(device='cpu'), then model.load_state_dict(...)"
+        )
 
 
 def options_of(options: object) -> Options:

@@ -19,7 +19,6 @@ from memory_defense.wrappers import (
     UnderDefaults,
     frozen,
     modules_of,
-    places_of,
     precision_of,
     restored,
 )
@@ -65,11 +64,6 @@ def introduced(
 
 
 def _classes(defense: Defense, images: Images, *, follows: bool) -> int:
-    if any(place.type == "meta" for place in places_of(defense)):
-        raise ValueError(
-            "the model's weights are on the meta device, which holds no values; give them some: "
-            "model.to_empty(device='cpu'), then model.load_state_dict(...)"
-        )
     with frozen(defense), restored(defense), undisturbed(0):
         with torch.no_grad():
             logits = _answer(defense, images[:1], "")

@@ -28,7 +28,7 @@ from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.state import CaseState
 from memory_defense.foreign import MemoryShortError
-from memory_defense.randomness import ImageDraws
+from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.wrappers import modules_of, rows_of
 
 IMAGES = 32
@@ -118,16 +118,27 @@ def features_of(model: Classifier, images: Images) -> Generator[Features]:
     def penultimate(target: Classifier, points: Images) -> Tensor:
         entered.clear()
         target(points)
-        return entered[-1][: len(points)]
+        found = entered[-1][: len(points)]
+        return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
+
+    def answers(target: Classifier, points: Images) -> Tensor:
+        return target(points)
 
     if not last:
-        yield lambda target, points: target(points)
+        yield answers
         return
     handle = last[0].register_forward_hook(lambda _module, inputs, _output: entered.append(inputs[0]))
     try:
-        yield penultimate
+        yield answers if _hidden(penultimate, model, images) else penultimate
     finally:
         handle.remove()
+
+
+def _hidden(features: Features, model: Classifier, images: Images) -> bool:
+    """Whether the answers have a gradient and these features none, as inside a reentrant checkpoint."""
+    with torch.enable_grad(), seeded(0, "features"):
+        leaf = images.detach().clone().requires_grad_()
+        return not features(model, leaf).requires_grad and model(leaf).requires_grad
 
 
 @torch.no_grad()

@@ -1,0 +1,276 @@
+"""What Python callers hand in, one situation after the other: each is right, or says what to write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import memory_defense
+from memory_defense import Options, Record
+from memory_defense.evaluation.audit.run import CHECKS
+from memory_defense.evaluation.metrics import answers
+from workflows.callers import Net, Problem
+
+PROBLEM = Problem.of(24)
+SEVERAL = "fgsm, pgd"
+
+
+def evaluated(model: Any = None, images: Any = None, labels: Any = None, **options: Any) -> Record:
+    """Evaluate the canonical problem, but for what is given."""
+    return memory_defense.evaluate(
+        Net() if model is None else model,
+        PROBLEM.images if images is None else images,
+        PROBLEM.labels if labels is None else labels,
+        **{"epsilon": 0.05, "attacks": SEVERAL} | options,
+    )
+
+
+@pytest.fixture(scope="module")
+def plain() -> Record:
+    record = evaluated()
+    assert 0 < record.worst_case[0].accuracy < record.clean.accuracy < 1, "the problem tells answers apart"
+    return record
+
+
+def same(found: Record, expected: Record) -> None:
+    """Check that two records claim the same, audit and cascades included, but for times."""
+    quick = {"provenance": expected.provenance, "notes": (), "cascades": ()}
+    assert found.model_copy(update=quick) == expected.model_copy(update=quick)
+    for one, other in zip(found.cascades, expected.cascades, strict=True):
+        assert [stage.model_copy(update={"seconds": 0}) for stage in one.stages] == [
+            stage.model_copy(update={"seconds": 0}) for stage in other.stages
+        ]
+
+
+def test_radii_of_numpy_and_torch_are_numbers() -> None:
+    radii = [0.02, 0.06, 0.1]
+    expected = evaluated(epsilon=radii, attacks="fgsm")
+    for given in (
+        np.linspace(0.02, 0.1, 3),
+        list(np.linspace(0.02, 0.1, 3)),
+        torch.tensor(radii),
+        np.float32(radii),
+    ):
+        found = evaluated(epsilon=given, attacks="fgsm").worst_case
+        assert [one.accuracy for one in found] == [one.accuracy for one in expected.worst_case]
+        assert [one.epsilon for one in found] == pytest.approx(radii, rel=1e-12)
+    assert evaluated(epsilon=np.float16(0.1), attacks="fgsm").worst_case == expected.worst_case[2:]
+
+
+def test_arrays_and_lists_are_the_same_images(plain: Record) -> None:
+    same(evaluated(images=PROBLEM.images.numpy(), labels=PROBLEM.labels.numpy()), plain)
+    same(evaluated(images=PROBLEM.images.numpy().astype("f8"), labels=PROBLEM.labels.tolist()), plain)
+    same(evaluated(images=list(PROBLEM.images), labels=PROBLEM.labels.to(torch.uint8)), plain)
+
+
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [
+        (PROBLEM.labels[:, None], "labels.squeeze(1)"),
+        (PROBLEM.labels[None], "labels.squeeze(0)"),
+        (nn.functional.one_hot(PROBLEM.labels), "labels.argmax(1)"),
+        (torch.stack([PROBLEM.labels, PROBLEM.labels * 7], 1), "labels[:, 0]"),
+        (PROBLEM.labels.double(), "labels.long()"),
+        (PROBLEM.labels[:, None, None], "labels.reshape(-1)"),
+    ],
+)
+def test_what_is_advised_for_labels_gives_the_labels(labels: Tensor, advice: str) -> None:
+    with pytest.raises(ValueError, match="labels") as refused:
+        evaluated(labels=labels)
+    assert str(refused.value).endswith(advice)
+    assert torch.equal(eval(advice, {"labels": labels}), PROBLEM.labels)
+    array = labels.numpy()
+    with pytest.raises(ValueError, match="labels") as refused:
+        evaluated(labels=array)
+    assert str(refused.value).endswith(advice.replace("labels", "torch.from_numpy(labels)", 1))
+    line = advice.replace("labels", "torch.from_numpy(labels)", 1)
+    assert torch.equal(eval(line, {"labels": array, "torch": torch}), PROBLEM.labels)
+
+
+def test_inference_mode_is_left(plain: Record) -> None:
+    with torch.inference_mode():
+        found = evaluated()
+        images, labels, born = PROBLEM.images.clone(), PROBLEM.labels.clone(), Net()
+        same(evaluated(born, images, labels), plain)
+        assert torch.is_inference_mode_enabled()
+        assert not (images * 1).requires_grad
+    same(found, plain)
+    assert found.notes == ("torch.inference_mode() around the call was left, as nothing has a gradient in it",)
+    same(evaluated(born, images, labels), plain)
+    assert all(one.is_inference() for one in born.parameters()), "the model is as it was"
+
+
+def test_autocast_is_left_and_said(plain: Record) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        found = evaluated()
+        assert torch.is_autocast_enabled("cpu")
+    same(found, plain)
+    assert "put autocast into its forward" in found.notes[0]
+
+    def under(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return Net()(images).float()
+
+    assert evaluated(under).notes == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_defaults_change_nothing_but_the_model_finds_them(plain: Record, dtype: torch.dtype) -> None:
+    seen: set[torch.dtype] = set()
+
+    def model(images: Tensor) -> Tensor:
+        seen.add(torch.get_default_dtype())
+        return net(images)
+
+    net = Net()
+    torch.set_default_dtype(dtype)
+    try:
+        found = evaluated(model)
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    same(found, plain)
+    assert seen == {dtype}
+
+
+class InPlace(Net):
+    """Normalises the very images it is given, and takes it back."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.how == "with its gradient":
+            images.sub_(0.25)
+        elif self.how == "without":
+            with torch.no_grad():
+                images.sub_(0.25)
+        else:
+            images.data.sub_(0.25)
+        return super().forward(images + 0.25)
+
+
+class Shifted(Net):
+    """The same without writing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward((images - 0.25) + 0.25)
+
+
+@pytest.mark.parametrize("how", ["with its gradient", "without", "where nobody looks"])
+def test_a_model_that_writes_to_its_images_gets_the_same_record_and_audit(how: str) -> None:
+    before = PROBLEM.images.clone()
+    same(evaluated(InPlace(how)), evaluated(Shifted()))
+    assert torch.equal(PROBLEM.images, before)
+
+
+class Checkpointed(Net):
+    """Gradient checkpointing left on, the old kind."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return checkpoint(super().forward, images, use_reentrant=True)  # pyright: ignore
+
+
+def test_reentrant_checkpoints_are_differentiated(plain: Record) -> None:
+    net = Checkpointed()
+    same(evaluated(net), plain)
+    assert all(one.grad is None for one in net.parameters())
+
+
+class Counted(nn.Module):
+    """Train mode matters, and asking in it leaves traces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.BatchNorm2d(1), Net())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+
+def test_a_model_in_train_mode_is_as_before_and_so_are_its_statistics() -> None:
+    model, calm = Counted().train(), Counted().eval()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    same(evaluated(model), evaluated(calm))
+    assert model.training
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+GLOBAL = Counted()
+
+
+def by_a_global_name(images: Tensor) -> Tensor:
+    """Call what a script's function finds by its name."""
+    return GLOBAL(images)
+
+
+def test_a_model_behind_a_global_name_is_judged_in_eval_mode_too() -> None:
+    expected = evaluated(Counted().eval())
+    GLOBAL.train()
+    for model in (by_a_global_name, lambda images: by_a_global_name(images)):  # noqa: PLW0108 - two names away
+        found = evaluated(model)
+        assert (found.clean, found.worst_case) == (expected.clean, expected.worst_case)
+    assert GLOBAL.training
+    assert torch.equal(GLOBAL.net[0].running_mean, torch.zeros(1)), "no statistics were gathered"
+
+
+def test_a_buffer_that_the_next_answer_overwrites_is_copied() -> None:
+    buffer, net = torch.zeros(4096, 3), Net()
+
+    def model(images: Tensor) -> Tensor:
+        answer = buffer[: len(images)]
+        return answer.copy_(net(images).detach())
+
+    many = Problem.of(140).images  # more than the judge asks about at once
+    assert torch.equal(answers(model, many).argmax(1), net(many).argmax(1))
+
+
+def test_modules_without_modes_are_evaluated(plain: Record) -> None:
+    shown = torch.rand(2, 1, 4, 4)
+    frozen = torch.jit.freeze(torch.jit.trace(Net(), shown))
+    found = evaluated(frozen)
+    assert (found.clean, found.worst_case) == (plain.clean, plain.worst_case)
+    batch = ({0: torch.export.Dim("batch")},)
+    found = evaluated(torch.export.export(Net(), (shown,), dynamic_shapes=batch).module())
+    assert (found.clean, found.worst_case) == (plain.clean, plain.worst_case)
+    with pytest.raises(ValueError, match=r"exported for other images.*dynamic_shapes=\(\{0: torch.export.Dim"):
+        evaluated(torch.export.export(Net(), (shown,)).module())
+
+
+def test_a_model_that_cannot_be_asked_for_a_gradient_is_refused_or_audited() -> None:
+    def model(images: Tensor) -> Tensor:
+        return net(torch.from_numpy(images.numpy()))
+
+    net = Net()
+    with pytest.raises(ValueError, match=r"but only without a gradient.*square or hop-skip-jump"):
+        evaluated(model)
+    record = evaluated(model, attacks="square")
+    failed = {line.check for line in record.audit if line.verdict == "fail"}
+    assert "the cross-entropy has a gradient" in failed
+    assert len(record.audit) == len(CHECKS), "the audit went to its end"
+
+
+def test_options_are_whole_before_anything_runs() -> None:
+    for wrong, said in (
+        ({"submissions": 2.0}, "submissions is 2.0, expected a whole number"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
+        ({"batch_size": "8"}, "batch_size is '8', expected a whole number"),
+        ({"ids": np.zeros(3)}, "ids is array.*expected whole numbers"),
+        ({"progress": print}, "progress is <built-in function print>, expected None or an object"),
+        ({"device": "gpu"}, "device is 'gpu', expected one such as 'cpu'"),
+        ({"resume": "no"}, "resume is 'no', expected True or False"),
+        ({"dataset": 3}, "dataset is 3, expected a text"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Options(**wrong)
+    with pytest.raises(ValueError, match="ids has 3 positions, but there are 24 images"):
+        evaluated(options=Options(ids=[0, 1, 2]))
+    chosen = Options(seed=np.int64(3), submissions=np.int64(2), batch_size=np.int64(8), ids=np.arange(24))
+    assert (type(chosen.seed), chosen.repetitions.count, type(chosen.batch_size)) == (int, 2, int)
+    assert torch.equal(chosen.numbers(24), torch.arange(24))
