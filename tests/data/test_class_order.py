@@ -12,6 +12,7 @@ from PIL import Image
 
 from memory_defense.data.own import load_images, load_splits
 
+pytestmark = pytest.mark.filterwarnings("ignore:class")
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
@@ -146,6 +147,13 @@ def test_what_archives_and_systems_leave_behind_is_no_class(tmp_path):
             r"are in .*inner: give",
         ),
         (lambda root: shutil.move(root / "test", root / "Test"), "rename 'Test' to 'test'"),
+        (
+            lambda root: (
+                shutil.copytree(root / "test", root / "test/test/x")
+                and [shutil.rmtree(root / "test" / name) for name in ("ant", "bee")]
+            ),
+            "test/test holds folders and is the only class folder: a level too deep. move what it holds to .*test$",
+        ),
         (lambda root: shutil.move(root / "test", root / "val"), "rename 'val' to 'test'"),
         (
             lambda root: shutil.rmtree(root / "test") or (root / "test").write_bytes(b"x"),

@@ -20,6 +20,7 @@ from generated import examples
 from memory_defense.data.own import load_images, load_splits
 from memory_defense.data.pictures import LeftOut, Picture, Unreadable, pictures
 
+pytestmark = pytest.mark.filterwarnings("ignore:class")
 REMEDY = re.compile(
     r"\b(add|choose|convert|copy|enlarge|give|list|make|move|name|put|read|remove|rename|replace|resize|save|see|unpack|"
     r"write)\b"

@@ -172,9 +172,19 @@ def test_files_of_strangers_are_only_plain_kinds(tmp_path, kind):
         read_image(path, Limits(plain=True))
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
-def test_truncated_files_of_these_kinds_are_named(tmp_path, kind):
-    path = save(tmp_path / "x", NOISE.integers(0, 256, (24, 24, 3), dtype=np.uint8), kind)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("GIF", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", {"compression": "packbits"}),
+        ("WEBP", {}),
+    ],
+)
+def test_truncated_files_of_these_kinds_are_named(tmp_path, kind, options):
+    path = save(tmp_path / "x", NOISE.integers(0, 256, (24, 24, 3), dtype=np.uint8), kind, **options)
     content = path.read_bytes()
     for kept in (3, 12, 30, len(content) // 3, len(content) // 2, len(content) * 4 // 5):
         path.write_bytes(content[:kept])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from memory_defense.data.limits import Limits, fit
 from memory_defense.data.pictures import LeftOut, Picture, Unreadable, pictures
@@ -57,6 +59,34 @@ def test_another_size_is_said(tmp_path) -> None:
     assert torch.equal(one.pixels[0], torch.from_numpy(fit(wide[:, 4:16], 8).copy()).float() / 255)
     (two,) = read(save(tmp_path / "s.png", pixels_of(16, 16)))
     assert two.changes == ("resized from 16 x 16 to 8 x 8",)
+
+
+def test_what_a_camera_held_upright_is_turned_and_said(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = pixels_of(8, 8)
+    Image.fromarray(wide).save(tmp_path / "x.png", exif=exif)
+    (one,) = read(tmp_path / "x.png")
+    assert one.changes == ("turned as its EXIF orientation says",)
+    assert torch.equal(one.pixels[0], torch.from_numpy(np.rot90(wide, -1).copy()).float() / 255)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "all").mkdir()
+    os.mkfifo(tmp_path / "all" / "pipe.png")
+    (tmp_path / "all" / "round").symlink_to(tmp_path / "all")
+    found = read(tmp_path / "pipe.png", tmp_path / "all")
+    assert ["no file that can be read" in found[0].reason, "no file of pixels" in found[1].reason] == [True, True]
+    assert "is a link to a folder" in found[2].reason
+
+
+def test_files_of_arrays_in_a_folder_are_read_too(tmp_path) -> None:
+    np.savez(tmp_path / "x.npz", images=pixels_of(2, 8, 8))
+    save_file({"images": torch.rand(3, 1, 8, 8)}, tmp_path / "y.safetensors")
+    assert [type(one) for one in read(tmp_path)] == [Picture] * 5
+    save_file({"pictures": torch.rand(3, 1, 8, 8)}, tmp_path / "y.safetensors")
+    assert "holds pictures, but no array named 'images'" in read(tmp_path)[2].reason
 
 
 def test_a_folder_gives_its_images_in_order(tmp_path) -> None:

@@ -212,7 +212,7 @@ def test_files_of_arrays(tmp_path, suffix) -> None:
     fuzz(path, load_images, 1500, 9)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".ppm"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".ppm", ".tif", ".webp", ".gif"])
 def test_image_files(tmp_path, suffix) -> None:
     for name in ("a", "b"):
         (tmp_path / "set" / "test" / name).mkdir(parents=True)

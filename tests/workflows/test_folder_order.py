@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from memory_defense.recipes.fashion_mnist import TINY
 from memory_defense.run_directory import RunDirectory
 from memory_defense.workflows.run_images import images_from, keep_images_from, kept_classes, splits_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:class")
 NAMES = [str(k) for k in range(12)]
 TEXT = tuple(sorted(NAMES))
 SOURCE = """
@@ -130,6 +132,23 @@ def test_a_run_keeps_the_order_that_it_began_with(tmp_path):
     assert torch.equal(again.test.labels, splits.test.labels)
     assert load_splits(tmp_path / "data").spec.classes == tuple(NAMES), "a new run would follow the numbers"
     assert kept_classes(RunDirectory(tmp_path / "none"), tmp_path / "data") is None
+
+
+def test_a_run_whose_images_were_not_turned_once_is_told_so(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for split in ("train", "test"):
+        write(tmp_path / "data", split)
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "data/train/3/turned.png", exif=exif)
+    splits = load_splits(tmp_path / "data", classes=NAMES)
+    run = RunDirectory(tmp_path / "run")
+    run.begin(adapt(TINY, splits.spec), 0, len(splits.train), resume=False)
+    keep_images_from(run, replace(images_from(tmp_path / "data", None, splits.spec), sha256="0" * 64))
+    with pytest.raises(
+        ValueError, match="1 of 25 images in train turned as their EXIF orientation says, which was not"
+    ):
+        splits_of(run)
+    assert len(splits_of(run, source=str(tmp_path / "data")).test) == 24
 
 
 def _levels(data):
