@@ -9,6 +9,7 @@ import math
 import operator
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "check_class_count",
     "check_images",
     "check_labels",
+    "check_path",
     "nearest",
     "real_number",
     "shown",
@@ -216,6 +218,13 @@ def check_class_count(classes: int) -> None:
             "if its sign decides between two classes, let z = z.reshape(-1, 1) be that logit and answer with "
             "torch.cat([torch.zeros_like(z), z], 1), whose softmax is the sigmoid"
         )
+
+
+def check_path(path: object, name: str, like: str) -> Path:
+    """Return a path; raise ValueError for anything but a text or a path."""
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"{name} is {shown(path)}, expected a path, such as {like!r}")
+    return Path(path)
 
 
 def check_at_least(least: float, **values: float | None) -> None:

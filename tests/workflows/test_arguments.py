@@ -274,3 +274,11 @@ def test_options_are_whole_before_anything_runs() -> None:
     chosen = Options(seed=np.int64(3), submissions=np.int64(2), batch_size=np.int64(8), ids=np.arange(24))
     assert (type(chosen.seed), chosen.repetitions.count, type(chosen.batch_size)) == (int, 2, int)
     assert torch.equal(chosen.numbers(24), torch.arange(24))
+
+
+@pytest.mark.parametrize("given", [3, b"record.json", ["record.json"], True, nn.Flatten()])
+def test_a_path_is_a_text_or_a_path(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"out is .*, expected a path, such as 'record.json'"):
+        evaluated(out=given)
+    with pytest.raises(ValueError, match=r"directory is .*, expected a path, such as 'runs/demo'"):
+        memory_defense.load(given)

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from memory_defense.checks import check_path
 from memory_defense.contracts import Binding, Classifier, Flagging, Images, Logits
 from memory_defense.data.spec import images_of
 from memory_defense.defenses.memory.defense import MemoryDefense
@@ -55,9 +56,10 @@ def load(directory: str | Path) -> TrainedDefense:
     ValueError
         If the directory is no run, is unfinished, or its weights are damaged or of another model.
     """
-    if Path(directory).is_file() or is_exported(Path(directory)):
-        return cast("TrainedDefense", load_exported(Path(directory)))
-    run = RunDirectory(Path(directory))
+    place = check_path(directory, "directory", "runs/demo")
+    if place.is_file() or is_exported(place):
+        return cast("TrainedDefense", load_exported(place))
+    run = RunDirectory(place)
     manifest = run.read_finished()
     run.check_room(manifest)
     model = ModelSpec(**manifest["model"])

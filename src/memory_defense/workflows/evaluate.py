@@ -9,6 +9,7 @@ from pathlib import Path
 
 from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import Suite, SuitePart, check_attacks, parts_of, written
+from memory_defense.checks import check_path
 from memory_defense.contracts import (
     Adaptation,
     Adaptive,
@@ -119,7 +120,8 @@ def evaluate(
     from images in float32. Its images are copies where it writes to them.
     """
     check_model(model)
-    chosen, place, around = options_of(options), None if out is None else Path(out), torch_defaults()
+    chosen, around = options_of(options), torch_defaults()
+    place = None if out is None else check_path(out, "out", "record.json")
     if place is not None:
         check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
     with ordinary_modes(model) as left:
