@@ -210,11 +210,11 @@ def _check_whole(labels: Tensor) -> None:
         )
 
 
-def check_class_count(classes: int) -> None:
-    """Raise ValueError for a model that answers with fewer than 2 logits for each image."""
+def check_class_count(classes: int, called: str = "the model") -> None:
+    """Raise ValueError for a model, `called` so, that answers with fewer than 2 logits for each image."""
     if classes < 2:
         raise ValueError(
-            f"the model answers with {classes} logit for each image, but a class is the largest of at least 2; "
+            f"{called} answers with {classes} logit for each image, but a class is the largest of at least 2; "
             "if its sign decides between two classes, let z = z.reshape(-1, 1) be that logit and answer with "
             "torch.cat([torch.zeros_like(z), z], 1), whose softmax is the sigmoid"
         )

@@ -38,7 +38,9 @@ def difference_of_logits_ratio(logits: Logits, labels: Labels) -> PerImage:
     Raises ValueError for fewer than 3 classes.
     """
     if logits.shape[1] < 3:
-        raise ValueError(f"the DLR loss needs at least 3 classes, the model has {logits.shape[1]}")
+        raise ValueError(
+            f"the DLR loss needs at least 3 classes, the model has {logits.shape[1]}; use the loss 'margin'"
+        )
     ordered = logits.topk(3, dim=1).values
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 

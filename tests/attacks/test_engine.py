@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import victims
+from memory_defense.attacks import ApgdTargeted, FabTargeted, Pgd, Square
 from memory_defense.attacks.engine import (
     ASCENT_LOSSES,
     Victim,
@@ -23,6 +24,8 @@ from memory_defense.attacks.engine import (
 from memory_defense.foreign import ModelError
 from memory_defense.losses import LOSSES, cross_entropy
 from memory_defense.passes import ACCELERATOR_MICRO_BATCH, CPU_MICRO_BATCH
+from memory_defense.randomness import ImageDraws
+from memory_defense.threat import Linf
 from memory_defense.wrappers import CountingPasses
 
 
@@ -132,3 +135,13 @@ def test_settings_below_one_are_refused_by_name() -> None:
             check_settings("dlr", None, steps=bad)  # pyright: ignore
     with pytest.raises(ValueError, match="micro_batch is 0"):
         check_settings("dlr", 0)
+
+
+@pytest.mark.parametrize(
+    "made", [Pgd(steps=2), ApgdTargeted(steps=2, loss="margin"), Square(queries=2), FabTargeted(steps=2)]
+)
+def test_a_model_with_one_logit_is_refused_when_an_attack_is_called(made) -> None:
+    clean, draws = victims.images(3), ImageDraws.of(0, "one", 3)
+    one = victims.affine(classes=1)
+    with pytest.raises(ValueError, match=r"answers with 1 logit .*torch.cat\(\[torch.zeros_like\(z\), z\], 1\)"):
+        made(one, clean, torch.zeros(3, dtype=torch.int64), Linf(0.1), draws)

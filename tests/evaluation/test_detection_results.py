@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from evaluation.flagging_toy import Flip, Shaded, some
+from memory_defense.attacks import ApgdTargeted
 from memory_defense.contracts import Flagging
 from memory_defense.data.images import ImageSet
 from memory_defense.evaluation.detection_results import AttackedSet, detect, fighting
@@ -160,3 +161,9 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         detect(nn.Identity(), some(4), some(99), Options(seed=0), attacks=[], false_alarms=0.1)
     with pytest.raises(ValueError, match="did you mean 'dark'"):
         calibrate(Shaded(), some(99), false_alarms=0.1, score="darkk")
+
+
+def test_two_classes_are_attacked_on_the_margin_where_four_would_be_ordered() -> None:
+    attacks = [("apgd-t", ApgdTargeted(steps=2), Linf(0.1))]
+    found = detect(Shaded(), some(8, 1), some(99, 2), Options(seed=0), attacks=attacks, false_alarms=0.1)
+    assert {one.parameters["loss"] for one in found} == {"margin"}

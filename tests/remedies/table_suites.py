@@ -7,6 +7,11 @@ ROOMS = ("attacks/suites.py", "attacks/autoattack.py", "evaluation/fitting.py", 
 TWO = """
 two = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
 labels = two(images).argmax(1)
+
+def two_classes(attack):
+    from memory_defense.randomness import ImageDraws
+
+    return attack(two, images, labels, threat.Linf(0.1), ImageDraws.of(0, "a", 8))
 """
 
 CASES = (
@@ -51,13 +56,7 @@ CASES = (
         "version … needs at least … classes, the model has …; use version=…",
         "two_classes(AutoAttack(steps=2, targets=1, queries=2))",
         r"two_classes(AutoAttack(«use (version=.*)», steps=2, targets=1, queries=2))",
-        given=TWO
-        + """
-from memory_defense.randomness import ImageDraws
-
-def two_classes(attack):
-    return attack(two, images, labels, threat.Linf(0.1), ImageDraws.of(0, "a", 8))
-""",
+        given=TWO,
     ),
     Case(
         "attacks/autoattack.py",
@@ -70,6 +69,38 @@ def two_classes(attack):
         "does not work in … balls; give it one of another norm, or leave it out",
         "fitted([Case(name='cw', attack=CarliniWagner(), knowledge='end-to-end', ball=threat.Linf(0.1))], 4)",
         "fitted([Case(name='cw', attack=CarliniWagner(), knowledge='end-to-end', ball=threat.L2(0.1))], 4)",
+    ),
+    Case(
+        "losses.py",
+        "the DLR loss needs at least 3 classes, the model has …; use the loss 'margin'",
+        "two_classes(Pgd(loss='dlr', steps=1))",
+        r"two_classes(Pgd(loss=«use the loss ('.*')», steps=1))",
+        given=TWO,
+    ),
+    Case(
+        "checks.py",
+        "logit for each image, but a class is the largest of at least 2; if its sign decides",
+        "evaluate(one, images, labels, epsilon=0.1)",
+        r"""
+        def mended(points):
+            z = one(points)
+            «let (z = .*) be that»
+            return «answer with (.*), whose»
+
+        assert torch.allclose(mended(images).softmax(1)[:, 1:], one(images).sigmoid())
+        evaluate(mended, images, mended(images).argmax(1), epsilon=0.1, attacks="pgd")
+        """,
+        given="one = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)); labels = (one(images) > 0).long()[:, 0]",
+    ),
+    Case(
+        "workflows/assess.py",
+        "none of the attacks that were asked for is tried with the knowledge …",
+        "memdef('memdef evaluate run --attacks square --knowledge selector --images 2')",
+        """
+        memdef('memdef evaluate run --attacks square --images 2')
+        memdef('memdef evaluate run --attacks pgd --knowledge selector --images 2')
+        """,
+        given="run()",
     ),
     Case(
         "losses.py",

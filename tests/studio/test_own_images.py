@@ -196,3 +196,12 @@ def test_the_page_knows_which_runs_share_their_images(runs, folder, tmp_path) ->
     assert refused.status_code == 422
     assert "shapes (3 x 16 x 16, 3 classes)" in refused.json()["error"]
     assert "shapes (3 x 20 x 20, 3 classes)" in refused.json()["error"]
+
+
+def test_an_attack_that_orders_four_classes_runs_on_three_and_says_how(runs) -> None:
+    with TestClient(create_app(Library(Runs(runs)), Workshop(seconds=20))) as client:
+        for name, options in (("apgd-t", {"steps": 2}), ("autoattack", {"queries": 20})):
+            chosen = attack(attack=name, options=options)
+            answer = client.post("/api/play", json={"run": "own", "image": {"test": 4}, "attack": chosen})
+            assert answer.status_code == 200, answer.text
+            assert any("the margin in place of DLR" in note for note in answer.json()["notes"])

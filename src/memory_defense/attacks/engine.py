@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from memory_defense.checks import NoGradientError, check_images, check_labels, nearest
+from memory_defense.checks import NoGradientError, check_class_count, check_images, check_labels, nearest
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
 from memory_defense.noticed import answered, finite_rows, gradients_seen
@@ -192,7 +192,8 @@ class Victim:
         return Pass(gradient, losses.nan_to_num(nan=0.0), logits)
 
     def _enough(self, logits: Logits) -> Logits:
-        """Return the logits; raise ValueError where they have no class for some label."""
+        """Return the logits; raise ValueError where they have no class for some label, or one for each image."""
+        check_class_count(logits.shape[1])
         if logits.shape[1] <= self._highest:
             raise ValueError(
                 f"labels go up to {self._highest}, but the model has {logits.shape[1]} classes, counted from 0; "

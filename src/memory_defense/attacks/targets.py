@@ -95,7 +95,9 @@ def targeted_difference_of_logits_ratio(logits: Logits, labels: Labels, targets:
         For fewer than 4 classes.
     """
     if logits.shape[1] < 4:
-        raise ValueError(f"the targeted DLR loss needs at least 4 classes, the model has {logits.shape[1]}")
+        raise ValueError(
+            f"the targeted DLR loss needs at least 4 classes, the model has {logits.shape[1]}; use lead_of"
+        )
     ordered = logits.topk(4, dim=1).values
     scale = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
     return lead_of(logits, labels, targets) / scale

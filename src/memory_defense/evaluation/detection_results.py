@@ -17,6 +17,7 @@ from memory_defense.data.images import ImageSet
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, CaseRunner
 from memory_defense.evaluation.cases import Case, parameters_of
 from memory_defense.evaluation.detection import accuracy_with_rejection, auroc, tpr_at_fpr
+from memory_defense.evaluation.fitting import classes_of, fitted
 from memory_defense.evaluation.flag import Flag, calibrate, flagging, score_images
 from memory_defense.evaluation.metrics import accuracy, judged
 from memory_defense.evaluation.options import Options
@@ -141,7 +142,8 @@ class _Detection:
 
     def attack(self, knowledge: str, name: str, attack: Attack, ball: Ball) -> AttackedSet:
         """Attack every image that is right when clean."""
-        case = Case(name=name, attack=attack, knowledge=knowledge, ball=ball)
+        wanted = Case(name=name, attack=attack, knowledge=knowledge, ball=ball)
+        (case,) = fitted([wanted], classes_of(self.defense, self.images, seed=self.options.seed))
         surrogates = published(self.defense)
         if knowledge not in surrogates:
             raise ValueError(
@@ -164,7 +166,7 @@ class _Detection:
             rows=rows,
             images=torch.cat([self.images[:0], *(one.images for one in attempts)]),
             fooled=torch.cat([self.correct[:0], *(one.fooled for one in attempts)]),
-            attack_object=attack,
+            attack_object=case.attack,
         )
 
     def result(self, flag: Flag, attacked: AttackedSet, *, fights: bool) -> DetectionResult:

@@ -27,8 +27,10 @@ from memory_defense.contracts import (
 )
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE, Attempt, CaseRunner
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.metrics import answers
 from memory_defense.evaluation.options import Options
+from memory_defense.losses import suited
 from memory_defense.passes import regular
 from memory_defense.randomness import seeded
 from memory_defense.studio.knowledge import Known, chosen
@@ -123,11 +125,13 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
     known.check_fits(choice.attack, attack)
     if posed.label is not None and posed.label >= len(subject.classes):
         raise ValueError(f"label is {posed.label}, but there are {len(subject.classes)} classes, numbered from 0")
+    attack, changed = suited(choice.attack, attack, len(subject.classes))
     case = Case(
         name=choice.attack,
         attack=attack,
         knowledge=choice.knowledge,
         ball=ball(choice.norm, choice.epsilon),
+        note=changed,
     )
     image, surrogate = posed.image, known.surrogate
     runner = CaseRunner(defense=subject.defense, options=Options(seed=choice.seed))
@@ -214,7 +218,7 @@ def _flagged(defense: Defense, image: Images) -> bool | None:
 
 
 def _notes(case: Case, known: Known, attempt: Attempt, classes: int) -> list[str]:
-    notes = [attempt.failure] if attempt.failure else []
+    notes = [*changes([case]), *([attempt.failure] if attempt.failure else [])]
     if known.adaptation and known.adaptation.towards_each_class:
         targets, wrong = targets_of(case.attack) or classes, classes - 1
         which = (

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from memory_defense.checks import check_class_count
 from memory_defense.names import check_classifier
 from memory_defense.randomness import generator, seeded
 from memory_defense.tensorfiles import read_tensors
@@ -230,6 +231,8 @@ def _check(place: str, model: nn.Module, answer: object, expected: tuple[int, in
         raise ValueError(
             f"{place} answers with {type(answer).__name__}, expected logits {expected}; return the tensor"
         )
+    if expected[1] <= 2 and answer.dim() in (1, 2) and answer.numel() == expected[0]:
+        check_class_count(1, place)
     if answer.shape != expected:
         raise ValueError(
             f"{place} answers with shape {tuple(answer.shape)}, expected {expected}: {expected[0]} images and "
