@@ -184,6 +184,7 @@ def test_a_pass_that_nothing_interrupts_is_ended_by_the_second_signal(place) -> 
         until(process, "deaf")
         process.send_signal(signal.SIGTERM)
         assert "once more stops at once" in until(process, "SIGTERM: stopping")
+        time.sleep(1.1)  # within a second it would be the same wish
         process.send_signal(signal.SIGTERM)
         after = process.communicate(timeout=60)[1]
     assert process.returncode == 143
@@ -202,7 +203,7 @@ def test_a_save_is_finished_first(place, whole) -> None:
     same_end(place, whole)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_while_it_starts_it_says_so_too(place, number) -> None:
     (place / "torch.py").write_text(
         "import sys, time\nsys.stderr.write('importing\\n')\nsys.stderr.flush()\ntime.sleep(60)\n"
@@ -315,7 +316,7 @@ def test_an_interval_that_is_none_is_refused(place, wrong) -> None:
 HARDENED = ("harden", "own:build", "--weights", "w.safetensors", "--data", "both.safetensors", "--attacks", "pgd")
 
 
-@pytest.mark.parametrize("word", ["asking the model", "attacking", "training"])
+@pytest.mark.parametrize("word", ["attacking", "training"])
 def test_a_stopped_hardening_says_so_and_goes_on(place, word) -> None:
     tensors, _ = read_tensors(place / "data.safetensors")
     arrays = {
