@@ -212,7 +212,7 @@ CASES = (
         "the attack breaks a model that is known to break",
         "*network, cases(epsilon=0.03, pgd=replace(few, step_size=1e-4)), *problem, count=5",
         "*network, cases(epsilon=0.03, pgd=Pgd(steps=30, restarts=5)), *problem, count=5",
-        "seen = some_images(); network, problem = [Undefended(five_classes())], [seen, five_classes()(seen).argmax(1)]",
+        "network, seen = [Undefended(five_classes())], some_images(); problem = [seen, network[0](seen).argmax(1)]",
     ),
     _audit(
         "attacks",
