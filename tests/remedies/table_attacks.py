@@ -58,9 +58,12 @@ CASES = (
     ),
     _case(
         "ascent",
-        "the ball is unbounded, so step_size=None has no meaning; give a step_size",
+        "the ball is unbounded, so step_size=None has no meaning; give a step_size, or a finite epsilon",
         "Pgd(steps=2, random_start=False)(net, images, labels, threat.L2(float('inf')), draws)",
-        "Pgd(steps=2, «give a (.*)»=0.1, random_start=False)(net, images, labels, threat.L2(float('inf')), draws)",
+        r"""
+        Pgd(steps=2, «give a (\w+),»=0.1, random_start=False)(net, images, labels, threat.L2(float("inf")), draws)
+        Pgd(steps=2, random_start=False)(net, images, labels, threat.L2(1.5), draws)
+        """,
     ),
     _case(
         "carlini_wagner",

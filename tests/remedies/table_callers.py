@@ -80,12 +80,11 @@ _CHECKS = (
     _case(
         "checks.py",
         "; use torch.",
-        "pixels = images; images = images.numpy(); Fgsm()(net, images, labels, threat.Linf(0.1), None)",
+        "images = images.numpy(); Fgsm()(net, images, labels, threat.Linf(0.1), draws)",
         """
-        draws = memory_defense.randomness.ImageDraws.of(0, "", 8)
         Fgsm()(net, «use (.+)$», labels, threat.Linf(0.1), draws)
         """,
-        "import memory_defense.randomness",
+        "from memory_defense.randomness import ImageDraws; draws = ImageDraws.of(0, '', 8)",
     ),
     _case("checks.py", "on the meta device", "evaluated(images=images.to('meta'))", "evaluated(images=images)"),
     _case(
