@@ -36,7 +36,7 @@ def test_numbered_folders_follow_their_numbers_and_it_is_said(tmp_path):
     data = load_images(put(tmp_path, "test", *names))
     assert data.classes == tuple(names)
     assert [label_of(data, 10 * k) for k in range(12)] == list(range(12))
-    assert data.as_text == ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert data.otherwise == ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
     (note,) = data.notes
     assert note.startswith("classes: 0, 1, 2, 3, 4 and 7 more, in the order of their numbers; sorted as text they")
 
@@ -81,7 +81,7 @@ def test_a_listed_order_is_taken_and_may_have_classes_without_images(tmp_path):
     (tmp_path / "class_order.txt").write_text("\ufeff0\r\n1\r\n10\r\n\r\n2\nnone\n", encoding="utf8")
     data = load_images(tmp_path)
     assert data.classes == ("0", "1", "10", "2", "none")
-    assert data.as_text is None
+    assert data.otherwise is None
     assert label_of(data, 20) == 2
     assert data.notes == (
         f"classes in the order of {tmp_path / 'class_order.txt'}",

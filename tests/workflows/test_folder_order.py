@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from faults.helpers_faults import memdef, refused
 from memory_defense.data.own import load_images, load_splits
@@ -17,6 +18,7 @@ from memory_defense.evaluation.record import Record
 from memory_defense.recipes.adapt import adapt
 from memory_defense.recipes.fashion_mnist import TINY
 from memory_defense.run_directory import RunDirectory
+from memory_defense.workflows.folder_order import counts_otherwise
 from memory_defense.workflows.run_images import images_from, keep_images_from, kept_classes, splits_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:class")
@@ -55,8 +57,8 @@ def data(tmp_path, monkeypatch) -> Path:
     return write(tmp_path / "data")
 
 
-def write(root: Path, split: str = "test", count: int = 2) -> Path:
-    for k, name in enumerate(NAMES):
+def write(root: Path, split: str = "test", count: int = 2, called: str = "{}") -> Path:
+    for k, name in enumerate(called.format(one) for one in NAMES):
         (root / split / name).mkdir(parents=True)
         for number in range(count):
             level = np.full((16, 16), 20 * k, np.uint8)
@@ -80,9 +82,7 @@ def evaluated(data: Path, model: str, *more: str) -> Record:
         *more,
     )
     assert said.status == 0, said.err
-    assert (
-        "classes: 0, 1, 2, 3, 4 and 7 more, in the order of their numbers" in said.err or "class_order" in said.err
-    )
+    assert "class_order.txt" in said.err
     return Record.read(Path("r.json"))
 
 
@@ -97,11 +97,33 @@ def test_a_model_that_was_trained_on_text_is_right_and_that_is_said(data):
     record = evaluated(data, "text")
     assert record.clean.accuracy == 1
     assert record.notes[-1] == (
-        "class folders are taken sorted as text, for so the model is right on 100.0% of 24 images, and on 16.7% in "
-        "the order of their numbers"
+        "class folders are taken in the order 0, 1, 10, 11, 2 and 7 more, for so the model is right on 100.0% of 24"
+        " images, and on 16.7% in the order 0, 1, 2, 3, 4 and 7 more"
     )
     with_text = load_images(data, classes=TEXT)
     assert with_text.images.labels.tolist() == [TEXT.index(NAMES[int(level) // 20]) for level in _levels(with_text)]
+
+
+@pytest.mark.parametrize("model", ["numbers", "text"])
+def test_numbers_within_names_are_counted_as_the_model_does(data, model):
+    other = write(data.parent / "named", called="class_{}")
+    record = evaluated(other, model)
+    assert record.clean.accuracy == 1
+    (note,) = record.notes
+    order = (
+        "are taken in the order class_0, class_1, class_2," if model == "numbers" else "sorted as text: class_0,"
+    )
+    assert order in note
+
+
+def test_a_model_that_is_right_neither_way_changes_nothing(data):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 12))
+    assert counts_otherwise(net, load_images(data, classes=NAMES).images, tuple(NAMES), TEXT) is None
+
+
+def test_a_program_is_warned_of_an_order_that_is_doubtful(data):
+    with pytest.warns(UserWarning, match="in the order of their numbers; .* list them so"):
+        load_images(data)
 
 
 def test_a_listed_order_is_not_doubted(data):
@@ -124,7 +146,7 @@ def test_a_run_keeps_the_order_that_it_began_with(tmp_path):
     run.begin(adapt(TINY, splits.spec), 0, len(splits.train), resume=False)
     keep_images_from(run, images_from(tmp_path / "data", None, splits.spec))
     manifest = json.loads(run.manifest_path.read_text())
-    del manifest["images_from"]["notes"]  # as before there were any
+    del manifest["images_from"]["notes"], manifest["checksum"]  # as before there were any
     run.manifest_path.write_text(json.dumps(manifest))
     assert kept_classes(run, tmp_path / "data") == TEXT
     again = splits_of(run)
@@ -132,6 +154,23 @@ def test_a_run_keeps_the_order_that_it_began_with(tmp_path):
     assert torch.equal(again.test.labels, splits.test.labels)
     assert load_splits(tmp_path / "data").spec.classes == tuple(NAMES), "a new run would follow the numbers"
     assert kept_classes(RunDirectory(tmp_path / "none"), tmp_path / "data") is None
+
+
+def test_hardening_follows_the_order_of_the_classifier_too(data, monkeypatch):
+    write(data, "train", count=3)
+    levels = torch.tensor([20.0 * int(name) for name in TEXT]) / 255
+    save_file({"levels": levels}, "text.safetensors")
+    seen = []
+
+    def stop(_, __, splits, *___, **____):
+        seen.append(splits)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("memory_defense.workflows.harden.harden", stop)
+    said = memdef("harden", "levels_net:text", "--weights", "text.safetensors", "--data", data, "--out", "run")
+    refused(said, "far enough", "class folders are taken in the order 0, 1, 10")
+    assert seen[0].spec.classes == TEXT
+    assert "class folders are taken in the order 0, 1, 10" in seen[0].notes[-1]
 
 
 def test_a_run_whose_images_were_not_turned_once_is_told_so(tmp_path):

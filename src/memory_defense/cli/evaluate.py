@@ -42,6 +42,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     from memory_defense.cli.evaluate_checks import narrowed, place_of
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
+    from memory_defense.data.limits import TYPED, Limits
     from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, keep_flag
     from memory_defense.progress import stage
     from memory_defense.reporting import Section
@@ -67,6 +68,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             offline=options.offline,
             may_update=True,
             progress=progress,
+            limits=Limits(words=replace(TYPED, size="", images="")),
         )
         with stage(progress, "choosing the flag's threshold"):
             flag = calibrated(defense, splits.held_out, rate) if options.detection else None
@@ -92,7 +94,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     from memory_defense.systems.load import load
     from memory_defense.systems.own_model import build_user_model
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
-    from memory_defense.workflows.folder_order import counts_as_text
+    from memory_defense.workflows.folder_order import counts_otherwise
 
     target, weights, out = options.target, options.weights, options.out or Path("record.json")
     norm = options.norm or "linf"
@@ -125,9 +127,9 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
                 weights=weights,
             )
         ).to(device)
-        if why := counts_as_text(model, data.images, data.classes, data.as_text):
+        if why := counts_otherwise(model, data.images, data.classes, data.otherwise):
             progress.note(why)
-            data = read(classes=data.as_text)
+            data = read(classes=data.otherwise)
             data = replace(data, notes=(*data.notes, why))
         subset = data.images
         record = evaluate_model(

@@ -90,7 +90,7 @@ def harden(options: HardenArguments) -> None:
     from memory_defense.reporting import Section
     from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.own_model import build_user_model
-    from memory_defense.workflows.folder_order import counts_as_text
+    from memory_defense.workflows.folder_order import counts_otherwise
     from memory_defense.workflows.harden import harden as harden_classifier
     from memory_defense.workflows.harden import weights_sha256
     from memory_defense.workflows.run_images import images_from, kept_classes
@@ -109,7 +109,7 @@ def harden(options: HardenArguments) -> None:
             progress=progress,
         )
         splits = read(classes=kept_classes(RunDirectory(options.out), options.data))
-        if splits.as_text is not None:
+        if splits.otherwise is not None:
             spec = splits.spec
             model = build_user_model(
                 options.classifier,
@@ -118,9 +118,9 @@ def harden(options: HardenArguments) -> None:
                 size=spec.size,
                 weights=options.weights,
             )
-            if why := counts_as_text(model.to(device), splits.test, spec.classes, splits.as_text):
+            if why := counts_otherwise(model.to(device), splits.test, spec.classes, splits.otherwise):
                 progress.note(why)
-                splits = read(classes=splits.as_text)
+                splits = read(classes=splits.otherwise)
                 splits = replace(splits, notes=(*splits.notes, why))
         spec, epsilon = splits.spec, options.epsilon
         hardening = HardenOptions(

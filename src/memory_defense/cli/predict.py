@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -83,6 +83,7 @@ def predict(
             "offline": offline,
             "may_update": True,
             "progress": progress,
+            "limits": Limits(words=replace(TYPED, size="", images="")),
         }
         keeps = FLAG not in found.read()
         try:

@@ -45,8 +45,8 @@ class ArrayFile:
         the file is truncated or damaged. The text names the file.
     """
 
-    as_text = None
-    """Labels are numbers here, so that nothing is sorted."""
+    otherwise = None
+    """Labels are numbers here: there is no doubt."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path, self.limits = path, limits

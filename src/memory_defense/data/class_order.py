@@ -24,8 +24,8 @@ class Order(NamedTuple):
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     """What a reader who counts otherwise has to know, a line each."""
-    as_text: tuple[str, ...] | None = None
-    """The same classes sorted as text, where their order follows numbers and that is another."""
+    otherwise: tuple[str, ...] | None = None
+    """The same classes in the order that others count them in, where it is another; None if it is listed."""
 
 
 def same(name: str) -> str:
@@ -64,7 +64,8 @@ def order_of(names: Sequence[str], root: Path) -> Order:
             f"Linux and Windows write them, they would be {listed(list(composed))}: if your model was trained on "
             f"that order, {listing}"
         )
-    return Order(text, tuple(notes + _alike(text)))
+    otherwise = natural if natural != text else composed if composed != text else None
+    return Order(text, tuple(notes + _alike(text)), otherwise)
 
 
 def given(classes: Sequence[str], folders: Iterable[Path], where: str) -> tuple[str, ...]:

@@ -81,9 +81,9 @@ class ImageFolder:
         self._read: list[str] = []
 
     @property
-    def as_text(self) -> tuple[str, ...] | None:
-        """The classes sorted as text, where they follow their numbers and that is another order."""
-        return self._order.as_text
+    def otherwise(self) -> tuple[str, ...] | None:
+        """The classes in the other order that a model may count them in; None where there is no doubt."""
+        return self._order.otherwise
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -156,6 +156,11 @@ class ImageFolder:
                 first.setdefault(same(folder.name), folder.name)
             names = given(tuple(first.values()), every, f"the folders of {self.splits[0]}")
             order = order_of(names, self.root)
+        if len(every) == 1 and any(entry.is_dir() for entry in self._entries(every[0])):
+            raise ValueError(
+                f"{every[0]} holds folders and is the only class folder: a level too deep? move what it holds to "
+                f"{every[0].parent}"
+            )
         self.limits.check_classes(str(self.root / self.splits[0]), len(order.classes))
         written = [str(folder.relative_to(self.root)) for folder in every if folder.name not in order.classes]
         if not written:

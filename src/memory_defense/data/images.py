@@ -128,8 +128,8 @@ class Splits:
     spec: DatasetSpec
     notes: tuple[str, ...] = ()
     """What was skipped, substituted or assumed in reading them, a line each."""
-    as_text: tuple[str, ...] | None = None
-    """Class folders sorted as text, where they are in the order of their numbers and that is another."""
+    otherwise: tuple[str, ...] | None = None
+    """Class folders in the other order that a model may count them in; None where there is no doubt."""
 
 
 def load_dataset(

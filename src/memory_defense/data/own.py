@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from torch import Tensor
 from memory_defense.checks import check_at_least
 from memory_defense.contracts import Labels, Progress, Rows
 from memory_defense.data.array_files import ArrayFile
+from memory_defense.data.class_order import ORDER_FILE
 from memory_defense.data.folders import ImageFolder
 from memory_defense.data.images import ImageSet, Splits, first_of_each, load_dataset
 from memory_defense.data.limits import Limits, fit_all
@@ -52,8 +54,8 @@ class DataSplit:
     """SHA-256 of these images (N, C, H, W) as they are used, then of their labels (N,) as little-endian int64."""
     notes: tuple[str, ...] = ()
     """What was skipped, substituted or assumed in reading them, a line each."""
-    as_text: tuple[str, ...] | None = None
-    """Class folders sorted as text, where they are in the order of their numbers and that is another."""
+    otherwise: tuple[str, ...] | None = None
+    """Class folders in the other order that a model may count them in; None where there is no doubt."""
 
     @property
     def channels(self) -> int:
@@ -122,7 +124,8 @@ def load_images(
     check_at_least(1, images=images)
     if isinstance(source, str) and source in DATASETS:
         _check_unnamed(source, classes)
-        return _of_dataset(source, split, size, images, device, options)
+        found = _of_dataset(source, split, size, images, limits or Limits(), options)
+        return replace(found, images=found.images.to(device))
     with _readable(source):
         opened = _open(source, limits or Limits(), classes, **options)
         part = _split_of(opened, source, "test" if split == "test" else "train")
@@ -135,8 +138,10 @@ def load_images(
                 raise DataNotFoundError(f"{source} has no {split} images: no class has two in train; add some")
         found = _read(opened, part, size, mixed(rows)[:images])
     notes = (*opened.notes, *_asked_for_more(images, len(rows)), *twins(opened, {part: found}))
-    _tell(notes, options.get("progress"))
-    return DataSplit(_name(source), split, found.to(device), opened.classes, _sha256(found), notes, opened.as_text)
+    _tell(notes, options.get("progress"), doubtful=opened.otherwise is not None)
+    return DataSplit(
+        _name(source), split, found.to(device), opened.classes, _sha256(found), notes, opened.otherwise
+    )
 
 
 def load_splits(
@@ -183,7 +188,7 @@ def load_splits(
     mean, std = _moments(train)
     rest = len(train) - int(tenth.sum())
     notes = (*opened.notes, *twins(opened, {"train": train, "test": test}))
-    _tell(notes, options.get("progress"))
+    _tell(notes, options.get("progress"), doubtful=opened.otherwise is not None)
     spec = DatasetSpec(
         name=_name(source),
         channels=train.images.shape[1],
@@ -197,7 +202,7 @@ def load_splits(
         sha256=_sha256(train, test),
     )
     chosen = ImageSet(train.images[rest:], train.labels[rest:], train.ids[rest:])
-    return Splits(train.first(rest).to(device), chosen.to(device), test.to(device), spec, notes, opened.as_text)
+    return Splits(train.first(rest).to(device), chosen.to(device), test.to(device), spec, notes, opened.otherwise)
 
 
 def held_out(labels: Labels, classes: int) -> Tensor:
@@ -262,7 +267,7 @@ def _read(opened: ImageFolder | ArrayFile, split: str, size: int | None, rows: R
 
 
 def _of_dataset(
-    source: str, split: SplitName, size: int | None, images: int | None, device: torch.device | str, options: Any
+    source: str, split: SplitName, size: int | None, images: int | None, limits: Limits, options: Any
 ) -> DataSplit:
     """Return one split of a dataset that is known by name, for `load_images`."""
     splits = load_dataset(source, **options)
@@ -270,11 +275,11 @@ def _of_dataset(
     found = every.first(min(images or len(every), len(every)))
     if size is not None:
         where, channels = f"{source} at {size} pixels a side", found.images.shape[1]
-        Limits().check_memory(where, len(found) * channels * size**2, len(found))
+        limits.check_memory(where, len(found) * channels * size**2, len(found))
         found = replace(found, images=fit_all(found.images, size))
     notes = _asked_for_more(images, len(every))
     _tell(notes, options.get("progress"))
-    return DataSplit(source, split, found.to(device), splits.spec.classes, _sha256(found), notes)
+    return DataSplit(source, split, found, splits.spec.classes, _sha256(found), notes)
 
 
 def _asked_for_more(images: int | None, there: int) -> tuple[str, ...]:
@@ -282,10 +287,13 @@ def _asked_for_more(images: int | None, there: int) -> tuple[str, ...]:
     return (f"{images:,} images were asked for, but there are {there:,}: all are taken",) if more else ()
 
 
-def _tell(notes: Iterable[str], progress: Progress | None) -> None:
+def _tell(notes: Iterable[str], progress: Progress | None, *, doubtful: bool = False) -> None:
+    """Show the notes; a program that shows none is warned where labels may be others than its model's."""
     for note in notes:
         if progress:
             progress.note(note)
+        elif doubtful and ORDER_FILE in note:
+            warnings.warn(note, stacklevel=3)
 
 
 def _name(source: str | Path) -> str:
