@@ -133,10 +133,10 @@ def with_room(
     MemoryShortError
         If not even one image fits.
     """
-    size = micro_batch_for(device)
+    size, filled = micro_batch_for(device), granule()
     while True:
         try:
-            with granules_of(min(granule(), size)), micro_batches_of(size):
+            with granules_of(filled), micro_batches_of(size):
                 return work()
         except Exception as error:  # begun anew below, where nothing holds on to what filled the memory
             if not out_of_memory(error):
@@ -147,6 +147,7 @@ def with_room(
                     "with more memory"
                 ) from error
         size //= 2
+        filled = min(filled, size)
         pass_halved(size)
         say(f"{name}: out of memory, going on with {size} images in a pass")
 

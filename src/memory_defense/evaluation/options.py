@@ -51,6 +51,9 @@ class Options:
     """Compute attack gradients in bfloat16; verdicts stay float32. Faster on some hardware, but may find less."""
     resume: bool = True
     """Go on from the state that a stopped evaluation left beside its record; False removes it and starts anew."""
+    alone: bool = False
+    """Under torchrun, evaluate on this rank without the others, such as in ``if rank == 0: ...``; otherwise all
+    ranks must make the same call, and share the images."""
     ids: Rows | Sequence[int] | NDArray[np.integer[Any]] | None = None
     """(N,) positions of the images in their dataset, at least 0, which name the images' draws; 0..N-1 by default.
     Integers in a tensor, an array, a list or a range; an image that is there twice may have one position."""
@@ -78,7 +81,7 @@ class Options:
         self._set("seed", _seed(self.seed))
         if not isinstance(self.submissions, Submissions):
             self._set("submissions", Submissions(count=self.submissions))
-        for name in ("bfloat16", "resume"):
+        for name in ("bfloat16", "resume", "alone"):
             self._set(name, _truth(name, getattr(self, name)))
         for name in ("defense", "dataset", "weights_sha256"):
             text: object = getattr(self, name)

@@ -31,6 +31,7 @@ from memory_defense.contracts import (
     Rows,
     transfers_of,
 )
+from memory_defense.evaluation.agreement import terms_of
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
@@ -45,13 +46,13 @@ from memory_defense.evaluation.results import Outcome, cascade_record, outcome, 
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
 from memory_defense.evaluation.watch import Watch, described
-from memory_defense.foreign import MemoryShortError, out_of_memory
+from memory_defense.foreign import MemoryShortError, out_of_memory, undisturbed
 from memory_defense.noticed import Noticed, noticing
 from memory_defense.passes import GRANULE, bfloat16_gradients, granules_of, micro_batches_of
 from memory_defense.progress import between, stage
 from memory_defense.randomness import seeded
-from memory_defense.ranks import Ranks, current
-from memory_defense.wrappers import frozen
+from memory_defense.ranks import Ranks, in_company
+from memory_defense.wrappers import apart, frozen
 
 _FEWER = 8
 """Where a chunk does not fit into memory whatever the passes, it is cut into so many."""
@@ -122,7 +123,8 @@ def evaluate(
 ) -> Evaluation:
     """Attack the correctly classified images with every case and let the true defense judge what comes back.
 
-    Under ``torchrun`` every rank attacks its share, and every rank returns the whole.
+    Under ``torchrun`` every rank attacks its share, and every rank returns the whole; `Options.alone` evaluates on
+    this rank without the others.
 
     Parameters
     ----------
@@ -147,14 +149,30 @@ def evaluate(
         does not fit the norm or the number of classes (`fitting.fitted`), returns NaN or leaves its ball, or a file
         to go on from that belongs to another evaluation.
     """
+    chosen = options or Options()
+    with in_company("memory_defense.evaluate", alone=chosen.alone) as ranks, undisturbed(), apart(defense):
+        return _evaluate(defense, images, labels, cases, chosen, ranks, state_file, keep_state)
+
+
+def _evaluate(
+    defense: Defense,
+    images: Images,
+    labels: Labels,
+    cases: Sequence[Case],
+    chosen: Options,
+    ranks: Ranks,
+    state_file: Path | None,
+    keep_state: bool,
+) -> Evaluation:
     check_images(images)
     check_labels(labels, len(images))
     surrogates = published(defense)
     for case in cases:
         if case.knowledge not in surrogates:
             raise nearest(case.knowledge, surrogates, "knowledge")
-    chosen, ranks = options or Options(), current()
     numbers = chosen.numbers(len(images))
+    if ranks.world > 1:
+        ranks.agree_on(terms_of(defense, images, labels, numbers, cases, chosen))
     mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
     with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
         cases = fitted(cases, classes_of(defense, images, seed=chosen.seed))

@@ -39,8 +39,9 @@ from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.store import discard, of_rank, only_writer
 from memory_defense.files import remove
+from memory_defense.foreign import undisturbed
 from memory_defense.progress import stage
-from memory_defense.ranks import current
+from memory_defense.ranks import current, in_company
 from memory_defense.threat import ball as ball_of
 from memory_defense.workflows.arguments import (
     ImagesLike,
@@ -54,7 +55,7 @@ from memory_defense.workflows.arguments import (
     radii,
 )
 from memory_defense.workflows.first_answer import introduced, on_device
-from memory_defense.wrappers import ordinary_modes, torch_defaults
+from memory_defense.wrappers import apart, ordinary_modes, torch_defaults
 
 
 def evaluate(
@@ -70,7 +71,9 @@ def evaluate(
 ) -> Record:
     """Attack a classifier image by image until nothing is left to try, audit the result, and return its record.
 
-    Under ``torchrun`` the processes share the images; every one returns the whole record, the first one writes it.
+    Under ``torchrun`` the processes share the images: all of them must make this very call, every one returns the
+    whole record, and the first one writes it. To evaluate on one rank, such as in ``if rank == 0: ...``, give it
+    ``options=Options(alone=True)``.
 
     Parameters
     ----------
@@ -122,9 +125,10 @@ def evaluate(
     check_model(model)
     chosen, around = options_of(options), torch_defaults()
     place = None if out is None else check_path(out, "out", "record.json")
-    if place is not None:
-        check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
-    with ordinary_modes(model) as left:
+    together = in_company("memory_defense.evaluate", alone=chosen.alone)
+    with undisturbed(), ordinary_modes(model) as left, together, apart(model):
+        if place is not None:
+            check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
         balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]

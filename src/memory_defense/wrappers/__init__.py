@@ -23,6 +23,7 @@ from memory_defense.wrappers.modes import (
     precision_of,
     torch_defaults,
 )
+from memory_defense.wrappers.parallel import apart
 from memory_defense.wrappers.randomised import Eot, Resubmission
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "StraightThrough",
     "TensorMap",
     "UnderDefaults",
+    "apart",
     "frozen",
     "gradient_at",
     "modules_of",
