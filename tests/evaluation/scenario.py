@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import rounding
 from memory_defense.attacks import ApgdTargeted, Pgd, Square
 from memory_defense.defenses.undefended import Undefended
-from memory_defense.evaluation import robustness
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.robustness import Evaluation, evaluate
 from memory_defense.evaluation.store import to_tensors
+from memory_defense.ranks import current
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.threat import L2, Linf
 
@@ -152,7 +152,7 @@ def main() -> None:
     store = sys.modules[to_tensors.__module__]
     store.SAVE_SECONDS = 0.0
     evaluation = run(options=SCRIPT_OPTIONS, seconds=seconds, state_file=resume)
-    if robustness.current().rank == 0:
+    if current().rank == 0:
         write_tensors(out, outcomes(evaluation))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 import rounding
 from evaluation.helpers_evaluation import SlotToy, grey
 from memory_defense.attacks import ATTACKS, Fgsm, Pgd, Square
-from memory_defense.evaluation import invariance, robustness
+from memory_defense.evaluation import invariance
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.invariance import agreeing_granule, draws_at_random, largest_pass, measured
 from memory_defense.evaluation.record import BatchInvariance
 from memory_defense.passes import granules_of, micro_batches_of, regular
 from memory_defense.randomness import ImageDraws
+from memory_defense.ranks import current
 from memory_defense.threat import L2, Linf
 
 EXPECTED = {"exact": 8, "small-batches": 16, "positions": None, "blocks": 64}
@@ -212,7 +213,7 @@ def test_ranks_keep_the_weakest() -> None:
             return [tensors, *({"found": torch.tensor(one)} for one in self.others)]
 
     mine = BatchInvariance(granule=8)
-    assert invariance.weakest(mine, robustness.current()) == mine
+    assert invariance.weakest(mine, current()) == mine
     assert invariance.weakest(mine, Gathered((8, 0), (16, 0))) == BatchInvariance(granule=16)  # pyright: ignore
     assert invariance.weakest(mine, Gathered((0, 0))) == BatchInvariance(granule=None)  # pyright: ignore
     assert invariance.weakest(mine, Gathered((0, 1))) == BatchInvariance(granule=None, randomised=True)  # pyright: ignore
