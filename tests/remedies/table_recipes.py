@@ -24,12 +24,22 @@ CASES = (
     Case(
         "recipes/hardened.py",
         "resize them with --size …, which your classifier then sees, too: it must have been trained at that size",
-        f"memdef('{HARDEN} --data small --no-fine-tune')",
-        f"memdef('{HARDEN} --data small --no-fine-tune «with (--size .*), which»')",
+        "planned(None)",
+        r"planned(«with --size (\d+),»)",
         given="""
-        from workflows.own_folder import write_folder
-        hardened()
+        from memory_defense.cli.harden import HardenArguments, check
+        from memory_defense.data.own import load_splits
+        from memory_defense.data.spec import image_spec
+        from workflows.own_folder import write_folder, write_net
+        write_net(Path("."), write_folder(Path("shapes"), train=4, test=1))
         write_folder(Path("small"), train=4, test=1, size=12)
+
+        def planned(size):
+            weights = Path("shapes.safetensors")
+            check(HardenArguments(classifier="shapes_net:build", weights=weights, data="small", size=size))
+            splits = load_splits("small", size=size)
+            options = HardenOptions(classifier="shapes_net:build", weights_sha256="", epsilon=0.1)
+            harden_recipe(options, "small", image_spec(splits.spec), len(splits.train))
         """,
     ),
     Case(

@@ -115,14 +115,24 @@ mine = Fragile(*net)
     Case(
         "workflows/harden.py",
         "holds another run (… is …, not …); choose another directory",
-        f"memdef('{HARDEN.format('build')} --no-fine-tune --out run')",
-        f"memdef('{HARDEN.format('build')} --no-fine-tune --out another')",
+        "begin('run')",
+        "begin('another')",
         given="""
-        from safetensors.torch import load_file, save_file
+        from dataclasses import replace
+        from memory_defense.recipes.hardened import harden_recipe, kept_hardening
+        from memory_defense.data.spec import image_spec
+        from memory_defense.run_directory import RunDirectory
+        from memory_defense.workflows.run_images import kept_images_from
+        from memory_defense.data.own import load_splits
         hardened()
-        state = load_file("shapes.safetensors")
-        save_file({name: one * 0.9 if one.is_floating_point() else one for name, one in state.items()},
-                  "shapes.safetensors")
+        place = Path("run/manifest.json")
+        manifest, splits = json.loads(place.read_text()), load_splits("shapes")
+        hardening = replace(kept_hardening(manifest, place), weights_sha256="0" * 64)
+        recipe = harden_recipe(hardening, "shapes", image_spec(splits.spec), len(splits.train))
+
+        def begin(out):
+            source = kept_images_from(manifest, place)
+            _begin(RunDirectory(Path(out)), recipe, hardening, source, splits, seed=0)
         """,
     ),
     Case(
