@@ -11,7 +11,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   ruff, pyright (strict), import-linter"
 	@echo "make format  rewrite the code in the house style"
-	@echo "make docs    write the command reference and the numbers of README.md and docs/paper-map.md anew"
+	@echo "make docs    write the pages of commands and messages and the numbers of README.md and docs/paper-map.md anew"
 	@echo "make bench   time the attacks beside four other toolkits, and what the memory costs (half an hour)"
 	@echo "make cases   ask five toolkits about nineteen situations that users reported (ten minutes)"
 	@echo "make clean   remove the virtual environments and caches; runs/ stays"
@@ -49,6 +49,7 @@ format: .venv/development
 docs: .venv/package
 	$(BIN)/python docs/make_commands.py
 	$(BIN)/python docs/make_numbers.py
+	$(BIN)/python docs/make_messages.py
 
 .venv-bench/package: pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-bench

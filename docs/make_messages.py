@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from html import escape
@@ -49,8 +50,7 @@ pixels that it gets right, `run()` puts a finished run into the folder `run`, `f
 `code()` a Python file.
 """
 
-_COMMAND = re.compile(r"""^(?P<indent>\s*)memdef\(f?(?P<quote>["'])memdef (?P<line>.*)(?P=quote)\)$""")
-_ALL = re.compile(r"""^(?P<indent>\s*)memdef\((?P<quote>["'])(?P<line>«.*»)(?P=quote)\)$""")
+_MARK = "__value__"
 _LONGEST = 12
 """Lines of preparation that are shown; longer ones are left to the tests."""
 
@@ -89,18 +89,30 @@ def whole(case: Case) -> str:
     if case.within:
         (frame,) = meant(case.file, case.within)
         text = frame[: frame.rindex(VALUE)] + text
+    if case.ends:
+        text = text[: text.rindex(VALUE)] + case.ends
     return " ".join(text.split())
 
 
 def shown(code: str, message: str) -> str:
     """Return code as a reader likes it: commands after ``$``, no imports, the message's words in their place."""
-    lines: list[str] = []
-    for line in dedent(code).strip().splitlines():
-        command = _COMMAND.match(line) or _ALL.match(line)
-        text = f"{command['indent']}$ {'' if _ALL.match(line) else 'memdef '}{command['line']}" if command else line
-        if not re.match(r"\s*(from \S+ )?import ", text):
-            lines.append(ADVISED.sub(lambda found: _words(found[1], message), text).rstrip())
-    return "\n".join(lines).strip("\n") + "\n" * bool(lines)
+    text = ADVISED.sub(lambda found: _words(found[1], message), dedent(code).strip("\n"))
+    marked = text.replace(VALUE, _MARK)
+    try:
+        parts = [_statement(marked, one) for one in ast.parse(marked).body]
+    except SyntaxError:
+        parts = [line.rstrip() for line in marked.splitlines()]
+    return "".join(f"{part}\n" for part in parts if part is not None).replace(_MARK, VALUE)
+
+
+def _statement(code: str, one: ast.stmt) -> str | None:
+    """Return a statement's lines: a command after ``$``, None for an import."""
+    match one:
+        case ast.Import() | ast.ImportFrom():
+            return None
+        case ast.Expr(ast.Call(ast.Name("memdef"), [ast.Constant(str(line))])):
+            return f"$ {line}"
+    return ast.get_source_segment(code, one)
 
 
 def _words(pattern: str, message: str) -> str:

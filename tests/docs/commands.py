@@ -17,8 +17,8 @@ from memory_defense.paper.queue import QUEUE
 from memory_defense.recipes.registry import RECIPES
 
 ROOT = Path(__file__).parents[2]
-GENERATED = {"commands.md"}
-"""Written from the commands themselves: synopses, not commands."""
+GENERATED = {"commands.md", "messages.md"}
+"""Written from the commands themselves, which are synopses, and from the messages, whose tests run the commands."""
 PAGES = [
     *(one for one in sorted((ROOT / "docs").glob("*.md")) if one.name not in GENERATED),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "weights/README.md")),

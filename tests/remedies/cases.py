@@ -34,6 +34,8 @@ class Case:
     given: str = ""
     within: str = ""
     """Words of another message of the file, which ends in this one."""
+    ends: str = ""
+    """Words that the message ends in, where another file has them."""
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ class Case:
         _execute(self.given, names)
         message = self._message(names)
         flat = " ".join(message.split())
-        for _, words in self.about:
+        for words in (*(words for _, words in self.about), self.ends):
             said = ".*".join(re.escape(part) for part in re.split(r"…|\{\}", words))
             assert re.search(said, flat), f"the message is another: {message}"
         _execute(self._advised(flat), names)

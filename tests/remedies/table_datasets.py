@@ -48,6 +48,7 @@ for place in ("have", "fresh"):
     Path(place).mkdir()
     tar(Path(place, archive.name), tiny.records())
 """
+REMEDY = "delete it and fetch it again"
 FETCHED = """
 shutil.rmtree("have")
 shutil.copytree("fresh", "have")
@@ -86,7 +87,7 @@ patch.setenv("PATH", str(tools))
 
 def _damaged(file: str, says: str, given: str, wrong: str) -> Case:
     """Return a case of a dataset's file: deleted and fetched again, it is read."""
-    return Case(f"data/{file}.py", says, f"{wrong}; read()", FETCHED, given)
+    return Case(f"data/{file}.py", says, f"{wrong}; read()", FETCHED, given, ends=REMEDY if says[-1] == "…" else "")
 
 
 CASES = (

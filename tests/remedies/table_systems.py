@@ -25,6 +25,7 @@ class Untraceable(nn.Module):
     def forward(self, images):
         return torch.linalg.lu_factor(images[:, 0])[0][:, 0, :10]
 """
+AGAIN = "download it again, or make it with 'memdef export RUN --format … --out … --force'"
 ONNX = 'run("RUN"); memdef("memdef export RUN --format onnx --out mine.onnx")'
 FILE = 'run("RUN"); memdef("memdef export RUN --out mine.safetensors")'
 
@@ -84,6 +85,7 @@ CASES = (
 config = Path("hub/config.json")
 config.write_text(config.read_text().replace('"schema": 1', '"schema": 2'))
 """,
+        ends=AGAIN,
     ),
     Case(
         "systems/facts.py",
@@ -94,6 +96,7 @@ config.write_text(config.read_text().replace('"schema": 1', '"schema": 2'))
 config = Path("hub/config.json")
 config.write_text(config.read_text().replace('"seed": 0,', ""))
 """,
+        ends=AGAIN,
     ),
     Case(
         "systems/facts.py",
@@ -140,6 +143,7 @@ tensors, header = read_tensors(Path("hub/model.safetensors"))
 from memory_defense.tensorfiles import write_tensors
 write_tensors(Path("hub/model.safetensors"), tensors | {{"more": torch.zeros(1)}}, header)
 """,
+        ends=AGAIN,
     ),
     Case(
         "systems/load.py",
@@ -151,6 +155,7 @@ tensors, header = read_tensors(Path("mine.safetensors"))
 from memory_defense.tensorfiles import write_tensors
 write_tensors(Path("mine.safetensors"), tensors | {{"more": torch.zeros(1)}}, header)
 """,
+        ends=AGAIN,
     ),
     Case(
         "systems/load.py",
@@ -264,6 +269,7 @@ model = onnx.load("mine.onnx")
 model = onnx.compose.add_prefix(model, "my-", rename_nodes=False, rename_edges=True)
 onnx.save(model, "mine.onnx")
 """,
+        ends=AGAIN,
     ),
     Case(
         "systems/onnx_run.py",
@@ -292,6 +298,7 @@ onnx.save(model, "mine.onnx")
         "load('mine.onnx')",
         "memdef(\"«with '(memdef .*)'»\"); load('mine.onnx')",
         given=f"{ONNX}; Path('mine.onnx').write_bytes(Path('mine.onnx').read_bytes()[:-1000])",
+        ends=AGAIN,
     ),
     Case(
         "systems/onnx_run.py",
@@ -299,6 +306,7 @@ onnx.save(model, "mine.onnx")
         "load('mine.onnx')",
         "memdef(\"«with '(memdef .*)'»\"); load('mine.onnx')",
         given="run('RUN')",
+        ends=AGAIN,
     ),
     Case(
         "systems/own_model.py",
