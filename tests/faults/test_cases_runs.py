@@ -44,7 +44,7 @@ def test_case_16_what_was_stopped_goes_on_only_as_it_was(tmp_path, trained_run, 
     assert said.status == 130
     assert "the same command" in said.err
     assert [path.name for path in tmp_path.iterdir()] == ["record.progress.safetensors"]
-    for changed in (("--epsilon", "0.05"), ("--seed", "1"), ("--images", "9"), ("--attacks", "fgsm")):
+    for changed in (("--epsilon", "0.05"), ("--seed", "1"), ("--images", "9"), ("--attacks", "apgd")):
         refused(evaluate(*changed), "belongs to another evaluation", "remove it to start anew")
     assert not out.exists()
     said = evaluate()

@@ -54,6 +54,7 @@ def prelude(make_run: Callable[[], Path], make_hardened: Callable[[], Path]) -> 
         "memory_defense": memory_defense,
         "Path": Path,
         "RECIPES": RECIPES,
+        "RunDirectory": RunDirectory,
         "code": code,
         "hardened": hardened,
         "Image": Image,

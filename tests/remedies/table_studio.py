@@ -224,7 +224,7 @@ patch.setattr(sources, "SYSTEM", {})
         manifest = Path("run/manifest.json")
         kept = json.loads(manifest.read_text())
         kept["images_from"]["source"] = str(Path("shapes").absolute())
-        manifest.write_text(json.dumps(kept))
+        RunDirectory(Path("run")).write(kept)
         from memory_defense.studio.library import own_source, own_test_images
         from memory_defense.studio.runs import Runs
 
@@ -243,7 +243,7 @@ patch.setattr(sources, "SYSTEM", {})
         manifest = Path("run/manifest.json")
         kept = json.loads(manifest.read_text())
         kept["images_from"]["source"] = str(Path("shapes").absolute())
-        manifest.write_text(json.dumps(kept))
+        RunDirectory(Path("run")).write(kept)
         from memory_defense.studio.library import own_source, own_test_images
         from memory_defense.studio.runs import Runs
 

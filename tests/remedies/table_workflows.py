@@ -11,7 +11,7 @@ run = RunDirectory(Path("run"))
 manifest = Path("run/manifest.json")
 
 def change(**entries):
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **entries}))
+    run.write({**json.loads(manifest.read_text()), **entries})
 """
 IMAGES_FROM = f"{RUN}\nfrom memory_defense.workflows.run_images import splits_of\n"
 HARDEN = (
