@@ -28,7 +28,10 @@ ROOMS = (
     ("Your model", ("wrappers/", "systems/own_model.py", "passes.py", "foreign.py")),
     ("Attacks", ("attacks/", "losses.py", "threat.py")),
     ("Evaluating, and the audit", ("evaluation/", "workflows/evaluate", "workflows/assess")),
-    ("Runs, files and processes", ("run_directory", "files", "tensorfiles", "outputs", "ranks", "progress")),
+    (
+        "Runs, files and processes",
+        ("run_directory", "files", "tensorfiles", "checksums", "outputs", "ranks", "progress"),
+    ),
     ("Training and hardening", ("workflows/", "training/", "recipes/")),
     ("Loading and exporting", ("systems/",)),
     ("Reports", ("reporting/",)),
