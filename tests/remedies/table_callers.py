@@ -356,6 +356,20 @@ _MODELS = (
         """,
     ),
     _case(
+        "workflows/arguments.py",
+        "is scripted and was made in",
+        """
+        with torch.inference_mode():
+            model = torch.jit.trace(net, images)
+        evaluated(model)
+        """,
+        "import copy; evaluated(«take (.+?),»)",
+        """
+        with torch.inference_mode():
+            net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+        """,
+    ),
+    _case(
         "workflows/first_answer.py",
         "give attacks that only ask",
         "evaluated(lambda images: net(torch.from_numpy(images.numpy())))",

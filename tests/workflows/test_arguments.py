@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -90,6 +92,39 @@ def test_what_is_advised_for_labels_gives_the_labels(labels: Tensor, advice: str
     assert str(refused.value).endswith(advice.replace("labels", "torch.from_numpy(labels)", 1))
     line = advice.replace("labels", "torch.from_numpy(labels)", 1)
     assert torch.equal(eval(line, {"labels": array, "torch": torch}), PROBLEM.labels)
+
+
+def pictures(mode: str) -> list[Image.Image]:
+    levels = (torch.rand(4, 6, 5, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
+    return [Image.fromarray(one).convert(mode) for one in levels]
+
+
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [
+        (np.stack([np.asarray(one) for one in pictures("RGB")]), (4, 3, 6, 5)),
+        (torch.from_numpy(np.stack([np.asarray(one) for one in pictures("RGB")])), (4, 3, 6, 5)),
+        (np.stack([np.asarray(one, "f4") for one in pictures("RGB")]), (4, 3, 6, 5)),
+        (np.stack([np.asarray(one, "i8") for one in pictures("RGB")])[:, ::-1], (4, 3, 6, 5)),
+        (pictures("RGB"), (4, 3, 6, 5)),
+        (pictures("L"), (4, 1, 6, 5)),
+        (pictures("RGB")[0], (1, 3, 6, 5)),
+        ([[[[0, 255], [3, 4]]]] * 2, (2, 1, 2, 2)),
+    ],
+)
+def test_one_line_makes_images_of_grey_levels(images: Any, shape: tuple[int, ...]) -> None:
+    """However much there is to do: the message has it in one expression."""
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    net(torch.zeros(shape))
+    with pytest.raises(ValueError, match="images") as refused:
+        evaluated(net, images, [0] * shape[0], attacks="fgsm")
+    line = re.search(r"(?:use|axis with) (.+?)( \(grey\).*)?$", str(refused.value))
+    assert line is not None, refused.value
+    pixels = eval(line[1], {"images": images, "torch": torch, "numpy": np})
+    assert pixels.shape == shape
+    assert pixels.dtype == torch.float32
+    assert 0.9 < pixels.max() <= 1
+    assert evaluated(net, pixels, [0] * shape[0], attacks="fgsm").images == shape[0]
 
 
 def test_inference_mode_is_left(plain: Record) -> None:

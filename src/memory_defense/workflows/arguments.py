@@ -21,7 +21,7 @@ from memory_defense.checks import check_images, check_labels, real_number, shown
 from memory_defense.contracts import Images, Labels
 from memory_defense.evaluation.options import Options
 from memory_defense.names import NORMS
-from memory_defense.wrappers import places_of
+from memory_defense.wrappers import modules_of, places_of
 
 ImagesLike: TypeAlias = "Images | NDArray[Any] | Sequence[Tensor] | Sequence[NDArray[Any]]"
 """Images (N, C, H, W) in [0, 1]: a tensor or an array of any float type, or a list of N of (C, H, W)."""
@@ -243,6 +243,12 @@ def check_model(model: object) -> None:
         raise ValueError(f"model is {shown(model)}, expected a module or a function of images (B, C, H, W)")
     if isinstance(model, nn.Module) and any(is_lazy(one) for one in model.parameters()):
         raise ValueError("model has lazy parameters without values; call it once, as by model(images[:1])")
+    scripts = [one for one in modules_of(model) if isinstance(one, torch.jit.ScriptModule)]
+    if any(weight.is_inference() for one in scripts for weight in one.parameters()):
+        raise ValueError(
+            "the model is scripted and was made in torch.inference_mode(), so nothing can be differentiated "
+            "through it; take copy.deepcopy(model), outside of that mode"
+        )
     if any(place.type == "meta" for place in places_of(model)):
         raise ValueError(
             "the model's weights are on the meta device, which holds no values; give them some: "
