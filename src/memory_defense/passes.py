@@ -98,6 +98,8 @@ class Regular:
         with_graph = torch.is_grad_enabled()
         limits = [one for one in (_most.get(), None if with_graph else self.habits.fits) if one is not None]
         if limits and len(images) > min(limits):
+            if not with_graph and self.habits.fits is not None:
+                pass_halved(min(limits))
             with granules_of(min(granule(), *limits)):
                 return torch.cat([self.rows(at)(images[at]) for at in _parts(images, min(limits))])
         if with_graph:

@@ -43,7 +43,7 @@ class Hungry(Front):
 
     def forward(self, images: Tensor) -> Tensor:
         if len(images) * (1 + torch.is_grad_enabled()) > self.room:
-            raise self.error
+            raise type(self.error)(*self.error.args)
         self.largest = max(self.largest, len(images))
         return super().forward(images)
 
@@ -97,7 +97,9 @@ def test_attacks_judge_measurement_and_audit_make_do(room, sizes) -> None:
     assert model.largest <= room
     assert little.worst_case == plenty.worst_case
     assert little.clean == plenty.clean
-    assert [line.verdict for line in little.audit] == [line.verdict for line in plenty.audit]
+    for one, other in zip(little.audit, plenty.audit, strict=True):
+        if "known to break" not in one.check:  # whether that test fits into its time is up to the clock
+            assert (one.check, one.verdict) == (other.check, other.verdict)
     said = [f"fgsm: out of memory, going on with {size} images in a pass" for size in sizes]
     assert [line for line in told.said if line.startswith("fgsm")] == said
     assert little.cascades[0].stages[0].note == f"out of memory: {sizes[-1]} images in a pass at most"

@@ -28,6 +28,8 @@ from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.state import CaseState
 from memory_defense.foreign import MemoryShortError
+from memory_defense.noticed import least, noticing
+from memory_defense.passes import granule, largest_pass
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.wrappers import modules_of, rows_of
 
@@ -107,7 +109,10 @@ def features_of(model: Classifier, images: Images) -> Generator[Features]:
     handles = [one.register_forward_hook(look) for one in linear]
     try:
         with torch.no_grad():
-            logits = model(images)
+            logits, most = _split(model, images)
+            if most is not None:  # one pass of as many as fit, whose outputs lie side by side
+                seen.clear()
+                logits = _first(model, most)(images[:most])
     finally:
         for handle in handles:
             handle.remove()
@@ -117,7 +122,11 @@ def features_of(model: Classifier, images: Images) -> Generator[Features]:
 
     def penultimate(target: Classifier, points: Images) -> Tensor:
         entered.clear()
-        target(points)
+        _, most = _split(target, points)
+        if most is not None:
+            rows = torch.arange(len(points), device=points.device)
+            parts = [rows[start : start + most] for start in range(0, len(rows), most)]
+            return torch.cat([penultimate(rows_of(target, part), points[part]) for part in parts])
         found = entered[-1][: len(points)]
         return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
@@ -134,11 +143,25 @@ def features_of(model: Classifier, images: Images) -> Generator[Features]:
         handle.remove()
 
 
+def _split(model: Classifier, images: Images) -> tuple[Logits, int | None]:
+    """Return the logits, and how many images were in one of the passes if it took several; None if it took one."""
+    with noticing() as heard:
+        logits = model(images)
+    most = least(heard.smallest, largest_pass())
+    return logits, most if most is not None and most < len(images) else None
+
+
+def _first(model: Classifier, count: int) -> Classifier:
+    """Return the model for the first images."""
+    return rows_of(model, torch.arange(count))
+
+
 def _hidden(features: Features, model: Classifier, images: Images) -> bool:
     """Whether the answers have a gradient and these features none, as inside a reentrant checkpoint."""
     with torch.enable_grad(), seeded(0, "features"):
-        leaf = images.detach().clone().requires_grad_()
-        return not features(model, leaf).requires_grad and model(leaf).requires_grad
+        leaf = images[: granule()].detach().clone().requires_grad_()
+        few = _first(model, len(leaf))
+        return not features(few, leaf).requires_grad and few(leaf).requires_grad
 
 
 @torch.no_grad()
