@@ -64,7 +64,9 @@ def of_the_model(error: Exception, images: int, doing: str = "answering") -> Mod
 
 
 def ours(error: BaseException) -> bool:
-    """Return whether this is a ValueError that this package raised itself, whose text needs no other."""
+    """Return whether this is an error that this package raised itself, whose text needs no other."""
+    if type(error).__module__.partition(".")[0] == "memory_defense":
+        return True
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_by = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
     return isinstance(error, ValueError) and raised_by.partition(".")[0] == "memory_defense"

@@ -203,19 +203,9 @@ class _Steps(nn.Module):
         return images.detach().round().flatten(1)[:, : victims.CLASSES]
 
 
-class _Nan(nn.Module):
-    """Finite logits whose gradient is NaN at pixels that are 0."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        norms = images.flatten(1).square().sum(1, keepdim=True)
-        root = (images * 0).flatten(1).sum(1, keepdim=True).sqrt()
-        return torch.cat([norms + 1, root, norms - 100, norms - 101], dim=1)
-
-
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in BLACK_BOX])
-@pytest.mark.parametrize(("victim", "complaint"), [(_Steps, "differentiably"), (_Nan, "NaN")])
-def test_a_useless_gradient_is_an_error(name: str, victim: type[nn.Module], complaint: str) -> None:
-    model, clean = victim(), victims.images(5)
+def test_a_useless_gradient_is_an_error(name: str) -> None:
+    model, clean = _Steps(), victims.images(5)
     labels = victims.right_answers(model, clean)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match="differentiably"):
         quick(name)(model, clean, labels, BALLS[ONE_NORM.get(name, "linf")], ImageDraws.of(0, "attack", 5))

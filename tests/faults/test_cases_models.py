@@ -215,7 +215,7 @@ def test_case_10_an_attack_outside_the_ball_is_refused(add) -> None:
 
 def test_case_11_all_wrong_all_broken_none_broken() -> None:
     wrong = evaluated(labels=(some_labels() + 1) % 5)
-    assert (wrong.clean.accuracy, wrong.worst_case[0].accuracy) == (0, 0)
+    assert (wrong.clean.accuracy, wrong.worst_case[0].accuracy) == (0, None), "nothing was there to attack"
     assert "clean accuracy, with its interval, is above chance" in failed(wrong)
     broken = evaluated(epsilon=1.0, attacks="fgsm,pgd,square")
     assert broken.worst_case[0].accuracy == 0
@@ -246,7 +246,8 @@ def test_case_12_no_gradient_is_no_robustness(model) -> None:
     record = evaluated(model())
     found = failed(record)
     assert "the cross-entropy has a gradient" in found
-    assert record.worst_case[0].accuracy == 1, "PGD alone finds nothing: the audit must say why"
+    # Rounded has a gradient, of zeros, so PGD runs and finds nothing: the audit must say why. Severed has none.
+    assert record.worst_case[0].accuracy == (None if model is Severed else 1)
     if model is Severed:
         assert any("gradient" in stage.note for stage in record.cascades[0].stages)
 

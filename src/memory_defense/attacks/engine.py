@@ -114,7 +114,7 @@ class Victim:
         self.labels = labels
         self.micro_batch = micro_batch or micro_batch_for(labels.device)
         self.back = Backward()
-        self._highest = int(labels.max()) if len(labels) else 0
+        self._highest = int(labels.max()) if len(labels) and not labels.is_meta else 0
         self._on_cpu = labels.device.type == "cpu"
 
     def all_rows(self) -> Rows:
