@@ -54,4 +54,6 @@ def _read_images(values: Mapping[str, Any]) -> ImageSpec:
         return TypeAdapter(ImageSpec).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"the images' description: {first['loc'][-1]}: {first['msg']}") from error
+        raise ValueError(
+            f"the images' description: {(first['loc'] or ('all of it',))[-1]}: {first['msg']}"
+        ) from error

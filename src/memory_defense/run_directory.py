@@ -316,7 +316,7 @@ def _check(manifest: dict[str, Any]) -> None:
         TypeAdapter(ModelSpec).validate_json(json.dumps(asdict(model)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"model: {first['loc'][-1]}: {first['msg']}") from error
+        raise ValueError(f"model: {(first['loc'] or ('all of it',))[-1]}: {first['msg']}") from error
     for key, kind in _TYPES.items():
         if not isinstance(manifest[key], kind):
             raise TypeError(f"{key} is {manifest[key]!r}")
