@@ -177,7 +177,7 @@ def test_what_a_killed_writer_left_is_swept_away_and_a_living_ones_is_not(tmp_pa
         (errno.ENOSPC, "is full"),
         (errno.EDQUOT, "is full"),
         (errno.EROFS, "may write to"),
-        (errno.EIO, "see to that"),
+        (errno.EIO, "choose another place"),
     ],
 )
 def test_whatever_the_system_refuses_the_old_file_stays(tmp_path, monkeypatch, call, number, said) -> None:

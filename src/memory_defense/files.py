@@ -261,7 +261,7 @@ def _explained(path: Path) -> Generator[None]:
     except WriteError:
         raise
     except OSError as error:
-        why, remedy = f"{error.strerror or error}", "see to that"
+        why, remedy = f"{error.strerror or error}", "choose another place (out)"
         if error.errno in _FULL:
             why, remedy = f"the disk, or your share of it, is full ({error.strerror})", "free some space"
         elif error.errno in _FORBIDDEN:

@@ -320,9 +320,14 @@ def memory(preset):
         "evaluation/audit/run.py",
         "run the evaluation where there is more memory",
         "patch.setitem(run.CHECKS, 'logits', short); said = failing('logits', plain, cases())",
-        "patch.undo(); passing('answers are logits, not probabilities', plain, cases())",
+        """
+        patch.setitem(run.CHECKS, "logits", usual)
+        passing("answers are logits, not probabilities", plain, cases())
+        """,
         f"""{AUDIT}
 from memory_defense.evaluation.audit import run
+
+usual = run.CHECKS["logits"]
 
 def short(findings):
     raise MemoryError("out of memory")

@@ -73,11 +73,12 @@ class Large(nn.Module):
     ),
     Case(
         "evaluation/flag.py",
-        "remove the entry, then choose it anew with 'memdef evaluate RUN --detection'",
+        "remove this entry and 'checksum', then choose it anew with 'memdef evaluate RUN --detection'",
         "load('RUN')",
         r"""
         kept = json.loads(manifest.read_text())
-        del kept["«: '(\w+)' »"]
+        for name in ("«: '(\w+)' »", "«and '(\w+)', then»"):
+            kept.pop(name, None)
         manifest.write_text(json.dumps(kept))
         load("RUN")
         memdef("«with '(memdef .*)'» --images 2 --attacks fgsm")
@@ -86,9 +87,7 @@ class Large(nn.Module):
         """
         run("RUN")
         manifest = Path("RUN/manifest.json")
-        kept = json.loads(manifest.read_text())
-        del kept["checksum"]  # as in a run of an earlier version
-        manifest.write_text(json.dumps({**kept, "flag": {"score": 3}}))
+        RunDirectory(Path("RUN")).write({**json.loads(manifest.read_text()), "flag": {"score": 3}})
         """,
     ),
     Case(

@@ -259,9 +259,9 @@ write_tensors(Path("r.progress.safetensors"), {**tensors, "labels": tensors["lab
     ),
     Case(
         "files.py",
-        "see to that",
+        "choose another place (out)",
         "write_text(Path('place/r.json'), '{}')",
-        "Path('place').unlink()\nwrite_text(Path('place/r.json'), '{}')",
+        "write_text(Path('elsewhere/r.json'), '{}')",
         given="Path('place').write_text('a file')\n",
         within="Nothing half-written is left and what was finished before is kept",
     ),

@@ -239,11 +239,12 @@ for file in Path("grey").rglob("*.png"):
 """,
     ),
     _from(
-        "is damaged; remove the entry and give the images by --data",
+        "is damaged; remove this entry and 'checksum', and give the images by --data",
         "change(images_from={'source': 3})",
-        """
+        r"""
 kept = json.loads(manifest.read_text())
-del kept["«'(.*)' is damaged»"]
+for name in ("«'(\w+)' is damaged»", "«and '(\w+)', and»"):
+    del kept[name]
 manifest.write_text(json.dumps(kept))
 splits_of(run, source="shapes")
 """,

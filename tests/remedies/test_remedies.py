@@ -44,6 +44,7 @@ def test_the_remedy_works(case: Case, names, idx_folder, tmp_path, monkeypatch: 
     monkeypatch.syspath_prepend(str(tmp_path))
     with ordinary_user(), modules_restored(tmp_path):
         case.run(names)
+    assert Path.cwd() == tmp_path or tmp_path in Path.cwd().parents, "a case has left its folder"
 
 
 def test_every_message_that_advises_something_has_a_case() -> None:

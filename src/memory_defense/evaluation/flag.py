@@ -40,7 +40,7 @@ def kept_flag(manifest: Mapping[str, Any], where: Path) -> Flag | None:
     fault = _fault(entry)
     if fault:
         raise ValueError(
-            f"{where}: {KEY!r} {fault}; remove the entry, then choose it anew with "
+            f"{where}: {KEY!r} {fault}; remove this entry and 'checksum', then choose it anew with "
             "'memdef evaluate RUN --detection'"
         )
     return Flag(**entry)

@@ -58,7 +58,7 @@ def kept_images_from(manifest: Mapping[str, Any], where: Path) -> ImagesFrom | N
         return TypeAdapter(ImagesFrom).validate_json(json.dumps(entry), strict=True)
     except ValidationError as error:
         raise ValueError(
-            f"{where}: {IMAGES_FROM!r} is damaged; remove the entry and give the images by --data"
+            f"{where}: {IMAGES_FROM!r} is damaged; remove this entry and 'checksum', and give the images by --data"
         ) from error
 
 
