@@ -24,8 +24,6 @@ class Case:
     """What a refusal has to name."""
     ask: Callable[[str], list[Observation]]
     """Of a toolkit's name, what came of every way of asking."""
-    in_process: bool = True
-    """False where the case starts and ends processes of its own."""
 
 
 def absent(reason: str) -> list[Observation]:

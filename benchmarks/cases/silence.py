@@ -157,6 +157,5 @@ CASES = (
         ),
         helps="",
         ask=_log,
-        in_process=False,
     ),
 )
