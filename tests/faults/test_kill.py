@@ -94,7 +94,7 @@ def timeless(path: Path) -> Any:
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: strip(one) for key, one in value.items() if key not in ("seconds", "git")}
+            return {key: strip(one) for key, one in value.items() if key not in ("seconds", "git", "checksum")}
         return [strip(one) for one in value] if isinstance(value, list) else value
 
     return strip(json.loads(path.read_text()))

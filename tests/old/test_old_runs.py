@@ -72,7 +72,10 @@ def numbers(record: Record) -> dict[str, Any]:
         record.model_dump_json(by_alias=True),
         object_hook=lambda one: {k: "" if v == UNTRIED else v for k, v in one.items() if k != "seconds"},
     )
+    for one in (*without_time["attacks"], *without_time["worst_case"]):
+        del one["tried"]  # was not counted then
     for line in without_time["audit"]:
+        del line["meaning"], line["remedy"]  # words
         line["check"] = RENAMED.get(line["check"], line["check"])
     since = ("provenance", "per_image", "per_image_sha256", "batch_invariance", "notes")
     return {name: value for name, value in without_time.items() if name not in since}

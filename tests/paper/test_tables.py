@@ -28,7 +28,8 @@ def test_rows_share_their_classifier_and_fill_their_table(out: Path) -> None:
     progress = Notes()
     made = reproduce("table5", out, splits, scale="tiny", rows=ROWS, progress=progress)
     trained = [note for note in progress.notes if "selector-" in note]
-    assert [note.rsplit(" ", 1)[1] for note in trained] == ["selector-benign", "selector-offline"]
+    trained = [last for last in (note.rsplit(" ", 1)[1] for note in trained) if last.startswith("selector-")]
+    assert trained == ["selector-benign", "selector-offline"]
     stages = RunDirectory(out / "fashion-mnist/tiny/memory-defense").read()["stages"]
     assert {name for name, stage in stages.items() if "shared" in stage} == {"selector-benign", "selector-offline"}
     rows = made["fashion-mnist"]
@@ -45,7 +46,9 @@ def test_what_is_done_is_not_done_again(out: Path) -> None:
     before = place.stat().st_mtime_ns
     progress = Notes()
     made = reproduce("table5", out, splits, scale="tiny", rows=["resnet-offline"], progress=progress)
-    assert (progress.notes, place.stat().st_mtime_ns) == ([], before)
+    assert progress.notes, "what is taken from before is said"
+    assert [note for note in progress.notes if "before" not in note] == []
+    assert place.stat().st_mtime_ns == before
     keep_results(made, out / "kept")
     assert Record.read(out / "kept/fashion-mnist/resnet-offline.json") == made["fashion-mnist"][0].record
 
