@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +28,8 @@ ROWS = ("resnet-offline", "memory-defense", "autoencoder")
 def test_rows_share_their_classifier_and_fill_their_table(out: Path) -> None:
     progress = Notes()
     made = reproduce("table5", out, splits, scale="tiny", rows=ROWS, progress=progress)
-    trained = [note for note in progress.notes if "selector-" in note]
-    trained = [last for last in (note.rsplit(" ", 1)[1] for note in trained) if last.startswith("selector-")]
-    assert trained == ["selector-benign", "selector-offline"]
+    trained = re.findall(r"selector-(?:benign|offline)\b", "\n".join(progress.notes))
+    assert list(dict.fromkeys(trained)) == ["selector-benign", "selector-offline"]
     stages = RunDirectory(out / "fashion-mnist/tiny/memory-defense").read()["stages"]
     assert {name for name, stage in stages.items() if "shared" in stage} == {"selector-benign", "selector-offline"}
     rows = made["fashion-mnist"]
