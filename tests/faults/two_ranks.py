@@ -1,7 +1,7 @@
 """A program for torchrun: evaluates a net by two ranks, which is stopped at a step, or whose code is mended.
 
-Usage: two_ranks.py STATE CODE STOP; CODE is ``same``, ``mended``, or ``some``, which answers a single image
-otherwise, one of the second rank's. STOP is the step at which it is stopped, 0 for none. Each rank says how it
+Usage: two_ranks.py STATE CODE STOP; CODE is ``same``, or ``some``, which answers a single image otherwise, one of
+the second rank's. STOP is the step at which it is stopped, 0 for none. Each rank says how it
 ended.
 """
 
@@ -30,7 +30,7 @@ def one_otherwise(images: Tensor) -> Tensor:
     return torch.where((images == some_images(COUNT)[THEIRS]).flatten(1).all(1)[:, None, None, None], 0.3, images)
 
 
-CODE = {"same": Coded(), "mended": Coded(lambda images: (images - 0.5) / 0.25), "some": Coded(one_otherwise)}
+CODE = {"same": Coded(), "some": Coded(one_otherwise)}
 
 
 def main() -> None:
