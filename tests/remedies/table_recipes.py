@@ -83,13 +83,9 @@ CASES = (
         given="""
         hardened()
         manifest = Path("run/manifest.json")
-<<<<<<< Updated upstream
         content = json.loads(manifest.read_text().replace('"images": 2', '"images": "two"'))
         del content["checksum"]
         manifest.write_text(json.dumps(content))
-=======
-        RunDirectory(Path("run")).write(json.loads(manifest.read_text().replace('"images": 2', '"images": "two"')))
->>>>>>> Stashed changes
         """,
     ),
     Case(
