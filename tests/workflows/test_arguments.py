@@ -317,3 +317,10 @@ def test_a_path_is_a_text_or_a_path(given: Any) -> None:
         evaluated(out=given)
     with pytest.raises(ValueError, match=r"directory is .*, expected a path, such as 'runs/demo'"):
         memory_defense.load(given)
+    with pytest.raises(ValueError, match=r"path is .*, expected a path, such as 'record.json'"):
+        Record.read(given)
+
+
+def test_a_record_is_read_from_the_path_as_a_text(plain: Record, tmp_path) -> None:
+    plain.write(str(tmp_path / "record.json"))
+    assert Record.read(str(tmp_path / "record.json")) == plain

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from memory_defense.checks import check_path
 from memory_defense.checksums import parted, sealed
 from memory_defense.evaluation.consistency import contradiction
 from memory_defense.files import write_text
@@ -237,13 +238,14 @@ class Record(_Strict):
     audit: tuple[AuditLine, ...]
     provenance: Provenance
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write the record as JSON with a checksum, atomically."""
+        place = check_path(path, "path", "record.json")
         content = sealed(self.model_dump(by_alias=True, mode="json"))
-        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_text(place, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Record:
+    def read(cls, path: Path | str) -> Record:
         """Read a record.
 
         Raises
@@ -252,7 +254,7 @@ class Record(_Strict):
             For a file that is no record, was changed since it was written, or whose numbers contradict each other;
             the text names the file and the first offending field.
         """
-        text, damage = parted(path.read_bytes())
+        text, damage = parted(check_path(path, "path", "record.json").read_bytes())
         try:
             record = cls.model_validate_json(text)
         except ValidationError as error:
