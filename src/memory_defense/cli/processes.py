@@ -14,6 +14,8 @@ from typing import IO
 from memory_defense.cli.stopping import PARENT, wish
 
 _POLL_SECONDS = 0.1
+_SAME_FATE_SECONDS = 5.0
+"""Time for the others to fail as well where one has."""
 _PATIENCE_SECONDS = 60.0
 """Time for processes to save and end once they were told; one that is killed after it loses little."""
 
@@ -60,6 +62,10 @@ def run_together(processes: int, *, threads: int) -> int:
                 )
             wish.children[:] = running
             failed = _first_failure(running)
+            if failed is not None:
+                _await_all(running, _SAME_FATE_SECONDS)
+                if running[0].poll() not in (None, 0):
+                    failed = 0  # it has said why itself
         finally:
             _stop(running)
             wish.children.clear()
@@ -71,7 +77,7 @@ def run_together(processes: int, *, threads: int) -> int:
 
 
 def _first_failure(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all of them; return the rank of the first that failed, at once, preferably the one that speaks."""
+    """Wait for all of them; return the rank of the first that failed, at once, or None."""
     while True:
         ended = [one.poll() for one in running]
         failed = [rank for rank, status in enumerate(ended) if status]
@@ -79,6 +85,13 @@ def _first_failure(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
             return failed[0]
         if None not in ended:
             return None
+        time.sleep(_POLL_SECONDS)
+
+
+def _await_all(running: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Wait until all have ended, or so long: what fails one often fails every one, and each tells the others."""
+    patience = time.monotonic() + seconds
+    while any(one.poll() is None for one in running) and time.monotonic() < patience:
         time.sleep(_POLL_SECONDS)
 
 
