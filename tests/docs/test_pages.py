@@ -33,6 +33,11 @@ def test_the_command_reference_is_the_commands() -> None:
     assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run make docs"
 
 
+def test_the_page_of_messages_is_the_tables() -> None:
+    made = script("make_messages")
+    assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run make docs"
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/paper-map.md", "docs/peers-on-cases.md"])
 def test_numbers_are_those_of_the_records(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
