@@ -28,8 +28,8 @@ ROWS = ("resnet-offline", "memory-defense", "autoencoder")
 def test_rows_share_their_classifier_and_fill_their_table(out: Path) -> None:
     progress = Notes()
     made = reproduce("table5", out, splits, scale="tiny", rows=ROWS, progress=progress)
-    trained = re.findall(r"selector-(?:benign|offline)\b", "\n".join(progress.notes))
-    assert list(dict.fromkeys(trained)) == ["selector-benign", "selector-offline"]
+    trained = [name for note in progress.notes for name in re.findall(r"(selector-\w+), \d+ epochs", note)]
+    assert trained == ["selector-benign", "selector-offline"]
     stages = RunDirectory(out / "fashion-mnist/tiny/memory-defense").read()["stages"]
     assert {name for name, stage in stages.items() if "shared" in stage} == {"selector-benign", "selector-offline"}
     rows = made["fashion-mnist"]
@@ -81,3 +81,9 @@ def test_unknown_names_are_told(tmp_path: Path, options: dict, message: str) -> 
     with pytest.raises(ValueError, match=message):
         reproduce(options.pop("table"), tmp_path, splits, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_of_another_seed_is_not_taken_for_this_one(out: Path) -> None:
+    reproduce("table5", out, splits, scale="tiny", rows=["resnet-offline"])
+    with pytest.raises(ValueError, match=r"holds another run \(seed is 0, not 1\); choose another directory"):
+        reproduce("table5", out, splits, scale="tiny", rows=["resnet-offline"], seed=1)
