@@ -6,6 +6,7 @@ ROOMS = ("ranks.py",)
 
 MEETING = """
 import threading
+import time
 from datetime import timedelta
 times = [0.0]
 
@@ -26,7 +27,7 @@ class Store(dict):
     def delete_key(self, key):
         return self.pop(key, None) is not None
 
-def clock():
+def leaping():
     times[0] += 30.0
     return times[0]
 
@@ -35,10 +36,12 @@ def company(store, *ranks):
     members = []
     for rank in ranks:
         _Calls.made = before
-        members.append(Company(store, rank, 2, "evaluate", clock))
+        members.append(Company(store, rank, 2, "evaluate", leaping))
     return members
 
 def met(*members):
+    for one in members:
+        one.clock = time.monotonic
     threads = [threading.Thread(target=one.meet) for one in members]
     for one in threads:
         one.start()
