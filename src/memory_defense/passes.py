@@ -110,7 +110,7 @@ class Regular:
             if not out_of_memory(error):
                 raise
             asked = -(-len(images) // granule()) * granule()
-            if asked == 1:
+            if asked == 1 or asked == fixed_pass():
                 raise MemoryShortError(_NO_ROOM) from error
         self.habits.fits = asked // 2
         pass_halved(asked // 2)
@@ -240,9 +240,14 @@ def granule() -> int:
     return _granule.get()
 
 
-def largest_pass() -> int | None:
+def pass_limit() -> int | None:
     """Return the most images that a pass may have, by `granules_of`; None where any number will do."""
     return _most.get()
+
+
+def fixed_pass() -> int | None:
+    """Return how many images every pass has because the model takes no other number; None where it does."""
+    return _most.get() if _most.get() == granule() else None
 
 
 @contextmanager
@@ -250,10 +255,12 @@ def granules_of(count: int | None, most: int | None = None) -> Generator[None]:
     """Run a block whose passes have a multiple of `count` images, at least 1; None stands for `GRANULE`.
 
     No pass has more than `most` images; None leaves what holds outside. With `most` equal to `count` every pass has
-    exactly so many, for models that take no other number.
+    exactly so many, for models that take no other number, and that stands whatever a block inside asks for.
     """
+    fixed = fixed_pass() if most is None else None
     most = most or _most.get()
-    tokens = _granule.set(min(count or GRANULE, most or count or GRANULE)), _most.set(most)
+    chosen = fixed or count or GRANULE
+    tokens = _granule.set(min(chosen, most or chosen)), _most.set(most)
     try:
         yield
     finally:

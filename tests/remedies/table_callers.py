@@ -415,8 +415,19 @@ _MODELS = (
     _case(
         "wrappers/fit.py",
         "export it with dynamic_shapes",
-        "evaluated(torch.export.export(net, (images[:3],)).module())",
+        "evaluated(torch.export.export(net, (images[:1].expand(2000, -1, -1, -1),)).module())",
         "evaluated(torch.export.export(net, (images[:3],), «with (.+)$»).module())",
+    ),
+    _case(
+        "wrappers/fit.py",
+        "give images of the size that it was exported for, or export it for these",
+        "evaluated(exported(images.repeat(1, 1, 2, 2)))",
+        "evaluated(exported(images))",
+        """
+        def exported(shown):
+            wide = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), net)
+            return torch.export.export(wide, (shown,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+        """,
     ),
     _case(
         "wrappers/fit.py",

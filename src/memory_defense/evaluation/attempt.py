@@ -17,7 +17,15 @@ from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.state import Attempt
 from memory_defense.foreign import MemoryShortError, out_of_memory
 from memory_defense.noticed import least, noticing, pass_halved
-from memory_defense.passes import granule, granules_of, micro_batch_for, micro_batches_of, regular, within_memory
+from memory_defense.passes import (
+    fixed_pass,
+    granule,
+    granules_of,
+    micro_batch_for,
+    micro_batches_of,
+    regular,
+    within_memory,
+)
 from memory_defense.randomness import ImageDraws, derive, seeded
 from memory_defense.wrappers import CountingPasses, Passes
 
@@ -141,7 +149,7 @@ def with_room(
         except Exception as error:  # begun anew below, where nothing holds on to what filled the memory
             if not out_of_memory(error):
                 raise
-            if size == 1:
+            if size == 1 or fixed_pass() is not None:
                 raise MemoryShortError(
                     f"{name} runs out of memory even with one image in a pass; use a smaller network, or a device "
                     "with more memory"

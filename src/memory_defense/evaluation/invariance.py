@@ -29,7 +29,9 @@ from memory_defense.passes import (
     channels_last,
     differentiable_answers,
     fastest_micro_batch,
+    fixed_pass,
     granules_of,
+    pass_limit,
     settled_micro_batch,
 )
 from memory_defense.randomness import generator, seeded
@@ -88,13 +90,14 @@ def measured(
     seed
         Seed of what a randomised model draws.
     """
+    largest = min(largest, pass_limit() or largest)
     sample = images[ids.argsort(stable=True)[:largest].to(images.device)]
     asked: dict[int, tuple[Classifier | Binding, bool]] = {id(defense): (defense, False)}
     for case in cases:
         one = surrogates[case.knowledge]
         follows = needs_gradient(case.attack)
         asked[id(one)] = (one, follows or asked.get(id(one), (one, False))[1])
-    needed, room = GRANULES[0], largest
+    needed, room = fixed_pass() or GRANULES[0], largest
     for one, follows in asked.values():
         try:
             with frozen(one), restored(one), undisturbed(seed):
@@ -113,8 +116,8 @@ def measured(
 def agreeing_granule(model: Classifier, images: Images, largest: int, *, gradients: bool = True) -> int | None:
     """Return the smallest granule whose multiples all give an image the same answer and gradient, bit for bit.
 
-    None if there is none among `GRANULES`: then they depend on the image's place in the batch, on the other
-    images, or on chance. Whether the model has a gradient is found out.
+    None if there is none among `GRANULES`, or what `fixed_pass` says: then they depend on the image's place in the
+    batch, on the other images, or on chance. Whether the model has a gradient is found out.
 
     Parameters
     ----------
@@ -128,6 +131,8 @@ def agreeing_granule(model: Classifier, images: Images, largest: int, *, gradien
         Whether a gradient is followed; else answers alone count.
     """
     asked = _Asked(model, images, gradients)
+    if (fixed := fixed_pass()) is not None:
+        return fixed if asked.agrees(fixed, fixed) else None
     for count in GRANULES:
         if count >= 2 * max(largest, GRANULES[0]):
             break  # most of such a pass would only fill it up, and a single size compares little
@@ -202,7 +207,9 @@ class _Asked:
     def about(self, rows: Rows) -> list[Tensor]:
         """Return the answers of one batch of these images, and of a pass with a gradient, that gradient as well."""
         images, model = self.images[rows], rows_of(self.model, rows)
-        with granules_of(GRANULES[0]):  # every size here is a multiple of that, so nothing is filled up
+        with granules_of(
+            GRANULES[0]
+        ):  # or what is fixed; every size here is a multiple of that, so nothing is filled up
             with torch.no_grad():
                 found = [model(images)]
             if self.gradients:

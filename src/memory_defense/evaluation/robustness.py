@@ -43,6 +43,7 @@ from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
+from memory_defense.evaluation.sizes import located
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
 from memory_defense.evaluation.watch import Watch, described
@@ -185,7 +186,8 @@ def _evaluate(
         run = _Run(defense, surrogates, cases, chosen, ranks, found, state_file, keep_state)
         with granules_of(found.granule):
             passes = len(mine) * (1 + chosen.repetitions.count)
-            with stage(chosen.progress, "asking the model about the clean images", passes):
+            asking = stage(chosen.progress, "asking the model about the clean images", passes)
+            with asking, located(defense, images[mine], numbers[mine], "judging clean images"):
                 state = run.begin(images[mine], labels[mine], numbers[mine])
             with stage(chosen.progress, "timing passes of several sizes"):
                 size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
@@ -348,11 +350,12 @@ class _Run:
 
     def _attempt(self, state: State, position: int, rows: Rows, runner: CaseRunner) -> None:
         """Try a case on these rows, in fewer at a time where even small passes do not fit beside all of them."""
-        case = self.cases[position]
+        case, images = self.cases[position], state.images[rows]
         try:
-            attempt = runner.run(
-                case, self.surrogates[case.knowledge], state.images[rows], state.labels[rows], state.ids[rows]
-            )
+            with located(self.defense, images, state.ids[rows], f"under {case.name}"):
+                attempt = runner.run(
+                    case, self.surrogates[case.knowledge], images, state.labels[rows], state.ids[rows]
+                )
         except Exception as error:
             if not (out_of_memory(error) or isinstance(error, MemoryShortError)) or len(rows) == 1:
                 raise

@@ -28,6 +28,7 @@ from memory_defense.evaluation.audit.behaviour import required_arguments
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case, cross
 from memory_defense.evaluation.fitting import changes
+from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
@@ -37,9 +38,11 @@ from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.results import read_per_image, untried, write_per_image
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
+from memory_defense.evaluation.sizes import taken_by
 from memory_defense.evaluation.store import discard, of_rank, only_writer
 from memory_defense.files import remove
 from memory_defense.foreign import undisturbed
+from memory_defense.passes import granules_of
 from memory_defense.progress import stage
 from memory_defense.ranks import current, in_company
 from memory_defense.threat import ball as ball_of
@@ -54,7 +57,7 @@ from memory_defense.workflows.arguments import (
     options_of,
     radii,
 )
-from memory_defense.workflows.first_answer import introduced, on_device
+from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device
 from memory_defense.wrappers import apart, ordinary_modes, torch_defaults
 
 
@@ -146,12 +149,25 @@ def evaluate(
             truth = labels_of(labels, pixels)
             chosen.numbers(len(pixels))
             follows = any(needs_gradient(case.attack) for case in cases)
-            defense, classes = introduced(defense, pixels, follows=follows, dtype=around[0], device=around[1])
-            evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place, recipe=recipe)
-            record = finished_record(defense, evaluation, chosen, place, recipe=recipe, classes=classes)
+            most = largest_pass(len(pixels), pixels.device, chosen.batch_size, cases)
+            defense = as_found(defense, *around)
+            shown = in_own_precision(defense)
+            taken = taken_by(shown, pixels, largest=most, wanted=chosen.batch_size, seed=chosen.seed)
+            chosen = _with_note(chosen, taken.note)
+            with granules_of(taken.granule, taken.most):
+                defense, classes = introduced(defense, pixels, follows=follows)
+                evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place, recipe=recipe)
+                record = finished_record(defense, evaluation, chosen, place, recipe=recipe, classes=classes)
             if place is not None and current().leads:
                 discard(state_path(place))
     return record
+
+
+def _with_note(options: Options, text: str) -> Options:
+    """Return the options with a line for the record, which is shown at once; the same for an empty one."""
+    if text and options.progress:
+        options.progress.note(text)
+    return replace(options, notes=(*options.notes, text)) if text else options
 
 
 def alone_at(place: Path | None) -> AbstractContextManager[None]:

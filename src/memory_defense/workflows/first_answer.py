@@ -24,12 +24,25 @@ from memory_defense.wrappers import (
 )
 
 
-def introduced(
-    defense: Defense, images: Images, *, follows: bool, dtype: torch.dtype, device: torch.device
-) -> tuple[Defense, int]:
+def as_found(defense: Defense, dtype: torch.dtype, device: torch.device) -> Defense:
+    """Return the defense; a plain classifier finds torch's default type and device as its author had them."""
+    if not isinstance(defense, Undefended) or (dtype, device) == (torch.float32, torch.device("cpu")):
+        return defense
+    return Undefended(UnderDefaults(defense.network, dtype, device))
+
+
+def in_own_precision(defense: Defense) -> Defense:
+    """Return a plain classifier as it is called in its own precision; others as they are."""
+    precision = precision_of(defense)
+    if precision == torch.float32 or not isinstance(defense, Undefended):
+        return defense
+    return Undefended(OwnPrecision(defense.network, precision))
+
+
+def introduced(defense: Defense, images: Images, *, follows: bool) -> tuple[Defense, int]:
     """Return the defense as it can be called with float32 images, and its number of classes.
 
-    A plain classifier in another precision is called in its own, and finds torch's defaults as its author had them.
+    A plain classifier in another precision is called in its own.
 
     Parameters
     ----------
@@ -39,28 +52,22 @@ def introduced(
         (N, C, H, W) in [0, 1]; the first is shown.
     follows
         Whether an attack will ask for gradients.
-    dtype, device
-        Default type and device of torch where the caller stands.
 
     Raises
     ------
     ValueError
         For a model that raises, or answers anything but logits (B, K).
     """
-    plain = isinstance(defense, Undefended)
-    if plain and (dtype, device) != (torch.float32, torch.device("cpu")):
-        defense = Undefended(UnderDefaults(defense.network, dtype, device))
-    precision = precision_of(defense)
+    own = in_own_precision(defense)
     try:
-        return defense, _classes(defense, images, follows=follows and plain)
+        return defense, _classes(defense, images, follows=follows and isinstance(defense, Undefended))
     except ValueError:
-        if precision == torch.float32 or not isinstance(defense, Undefended):
+        if own is defense:
             raise
-    own = Undefended(OwnPrecision(defense.network, precision))
     try:
         return own, _classes(own, images, follows=follows)
     except ValueError as error:
-        raise ValueError(f"{error}; as its weights are {precision}, model.float() may help") from error
+        raise ValueError(f"{error}; as its weights are {precision_of(defense)}, model.float() may help") from error
 
 
 def _classes(defense: Defense, images: Images, *, follows: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import cast
 
@@ -77,10 +78,15 @@ def misfit(model: object, images: Images, error: Exception) -> str | None:
             f"wrappers.OwnPrecision(model, {precision}) to keep it as it is"
         )
     if isinstance(error, AssertionError) and "Guard failed" in said:
-        return (
-            f"the model was exported for other images than {tuple(images.shape)} ({said}), but passes have 8 "
-            "images and more; export it with dynamic_shapes=({0: torch.export.Dim('batch')},)"
-        )
+        return f"the model was exported for other images than {tuple(images.shape)} ({said}); {_exported(said)}"
     if "inference" in said.lower():
         return f"the model uses tensors that were made in torch.inference_mode(): {said}; make them outside of it"
     return None
+
+
+def _exported(said: str) -> str:
+    """Return what mends a program whose guard failed with these words."""
+    place = re.search(r"size\(\)\[(\d)\]", said)
+    if place is not None and place[1] != "0":
+        return "give images of the size that it was exported for, or export it for these"
+    return "export it with dynamic_shapes=({0: torch.export.Dim('batch')},)"

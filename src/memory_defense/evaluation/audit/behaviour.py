@@ -27,7 +27,7 @@ from memory_defense.evaluation.audit.findings import (
 )
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.record import AuditLine
-from memory_defense.passes import granule, granules_of, largest_pass, regular
+from memory_defense.passes import granule, granules_of, pass_limit, regular
 from memory_defense.wrappers import Eot, restored, tensors_of
 
 _ALONE = 16
@@ -213,7 +213,7 @@ def watched_backward() -> Generator[list[str]]:
 def no_optimisation_at_inference(findings: Findings) -> AuditLine:
     """Croce et al. 2022: a defense that optimises while it answers needs attacks made for that."""
     images, _ = findings.probe
-    filled = granule() if largest_pass() is not None else 1
+    filled = granule() if pass_limit() is not None else 1
     with watched_backward() as calls, torch.no_grad(), granules_of(filled):
         regular(findings.defense)(images[:8].clone())  # a copy, as it may write to what it is given
     return above(

@@ -29,7 +29,7 @@ from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.state import CaseState
 from memory_defense.foreign import MemoryShortError
 from memory_defense.noticed import least, noticing
-from memory_defense.passes import granule, largest_pass
+from memory_defense.passes import granule, pass_limit
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.wrappers import modules_of, rows_of
 
@@ -147,7 +147,7 @@ def _split(model: Classifier, images: Images) -> tuple[Logits, int | None]:
     """Return the logits, and how many images were in one of the passes if it took several; None if it took one."""
     with noticing() as heard:
         logits = model(images)
-    most = least(heard.smallest, largest_pass())
+    most = least(heard.smallest, pass_limit())
     return logits, most if most is not None and most < len(images) else None
 
 

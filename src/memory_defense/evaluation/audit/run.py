@@ -18,7 +18,7 @@ from memory_defense.evaluation.audit.results import RESULT_CHECKS
 from memory_defense.evaluation.audit.slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
-from memory_defense.foreign import MemoryShortError, out_of_memory
+from memory_defense.foreign import MemoryShortError, ModelError, out_of_memory
 from memory_defense.passes import granules_of
 from memory_defense.progress import stage
 from memory_defense.randomness import seeded
@@ -74,11 +74,14 @@ def audit(
 
 
 def _run(name: str, check: Check, findings: Findings) -> AuditLine:
-    """Return the check's line, or where memory is short, one that says so: no check loses a finished evaluation."""
+    """Return the check's line, or one that says why it could not run: no check loses a finished evaluation."""
     try:
         return check(findings)
+    except ModelError as error:
+        meaning, remedy = f"not run: {error}", "let the model answer every image in [0, 1]"
     except Exception as error:
         if not (out_of_memory(error) or isinstance(error, MemoryShortError)):
             raise
-    meaning = "not run: there was not enough memory for what this check looks at"
-    return line(name, None, None, meaning, "run the evaluation where there is more memory")
+        meaning = "not run: there was not enough memory for what this check looks at"
+        remedy = "run the evaluation where there is more memory"
+    return line(name, None, None, meaning, remedy)
