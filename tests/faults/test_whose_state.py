@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+import memory_defense
 from faults.helpers_faults import memdef, refused, some_images
 from faults.helpers_files import COUNT, Coded, Stops, evaluated, labels_of, stopped, timeless
-from memory_defense import answers
+from memory_defense import Options, answers
 from memory_defense.evaluation import robustness
 from memory_defense.evaluation.place import state_path
 from memory_defense.randomness import generator
@@ -221,6 +222,23 @@ def test_under_several_ranks_every_one_refuses_where_one_does(tmp_path) -> None:
     assert all("answers otherwise now" in said for said in run("some", 0))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == kept
     assert all(GOING_ON in said for said in run("same", 0))
+
+
+@pytest.mark.parametrize("left", ["rank-0", "rank-1"])
+def test_what_two_processes_left_is_not_passed_over_by_one(tmp_path, left) -> None:
+    """It was, and at the end it was removed: what two processes had found in hours was lost."""
+    out = tmp_path / "r.json"
+    stopped(Coded(), out)
+    kept = state_path(out).rename(state_path(out).with_name(f"{state_path(out).name}.{left}"))
+    before = kept.read_bytes()
+    with pytest.raises(ValueError, match=f"{left} was left by an evaluation in another number of processes; go on"):
+        evaluated(Coded(), out)
+    assert kept.read_bytes() == before
+    assert not out.exists()
+    anew = Options(resume=False)
+    memory_defense.evaluate(Coded(), some_images(COUNT), labels_of(Coded()), epsilon=0.02, out=out, options=anew)
+    assert out.exists()
+    assert not kept.exists(), "who starts anew wants none of it"
 
 
 def difference(now: Any, then: Any, **more: Any) -> int:

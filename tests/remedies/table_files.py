@@ -210,6 +210,17 @@ Path("r.json").write_text(json.dumps(said))
         given=STOPPED + "stopped()\n",
     ),
     Case(
+        "evaluation/robustness.py",
+        "was left by an evaluation in another number of processes; go on in as many, or remove it to start anew",
+        "evaluated()",
+        "Path('«^(.+) was left»').unlink()\nevaluated()",
+        given=STOPPED
+        + """
+stopped()
+Path("r.progress.safetensors").rename("r.progress.safetensors.rank-1")
+""",
+    ),
+    Case(
         "evaluation/store.py",
         "the classifier answers otherwise now, on … of … clean images; remove it to start anew",
         "evaluated(mended)",

@@ -125,6 +125,16 @@ config.write_text(config.read_text().replace('"seed": 0,', ""))
     ),
     Case(
         "systems/load.py",
+        "remove … to load the defense without a record",
+        "load('run')",
+        "Path('«remove (.+?) to load»').unlink(); load('run')",
+        given="""
+        record = run(evaluated=True) / "record.json"
+        record.write_text(record.read_text().replace('"images": ', '"images": 1'))
+        """,
+    ),
+    Case(
+        "systems/load.py",
         "load a run directory, or export one with 'memdef export RUN'",
         "load('mine.safetensors')",
         "load('RUN'); memdef(\"«with '(memdef .*)'»\"); load('RUN.safetensors')",

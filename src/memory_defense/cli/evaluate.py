@@ -47,7 +47,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     from memory_defense.progress import stage
     from memory_defense.reporting import Section
     from memory_defense.run_directory import RunDirectory
-    from memory_defense.systems.load import load
+    from memory_defense.systems.load import load_defense
     from memory_defense.workflows.assess import add_detection, assess, calibrated
     from memory_defense.workflows.run_images import splits_of
     from memory_defense.workflows.run_recipe import recipe_of
@@ -58,7 +58,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     place = place_of(options)
     out = None if options.out is None and place == run.record else place
     rate = DEFAULT_FALSE_ALARMS if options.false_alarms is None else options.false_alarms
-    defense = load(run.path).to(device)
+    defense = load_defense(run.path).to(device)
     with shown(silent=not speaks) as progress:
         splits = splits_of(
             run,
@@ -91,7 +91,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     from memory_defense.data.spec import DATASETS
     from memory_defense.reporting import Section
     from memory_defense.run_directory import is_exported
-    from memory_defense.systems.load import load
+    from memory_defense.systems.load import load_defense
     from memory_defense.systems.own_model import build_user_model
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
     from memory_defense.workflows.folder_order import counts_otherwise
@@ -117,7 +117,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
         height, width = data.images.images.shape[2:]
         progress.begin("loading the model", 0)
         model = (
-            load(target)
+            load_defense(target)
             if is_exported(Path(target))
             else build_user_model(
                 target,

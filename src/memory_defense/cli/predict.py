@@ -65,7 +65,7 @@ def predict(
     from memory_defense.model_spec import ModelSpec
     from memory_defense.reporting.wording import number, percent
     from memory_defense.run_directory import FLAG, RunDirectory
-    from memory_defense.systems.load import load
+    from memory_defense.systems.load import load_defense
     from memory_defense.workflows.predict import flag_for
     from memory_defense.workflows.predict import predict as predictions
     from memory_defense.workflows.run_images import splits_of
@@ -74,7 +74,7 @@ def predict(
     model = ModelSpec(**found.read()["model"])
     spec = images_of(model)
     place = machine.ready()
-    defense = load(run).to(place)
+    defense = load_defense(run).to(place)
     kept: list[Line] = []
     with shown(live=not as_json) as progress:
         where: dict[str, Any] = {

@@ -45,7 +45,15 @@ from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
 from memory_defense.evaluation.sizes import located
 from memory_defense.evaluation.state import Broken, State
-from memory_defense.evaluation.store import Store, fingerprint, of_rank, only_writer, take_over, to_tensors
+from memory_defense.evaluation.store import (
+    Store,
+    fingerprint,
+    of_other_company,
+    of_rank,
+    only_writer,
+    take_over,
+    to_tensors,
+)
 from memory_defense.evaluation.watch import Watch, described
 from memory_defense.foreign import MemoryShortError, out_of_memory, undisturbed
 from memory_defense.noticed import Noticed, noticing
@@ -270,6 +278,11 @@ class _Run:
         )
         said = fault = ""
         try:
+            if kept := of_other_company(self.state_file, self.ranks):
+                raise ValueError(
+                    f"{kept[0]} was left by an evaluation in another number of processes; go on in as many, or "
+                    "remove it to start anew"
+                )
             said = self.store.resume(state, lambda: self._asked_again(images))
         except ValueError as error:
             fault = str(error)

@@ -225,8 +225,21 @@ def only_writer(path: Path | None, ranks: Ranks) -> Generator[None]:
 
 def discard(path: Path) -> None:
     """Remove the files to go on from, of all processes, once the record they led to is written."""
-    for one in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.rank-*"))):
+    for one in _of_all(path):
         remove(one)
+
+
+def of_other_company(path: Path | None, ranks: Ranks) -> list[Path]:
+    """Return the files to go on from that another number of processes than this one left."""
+    if path is None:
+        return []
+    own = {of_rank(path, Ranks(rank, ranks.world)) for rank in range(ranks.world)}
+    return [one for one in _of_all(path) if one not in own]
+
+
+def _of_all(path: Path) -> list[Path]:
+    ranks = sorted(path.parent.glob(f"{glob.escape(path.name)}.rank-*[0-9]"))
+    return [one for one in (path, *ranks) if one.is_file()]
 
 
 def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -34,7 +34,7 @@ from memory_defense.recipes.registry import recipe
 from memory_defense.recipes.scales import FASHION_CPU
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.build import build_defense
-from memory_defense.systems.load import load
+from memory_defense.systems.load import load_defense
 from memory_defense.workflows.assess import assess
 
 _BRIEF_CW = FASHION_CPU.slow.unbounded
@@ -245,7 +245,7 @@ def work(name: str, out: Path, data: DataSource, *, back: Path, deadline: Deadli
 
 def _evaluate(one: Recipe, run: RunDirectory, splits: Splits, chunk: int, place: Path, progress: Deadline) -> None:
     """Evaluate a trained system unless that is done, at the weights that are kept; then keep them."""
-    defense = load(run.path)
+    defense = load_defense(run.path)
     round_to_half(defense)
     defense.to(splits.test.images.device)
     if is_made(run.record, one, seed=0):

@@ -23,7 +23,7 @@ from memory_defense.paper.row_pool import RowPool
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.scales import SCALES, rows_at, table_3_plan
 from memory_defense.run_directory import RunDirectory
-from memory_defense.systems.load import load
+from memory_defense.systems.load import load_defense
 from memory_defense.workflows.assess import assess
 from memory_defense.workflows.train import shared_stages, train
 
@@ -174,7 +174,7 @@ def reproduced_row(
     """Train and evaluate one row where that is not done yet; `record` names its file inside the run."""
     run = trained(recipe, out, splits, seed=seed, progress=progress)
     place = run.path / f"{record}.json"
-    defense = load(run.path).to(splits.test.images.device)
+    defense = load_defense(run.path).to(splits.test.images.device)
     if is_made(place, recipe, seed):
         found = read_whole(place)
         subset = splits.test.first(min(found.images, len(splits.test)))

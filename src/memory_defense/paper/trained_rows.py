@@ -14,7 +14,7 @@ from memory_defense.paper.tables import DataSource, at_scale, trained
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.scales import rows_at
-from memory_defense.systems.load import load
+from memory_defense.systems.load import load_defense
 from memory_defense.wrappers import frozen
 
 
@@ -95,7 +95,7 @@ class TrainedRows:
         """Return the trained defense of a row or of a recipe made from one, on the device of the data."""
         chosen = self.recipes[recipe] if isinstance(recipe, str) else recipe
         run = trained(chosen, self.out, self.splits, seed=self.seed, progress=self.progress)
-        return load(run.path).to(self.splits.test.images.device)
+        return load_defense(run.path).to(self.splits.test.images.device)
 
     def test(self, count: int) -> Sample:
         """Return the first `count` test images, or all if there are fewer."""

@@ -21,7 +21,7 @@ from memory_defense.model_spec import ModelSpec
 from memory_defense.studio.messages import ImageChoice
 from memory_defense.studio.play import Posed, Subject
 from memory_defense.studio.runs import Run, Runs
-from memory_defense.systems.load import load
+from memory_defense.systems.load import load_defense
 from memory_defense.workflows.run_images import ImagesFrom, kept_images_from, splits_of
 
 _INSTEAD = "upload or draw one"
@@ -84,7 +84,7 @@ class Library:
         written = _written(run)
         kept = self._defenses.pop(name, None)
         if kept is None or kept.written != written:
-            kept = _Loaded(written, load(run.directory.path))
+            kept = _Loaded(written, load_defense(run.directory.path))
         self._defenses[name] = kept
         while len(self._defenses) > KEPT:
             self._defenses.popitem(last=False)

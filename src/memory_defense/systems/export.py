@@ -16,7 +16,7 @@ from memory_defense.files import atomic, write_text
 from memory_defense.names import FORMATS, check_name
 from memory_defense.run_directory import CARD, CONFIG, RECORD, WEIGHTS, RunDirectory
 from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, facts_of
-from memory_defense.systems.load import load
+from memory_defense.systems.load import load_defense
 from memory_defense.tensorfiles import write_tensors
 
 CardWriter = Callable[[Facts, Record], str]
@@ -65,7 +65,7 @@ def export(
         raise ValueError(f"a model card goes with the format hub-folder and with no other; the format is {format}")
     run, place = RunDirectory(Path(directory)), Path(out)
     run.check_export(place, folder=format == "hub-folder", force=force)
-    defense = load(run.path)
+    defense = load_defense(run.path)
     facts = facts_of(run)
     if format == "onnx":
         from memory_defense.systems.onnx_export import checked_onnx

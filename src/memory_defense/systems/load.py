@@ -16,6 +16,7 @@ from memory_defense.data.spec import images_of
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.evaluation.flag import KEY as FLAG
 from memory_defense.evaluation.flag import restore_flag
+from memory_defense.evaluation.kept import read_whole
 from memory_defense.model_spec import ModelSpec
 from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory, is_exported
 from memory_defense.systems.build import build_classifier, build_defense
@@ -54,8 +55,21 @@ def load(directory: str | Path) -> TrainedDefense:
     Raises
     ------
     ValueError
-        If the directory is no run, is unfinished, or its weights are damaged or of another model.
+        If the directory is no run, is unfinished, its weights are damaged or of another model, or its record
+        contradicts itself or the file of its images.
     """
+    place = check_path(directory, "directory", "runs/demo")
+    record = RunDirectory(place).record
+    if record.is_file():
+        try:
+            read_whole(record)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove {record} to load the defense without a record") from error
+    return load_defense(place)
+
+
+def load_defense(directory: str | Path) -> TrainedDefense:
+    """Return what `load` does, without a look at the record, for whoever reads that too or writes it anew."""
     place = check_path(directory, "directory", "runs/demo")
     if place.is_file() or is_exported(place):
         return cast("TrainedDefense", load_exported(place))

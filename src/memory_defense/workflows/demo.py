@@ -11,7 +11,7 @@ from memory_defense.evaluation.options import Options
 from memory_defense.recipes.fashion_mnist import DEMO, DEMO_PAPER, TINY
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.run_directory import RunDirectory
-from memory_defense.systems.load import load
+from memory_defense.systems.load import load_defense
 from memory_defense.workflows.assess import assess
 from memory_defense.workflows.train import train
 
@@ -37,7 +37,7 @@ def demo(
         run = train(
             recipe, directory, splits, seed=seed, resume=True, undefended_from=undefended, progress=progress
         )
-        defense = load(run.path).to(splits.test.images.device)
+        defense = load_defense(run.path).to(splits.test.images.device)
         if progress:
             progress.note(f"{recipe.name}: attacks")
         assess(recipe, run, defense, splits, options=Options(seed=seed, progress=progress))

@@ -39,7 +39,7 @@ from memory_defense.evaluation.results import read_per_image, untried, write_per
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.sizes import taken_by
-from memory_defense.evaluation.store import discard, of_rank, only_writer
+from memory_defense.evaluation.store import discard, of_other_company, of_rank, only_writer
 from memory_defense.files import remove
 from memory_defense.foreign import undisturbed
 from memory_defense.passes import granules_of
@@ -197,6 +197,8 @@ def saved_evaluation(
             tell_replaced(place, _claim(images, cases, options, recipe), options.progress)
     if state is not None and not options.resume:
         remove(of_rank(state, current()))  # each process its own, so that none goes on from what another removes
+        for one in of_other_company(state, current()) if current().leads else ():
+            remove(one)
     return attack_all(defense, images, labels, cases, options, state_file=state, keep_state=True)
 
 

@@ -24,7 +24,7 @@ from memory_defense.files import write_text
 from memory_defense.recipes.hardened import KEY, HardenOptions, harden_recipe
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.run_directory import IMAGES_FROM, RunDirectory
-from memory_defense.systems.load import load
+from memory_defense.systems.load import load_defense
 from memory_defense.systems.own_model import build_user_model
 from memory_defense.training.checkpoint import save_weights
 from memory_defense.workflows.assess import add_detection, assess, calibrated
@@ -108,7 +108,7 @@ def harden(
     before = work.evaluated("original", original)
     if not run.read()["complete"]:
         train(recipe, directory, splits, seed=seed, resume=True, selector_weights=run.undefended, progress=progress)
-    defense = cast("Any", load(directory)).to(device)
+    defense = cast("Any", load_defense(directory)).to(device)
     flag = work.flag(defense)
     alone = work.evaluated("selector", defense.selector) if hardening.fine_tune else before
     whole = work.assessed(defense, flag)

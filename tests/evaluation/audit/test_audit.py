@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import grad as EARLY_GRAD
 
 from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
@@ -295,6 +295,23 @@ def test_nothing_is_left_changed() -> None:
     assert defense.scale.requires_grad
     assert defense.scale.grad is None
     assert torch.equal(torch.random.get_rng_state(), chance)
+
+
+def test_the_few_images_without_a_gradient_are_named() -> None:
+    class Hidden(BrightnessDefense):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            dark = (images.flatten(1).mean(1) < 0.1)[:, None]  # one of them
+            return torch.where(dark, logits.detach(), logits)
+
+    defense = Hidden()
+    ids = torch.arange(10, 10 + len(LEVELS))
+    small = [replace(one, ball=Linf(1e-5)) for one in cases()[:1]]
+    evaluation = evaluate(defense, grey(LEVELS), LABELS, small, options=Options(seed=0, ids=ids))
+    found = {line.check: line for line in audit(defense, evaluation, classes=2, seed=0)}
+    line = found["the margin loss has a gradient"]
+    assert (line.verdict, line.value) == ("fail", pytest.approx(1 / len(LEVELS)))
+    assert line.meaning.endswith("cannot move such an image (id 15)")
 
 
 @pytest.mark.parametrize(

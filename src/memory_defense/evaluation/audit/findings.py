@@ -19,6 +19,7 @@ from memory_defense.contracts import (
     Images,
     Labels,
     PerImage,
+    Rows,
     needs_gradient,
     parts_of_attack,
     transfers_of,
@@ -114,9 +115,18 @@ class Findings:
 
         Images for which the defense has no finite answer are not among them; the record names them.
         """
+        rows = self._probed
+        return self.evaluation.images[rows], self.evaluation.labels[rows]
+
+    @property
+    def probe_ids(self) -> Rows:
+        """Positions of the probe's images in the dataset."""
+        return self.evaluation.state.ids[self._probed]
+
+    @property
+    def _probed(self) -> Rows:
         rows = (self.evaluation.state.predictions != NO_ANSWER).nonzero().squeeze(1)[:PROBED]
-        count = len(rows) - (len(rows) % granule() if len(rows) > granule() else 0)
-        return self.evaluation.images[rows[:count]], self.evaluation.labels[rows[:count]]
+        return rows[: len(rows) - (len(rows) % granule() if len(rows) > granule() else 0)]
 
     def draws(self, purpose: str, count: int) -> ImageDraws:
         """Return the checks' own draws for the first `count` images."""

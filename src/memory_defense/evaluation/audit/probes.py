@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from memory_defense.contracts import Ball, Classifier, Images, Labels, PerImage
+from memory_defense.contracts import Ball, Classifier, Images, Labels, PerImage, Rows
 from memory_defense.evaluation.audit.findings import Check, Findings, above, line
 from memory_defense.evaluation.metrics import judged
+from memory_defense.evaluation.odd import NAMED
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.foreign import ModelError, out_of_memory
 from memory_defense.losses import AdversarialLoss, cross_entropy, margin
@@ -66,16 +67,25 @@ def _gradient_exists(name: str, loss: AdversarialLoss, remedy: str) -> Check:
             for ball in findings.balls
             if ball.epsilon > 0
         ]
+        missing = torch.stack([without_gradient(model, one, labels, loss) for one in points])  # (points, B)
         return above(
             f"the {name} has a gradient",
-            max(float(without_gradient(model, one, labels, loss).float().mean()) for one in points),
+            float(missing.float().mean(1).max()),
             _TOLERATED,
             f"largest share of images where the gradient of the {name} is exactly 0, NaN or infinite, at the clean "
-            "image or at a random point of the ball; a gradient attack cannot move such an image",
+            "image or at a random point of the ball; a gradient attack cannot move such an image"
+            + _few(findings.probe_ids[missing.any(0)]),
             remedy,
         )
 
     return run
+
+
+def _few(ids: Rows) -> str:
+    """Return the ids (M,) for the end of a sentence, where they are so few that somebody may look at each."""
+    if not 0 < len(ids) <= NAMED:
+        return ""
+    return f" (id {', '.join(str(int(one)) for one in ids)})"
 
 
 def stronger_than_many_draws(findings: Findings) -> AuditLine:
