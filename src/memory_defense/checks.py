@@ -9,7 +9,6 @@ import math
 import operator
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memory_defense.contracts import Images, Labels
-from memory_defense.names import nearest
+from memory_defense.names import check_path, nearest, shown
 
 __all__ = [
     "NoGradientError",
@@ -34,8 +33,6 @@ __all__ = [
 ]
 
 _ROUNDING = 1e-6
-_SHOWN = 80
-"""The longest value that a message shows, in characters."""
 
 
 class NoGradientError(ValueError):
@@ -220,27 +217,11 @@ def check_class_count(classes: int, called: str = "the model") -> None:
         )
 
 
-def check_path(path: object, name: str, like: str) -> Path:
-    """Return a path; raise ValueError for anything but a text or a path."""
-    if not isinstance(path, (str, Path)):
-        raise ValueError(f"{name} is {shown(path)}, expected a path, such as {like!r}")
-    return Path(path)
-
-
 def check_at_least(least: float, **values: float | None) -> None:
     """Raise ValueError for the first of these named values that is below `least` or NaN; None passes."""
     for name, value in values.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name} is {value}, but it must be at least {least:g}")
-
-
-def shown(value: object) -> str:
-    """Return a value as a message shows it: its repr on one line, cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # a foreign object's own __repr__ may fail
-        text = ""
-    return text if 0 < len(text) <= _SHOWN else f"a {type(value).__name__} {text[:_SHOWN]}...".strip()
 
 
 def whole_number(value: object, name: str, like: int = 1) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 NORMS = ("linf", "l2")
 """Norms of the balls in `threat.BALLS`."""
@@ -18,6 +19,9 @@ SCALES = ("cpu", "paper", "tiny")
 
 DEMO_SCALES = ("cpu", "tiny")
 """Scales of the demonstration, as in `workflows.demo.SCALES`."""
+
+_SHOWN = 80
+"""The longest value that a message shows, in characters."""
 
 FORMATS = ("safetensors", "onnx", "hub-folder")
 """Formats that ``memdef export`` writes."""
@@ -172,3 +176,19 @@ def check_seconds(seconds: float) -> None:
     """Raise ValueError for a time that the studio does not give a computation: above 0, at most 3600 s."""
     if not 0 < seconds <= 3600:
         raise ValueError(f"seconds is {seconds:g}, but a computation may take up to 3600 s, and some time")
+
+
+def check_path(path: object, name: str, like: str) -> Path:
+    """Return a path; raise ValueError for anything but a text or a path."""
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"{name} is {shown(path)}, expected a path, such as {like!r}")
+    return Path(path)
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: its repr on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a foreign object's own __repr__ may fail
+        text = ""
+    return text if 0 < len(text) <= _SHOWN else f"a {type(value).__name__} {text[:_SHOWN]}...".strip()

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from memory_defense.checks import check_path
 from memory_defense.checksums import parted, sealed
 from memory_defense.evaluation.consistency import contradiction
 from memory_defense.files import write_text
+from memory_defense.names import check_path
 
 SCHEMA = 1
 
