@@ -23,6 +23,9 @@ _MEMORY_SIGNS = (
     "std::bad_alloc",
 )
 
+_SAID = 300
+"""The most that is repeated of what a model's error says, in characters."""
+
 
 class ModelError(ValueError):
     """The model's own code raised an error; the text says which, where, and on how many images."""
@@ -58,9 +61,18 @@ def of_the_model(error: Exception, images: int, doing: str = "answering") -> Mod
     doing
         What the model was asked for: answers, or a gradient.
     """
-    said = " ".join(str(error).split("\nException raised from")[0].split())
+    said = _in_short(str(error)).removeprefix(f"{type(error).__name__}: ")
     text = f"the model raised {type(error).__name__}" + (f": {said}" if said else "")
     return ModelError(f"{text} ({_place(error)}{doing} {images} images in one pass)", images)
+
+
+def _in_short(text: str) -> str:
+    """Return what an error says on one line, without the tracebacks that torch and TorchScript put into it."""
+    plain = text.split("\nException raised from", 1)[0].strip()
+    if "Traceback" in plain:
+        plain = plain.splitlines()[-1]
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= _SAID else f"{plain[:_SAID]}..."
 
 
 def ours(error: BaseException) -> bool:

@@ -78,6 +78,17 @@ def test_a_model_that_takes_no_number_is_refused_with_what_it_said() -> None:
         evaluated(Counting(lambda _: False, "never"))
 
 
+def test_a_scripted_program_says_what_is_wrong_without_its_traceback() -> None:
+    program = torch.jit.trace(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 5)), torch.rand(2, 1, 8, 8)
+    )
+    with pytest.raises(
+        ModelError, match=r"the model raised RuntimeError: Given groups=1, weight of size"
+    ) as caught:
+        memory_defense.evaluate(program, torch.rand(4, 3, 8, 8), torch.arange(4), epsilon=0.1)
+    assert len(str(caught.value)) < 400
+
+
 def test_an_exported_program_of_one_batch_is_evaluated(tmp_path) -> None:
     network = five_classes()
     program = torch.export.export(network, (some_images()[:4],)).module()
