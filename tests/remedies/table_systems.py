@@ -3,6 +3,7 @@
 from remedies.cases import Case
 
 ROOMS = ("systems",)
+ASKED = "--epsilon 0.1 --attacks fgsm"
 
 SIZES = "classes=5, channels=3, size=6"
 NET = """
@@ -408,6 +409,39 @@ onnx.save(model, "mine.onnx")
         r"images = «a copy, (images.clone\(\))»; return images.clamp_(0.4, 0.6).flatten(1)[:, :5]",
     ),
     own("expected logits …; return the tensor", "return scores, images", "return scores"),
+    *(
+        Case(
+            "systems/own_model.py",
+            says,
+            f"memdef('memdef evaluate RUN.safetensors {ASKED} --data shapes')",
+            f"{right}; memdef('memdef evaluate RUN.safetensors {ASKED} --data shapes')",
+            given=f"""
+from PIL import Image
+
+def classes(*names):
+    for name in names:
+        Path("shapes/test", name).mkdir(parents=True)
+        Image.new("L", (28, 28), 20 * len(name)).save(f"shapes/test/{{name}}/0.png")
+
+run("RUN")
+memdef("memdef export RUN --format safetensors --out RUN.safetensors")
+classes({given})
+""",
+            within="knows … classes, the data has …; …",
+        )
+        for says, given, right in (
+            (
+                "add to the data those that it knows beyond: an empty folder each, or their names in the 'classes'",
+                '"a", "b"',
+                '[Path("shapes/test", name).mkdir() for name in "cdefghij"]',
+            ),
+            (
+                "leave out the images of the classes that it does not know",
+                '*"abcdefghijkl"',
+                '[shutil.rmtree(Path("shapes/test", name)) for name in "kl"]',
+            ),
+        )
+    ),
     own("build it for the classes of the data", "return images.flatten(1)[:, :7]", "return scores"),
     own("return scores, not decisions", "return (scores > 0.5).long()", "«(return scores), not»"),
     own(

@@ -92,7 +92,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     from memory_defense.reporting import Section
     from memory_defense.run_directory import is_exported
     from memory_defense.systems.load import load_defense
-    from memory_defense.systems.own_model import build_user_model
+    from memory_defense.systems.own_model import build_user_model, check_classes
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
     from memory_defense.workflows.folder_order import counts_otherwise
 
@@ -127,6 +127,8 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
                 weights=weights,
             )
         ).to(device)
+        if is_exported(Path(target)):
+            check_classes(target, model, data.images.first(1).floats(), len(data.classes))
         if why := counts_otherwise(model, data.images, data.classes, data.otherwise):
             progress.note(why)
             data = read(classes=data.otherwise)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from memory_defense.checks import check_class_count
+from memory_defense.contracts import Images
 from memory_defense.names import check_classifier
+from memory_defense.passes import regular
 from memory_defense.randomness import generator, seeded
 from memory_defense.tensorfiles import read_tensors
 
@@ -250,3 +252,32 @@ def _check(place: str, model: nn.Module, answer: object, expected: tuple[int, in
         if broken:
             remedy = f"give it weights without NaN or infinity: those of {_first(broken)} have some"
         raise ValueError(f"{place} answers with {bad} NaN or infinite logits; {remedy}")
+
+
+@torch.no_grad()
+def check_classes(place: str, model: nn.Module, images: Images, classes: int) -> None:
+    """Raise ValueError where a model, called `place`, knows another number of classes than the data has.
+
+    Parameters
+    ----------
+    place
+        Its name in messages.
+    model
+        Asked about the first image; whatever else is wrong with its answer is for the evaluation to say.
+    images
+        (N, C, H, W) in [0, 1].
+    classes
+        Number of classes of the data.
+    """
+    try:
+        answer = regular(model)(images[:1])
+    except ValueError:
+        return
+    if answer.dim() == 2 and answer.shape[1] != classes:
+        remedy = (
+            "add to the data those that it knows beyond: an empty folder each, or their names in the 'classes' of "
+            "a file of arrays"
+            if answer.shape[1] > classes
+            else "leave out the images of the classes that it does not know"
+        )
+        raise ValueError(f"{place} knows {answer.shape[1]} classes, the data has {classes}; {remedy}")
