@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> Record:
     )
     print(f"clean           {100 * record.clean.accuracy:5.1f} % right")
     for worst in record.worst_case:
-        print(f"L-inf {worst.epsilon:<8g}  {100 * worst.accuracy:5.1f} % right in the worst case")
+        found = "not tried" if worst.accuracy is None else f"{100 * worst.accuracy:5.1f} % right in the worst case"
+        print(f"L-inf {worst.epsilon:<8g}  {found}")
     for line in record.audit:
         if line.verdict == "fail":
             print(f"audit: {line.check}: {line.remedy}")

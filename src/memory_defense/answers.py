@@ -32,10 +32,10 @@ def in_short(logits: Logits) -> Tensor:
 
     An image without a finite answer has 0 for both.
     """
-    plain = logits.detach().double()
+    plain = logits.detach().cpu().double()  # on the processor, as some accelerators have no double precision
     plain = torch.where(plain.isfinite().all(1, keepdim=True), plain, 0.0)
     weights = torch.arange(1, plain.shape[1] + 1, device=plain.device, dtype=plain.dtype).cos()
-    return torch.stack([plain @ weights, plain.square().sum(1).sqrt()], 1).float()
+    return torch.stack([plain @ weights, plain.square().sum(1).sqrt()], 1).float().to(logits.device)
 
 
 def answered_otherwise(now: Tensor, then: Tensor, *, here: bool) -> int:

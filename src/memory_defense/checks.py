@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _ROUNDING = 1e-6
+_OVERSHOOT = (-0.3, 1.3)
+"""Bicubic and Lanczos resizing go beyond [0, 1] so far at most; normalised images go further on one side."""
 
 
 class NoGradientError(ValueError):
@@ -63,7 +65,7 @@ def check_images(
         if images.shape[0] == 0:
             raise ValueError("there are no images: the batch axis has length 0; give at least 1")
         raise ValueError(f"images have shape {tuple(images.shape)}, so no pixels; give at least 1 of each axis")
-    if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
+    if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3) and images.shape[1] > images.shape[-1]:
         raise ValueError(
             f"images have shape {tuple(images.shape)}, channels last? "
             f"use {called}.permute(0, 3, 1, 2){_to_pixels(images)}"
@@ -99,6 +101,10 @@ def _check_tensor(given: object, called: str, what: str, expected: str) -> None:
         raise ValueError(f"{what} are on the meta device, which holds no values; make them on a real one, as cpu")
     if given.is_quantized:
         raise ValueError(f"{what} are quantized ({given.dtype}), expected {expected}; use {called}.dequantize()")
+    if given.is_nested:
+        raise ValueError(
+            f"{what} are a nested tensor, expected a dense one, {expected}; use {called}.to_padded_tensor(0)"
+        )
     if given.layout != torch.strided:
         raise ValueError(f"{what} are {given.layout}, expected dense ones, {expected}; use {called}.to_dense()")
 
@@ -133,6 +139,8 @@ def _to_pixels(images: Tensor) -> str:
 def _range_remedy(low: float, high: float, called: str) -> str:
     if low >= 0 and high <= 255 and high > 2:
         return f"they look like grey levels: use x / 255 ({called} / 255)"
+    if low < 0 and _OVERSHOOT[0] < low and high < _OVERSHOOT[1]:
+        return f"as bicubic resizing leaves them? use {called}.clamp(0, 1)"
     if low < 0:
         return "they look normalised: undo it (x * std + mean) and make normalisation the model's first layer"
     return f"clip or rescale them to [0, 1], as by {called}.clamp(0, 1)"
@@ -177,11 +185,13 @@ def _wrong_shape(labels: Tensor, count: int, called: str) -> str:
     shape = tuple(labels.shape)
     said = f"labels have shape {shape}"
     if labels.dim() == 2 and shape[0] == count and _one_hot(labels):
-        return f"{said}: one-hot? expected (B,); use {called}.argmax(1)"
+        plain = ".long()" if labels.dtype == torch.bool else ""
+        return f"{said}: one-hot? expected (B,); use {called}{plain}.argmax(1)"
+    whole = "" if labels.dtype == torch.int64 else ".long()"
     if labels.dim() == 2 and shape[0] == 1:
-        return f"{said}, a row: expected (B,); use {called}.squeeze(0)"
+        return f"{said}, a row: expected (B,); use {called}.squeeze(0){whole}"
     if labels.dim() == 2 and shape[1] == 1:
-        return f"{said}, a column: expected (B,); use {called}.squeeze(1)"
+        return f"{said}, a column: expected (B,); use {called}.squeeze(1){whole}"
     if labels.dim() == 2 and shape[0] == count:
         return f"{said}, expected ({count},), one for each image; choose the column of classes, as {called}[:, 0]"
     if labels.dim() > 1 and labels.numel() == count:

@@ -84,6 +84,8 @@ def write_text(path: Path, text: str) -> None:
 
 def check_tensor_file(path: Path) -> None:
     """Raise ValueError unless a file is there, whatever is in it; `tensorfiles` reads it."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the path of a .safetensors file")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
 

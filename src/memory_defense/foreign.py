@@ -6,6 +6,7 @@ import random
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ _MEMORY_SIGNS = (
     "std::bad_alloc",
 )
 
+_CPU = torch.device("cpu")
 _SAID = 300
 """The most that is repeated of what a model's error says, in characters."""
 
@@ -61,17 +63,21 @@ def of_the_model(error: Exception, images: int, doing: str = "answering") -> Mod
     doing
         What the model was asked for: answers, or a gradient.
     """
-    said = _in_short(str(error)).removeprefix(f"{type(error).__name__}: ")
+    said = in_short(error)
     text = f"the model raised {type(error).__name__}" + (f": {said}" if said else "")
     return ModelError(f"{text} ({_place(error)}{doing} {images} images in one pass)", images)
 
 
-def _in_short(text: str) -> str:
+def in_short(error: BaseException) -> str:
     """Return what an error says on one line, without the tracebacks that torch and TorchScript put into it."""
+    try:
+        text = str(error)
+    except Exception:  # a foreign error's own text may fail
+        return ""
     plain = text.split("\nException raised from", 1)[0].strip()
     if "Traceback" in plain:
         plain = plain.splitlines()[-1]
-    plain = " ".join(plain.split())
+    plain = " ".join(plain.split()).removeprefix(f"{type(error).__name__}: ")
     return plain if len(plain) <= _SAID else f"{plain[:_SAID]}..."
 
 
@@ -151,7 +157,13 @@ Shared = tuple[bool, torch.dtype, torch.device]
 
 def shared_modes() -> Shared:
     """Return grad mode, default dtype and default device as they are; see `put_back`."""
-    return torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+    return torch.is_grad_enabled(), torch.get_default_dtype(), _default_device()
+
+
+def _default_device() -> torch.device:
+    """Return torch's default device; asking torch takes as long as a small layer, so only where some mode is on."""
+    counted: Any = getattr(getattr(torch, "_C", None), "_len_torch_function_stack", None)
+    return _CPU if counted is not None and counted() == 0 else torch.get_default_device()
 
 
 def put_back(modes: Shared) -> None:
@@ -161,7 +173,7 @@ def put_back(modes: Shared) -> None:
         torch.set_grad_enabled(grad)
     if torch.get_default_dtype() != dtype:
         torch.set_default_dtype(dtype)
-    if torch.get_default_device() != device:
+    if _default_device() != device:
         torch.set_default_device(None)  # what it is for most; a device of its own makes every torch call slower
         if torch.get_default_device() != device:
             torch.set_default_device(device)

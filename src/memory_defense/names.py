@@ -182,6 +182,8 @@ def check_path(path: object, name: str, like: str) -> Path:
     """Return a path; raise ValueError for anything but a text or a path."""
     if not isinstance(path, (str, Path)):
         raise ValueError(f"{name} is {shown(path)}, expected a path, such as {like!r}")
+    if not str(path):
+        raise ValueError(f"{name} is an empty text, expected a path, such as {like!r}")
     return Path(path)
 
 

@@ -46,8 +46,6 @@ ACCELERATOR_MICRO_BATCH = 512
 
 _CANDIDATES = {"cpu": (32, 64, 128, 256), "other": (256, 512, 1024)}
 _PROBE_SECONDS = 1.0
-_NO_ROOM = "there is not enough memory for one image in a pass; use a smaller network, or a device with more"
-
 _preferred: ContextVar[int | None] = ContextVar("micro_batch", default=None)
 _granule: ContextVar[int] = ContextVar("granule", default=GRANULE)
 _most: ContextVar[int | None] = ContextVar("most", default=None)
@@ -111,7 +109,7 @@ class Regular:
                 raise
             asked = -(-len(images) // granule()) * granule()
             if asked == 1 or asked == fixed_pass():
-                raise MemoryShortError(_NO_ROOM) from error
+                raise MemoryShortError(_no_room()) from error
         self.habits.fits = asked // 2
         pass_halved(asked // 2)
         with granules_of(min(granule(), asked // 2)):
@@ -223,7 +221,7 @@ def within_memory(function: Callable[[Images], Tensor], images: Images) -> Tenso
         if not out_of_memory(error) or len(images) == 0:
             raise
         if len(images) == 1:
-            raise MemoryShortError(_NO_ROOM) from error
+            raise MemoryShortError(_no_room()) from error
     half = -(-len(images) // 2)
     pass_halved(half)
     return torch.cat([within_memory(function, part) for part in (images[:half], images[half:])])
@@ -248,6 +246,16 @@ def pass_limit() -> int | None:
 def fixed_pass() -> int | None:
     """Return how many images every pass has because the model takes no other number; None where it does."""
     return _most.get() if _most.get() == granule() else None
+
+
+def one_pass() -> str:
+    """Return how many images the smallest pass has, in words: one, or what `fixed_pass` says."""
+    fixed = fixed_pass()
+    return "one image" if fixed in (None, 1) else f"the {fixed} images that the model takes"
+
+
+def _no_room() -> str:
+    return f"there is not enough memory for {one_pass()} in a pass; use a smaller network, or a device with more"
 
 
 @contextmanager

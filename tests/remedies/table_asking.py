@@ -189,7 +189,7 @@ def stepped(images):
     ),
     Case(
         "passes.py",
-        "there is not enough memory for one image in a pass; use a smaller network, or a device with more",
+        "there is not enough memory for … in a pass; use a smaller network, or a device with more",
         "evaluate(large, images, labels, epsilon=0.1, attacks='fgsm')",
         "evaluate(net, images, labels, epsilon=0.1, attacks='fgsm')",
         given="def large(images):\n    raise torch.OutOfMemoryError('out of memory')",

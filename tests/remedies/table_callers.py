@@ -276,11 +276,99 @@ _ARGUMENTS = (
         "images = np.ma.masked_less(images.numpy(), 0.1); evaluated(images=images)",
         "evaluated(images=«give (.+), say»)",
     ),
+    *(
+        _case(
+            "workflows/arguments.py",
+            "… are an array of …, expected …; use …",
+            wrong,
+            right,
+            "import numpy",
+        )
+        for wrong, right in (
+            (
+                "images = images.numpy().astype(object); evaluated(images=images)",
+                "evaluated(images=«use (.+)$»)",
+            ),
+            (
+                "labels = labels.numpy().astype(object); evaluated(labels=labels)",
+                "evaluated(labels=«use (.+)$»)",
+            ),
+            (
+                "images = numpy.array([None, *images.numpy()], dtype=object)[1:]; evaluated(images=images)",
+                "evaluated(images=«use (.+)$»)",
+            ),
+        )
+    ),
     _case(
-        "workflows/arguments.py",
-        "….astype('float32')",
-        "images = images.numpy().astype(object); evaluated(images=images)",
+        "checks.py",
+        "….to_padded_tensor(0)",
+        "images = torch.nested.nested_tensor(list(images)); evaluated(images=images)",
         "evaluated(images=«use (.+)$»)",
+    ),
+    _case(
+        "checks.py",
+        "as bicubic resizing leaves them? use ….clamp(0, 1)",
+        "images = 1.2 * images - 0.1; evaluated(images=images)",
+        "evaluated(images=«use (.+)$»)",
+    ),
+    _case(
+        "workflows/evaluate.py",
+        "return at least {'end-to-end': self}, or leave the method out",
+        """
+        class Named(Plain):
+            def surrogates(self):
+                return {}
+
+        evaluated(Named())
+        """,
+        """
+        Named.surrogates = lambda self: «at least (.+), or»
+        evaluated(Named())
+        evaluated(Plain())
+        """,
+        """
+        class Plain(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = net
+
+            def forward(self, images):
+                return self.net(images)
+        """,
+    ),
+    _case(
+        "evaluation/record.py",
+        "is a folder; give the record in it, such as …",
+        "evaluated(out='made/r.json'); Record.read('made')",
+        "Record.read('«such as (.+)/record.json»/r.json')",
+    ),
+    _case(
+        "evaluation/record.py",
+        "does not exist; give the file that an evaluation wrote, such as record.json",
+        "Record.read('nothing.json')",
+        "evaluated(out='«such as (record.json)$»'); Record.read('record.json')",
+    ),
+    _case(
+        "evaluation/audit/run.py",
+        "evaluate a plainer form of the model, and report what failed here",
+        """
+        from memory_defense.evaluation.audit.run import CHECKS
+        kept = CHECKS["zero-margin"]
+
+        def fails(findings):
+            if hasattr(findings.defense.network, "odd"):
+                raise KeyError
+            return kept(findings)
+
+        CHECKS["zero-margin"] = fails
+        net.odd = True
+        said = [one.remedy for one in evaluated(net).audit if "itself failed" in one.meaning][0]
+        """,
+        """
+        del net.odd
+        assert not [one for one in evaluated(net).audit if "itself failed" in one.meaning]
+        CHECKS["zero-margin"] = kept
+        """,
     ),
     _case(
         "workflows/arguments.py",

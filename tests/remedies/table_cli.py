@@ -118,6 +118,13 @@ CASES = (
     ),
     Case(
         "cli/report.py",
+        "--out is for a page; leave it out, and send what is printed to … with > …",
+        "memdef('memdef report run --format latex --out tables.tex')",
+        "printed = memdef('memdef report run --format latex'); Path('«with > (.+)$»').write_text(printed)",
+        given="run(evaluated=True)",
+    ),
+    Case(
+        "cli/report.py",
         "has no record.json; make one with: memdef evaluate …",
         "memdef('memdef report run')",
         "memdef(\"«with: (.*)» --images 2\"); memdef('memdef report run')",

@@ -41,7 +41,7 @@ CASES = (
     ),
     Case(
         "evaluation/attempt.py",
-        "runs out of memory even with one image in a pass; use a smaller network, or a device with more memory",
+        "runs out of memory even with … in a pass; use a smaller network, or a device with more memory",
         "attacked(Pgd(steps=2), Large())",
         "attacked(Pgd(steps=2), net)",
         f"""{ATTACKED}

@@ -252,6 +252,13 @@ write_tensors(Path("r.progress.safetensors"), {**tensors, "labels": tensors["lab
     ),
     Case(
         "files.py",
+        "is a folder; give the path of a .safetensors file",
+        "Path('old.images').mkdir()\nevaluated(options=Options(start_from='old.images'))",
+        "evaluated(out='old.json')\nevaluated(options=Options(start_from='old.images«path of a (.*) file»'))",
+        given=EVALUATED,
+    ),
+    Case(
+        "files.py",
         "does not exist; make it first, or give the path of a .safetensors file",
         "evaluated(options=Options(start_from='missing.safetensors'))",
         "evaluated(out='old.json')\nevaluated(options=Options(start_from='old.images.safetensors'))",

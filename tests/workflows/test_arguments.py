@@ -16,6 +16,7 @@ import memory_defense
 from memory_defense import Options, Record
 from memory_defense.evaluation.audit.run import CHECKS
 from memory_defense.evaluation.metrics import answers
+from memory_defense.randomness import seeded
 from workflows.callers import Net, Problem
 
 PROBLEM = Problem.of(24)
@@ -277,6 +278,132 @@ def test_modules_without_modes_are_evaluated(plain: Record) -> None:
     found = evaluated(torch.export.export(Net(), (shown,)).module())
     assert (found.clean, found.worst_case) == (plain.clean, plain.worst_case)
     assert found.notes == ("the model takes exactly 2 images in a pass, and every pass had so many",)
+
+
+class Settings:
+    """A plain object that holds a net, as configurations do."""
+
+    def __init__(self) -> None:
+        self.net = _with_dropout()
+
+
+def _with_dropout() -> nn.Module:
+    with seeded(0, "dropout"):
+        layers = (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 3))
+        return nn.Sequential(*layers).train()
+
+
+SETTINGS, LISTED = Settings(), [_with_dropout()]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda images: 1 * SETTINGS.net(images),
+        lambda images: sum(one(images) for one in LISTED),
+        lambda images, net=LISTED[0]: net(images),
+    ],
+    ids=["settings", "list", "default argument"],
+)
+def test_a_net_that_nothing_leads_to_is_judged_in_eval_mode_and_stays_as_it_was(model) -> None:
+    """It was attacked in train mode without a word, and its running statistics stayed changed."""
+    plain, images = _with_dropout(), Problem.of(16).images
+    labels = plain.eval()(images).argmax(1)
+    expected = memory_defense.evaluate(plain, images, labels, epsilon=0.05, attacks="pgd")
+    before = {name: one.clone() for one in (SETTINGS.net, LISTED[0]) for name, one in one.state_dict().items()}
+    found = memory_defense.evaluate(model, images, labels, epsilon=0.05, attacks="pgd")
+    assert (found.clean, found.worst_case) == (expected.clean, expected.worst_case)
+    assert found.clean.accuracy == 1
+    assert found.notes[0].startswith("1 module that the model calls cannot be found in it")
+    for net in (SETTINGS.net, LISTED[0]):
+        assert all(one.training for one in net.modules())
+        assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
+
+
+class Pair(nn.Linear):
+    """Returns its bias beside, as layers do that are shared out over processes."""
+
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images), self.bias
+
+
+class Pairs(nn.Module):
+    """A net of such a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(0, "pairs"):
+            self.layer = Pair(16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))[0]
+
+
+NET = Net()
+
+
+@pytest.mark.parametrize(
+    "model", [Pairs(), torch.func.vmap(lambda image: NET(image[None])[0])], ids=["tuple", "vmap"]
+)
+def test_the_audit_takes_layers_of_any_kind(model) -> None:
+    """It raised after the attacks, so that no record was ever written."""
+    images = Problem.of(16).images
+    found = memory_defense.evaluate(model, images, model(images).argmax(1), epsilon=0.05, attacks="pgd")
+    assert found.clean.accuracy == 1
+    assert not [line.meaning for line in found.audit if "itself failed" in line.meaning]
+
+
+def test_a_check_that_fails_by_itself_loses_no_evaluation(monkeypatch) -> None:
+    def fails(findings: object) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setitem(CHECKS, "zero-margin", fails)
+    images = Problem.of(8).images
+    found = memory_defense.evaluate(Net(), images, Net()(images).argmax(1), epsilon=0.05, attacks="pgd")
+    (line,) = (one for one in found.audit if "itself failed" in one.meaning)
+    assert (line.verdict, line.meaning) == ("not run", "not run: the check itself failed (KeyError: 'odd')")
+
+
+def test_names_that_mean_something_else_in_a_model_do_no_harm() -> None:
+    class Other(Net):
+        surrogates: Any = ()
+
+    class Asks(Net):
+        def surrogates(self, images: Tensor) -> Tensor:
+            return images
+
+    class Lists(Net):
+        def surrogates(self) -> Any:
+            return [self]
+
+    images = Problem.of(8).images
+    labels = Net()(images).argmax(1)
+    expected = memory_defense.evaluate(Net(), images, labels, epsilon=0.05, attacks="pgd")
+    for model in (Other(), Asks(), Lists()):
+        found = memory_defense.evaluate(model, images, labels, epsilon=0.05, attacks="pgd")
+        assert found.worst_case == expected.worst_case
+
+
+def test_a_batch_size_beyond_all_images_takes_no_memory_for_it() -> None:
+    images = Problem.of(16).images
+    labels = Net()(images).argmax(1)
+    found = [
+        memory_defense.evaluate(
+            Net(), images, labels, epsilon=0.05, attacks="fgsm,square", options=Options(batch_size=size)
+        ).worst_case
+        for size in (64, 10**9)
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("count", [16, 24, 20])
+def test_a_program_exported_for_just_these_images_is_evaluated(count) -> None:
+    images = Problem.of(count).images
+    labels = Net()(images).argmax(1)
+    program = torch.export.export(Net(), (images,)).module()
+    found = memory_defense.evaluate(program, images, labels, epsilon=0.05, attacks="pgd")
+    assert found.clean.accuracy == 1
+    assert "takes exactly" in found.notes[0]
 
 
 def test_a_model_that_cannot_be_asked_for_a_gradient_is_refused_or_audited() -> None:

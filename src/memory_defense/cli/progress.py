@@ -93,7 +93,7 @@ class _Rich(Display):
 
     def begin(self, what: str, total: int) -> None:
         self._pace = Pace(what, total, time.monotonic())
-        self._bars.reset(self._task, total=total or None, description=what, said="")
+        self._bars.reset(self._task, total=total or None, description=printable(what), said="")
 
     def advance(self, steps: int, text: str = "") -> None:
         self._pace.advance(steps, text, time.monotonic())
@@ -158,7 +158,7 @@ def shown(*, silent: bool = False, live: bool = True) -> Generator[Display]:
     """
     console, every = Console(stderr=True), every_seconds()
     bars = Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -24,7 +24,7 @@ TITLE = "Memory Defense: what survives"
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories or record files.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path | None, typer.Option(help="The page to write; report.html by default.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown instead.")] = False,
     format: Annotated[
         str, typer.Option(help="html, markdown or latex (booktabs); the last two print the tables.")
@@ -34,8 +34,12 @@ def report(
     check_name(format, REPORTS, "format")
     if format == "latex" and markdown:
         raise ValueError("--markdown and --format latex: give one of them")
+    pages = format == "html" and not markdown
+    if out is not None and not pages:
+        raise ValueError(f"--out is for a page; leave it out, and send what is printed to {out} with > {out}")
+    out = out or Path("report.html")
     sources = {str(path): read_record(path)[0] for path in runs}
-    if format == "html" and not markdown:
+    if pages:
         _check_page(out, sources)
 
     from memory_defense.cli.shared import print_tables

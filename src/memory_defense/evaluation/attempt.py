@@ -23,6 +23,7 @@ from memory_defense.passes import (
     granules_of,
     micro_batch_for,
     micro_batches_of,
+    one_pass,
     regular,
     within_memory,
 )
@@ -151,8 +152,8 @@ def with_room(
                 raise
             if size == 1 or fixed_pass() is not None:
                 raise MemoryShortError(
-                    f"{name} runs out of memory even with one image in a pass; use a smaller network, or a device "
-                    "with more memory"
+                    f"{name} runs out of memory even with {one_pass()} in a pass; use a smaller network, or a "
+                    "device with more memory"
                 ) from error
         size //= 2
         filled = min(filled, size)

@@ -92,7 +92,8 @@ class Cascade:
                 (left,) = self.ranks.total(int(self._standing().sum()))
             if left == 0:
                 one = self.state.cases[position]
-                one.note = one.note or ("" if one.done.any() else "no image was left standing")
+                (tried,) = self.ranks.total(int(one.done.sum()))
+                one.note = one.note or ("" if tried else "no image was left standing")
             elif self.cases[position].role == "outward":
                 self._outward(position)
             elif position in useful or self.cases[position].role == "main":

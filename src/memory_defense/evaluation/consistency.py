@@ -77,7 +77,12 @@ def _orders(record: Mapping[str, Any]) -> Iterator[str]:
         for number, one in enumerate(record[name]):
             if one["accuracy"] is not None and one["accuracy"] > clean + _CLOSE:
                 yield f"{name}.{number}.accuracy is {one['accuracy']}, more than the clean accuracy {clean}"
+    balls = [(one["norm"], one["epsilon"]) for one in record["worst_case"]]
     for number, worst in enumerate(record["worst_case"]):
+        if balls.index(balls[number]) < number:
+            yield f"worst_case.{number} is about the ball {balls[number]} once more"
+        if worst["tried"] is not None and worst["tried"] > round(clean * record["images"]):
+            yield f"worst_case.{number}.tried is {worst['tried']}, more than are right when clean"
         if worst["accuracy"] is None:
             continue
         for name in ("attacks", "worst_case"):

@@ -56,9 +56,11 @@ def largest_pass(images: int, device: torch.device, batch_size: int | None, case
 
     An attack may send several copies of an image in one pass, up to its batch size. With few images that is kept
     small, so that their evaluation does not begin with passes of hundreds. A small `batch_size` changes nothing:
-    what is measured must be the same for every choice of it.
+    what is measured must be the same for every choice of it. A `batch_size` above the number of images counts as
+    that, or as the largest that is ever chosen.
     """
-    chosen = max(batch_size or 0, *(getattr(case.attack, "micro_batch", None) or 0 for case in cases), 0)
+    wanted = min(batch_size or 0, max(candidates_for(device)[-1], -(-images // GRANULES[0]) * GRANULES[0]))
+    chosen = max(wanted, *(getattr(case.attack, "micro_batch", None) or 0 for case in cases), 0)
     return max(chosen, min(candidates_for(device)[-1], -(-max(images, 1) // FEWEST) * FEWEST))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memory_defense.answers import answered_otherwise, in_short, predicted_otherwise, repeats_itself
 from memory_defense.contracts import Classifier, Images, Rows
-from memory_defense.evaluation.metrics import answers
+from memory_defense.evaluation.metrics import asked, predicted
 from memory_defense.evaluation.place import per_image_of
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import PerImageResults, read_per_image
@@ -47,9 +47,9 @@ def read_whole(place: Path) -> Record:
 
 def _disagreement(record: Record, path: Path) -> str:
     """Return what a record and the file of every image say differently; empty where they agree."""
+    results = read_per_image(path)
     if record.per_image_sha256 and checksum_of(path) != record.per_image_sha256:
         return "the record was written with another one, by its checksum"
-    results = read_per_image(path)
     if len(results.ids) != record.images:
         return f"the record has {record.images} images, the file {len(results.ids)}"
     said = {(one.norm, one.epsilon): one.accuracy for one in record.worst_case}
@@ -122,8 +122,8 @@ def check_still_its_own(record: Record, place: Path, defense: Classifier, images
             granules_of(invariance and invariance.granule),
             seeded(record.provenance.seed, "clean judge"),
         ):
-            logits = answers(defense, images[:count])
-        return logits.argmax(1), in_short(logits)
+            logits = asked(defense, images[:count])
+        return predicted(logits), in_short(logits)
 
     predictions, now = ask()
     if results.answers is None:

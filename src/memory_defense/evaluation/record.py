@@ -254,7 +254,12 @@ class Record(_Strict):
             For a file that is no record, was changed since it was written, or whose numbers contradict each other;
             the text names the file and the first offending field.
         """
-        text, damage = parted(check_path(path, "path", "record.json").read_bytes())
+        place = check_path(path, "path", "record.json")
+        if place.is_dir():
+            raise ValueError(f"{place} is a folder; give the record in it, such as {place / 'record.json'}")
+        if not place.exists():
+            raise ValueError(f"{place} does not exist; give the file that an evaluation wrote, such as record.json")
+        text, damage = parted(place.read_bytes())
         try:
             record = cls.model_validate_json(text)
         except ValidationError as error:

@@ -57,7 +57,14 @@ from memory_defense.evaluation.store import (
 from memory_defense.evaluation.watch import Watch, described
 from memory_defense.foreign import MemoryShortError, out_of_memory, undisturbed
 from memory_defense.noticed import Noticed, noticing
-from memory_defense.passes import GRANULE, bfloat16_gradients, granules_of, micro_batches_of
+from memory_defense.passes import (
+    GRANULE,
+    bfloat16_gradients,
+    fixed_pass,
+    granules_of,
+    micro_batches_of,
+    pass_limit,
+)
 from memory_defense.progress import between, stage
 from memory_defense.randomness import seeded
 from memory_defense.ranks import Ranks, in_company
@@ -199,7 +206,8 @@ def _evaluate(
                 state = run.begin(images[mine], labels[mine], numbers[mine])
             with stage(chosen.progress, "timing passes of several sizes"):
                 size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
-            if chosen.batch_size is None:
+                size = min(size, most, pass_limit() or size)
+            if chosen.batch_size is None and fixed_pass() is None:
                 run.say(f"passes of up to {size} images, {_why(found)}")
             with micro_batches_of(size):
                 orders = run.attack(state)
@@ -240,6 +248,8 @@ class _Run:
     said: set[str] = field(default_factory=set[str])
     short: bool = False
     """Whether the clean images were judged in such passes."""
+    adding: bool = False
+    """Whether the state is being written to, and is neither as before nor as after."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.options.progress, self.cases)
@@ -373,7 +383,9 @@ class _Run:
             if not (out_of_memory(error) or isinstance(error, MemoryShortError)) or len(rows) == 1:
                 raise
         else:
+            self.adding = True
             state.add(case, position, rows, attempt)
+            self.adding = False
             self._say(sentence("attacked", attempt.no_answer) if attempt.no_answer else "")
             self._say(sentence("gradient", attempt.no_gradient) if attempt.no_gradient else "")
             return
@@ -401,11 +413,11 @@ class _Run:
 
     @contextmanager
     def _kept(self, state: State) -> Generator[None]:
-        """Save the state where the block, which leaves it alone, is interrupted or fails."""
+        """Save the state where the block is interrupted or fails; not where it was being written to just then."""
         try:
             yield
         except (Exception, KeyboardInterrupt):
-            if self.store is not None:
+            if self.store is not None and not self.adding:
                 self.store.save(state, at_once=True)
                 if self.store.path is not None:
                     self.say(f"stopped; what is known of every image is in {self.store.path}")

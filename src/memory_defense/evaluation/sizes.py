@@ -15,9 +15,10 @@ import torch
 
 from memory_defense.contracts import Classifier, Images, Rows
 from memory_defense.evaluation.invariance import undisturbed
+from memory_defense.evaluation.metrics import JUDGE_BATCH
 from memory_defense.evaluation.odd import NAMED
 from memory_defense.foreign import ModelError
-from memory_defense.passes import GRANULE, granules_of, regular
+from memory_defense.passes import GRANULE, granule, granules_of, regular
 from memory_defense.wrappers import frozen, restored, rows_of
 
 _DOUBLED = (16, 32, 64, 128, 256, 512, 1024)
@@ -64,7 +65,10 @@ def taken_by(model: Classifier, images: Images, *, largest: int, wanted: int | N
     with frozen(model), restored(model), undisturbed(seed), torch.no_grad():
         error = _refusal(model, images, min(len(images), largest))
         if error is None:
-            return Taken()
+            if _takes(model, images, GRANULE):
+                return Taken()
+            size = -(-min(len(images), largest) // granule()) * granule()  # exported for just these images, say
+            return Taken(size, size)
         if _takes(model, images, GRANULE):
             most = GRANULE
             while most < largest and _takes(model, images, 2 * most):
@@ -110,7 +114,8 @@ def culprits(model: Classifier, images: Images, most: int = NAMED) -> list[int]:
         look(rows[half:])
 
     with frozen(model), restored(model), undisturbed(0), torch.no_grad():
-        look(torch.arange(len(images), device=images.device))
+        for part in torch.split(torch.arange(len(images), device=images.device), JUDGE_BATCH):
+            look(part)
     return found
 
 

@@ -56,6 +56,8 @@ def fingerprint(
 
 
 def _bytes(tensor: Tensor) -> bytes:
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -85,13 +87,13 @@ def take_over(state: State, tensors: Mapping[str, Tensor], rows: Rows) -> None:
     for number, one in enumerate(state.cases):
         for name in _PER_IMAGE:
             getattr(one, name)[rows] = tensors[f"case {number} {name}"].to(device)
-        _add_counts(one, counts[number])
+        _add_counts(one, counts[number], int(tensors[f"case {number} done"].sum()))
     for number, broken in enumerate(state.broken):
         broken.take_over(tensors, f"ball {number}", rows)
 
 
-def _add_counts(one: CaseState, counts: Mapping[str, Any]) -> None:
-    one.ran += counts["ran"]
+def _add_counts(one: CaseState, counts: Mapping[str, Any], done: int) -> None:
+    one.ran += counts.get("ran", done)  # an earlier version's state has no such count
     one.forward += counts["forward"]
     one.backward += counts["backward"]
     one.disagreements += counts["disagreements"]
@@ -157,23 +159,18 @@ class Store:
                 "processes, or a processor that rounds otherwise); remove it to start anew, or write to another "
                 "place"
             )
-        said = "going on where the evaluation stopped"
-        try:
+        said, images = "going on where the evaluation stopped", len(state.labels)
+        with _damage(self.path):
             _check(tensors, to_tensors(state))
             differing = self._answered_otherwise(state, tensors, metadata)
-            moved = self.randomised and metadata.get("made_on") != self.made_on
-            if differing and not moved and (ask is None or repeats_itself(ask, state.answers)):
-                count, images = differing, len(state.labels)
-            else:
-                count = images = 0
-                take_over(state, tensors, torch.arange(len(state.labels), device=state.labels.device))
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{self.path} is damaged ({error}); remove it to start anew") from error
-        if count:
+        moved = self.randomised and metadata.get("made_on") != self.made_on
+        if differing and not moved and (ask is None or repeats_itself(ask, state.answers)):
             raise ValueError(
-                f"{self.path} belongs to another evaluation: the classifier answers otherwise now, on {count} of "
-                f"{images} clean images; remove it to start anew, or write to another place"
+                f"{self.path} belongs to another evaluation: the classifier answers otherwise now, on {differing} "
+                f"of {images} clean images; remove it to start anew, or write to another place"
             )
+        with _damage(self.path):
+            take_over(state, tensors, torch.arange(images, device=state.labels.device))
         if differing:
             said += "; the classifier draws at random, so its answers cannot tell whether it is still the same"
         return said
@@ -240,6 +237,15 @@ def of_other_company(path: Path | None, ranks: Ranks) -> list[Path]:
 def _of_all(path: Path) -> list[Path]:
     ranks = sorted(path.parent.glob(f"{glob.escape(path.name)}.rank-*[0-9]"))
     return [one for one in (path, *ranks) if one.is_file()]
+
+
+@contextmanager
+def _damage(path: Path) -> Generator[None]:
+    """Run a block that reads a state's tensors, and turn what goes wrong there into one error."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to start anew") from error
 
 
 def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

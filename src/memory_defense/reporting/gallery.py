@@ -35,6 +35,7 @@ from torch import Tensor
 
 from memory_defense.checks import check_images, nearest
 from memory_defense.contracts import Images, Labels
+from memory_defense.evaluation.metrics import NO_ANSWER
 from memory_defense.tensorfiles import read_tensors
 
 REQUIRED = ("images", "adversarial", "labels", "predictions_clean", "predictions_adversarial")
@@ -87,8 +88,9 @@ class Gallery:
         if self.images.shape[1] not in (1, 3):
             raise ValueError(f"images have {self.images.shape[1]} channels, expected 1 (grey) or 3 (RGB)")
         self._shape("adversarial", self.adversarial, tuple(self.images.shape))
-        for name in ("labels", "predictions_clean", "predictions_adversarial"):
-            self._classes(name, cast(Tensor, getattr(self, name)))
+        self._classes("labels", self.labels)
+        for name in ("predictions_clean", "predictions_adversarial"):
+            self._classes(name, cast(Tensor, getattr(self, name)), least=NO_ANSWER)
         for pair in (("slots_clean", "slots_adversarial"), ("attention_clean", "attention_adversarial")):
             missing = [name for name in pair if getattr(self, name) is None]
             if len(missing) == 1:
@@ -109,12 +111,12 @@ class Gallery:
         if tuple(tensor.shape) != wanted:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}")
 
-    def _classes(self, name: str, tensor: Tensor) -> None:
+    def _classes(self, name: str, tensor: Tensor, least: int = 0) -> None:
         self._shape(name, tensor, (len(self),))
         if tensor.dtype not in _INTEGERS:
             raise ValueError(f"{name} is {tensor.dtype}, expected whole numbers (torch.int64)")
         low, high = int(tensor.min()), int(tensor.max())
-        if low < 0 or high >= len(self.classes):
+        if low < least or high >= len(self.classes):
             raise ValueError(f"{name} spans {low}..{high}, but there are {len(self.classes)} classes, from 0")
 
     def _finite(self, name: str, tensor: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from memory_defense.evaluation.metrics import NO_ANSWER
 from memory_defense.reporting.gallery import Gallery
 from memory_defense.reporting.wording import epsilon_text, norm_label, plain
 
@@ -123,7 +124,8 @@ def _example(gallery: Gallery, row: int) -> ExampleView:
 
     def answer(image: Tensor, prediction: Tensor, kind: str) -> Answer:
         said = int(prediction[row])
-        return Answer(picture(image[row], f"{kind} image of {names[truth]}"), names[said], said == truth)
+        called = names[said] if said != NO_ANSWER else "no answer"
+        return Answer(picture(image[row], f"{kind} image of {names[truth]}"), called, said == truth)
 
     def slot(chosen: Tensor | None) -> int | None:
         return None if chosen is None else int(chosen[row])

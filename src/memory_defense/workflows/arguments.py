@@ -171,9 +171,10 @@ def _from_array(array: NDArray[Any], called: str, name: str, expected: str) -> t
     kind = array.dtype.kind
     if kind not in "biufc":
         said = _texts(array.reshape(-1)[:1], name, expected) if kind in "US" else ""
-        raise ValueError(
-            said or f"{name} are an array of {array.dtype}, expected {expected}; use {called}.astype('float32')"
-        )
+        kind_of = "int64" if name == "labels" else "float32"
+        inside = array.dtype == object and array.size > 0 and isinstance(array.reshape(-1)[0], (np.ndarray, Tensor))
+        remedy = f"numpy.stack(list({called}))" if inside else f"{called}.astype({kind_of!r})"
+        raise ValueError(said or f"{name} are an array of {array.dtype}, expected {expected}; use {remedy}")
     if kind == "f" and array.dtype.itemsize not in (2, 4, 8):
         array, called = array.astype(np.float64), f"{called}.astype('float64')"
     native = array.dtype.newbyteorder("=")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard, cast
 
 from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import Suite, SuitePart, check_attacks, parts_of, written
@@ -57,8 +58,8 @@ from memory_defense.workflows.arguments import (
     options_of,
     radii,
 )
-from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device
-from memory_defense.wrappers import apart, ordinary_modes, torch_defaults
+from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
+from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
 
 
 def evaluate(
@@ -152,8 +153,10 @@ def evaluate(
             most = largest_pass(len(pixels), pixels.device, chosen.batch_size, cases)
             defense = as_found(defense, *around)
             shown = in_own_precision(defense)
-            taken = taken_by(shown, pixels, largest=most, wanted=chosen.batch_size, seed=chosen.seed)
-            chosen = _with_note(chosen, taken.note)
+            with modules_seen(defense) as seen:
+                taken = taken_by(shown, pixels, largest=most, wanted=chosen.batch_size, seed=chosen.seed)
+            defense, found = reaching(defense, seen)
+            chosen = _with_note(_with_note(chosen, taken.note), found)
             with granules_of(taken.granule, taken.most):
                 defense, classes = introduced(defense, pixels, follows=follows)
                 evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place, recipe=recipe)
@@ -338,4 +341,25 @@ def as_defense(model: Classifier | Defense) -> Defense:
             f"the model asks for {', '.join(needed)}; a classifier is given images only. One that is handed the "
             "label, or a slot made of it, has no robustness to measure: wrap it so that it finds these itself"
         )
-    return model if isinstance(model, Defense) else Undefended(model)
+    return model if _publishes(model) else Undefended(model)
+
+
+def _publishes(model: Classifier | Defense) -> TypeGuard[Defense]:
+    """Return whether a model is a defense that says how it is to be attacked, and not one with such a name in it.
+
+    Raises ValueError for one that names nothing to attack.
+    """
+    if not isinstance(model, Defense):
+        return False
+    try:
+        found = cast("object", model.surrogates())
+    except TypeError:  # no method, or one that asks for something
+        return False
+    if not isinstance(found, Mapping):
+        return False
+    if not found:
+        raise ValueError(
+            "the model's surrogates() names nothing to attack; return at least {'end-to-end': self}, or leave the "
+            "method out"
+        )
+    return True

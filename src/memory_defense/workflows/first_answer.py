@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from memory_defense.foreign import ModelError, out_of_memory
 from memory_defense.passes import regular
 from memory_defense.wrappers import (
     OwnPrecision,
+    Reaching,
     UnderDefaults,
     frozen,
     modules_of,
@@ -37,6 +39,18 @@ def in_own_precision(defense: Defense) -> Defense:
     if precision == torch.float32 or not isinstance(defense, Undefended):
         return defense
     return Undefended(OwnPrecision(defense.network, precision))
+
+
+def reaching(defense: Defense, seen: Sequence[nn.Module]) -> tuple[Defense, str]:
+    """Return the defense with the modules that it was seen to call in its reach, and what to say of them."""
+    if not seen or not isinstance(defense, Undefended):
+        return defense, ""
+    count = sum(1 for one in seen if any(True for _ in chain(one.parameters(), one.buffers())))
+    said = (
+        f"{count} module{'s' * (count > 1)} that the model calls cannot be found in it; seen at the first call, "
+        "and put into eval mode as the others"
+    )
+    return Undefended(Reaching(defense.network, tuple(seen))), said if count else ""
 
 
 def introduced(defense: Defense, images: Images, *, follows: bool) -> tuple[Defense, int]:
@@ -111,7 +125,7 @@ def on_device(model: object, device: torch.device | str | None) -> Generator[Non
     covered: set[int] = set()
     try:
         for module in modules_of(start) if device is not None else ():
-            home = next(module.parameters(), None)
+            home = next(chain(module.parameters(), module.buffers()), None)
             if home is not None and id(module) not in covered:
                 moved.append((module, home.device))
                 module.to(device)

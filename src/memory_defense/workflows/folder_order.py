@@ -7,13 +7,16 @@ import torch
 from memory_defense.contracts import Classifier
 from memory_defense.data.images import ImageSet
 from memory_defense.data.leftovers import listed
-from memory_defense.evaluation.metrics import accuracy
+from memory_defense.evaluation.metrics import JUDGE_BATCH, accuracy, predict
+from memory_defense.evaluation.sizes import taken_by
+from memory_defense.passes import granules_of
 from memory_defense.randomness import seeded
+from memory_defense.workflows.evaluate import as_defense
+from memory_defense.workflows.first_answer import in_own_precision
 from memory_defense.wrappers import frozen
 
 _ASKED = 256
 """Images that a model is asked about."""
-_BATCH = 32
 
 
 def counts_otherwise(
@@ -40,8 +43,13 @@ def counts_otherwise(
         return None
     asked = images.first(min(_ASKED, len(images)))
     floats = asked.floats()
-    with torch.no_grad(), frozen(model), seeded(0, "class order"):
-        found = torch.cat([model(part).argmax(1) for part in torch.split(floats, _BATCH)]).cpu()
+    shown = in_own_precision(as_defense(model))
+    taken = taken_by(shown, floats, largest=min(len(floats), JUDGE_BATCH), wanted=None, seed=0)
+    try:
+        with frozen(model), granules_of(taken.granule, taken.most), seeded(0, "class order"):
+            found = predict(shown, floats).cpu()
+    except ValueError:  # what is wrong with the model is for the evaluation to say
+        return None
     labels = asked.labels.cpu()
     others = torch.tensor([otherwise.index(name) for name in classes])[labels]
     here, there = accuracy(found == labels), accuracy(found == others)

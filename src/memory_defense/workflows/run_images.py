@@ -115,7 +115,7 @@ def splits_of(
     splits = load_splits(
         place if known else Path(place),
         size=None if known else images_of(model).size,
-        classes=None if known else _order(Path(place), images_of(model).classes),
+        classes=None if known else _order(Path(place).expanduser(), images_of(model).classes),
         limits=limits,
         device=device,
         data_dir=data_dir if known else None,

@@ -25,6 +25,7 @@ from memory_defense.wrappers.modes import (
 )
 from memory_defense.wrappers.parallel import apart
 from memory_defense.wrappers.randomised import Eot, Resubmission
+from memory_defense.wrappers.reached import Reaching, modules_seen
 
 __all__ = [
     "Backward",
@@ -33,6 +34,7 @@ __all__ = [
     "Eot",
     "OwnPrecision",
     "Passes",
+    "Reaching",
     "Resubmission",
     "StraightThrough",
     "TensorMap",
@@ -41,6 +43,7 @@ __all__ = [
     "frozen",
     "gradient_at",
     "modules_of",
+    "modules_seen",
     "ordinary_modes",
     "outside_inference",
     "places_of",

@@ -13,6 +13,8 @@ from memory_defense.contracts import Images
 from memory_defense.wrappers.modes import places_of, precision_of
 
 _WRAP = "lambda images: model(images)"
+_OF_TYPES = re.compile(r"dtype|scalar type|same type|Half|Double|BFloat16|torch.FloatTensor")
+"""What torch says where two types do not go together."""
 
 
 def check_answer(answer: object, count: int) -> None:
@@ -72,13 +74,15 @@ def misfit(model: object, images: Images, error: Exception) -> str | None:
     if places and images.device not in places:
         remedy = "load its weights" if places[0].type == "meta" else f"use images.to('{places[0]}')"
         return f"the model's weights are on {places[0]}, the images on {images.device}: {said}; {remedy}"
-    if precision != torch.float32:
+    if precision != torch.float32 and _OF_TYPES.search(said):
         return (
             f"the model's weights are {precision}, the images {images.dtype}: {said}; use model.float(), or "
             f"wrappers.OwnPrecision(model, {precision}) to keep it as it is"
         )
     if isinstance(error, AssertionError) and "Guard failed" in said:
-        return f"the model was exported for other images than {tuple(images.shape)} ({said}); {_exported(said)}"
+        return (
+            f"the model does not take images {tuple(images.shape)}: exported for others ({said}); {_exported(said)}"
+        )
     if "inference" in said.lower():
         return f"the model uses tensors that were made in torch.inference_mode(): {said}; make them outside of it"
     return None

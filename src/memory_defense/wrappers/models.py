@@ -141,5 +141,5 @@ def restored(model: object) -> Generator[None]:
     finally:
         with torch.no_grad():
             for one, before in zip(tensors, kept, strict=True):
-                if not torch.equal(one, before):
+                if one.layout != torch.strided or not torch.equal(one, before):
                     one.copy_(before)

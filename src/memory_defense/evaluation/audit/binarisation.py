@@ -99,10 +99,10 @@ class Readout:
 def features_of(model: Classifier, images: Images) -> Generator[Features]:
     """Yield the features: what enters the linear layer whose output the model returns, or else its logits."""
     entered: list[Tensor] = []
-    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    seen: dict[nn.Module, tuple[object, object]] = {}
     linear = [one for one in modules_of(model) if isinstance(one, nn.Linear)]
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def look(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         if inputs:
             seen[module] = (inputs[0], output)
 
@@ -116,9 +116,7 @@ def features_of(model: Classifier, images: Images) -> Generator[Features]:
     finally:
         for handle in handles:
             handle.remove()
-    last = [
-        one for one, (entry, out) in seen.items() if entry.dim() == 2 and torch.equal(out[: len(logits)], logits)
-    ]
+    last = [one for one, (entry, out) in seen.items() if _ends_in(entry, out, logits)]
 
     def penultimate(target: Classifier, points: Images) -> Tensor:
         entered.clear()
@@ -141,6 +139,16 @@ def features_of(model: Classifier, images: Images) -> Generator[Features]:
         yield answers if _hidden(penultimate, model, images) else penultimate
     finally:
         handle.remove()
+
+
+def _ends_in(entry: object, out: object, logits: Logits) -> bool:
+    """Return whether a layer that was given features (B, F) returned these logits; some give and take anything."""
+    if not (isinstance(entry, Tensor) and isinstance(out, Tensor)):
+        return False
+    try:
+        return entry.dim() == 2 and torch.equal(out[: len(logits)], logits)
+    except RuntimeError:  # inside `torch.vmap` a tensor is one no longer when the call is over
+        return False
 
 
 def _split(model: Classifier, images: Images) -> tuple[Logits, int | None]:

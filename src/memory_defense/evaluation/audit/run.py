@@ -18,7 +18,7 @@ from memory_defense.evaluation.audit.results import RESULT_CHECKS
 from memory_defense.evaluation.audit.slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
-from memory_defense.foreign import MemoryShortError, ModelError, out_of_memory
+from memory_defense.foreign import MemoryShortError, ModelError, in_short, out_of_memory
 from memory_defense.passes import granules_of
 from memory_defense.progress import stage
 from memory_defense.randomness import seeded
@@ -80,8 +80,10 @@ def _run(name: str, check: Check, findings: Findings) -> AuditLine:
     except ModelError as error:
         meaning, remedy = f"not run: {error}", "let the model answer every image in [0, 1]"
     except Exception as error:
-        if not (out_of_memory(error) or isinstance(error, MemoryShortError)):
-            raise
-        meaning = "not run: there was not enough memory for what this check looks at"
-        remedy = "run the evaluation where there is more memory"
+        if out_of_memory(error) or isinstance(error, MemoryShortError):
+            meaning = "not run: there was not enough memory for what this check looks at"
+            remedy = "run the evaluation where there is more memory"
+        else:
+            meaning = f"not run: the check itself failed ({type(error).__name__}: {in_short(error)})"
+            remedy = "evaluate a plainer form of the model, and report what failed here"
     return line(name, None, None, meaning, remedy)
