@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 
 import pytest
+from rich.console import Console
 
 from memory_defense import LoggedProgress
+from memory_defense.cli.progress import shown
 from memory_defense.progress import Lines, Pace, Seldom, beat, duration, heard, stage
 
 
@@ -220,3 +224,18 @@ def test_of_several_processes_only_the_first_logs(caplog, monkeypatch) -> None:
 def test_a_time_that_is_none_is_refused(every) -> None:
     with pytest.raises(ValueError, match=r"every is .*, expected seconds above 0, such as 15"):
         LoggedProgress(every=every)
+
+
+def test_a_path_with_brackets_is_no_markup_on_a_terminal(monkeypatch) -> None:
+    """It ended the evaluation when its record was about to be written."""
+    heard = io.StringIO()
+    terminal = Console(file=heard, force_terminal=True, width=100, legacy_windows=False)
+    monkeypatch.setattr("memory_defense.cli.progress.Console", lambda **_: terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with shown() as display:
+        display.begin("writing runs/a[/b]/record.json", 1)
+        display.advance(1)
+        display.note("kept in [draft]")
+    assert "a[/b]" in heard.getvalue()
+    assert "[draft]" in heard.getvalue()

@@ -12,8 +12,18 @@ from torch import Tensor, nn
 import memory_defense
 from evaluation.helpers_evaluation import five_classes, some_images
 from memory_defense import Options, Record
+from memory_defense.attacks.suites import parts_of
+from memory_defense.defenses.undefended import Undefended
+from memory_defense.evaluation.gallery import write_gallery
+from memory_defense.evaluation.kept import check_still_its_own
 from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, judged
 from memory_defense.evaluation.results import read_per_image
+from memory_defense.evaluation.robustness import evaluate as attack_all
+from memory_defense.evaluation.state import Broken
+from memory_defense.reporting.gallery import Gallery
+from memory_defense.reporting.thumbnails import examples
+from memory_defense.threat import Linf
+from memory_defense.workflows.evaluate import cascade_cases
 
 COUNT, ODD, EPSILON = 24, 5, 0.03
 
@@ -216,3 +226,53 @@ def test_a_stopped_evaluation_remembers_the_odd_images(tmp_path) -> None:
     whole, _, _ = evaluated(model, images, labels, attacks, tmp_path / "whole.json")
     assert record.odd_images == whole.odd_images != ()
     assert record.worst_case == whole.worst_case
+
+
+def test_a_finished_record_with_an_odd_image_is_taken_for_the_same_models(tmp_path) -> None:
+    """It was refused with "no accuracy can be claimed", so nothing that it belongs to could go on."""
+    images, labels = problem(model := Standardised(0.0))
+    record, _, _ = evaluated(model, images, labels, "fgsm", tmp_path / "r.json")
+    check_still_its_own(record, tmp_path / "r.json", model, images, torch.arange(COUNT))
+    with pytest.raises(ValueError, match="answers otherwise now"):
+        check_still_its_own(
+            record, tmp_path / "r.json", nn.Sequential(model, nn.Softmax(1)), images, torch.arange(COUNT)
+        )
+
+
+def test_a_gallery_shows_an_image_without_an_answer(tmp_path) -> None:
+    images, labels = problem(model := Falling(), 0.9)
+    found = attack_all(
+        Undefended(model), images, labels, cascade_cases(Undefended(model), parts_of("fgsm"), [Linf(0.03)])
+    )
+    path = tmp_path / "gallery.safetensors"
+    write_gallery(path, Undefended(model), found, classes=tuple("abcde"), name="falling", count=COUNT)
+    gallery = Gallery.read(path)
+    assert int((gallery.predictions_adversarial == NO_ANSWER).sum()) == 1
+    assert {one.adversarial.label for one in examples(gallery, COUNT)} >= {"no answer"}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_interrupt_between_two_writes_leaves_no_image_tried_that_was_not(whole, tmp_path, monkeypatch) -> None:
+    """The worst case was 1 after going on, where it is below: the images counted as tried, and as standing."""
+    model = five_classes()
+    images = some_images()[:COUNT]
+    labels = model(images).argmax(1)
+    plain, _, _ = evaluated(model, images, labels, "pgd", tmp_path / "plain.json", chunk=8)
+    add, calls = Broken.add, []
+
+    def interrupted(self: Broken, *arguments: object) -> None:
+        calls.append(1)
+        if whole:
+            add(self, *arguments)  # pyright: ignore
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        if not whole:
+            add(self, *arguments)  # pyright: ignore
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Broken, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(model, images, labels, "pgd", tmp_path / "r.json", chunk=8)
+    record, _, _ = evaluated(model, images, labels, "pgd", tmp_path / "r.json", chunk=8)
+    assert record.worst_case == plain.worst_case
+    assert 0 < record.worst_case[0].accuracy < 1

@@ -46,6 +46,25 @@ def text():
 
 def thirteen():
     return ByLevel(range(13))
+
+class Four(ByLevel):
+    def forward(self, images):
+        if len(images) not in (3, 4):
+            raise RuntimeError(f"expected a batch of 3 or 4, got {len(images)}")
+        return super().forward(images)
+
+def four():
+    return Four(sorted(range(12), key=str))
+
+def double():
+    return ByLevel(sorted(range(12), key=str)).double()
+
+class Named(ByLevel):
+    def forward(self, images):
+        return {"logits": super().forward(images)}
+
+def named():
+    return Named(range(12))
 """
 
 
@@ -102,6 +121,16 @@ def test_a_model_that_was_trained_on_text_is_right_and_that_is_said(data):
     )
     with_text = load_images(data, classes=TEXT)
     assert with_text.images.labels.tolist() == [TEXT.index(NAMES[int(level) // 20]) for level in _levels(with_text)]
+
+
+@pytest.mark.parametrize("model", ["four", "double"])
+def test_a_model_is_asked_for_its_order_as_it_wants_to_be_asked(data, model):
+    assert evaluated(data, model).clean.accuracy == 1
+
+
+def test_a_model_that_gives_no_logits_is_told_so(data):
+    asked = ("evaluate", "levels_net:named", "--data", data, "--epsilon", "0.01", "--attacks", "fgsm")
+    refused(memdef(*asked), "expected logits", "return the tensor")
 
 
 @pytest.mark.parametrize("model", ["numbers", "text"])
