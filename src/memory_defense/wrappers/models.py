@@ -32,7 +32,8 @@ def modules_of(model: object) -> Iterator[nn.Module]:
 
     Looks into modules, callable and dataclass objects, bound methods, partials, closures, sequences and
     mappings, and what a function of a script or notebook finds by a global name: a module, or another such
-    function. A module that a method finds by a global name is out of sight.
+    function. What else is called, such as a module in a global list, is out of
+    sight here; see `modules_seen`.
     """
     seen: set[int] = set()
     pending: list[object] = [model]
