@@ -73,3 +73,13 @@ def test_an_unknown_name_brings_the_nearest_known_one() -> None:
     close = str(nearest("fgms", ["pgd", "fgsm"], "attack"))
     assert close == "unknown attack 'fgms'; did you mean 'fgsm'? Known: fgsm, pgd"
     assert "did you mean" not in str(nearest("zzzz", ["pgd", "fgsm"], "attack"))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "remedy"),
+    [(-0.11, 1.13, "clamp"), (-2e-5, 0.99, "clamp"), (-0.286, 0.714, "normalised"), (-0.13, 0.87, "normalised")],
+)
+def test_what_resizing_leaves_is_told_from_a_mean_that_was_subtracted(low, high, remedy) -> None:
+    images = torch.linspace(low, high, 16).reshape(1, 1, 4, 4)
+    with pytest.raises(ValueError, match=remedy):
+        check_images(images)

@@ -34,7 +34,9 @@ __all__ = [
 
 _ROUNDING = 1e-6
 _OVERSHOOT = (-0.3, 1.3)
-"""Bicubic and Lanczos resizing go beyond [0, 1] so far at most; normalised images go further on one side."""
+"""Bicubic and Lanczos resizing go beyond [0, 1] so far at most, on both sides; subtracting a mean moves to one."""
+_LITTLE = -0.05
+"""On one side alone they go so far."""
 
 
 class NoGradientError(ValueError):
@@ -139,7 +141,8 @@ def _to_pixels(images: Tensor) -> str:
 def _range_remedy(low: float, high: float, called: str) -> str:
     if low >= 0 and high <= 255 and high > 2:
         return f"they look like grey levels: use x / 255 ({called} / 255)"
-    if low < 0 and _OVERSHOOT[0] < low and high < _OVERSHOOT[1]:
+    beyond_both = _OVERSHOOT[0] < low < 0 and 1 < high < _OVERSHOOT[1]
+    if beyond_both or (_LITTLE < low < 0 and high <= 1):
         return f"as bicubic resizing leaves them? use {called}.clamp(0, 1)"
     if low < 0:
         return "they look normalised: undo it (x * std + mean) and make normalisation the model's first layer"

@@ -277,7 +277,7 @@ def test_modules_without_modes_are_evaluated(plain: Record) -> None:
     assert (found.clean, found.worst_case) == (plain.clean, plain.worst_case)
     found = evaluated(torch.export.export(Net(), (shown,)).module())
     assert (found.clean, found.worst_case) == (plain.clean, plain.worst_case)
-    assert found.notes == ("the model takes exactly 2 images in a pass, and every pass had so many",)
+    assert found.notes == ("every pass had exactly 2 images: the model does not take every number",)
 
 
 class Settings:
@@ -403,7 +403,7 @@ def test_a_program_exported_for_just_these_images_is_evaluated(count) -> None:
     program = torch.export.export(Net(), (images,)).module()
     found = memory_defense.evaluate(program, images, labels, epsilon=0.05, attacks="pgd")
     assert found.clean.accuracy == 1
-    assert "takes exactly" in found.notes[0]
+    assert "every pass had exactly" in found.notes[0]
 
 
 def test_a_model_that_cannot_be_asked_for_a_gradient_is_refused_or_audited() -> None:

@@ -202,8 +202,9 @@ def _evaluate(
         with granules_of(found.granule):
             passes = len(mine) * (1 + chosen.repetitions.count)
             asking = stage(chosen.progress, "asking the model about the clean images", passes)
-            with asking, located(defense, images[mine], numbers[mine], "judging clean images"):
-                state = run.begin(images[mine], labels[mine], numbers[mine])
+            own, ids = images[mine], numbers[mine]
+            with asking, located(defense, own, ids, "judging clean images"):
+                state = run.begin(own, labels[mine], ids)
             with stage(chosen.progress, "timing passes of several sizes"):
                 size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
                 size = min(size, most, pass_limit() or size)

@@ -40,8 +40,8 @@ class Taken(NamedTuple):
         if self.most is None:
             return ""
         if self.granule == self.most:
-            return f"the model takes exactly {_images(self.most)} in a pass, and every pass had so many"
-        return f"the model takes no more than {_images(self.most)} in a pass, and no pass had more"
+            return f"every pass had exactly {_images(self.most)}: the model does not take every number"
+        return f"no pass had more than {_images(self.most)}: the model does not take every larger number"
 
 
 def taken_by(model: Classifier, images: Images, *, largest: int, wanted: int | None, seed: int) -> Taken:
