@@ -14,7 +14,7 @@ from pathlib import Path
 NORMS = ("linf", "l2")
 """Norms of the balls in `threat.BALLS`."""
 
-SCALES = ("cpu", "paper", "tiny")
+SCALES = ("cpu", "desk", "paper", "tiny")
 """Scales of the reproduction, as in `recipes.scales.SCALES`."""
 
 DEMO_SCALES = ("cpu", "tiny")

@@ -13,6 +13,7 @@ from torch import nn
 
 from memory_defense.contracts import Images, Logits
 from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, activation_layer, features_of
+from memory_defense.networks.residual_cnn import ResidualCnn
 from memory_defense.networks.resnet import resnet18, resnet50
 from memory_defense.networks.target_cnns import cnn_a, cnn_b, cnn_c, mlp_d
 
@@ -164,6 +165,8 @@ CLASSIFIERS: dict[str, Builder] = {
     "cnn-b": cnn_b,
     "cnn-c": cnn_c,
     "mlp-d": mlp_d,
+    "residual-cnn": ResidualCnn,
+    "residual-cnn-128": partial(ResidualCnn, widths=(64, 128, 256)),
     "resnet18": resnet18,
     "resnet18-silu": partial(resnet18, activation="silu"),
     "resnet50": resnet50,
