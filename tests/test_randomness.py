@@ -22,11 +22,23 @@ def split_mix(state: int) -> int:
 def test_draws_are_split_mix_bit_for_bit() -> None:
     draws = ImageDraws.of(7, "test", 3)
     uniform = draws.uniform(4)
+    integers = draws.integers(1000, 5)
     for image in range(3):
         key = int(draws.keys[image]) & MASK
         for position in range(4):
-            bits = split_mix((key + (position + 1) * 0x9E3779B97F4A7C15) & MASK)
-            assert float(uniform[image, position]) == (bits >> 40) * 2.0**-24
+            bits = split_mix((key + (position // 2 + 1) * 0x9E3779B97F4A7C15) & MASK)
+            half = bits >> 32 if position % 2 else bits & 0xFFFFFFFF
+            assert float(uniform[image, position]) == (half >> 8) * 2.0**-24
+            assert int(integers[image, position]) == half * 1000 >> 32
+
+
+def test_more_draws_begin_with_fewer_and_pairs_are_independent() -> None:
+    draws = ImageDraws.of(5, "pairs", 400)
+    for draw in (draws.uniform, draws.normal):
+        assert torch.equal(draw(7), draw(2, 50).flatten(1)[:, :7])
+        even, odd = draw(400)[:, ::2].flatten().double(), draw(400)[:, 1::2].flatten().double()
+        for one, other in ((even, odd), (even.square(), odd.square())):
+            assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.015
 
 
 def test_the_finaliser_matches_published_values() -> None:

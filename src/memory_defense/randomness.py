@@ -57,6 +57,18 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
+def _mix_(bits: Tensor) -> Tensor:
+    """Do what `_mix` does in place, for tensors that nobody else holds."""
+    for by, factor in ((30, _MIX_1), (27, _MIX_2)):
+        bits.bitwise_xor_((bits >> by).bitwise_and_((1 << (64 - by)) - 1)).mul_(factor)
+    return bits.bitwise_xor_((bits >> 31).bitwise_and_((1 << 33) - 1))
+
+
+DRAWS = 2
+"""Version of the numbers that `ImageDraws` gives: 2 makes two numbers of each hash, 1 made one. What was begun with
+another version is not gone on with."""
+
+
 @dataclass(frozen=True)
 class ImageDraws:
     """Counter-based draws for a batch of images; see `contracts.Draws`.
@@ -83,19 +95,29 @@ class ImageDraws:
         """Return the draws of these rows."""
         return ImageDraws(self.keys[index])
 
-    def _bits(self, *shape: int) -> Tensor:
-        counters = torch.arange(1, math.prod(shape) + 1, device=self.keys.device) * _GOLDEN
-        return _mix(self.keys[:, None] + counters).view(-1, *shape)
+    def _halves(self, count: int) -> Tensor:
+        """Return (B, count) int32: the low and the high half of each hash, one after the other."""
+        hashes = torch.arange(1, count // 2 + count % 2 + 1, device=self.keys.device).mul_(_GOLDEN)
+        return _mix_(self.keys[:, None] + hashes).view(torch.int32)[:, :count]
 
     def uniform(self, *shape: int) -> Tensor:
         """Return (B, *shape) float32 in [0, 1), 24 bits each."""
-        return _shift(self._bits(*shape), 40).float() * 2.0**-24
+        return _unit(self._halves(math.prod(shape))).view(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """Return (B, *shape) float32, standard normal (Box-Muller)."""
-        radius = (1 - self.child("radius").uniform(*shape)).log().mul(-2).sqrt()
-        return radius * (2 * math.pi * self.child("angle").uniform(*shape)).cos()
+        """Return (B, *shape) float32, standard normal (Box & Muller 1958): two of each pair of uniform numbers."""
+        count = math.prod(shape)
+        pairs = _unit(self.child("normal")._halves(count + count % 2)).view(len(self.keys), -1, 2)
+        radius = (1 - pairs[..., 0]).log_().mul_(-2).sqrt_()
+        angle = pairs[..., 1] * (2 * math.pi)
+        both = torch.stack([angle.cos().mul_(radius), angle.sin().mul_(radius)], 2)  # (B, count / 2, 2)
+        return both.flatten(1)[:, :count].view(-1, *shape)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Return (B, *shape) int64 in [0, high); `high` below 2**24 keeps the bias under 1e-7 x high."""
-        return (_shift(self._bits(*shape), 32) * high) >> 32
+        return (((self._halves(math.prod(shape)).long() & 0xFFFFFFFF) * high) >> 32).view(-1, *shape)
+
+
+def _unit(halves: Tensor) -> Tensor:
+    """Return int32 as float32 in [0, 1), by their upper 24 bits."""
+    return (halves >> 8).bitwise_and_(0xFFFFFF).float().mul_(2.0**-24)

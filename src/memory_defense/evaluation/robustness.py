@@ -66,7 +66,7 @@ from memory_defense.passes import (
     pass_limit,
 )
 from memory_defense.progress import between, stage
-from memory_defense.randomness import seeded
+from memory_defense.randomness import DRAWS, seeded
 from memory_defense.ranks import Ranks, in_company
 from memory_defense.wrappers import apart, frozen
 
@@ -320,7 +320,7 @@ class _Run:
     def _fingerprint(self, state: State) -> str:
         chosen, defense = self.options, self.defense
         flag = (defense.flag_score, defense.flag_threshold) if isinstance(defense, Flagging) else ("", None)
-        terms = f"{chosen.seed} {chosen.repetitions!r} {chosen.bfloat16} {self.ranks.world} {flag}"
+        terms = f"{chosen.seed} {chosen.repetitions!r} {chosen.bfloat16} {self.ranks.world} {flag} {DRAWS}"
         if self.batch_invariance.granule != GRANULE:  # otherwise as before other granules were known
             terms += f" {self.batch_invariance!r}"
         return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
