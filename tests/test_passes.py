@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from memory_defense.attacks import Pgd
+from memory_defense.attacks import Apgd, Pgd
 from memory_defense.contracts import Classifier
 from memory_defense.evaluation.invariance import agreeing_granule
 from memory_defense.foreign import ModelError
@@ -177,6 +177,34 @@ def test_bfloat16_is_for_gradients_only_and_off_by_default() -> None:
             moved = Pgd(steps=3)(model, images, labels, Linf(1e-3), ImageDraws.of(0, "a", 8))
         assert kinds == [torch.float32, kind, kind, kind, torch.float32]
         assert moved.dtype == torch.float32
+
+
+class Coarse(nn.Module):
+    """Two logits so large and so near that bfloat16 cannot tell them apart; the first image's do change places."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        level = (images.flatten(1) @ torch.ones(16, 1)).float()[:, 0] / 16
+        lead = 0.25 + torch.where(level < 0.5, 10 * (0.45 - level), 0)  # only the dark ones can be broken
+        logits = torch.stack([lead + 1000, torch.full_like(lead, 1000.0)], 1)
+        return logits.bfloat16().float() if torch.is_autocast_enabled("cpu") else logits
+
+
+@pytest.mark.parametrize("attack", [Pgd(steps=8), Apgd(steps=8)], ids=["pgd", "apgd"])
+def test_what_seems_to_fool_in_bfloat16_is_asked_anew_in_float32(attack) -> None:
+    """Or the attack would rest on images that fool nobody, where a few more steps find some that do."""
+
+    class Flipped(Coarse):
+        def forward(self, images: Tensor) -> Tensor:  # a tie is an error here, as rounding may well have it
+            return super().forward(images) - torch.tensor([1e-3, 0.0])
+
+    model = Flipped()
+    images = torch.stack([torch.full((1, 4, 4), level) for level in (0.4, 0.7)])
+    labels, ball = torch.zeros(2, dtype=torch.int64), Linf(0.09)
+    assert model(images).argmax(1).tolist() == [0, 0]
+    for wanted in (False, True):
+        with bfloat16_gradients(wanted):
+            found = attack(model, images, labels, ball, ImageDraws.of(0, "a", 2))
+        assert model(found).argmax(1).tolist() == [1, 0]
 
 
 class WritesInPlace(nn.Module):

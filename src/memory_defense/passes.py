@@ -309,14 +309,20 @@ def micro_batches_of(count: int | None) -> Generator[None]:
 def bfloat16_gradients(wanted: bool) -> Generator[None]:
     """Run a block whose attacks compute gradients in bfloat16 where `wanted`; what is judged stays float32.
 
-    It pays on processors and GPUs made for it, up to threefold, and may find less: a gradient's small differences
-    drown. Compare with float32 before believing a number.
+    An image that seems to fool the model in such a pass is asked anew in float32 at once, and goes on if it does
+    not. It pays on processors and GPUs made for it, up to threefold, and may find less: a gradient's small
+    differences drown. Compare with float32 before believing a number.
     """
     token = _bfloat16.set(wanted)
     try:
         yield
     finally:
         _bfloat16.reset(token)
+
+
+def gradients_in_bfloat16() -> bool:
+    """Return whether passes made for their gradient run in bfloat16."""
+    return _bfloat16.get()
 
 
 def differentiable_answers(model: Classifier, images: Images) -> Logits:

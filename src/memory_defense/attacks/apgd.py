@@ -291,6 +291,8 @@ class _AutoAscent:
         gradient = None
         if k < self.attack.steps:
             gradient, losses, logits = self.victim.gradient(run.point, run.rows, loss)
+            if self.attack.stop_when_fooled:
+                logits = self.victim.confirmed(logits, run.point, run.rows)
         else:
             logits = self.victim.answers(run.point, run.rows)
             losses = loss(logits, labels).to(run.loss)

@@ -173,8 +173,11 @@ class ProjectedAscent:
     def _step(self, part: _MicroBatch, size: float, loss: AdversarialLoss) -> None:
         """Judge one micro-batch and move its survivors one step."""
         seen = self.victim.gradient(part.here, part.rows, loss)
-        scores = seen.losses if loss is self.score else self._scores(seen.logits, part.rows, part.here)
-        going = self._record(part.here, part.rows, scores, seen.logits)
+        logits = seen.logits
+        if self.stop_when_fooled:
+            logits = self.victim.confirmed(logits, part.here, part.rows, self.targeted)
+        scores = seen.losses if loss is self.score else self._scores(logits, part.rows, part.here)
+        going = self._record(part.here, part.rows, scores, logits)
         gradient = seen.gradient
         if going is not None:
             gradient = gradient.index_select(0, part.keep(going))

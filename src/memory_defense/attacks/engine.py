@@ -20,7 +20,14 @@ from memory_defense.checks import NoGradientError, check_class_count, check_imag
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
 from memory_defense.noticed import answered, finite_rows, gradients_seen
-from memory_defense.passes import channels_last, differentiable_answers, micro_batch_for, original_rows, regular
+from memory_defense.passes import (
+    channels_last,
+    differentiable_answers,
+    gradients_in_bfloat16,
+    micro_batch_for,
+    original_rows,
+    regular,
+)
 from memory_defense.wrappers import Backward, CountingPasses, frozen, outside_inference, rows_of
 
 
@@ -177,6 +184,28 @@ class Victim:
             gradients_seen()
             return seen
         return self._finite(seen, labels, loss, original_rows(called, rows))
+
+    def confirmed(self, logits: Logits, points: Images, rows: Rows, towards_label: bool = False) -> Logits:
+        """Return the logits (B, K) of a pass made for its gradient, with every success asked anew in float32.
+
+        Without `passes.bfloat16_gradients` they are in float32 already, and no pass is made.
+
+        Parameters
+        ----------
+        logits
+            What that pass answered.
+        points, rows
+            The micro-batch (B, C, H, W), and the positions of its images (B,).
+        towards_label
+            As in `reached`.
+        """
+        if not gradients_in_bfloat16():
+            return logits
+        hits = reached(logits, self.labels.index_select(0, rows), towards_label).nonzero().squeeze(1)
+        if len(hits) == 0:
+            return logits
+        sure = self.answers(points.index_select(0, hits), rows.index_select(0, hits))
+        return logits.index_copy(0, hits, sure.to(logits.dtype))
 
     @staticmethod
     def _finite(seen: Pass, labels: Labels, loss: AdversarialLoss, rows: Rows) -> Pass:
