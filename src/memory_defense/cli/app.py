@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "data:data",
     "recipes": "data:recipes",
     "attacks": "attacks:attacks",
+    "zoo": "zoo:zoo",
     "studio": "studio:studio",
     "queue": "queue:app",
 }

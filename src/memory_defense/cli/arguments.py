@@ -22,7 +22,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; torch decides if left out.")]
 Size = Annotated[int | None, typer.Option(help="Resize these images to this many pixels a side.")]
-Run = Annotated[Path, typer.Argument(help="Run directory of a trained defense.")]
+Run = Annotated[Path, typer.Argument(help="Run directory of a trained defense, or zoo:NAME.")]
 
 Options = TypeVar("Options")
 

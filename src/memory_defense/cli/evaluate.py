@@ -14,6 +14,7 @@ from memory_defense.attacks.suites import FAST
 from memory_defense.cli.arguments import radius, with_options
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
 from memory_defense.cli.machine import Machine, joined
+from memory_defense.zoo import is_entry, located
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,9 @@ def evaluate(options: EvaluateArguments) -> None:
     """
     from memory_defense.cli.evaluate_checks import check_evaluate, is_classifier
 
+    if is_entry(options.target):  # its record is another's: this one goes elsewhere
+        target = located(options.target)
+        options = replace(options, target=str(target), out=options.out or Path("record.json"))
     machine = Machine(device=options.device, threads=options.threads, processes=options.processes)
     check_evaluate(options)
     device = machine.ready()

@@ -22,7 +22,8 @@ class EvaluateArguments:
     target: Annotated[
         str,
         typer.Argument(
-            help="Run directory of a trained defense, its export, or package.module:build for your classifier."
+            help="Run directory of a trained defense, zoo:NAME, an export, or package.module:build for your "
+            "classifier."
         ),
     ]
     data_dir: DataDir = None

@@ -9,6 +9,7 @@ import typer
 
 from memory_defense.cli.arguments import Run
 from memory_defense.names import FORMATS, check_name
+from memory_defense.zoo import is_entry, located
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,9 @@ def export(
     from memory_defense.run_directory import RunDirectory
 
     check_name(format, FORMATS, "format")
-    place = out or run.resolve().parent / f"{run.resolve().name}{_SUFFIXES[format]}"
+    shipped, run = is_entry(run), located(run)
+    beside = Path() if shipped else run.resolve().parent
+    place = out or beside / f"{run.resolve().name}{_SUFFIXES[format]}"
     found, folder = RunDirectory(run), format == "hub-folder"
     found.check_export(place, folder=folder, force=force)
     found.read_finished()

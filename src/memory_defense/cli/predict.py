@@ -13,6 +13,7 @@ import typer
 from memory_defense.cli.arguments import DataDir, Device, Offline, Run, Threads, check_run_images
 from memory_defense.cli.machine import Machine
 from memory_defense.names import check_false_alarms
+from memory_defense.zoo import located
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ def predict(
     The flag's threshold comes from held-out clean images. Of a folder every file has its turn, those below it too;
     one that cannot be read has a line of its own, and the exit status is then 1.
     """
-    machine = Machine(device=device, threads=threads)
+    machine, run = Machine(device=device, threads=threads), located(run)
     _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir)
 
     from memory_defense.cli.progress import shown

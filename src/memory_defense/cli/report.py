@@ -9,6 +9,7 @@ import typer
 
 from memory_defense.names import REPORTS, check_name
 from memory_defense.outputs import check_file, contents, replaced
+from memory_defense.zoo import located
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ TITLE = "Memory Defense: what survives"
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories or record files.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, zoo:NAME, or record files.")],
     out: Annotated[Path | None, typer.Option(help="The page to write; report.html by default.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown instead.")] = False,
     format: Annotated[
@@ -77,6 +78,7 @@ def read_record(path: Path) -> tuple[Path, Record]:
     """
     from memory_defense.evaluation.record import Record
 
+    path = located(path)
     place = path / "record.json" if path.is_dir() else path
     if path.is_dir() and not place.is_file():
         raise ValueError(f"{path} has no record.json; make one with: memdef evaluate {path}")
@@ -89,6 +91,7 @@ def section(path: Path, title: str | None = None) -> Section:
     from memory_defense.reporting import Section
     from memory_defense.run_directory import RunDirectory
 
+    path = located(path)
     place, _ = read_record(path)
     record = read_whole(place)
     gallery = RunDirectory(path).gallery if path.is_dir() else None

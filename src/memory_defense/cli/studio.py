@@ -13,13 +13,19 @@ import typer
 from memory_defense.cli.arguments import DataDir, Threads, check_data_dir
 from memory_defense.cli.stopping import wish
 from memory_defense.names import check_seconds
+from memory_defense.zoo import ROOT
 
 PATIENCE_SECONDS = 3.0
 """Time for the last computation to notice that nobody waits for it."""
 
 
 def studio(
-    runs: Annotated[Path, typer.Argument(help="Directory that holds the runs.")] = Path("runs"),
+    runs: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Directory that holds the runs; runs, or if there is none, what comes with the package."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this let other machines in.")] = (
         "127.0.0.1"
@@ -40,6 +46,8 @@ def studio(
             f"the studio needs {error.name}, which is not installed: pip install 'memory-defense[studio]'"
         ) from error
     del fastapi, uvicorn
+    if runs is None:
+        runs = Path("runs") if Path("runs").is_dir() else ROOT
     if not runs.is_dir():
         raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
     check_seconds(seconds)

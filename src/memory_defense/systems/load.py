@@ -25,6 +25,7 @@ from memory_defense.systems.onnx_run import read_onnx
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights
 from memory_defense.training.precision import lay_out
+from memory_defense.zoo import located
 
 
 class TrainedDefense(nn.Module):
@@ -45,8 +46,9 @@ def load(directory: str | Path) -> TrainedDefense:
     Parameters
     ----------
     directory
-        A finished run, such as ``runs/demo``, or what ``memdef export`` wrote: a .safetensors file, an .onnx
-        file (which answers but has no gradient), or a folder for a model hub.
+        A finished run, such as ``runs/demo``; one that comes with the package, such as
+        ``zoo:fashion-mnist/sound`` (``memdef zoo`` lists them); or what ``memdef export`` wrote: a .safetensors
+        file, an .onnx file (which answers but has no gradient), or a folder for a model hub.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def load(directory: str | Path) -> TrainedDefense:
         If the directory is no run, is unfinished, its weights are damaged or of another model, or its record
         contradicts itself or the file of its images.
     """
-    place = check_path(directory, "directory", "runs/demo")
+    place = located(check_path(directory, "directory", "runs/demo"))
     record = RunDirectory(place).record
     if record.is_file():
         try:
@@ -70,7 +72,7 @@ def load(directory: str | Path) -> TrainedDefense:
 
 def load_defense(directory: str | Path) -> TrainedDefense:
     """Return what `load` does, without a look at the record, for whoever reads that too or writes it anew."""
-    place = check_path(directory, "directory", "runs/demo")
+    place = located(check_path(directory, "directory", "runs/demo"))
     if place.is_file() or is_exported(place):
         return cast("TrainedDefense", load_exported(place))
     run = RunDirectory(place)
