@@ -46,6 +46,8 @@ class Scale:
     network: str
     """The classifier of every row, a name of `networks.classifiers.CLASSIFIERS`."""
     classifier: FitConfig
+    label_smoothing: float = 0.0
+    """Of both stages of the benign and the offline classifier."""
     offline: FitConfig
     """Training of the classifier's second stage, on clean images and those made once."""
     autoencoder: FitConfig
@@ -95,10 +97,11 @@ def brief_pairs() -> tuple[tuple[Attack, Ball], ...]:
 
 def rows_of(scale: Scale) -> tuple[Recipe, ...]:
     """Return the recipe of every row at this scale; names are ``dataset/scale/row``."""
-    benign = Stage(name="benign", objective=Benign(), fit=scale.classifier)
+    plain = Benign(label_smoothing=scale.label_smoothing)
+    benign = Stage(name="benign", objective=plain, fit=scale.classifier)
     offline = Stage(
         name="offline",
-        objective=Benign(),
+        objective=plain,
         fit=scale.offline,
         offline=OfflineSet(attack=PAPER_PGD, ball=Linf(0.03)),
     )

@@ -142,6 +142,7 @@ FASHION_DESK = replace(
     name="desk",
     network="residual-cnn-128",
     classifier=replace(_DESK_FIT, augmentation=_FASHION_CROPS),
+    label_smoothing=0.1,
     offline=replace(_DESK_FIT, epochs=6, augmentation=_FASHION_CROPS),
     autoencoder=replace(_QUICK, epochs=20, optimizer=_STEADY),
     purifier=replace(_QUICK_SLOWER, epochs=50),
