@@ -13,6 +13,7 @@ from faults.conftest import idx_folder, small_world, trained_run
 from faults.helpers_faults import memdef, refused
 from memory_defense import zoo
 from memory_defense.evaluation.record import Record
+from memory_defense.reporting.gallery import Gallery
 from memory_defense.run_directory import RunDirectory
 from memory_defense.tensorfiles import read_tensors, write_tensors
 
@@ -81,3 +82,37 @@ def test_an_unknown_entry_is_refused_with_the_nearest_name(entry) -> None:
 def test_an_installation_without_entries_says_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(zoo, "ROOT", tmp_path)
     assert "train one with 'memdef demo'" in memdef("zoo").out
+
+
+SHIPPED = zoo.entries()
+
+
+def test_the_package_comes_with_entries_and_they_are_small() -> None:
+    assert SHIPPED
+    files = [one for one in zoo.ROOT.rglob("*") if one.is_file() and one.suffix != ".py"]
+    assert all(one.stat().st_size <= 16 << 20 for one in files)
+    assert sum(one.stat().st_size for one in files) <= 25e6
+    assert not [one.name for one in files if one.name.startswith(".") or "progress" in one.name]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_record_is_that_of_the_weights_beside_it(name) -> None:
+    """The gallery has images of its evaluation, with what the defense answered to them."""
+    place = zoo.ROOT / name
+    run, record = RunDirectory(place), Record.read(place / "record.json")
+    manifest = run.read_finished()
+    run.verify(manifest)
+    assert record.recipe.startswith(manifest["recipe"])
+    assert record.worst_case
+    assert (place / "README.md").read_text(encoding="utf-8").count(f"{100 * record.clean.accuracy:.1f}")
+    gallery, defense = Gallery.read(run.gallery), memory_defense.load(f"zoo:{name}")
+    with torch.no_grad():
+        for images, answers in (
+            (gallery.images, gallery.predictions_clean),
+            (gallery.adversarial, gallery.predictions_adversarial),
+        ):
+            assert float((defense(images).argmax(1) == answers).float().mean()) >= 0.9, "rounding may move one"
+    right = gallery.predictions_clean == gallery.labels
+    broken = right & (gallery.predictions_adversarial != gallery.labels)
+    assert bool(right.all())
+    assert bool(broken.any()), "the gallery shows images that were broken"

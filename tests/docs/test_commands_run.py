@@ -31,6 +31,10 @@ TINY = "--attacks fgsm --images 6"
 SMALLER = {
     "memdef recipes": "memdef recipes",
     "memdef attacks": "memdef attacks",
+    "memdef zoo": "memdef zoo",
+    "memdef evaluate zoo:fashion-mnist/sound --attacks fast --images 100": (
+        "memdef evaluate zoo:fashion-mnist/sound --attacks fgsm --images 6 --out zoo.json"
+    ),
     "memdef queue list": "memdef queue list",
     "memdef train fashion-mnist/sound-pgd --out runs/mine": "memdef train fashion-mnist/tiny --out runs/trained",
     "memdef evaluate runs/mine --epsilon 8/255 --epsilon 0.1": (

@@ -46,7 +46,7 @@ def export(
     from memory_defense.systems.export import export as export_run
 
     def card(facts: Facts, record: Record) -> str:
-        return _card(place.resolve().name, facts, record)
+        return card_of(place.resolve().name, facts, record)
 
     with shown() as progress:
         progress.begin(f"exporting {run} as {format}", 0)
@@ -54,7 +54,7 @@ def export(
     typer.echo(f"exported: {done.path}\nchecked: {done.checked}\nload it: memory_defense.load({str(done.path)!r})")
 
 
-def _card(name: str, facts: Facts, record: Record) -> str:
+def card_of(name: str, facts: Facts, record: Record) -> str:
     """Return the model card of a hub folder."""
     from memory_defense.reporting.card import CardSubject, model_card
 
