@@ -126,3 +126,10 @@ def test_nothing_touches_the_global_generator() -> None:
     with seeded(5, "weights"):
         assert torch.equal(torch.rand(3), inside)
     assert not torch.equal(torch.rand(3, generator=generator(0, "a")), torch.rand(3, generator=generator(0, "b")))
+
+
+def test_no_images_get_no_draws() -> None:
+    nobody = ImageDraws.of(0, "anything", 3).rows(torch.arange(0))
+    assert nobody.normal(2, 3).shape == nobody.uniform(2, 3).shape == (0, 2, 3)
+    assert nobody.normal(3).shape == (0, 3)
+    assert nobody.integers(5).shape == (0,)

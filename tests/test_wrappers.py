@@ -18,7 +18,9 @@ from memory_defense.wrappers import (
     Eot,
     Resubmission,
     StraightThrough,
+    exact_float32,
     frozen,
+    modules_known,
     modules_of,
     replace_value,
     rows_of,
@@ -279,3 +281,57 @@ def test_passes_are_counted_by_the_image_and_shared_between_rows() -> None:
     gradient_of(counted.rows(part), images[part])
     assert (counted.passes.forward, counted.passes.backward) == (14, 8)
     assert torch.equal(counted(images), counted.model(images))
+
+
+def test_modules_that_are_known_are_not_looked_for_again() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with modules_known(model):
+        model.append(nn.Linear(2, 2))
+        assert len(list(modules_of(model))) == 3
+    assert len(list(modules_of(model))) == 4
+
+
+def rounding() -> tuple[object, ...]:
+    """Return every setting of torch by which a GPU may round what it multiplies."""
+    backends = torch.backends
+    return (
+        torch.get_float32_matmul_precision(),
+        backends.cuda.matmul.allow_tf32,
+        backends.cudnn.allow_tf32,
+        backends.cuda.matmul.fp32_precision,
+        backends.cudnn.conv.fp32_precision,
+        backends.cudnn.rnn.fp32_precision,
+    )
+
+
+@pytest.mark.parametrize("products", ["highest", "high"])
+def test_exact_arithmetic_is_asked_for_and_given_back(products: str) -> None:
+    torch.set_float32_matmul_precision(products)
+    try:
+        before = rounding()
+        assert torch.backends.cudnn.allow_tf32
+        with pytest.raises(KeyError), exact_float32():  # noqa: PT012
+            assert "tf32" not in rounding()
+            assert True not in rounding()
+            with exact_float32():
+                pass
+            assert True not in rounding()
+            raise KeyError
+        assert rounding() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_exact_arithmetic_goes_with_the_newer_settings() -> None:
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    try:
+        convolutions.fp32_precision = "ieee"  # and recurrent ones as they were, so that torch calls it a mixture
+        with pytest.raises(RuntimeError):
+            _ = torch.backends.cudnn.allow_tf32
+        with exact_float32():
+            assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+        assert torch.backends.cudnn.rnn.fp32_precision == "tf32"
+        assert convolutions.fp32_precision == "ieee"
+    finally:
+        convolutions.fp32_precision = before

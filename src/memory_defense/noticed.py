@@ -30,6 +30,23 @@ class Noticed:
     """Whether some image had a finite gradient."""
     smallest: int | None = None
     """Images in the smallest pass that a shortage of memory led to; None if there was room."""
+    _unread: list[tuple[Rows, PerImage, PerImage]] = field(default_factory=list[tuple[Rows, PerImage, PerImage]])
+
+    def gradients(self, rows: Rows, finite: PerImage, answered: PerImage) -> None:
+        """Take in which of these images had a finite gradient, (B,) bool; it counts where they were `answered`.
+
+        What lies on an accelerator is read when the work is over: to wait for it in each pass costs more than it.
+        """
+        self._unread.append((rows, finite, answered))
+        if finite.device.type == "cpu":
+            self.read()
+
+    def read(self) -> None:
+        """Look at everything that was taken in."""
+        for rows, finite, answered in self._unread:
+            self.followed |= bool((finite & answered).any())
+            self.no_gradient.update(cast("list[int]", rows[answered & ~finite].tolist()))
+        self._unread.clear()
 
 
 _listening: ContextVar[Noticed | None] = ContextVar("noticed", default=None)
@@ -44,6 +61,7 @@ def noticing() -> Generator[Noticed]:
         yield heard
     finally:
         _listening.reset(token)
+    heard.read()
 
 
 def answers_seen(finite: PerImage) -> None:
@@ -52,14 +70,16 @@ def answers_seen(finite: PerImage) -> None:
         heard.no_answer.update(cast("list[int]", (~finite).nonzero().squeeze(1).tolist()))
 
 
-def gradients_seen(rows: Rows | None = None, finite: PerImage | None = None) -> None:
-    """Say which of these images had a finite gradient; all of them where nothing is given."""
+def all_gradients_seen() -> None:
+    """Say that all images of a pass had a finite gradient."""
     if (heard := _listening.get()) is not None:
-        if rows is None or finite is None:
-            heard.followed = True
-            return
-        heard.followed |= bool(finite.any())
-        heard.no_gradient.update(cast("list[int]", rows[~finite].tolist()))
+        heard.followed = True
+
+
+def gradients_seen(rows: Rows, finite: PerImage, answered: PerImage) -> None:
+    """Say which of these images had a finite gradient, (B,) bool, and which an answer; the others do not count."""
+    if (heard := _listening.get()) is not None:
+        heard.gradients(rows, finite, answered)
 
 
 def pass_halved(images: int) -> None:
@@ -86,11 +106,12 @@ def answered(logits: Tensor, labels: Tensor) -> Tensor:
     labels
         (B,) the classes that must not be answered.
     """
-    if math.isfinite(float(logits.detach().sum())):  # a NaN anywhere makes the sum NaN
-        return logits
+    if logits.device.type == "cpu":  # elsewhere to look would be to wait
+        if math.isfinite(float(logits.detach().sum())):  # a NaN anywhere makes the sum NaN
+            return logits
+        if bool(finite_rows(logits.detach()).all()):
+            return logits
     finite = finite_rows(logits.detach())
-    if bool(finite.all()):
-        return logits
     wrong = torch.zeros_like(logits).scatter_(1, labels[:, None], -1.0)
     return torch.where(finite[:, None], logits, wrong)
 

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from memory_defense.checks import NoGradientError
+from memory_defense.checks import NoGradientError, vouched_for
 from memory_defense.contracts import Classifier, Images, Logits, Rows
 from memory_defense.foreign import (
     MemoryShortError,
@@ -172,6 +172,8 @@ class Regular:
         finally:
             put_back(modes)
         changed = _version(given) != before
+        if vouched_for(given):
+            return logits
         if habits.writes is None and not changed:  # what is written to `.data` leaves the version as it was
             changed = not torch.equal(given.detach(), images.detach())
         if changed and habits.writes is False:

@@ -92,11 +92,13 @@ class ImageDraws:
         return ImageDraws(_mix(self.keys ^ derive(0, *purpose)))
 
     def rows(self, index: Rows) -> ImageDraws:
-        """Return the draws of these rows."""
-        return ImageDraws(self.keys[index])
+        """Return the draws of these rows, wherever their positions are."""
+        return ImageDraws(self.keys[index.to(self.keys.device)])
 
     def _halves(self, count: int) -> Tensor:
         """Return (B, count) int32: the low and the high half of each hash, one after the other."""
+        if len(self.keys) == 0:  # an empty sum may have strides that no other type is seen through
+            return self.keys.new_empty((0, count), dtype=torch.int32)
         hashes = torch.arange(1, count // 2 + count % 2 + 1, device=self.keys.device).mul_(_GOLDEN)
         return _mix_(self.keys[:, None] + hashes).view(torch.int32)[:, :count]
 
@@ -107,7 +109,7 @@ class ImageDraws:
     def normal(self, *shape: int) -> Tensor:
         """Return (B, *shape) float32, standard normal (Box & Muller 1958): two of each pair of uniform numbers."""
         count = math.prod(shape)
-        pairs = _unit(self.child("normal")._halves(count + count % 2)).view(len(self.keys), -1, 2)
+        pairs = _unit(self.child("normal")._halves(count + count % 2)).view(len(self.keys), (count + 1) // 2, 2)
         radius = (1 - pairs[..., 0]).log_().mul_(-2).sqrt_()
         angle = pairs[..., 1] * (2 * math.pi)
         both = torch.stack([angle.cos().mul_(radius), angle.sin().mul_(radius)], 2)  # (B, count / 2, 2)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from memory_defense.training import fit as fitting
 from memory_defense.training import precision
 from memory_defense.training.adversarial import Benign, SingleStep
 from memory_defense.training.fit import FitConfig, fit
@@ -118,6 +119,41 @@ def test_compiling_is_left_alone_on_a_processor(monkeypatch) -> None:
     assert next(translated.parameters()) is next(model.parameters())
     monkeypatch.setattr(precision, "find_spec", lambda name: None)
     assert compiled(model, "auto", gpu, 10**6) is model
+
+
+class Published(nn.Module):
+    """A system: what trains it calls its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network(normalised=False)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.inner(seen)
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        return {}
+
+
+def test_a_whole_system_is_not_compiled_unless_asked(monkeypatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(fitting, "compiled", lambda model, choice, *rest: asked.append(choice) or model)
+    for model, choice in ((Published(), "auto"), (Published(), True), (network(normalised=False), "auto")):
+        fit(model, Benign(), images(), replace(CONFIG, epochs=1, compile=choice), seed=1)
+    assert asked == [False, True, "auto"]
+
+
+def test_a_score_is_taken_without_trying_convolutions(monkeypatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+
+    def validate(model: nn.Module) -> float:
+        seen.append(torch.backends.cudnn.benchmark)
+        return 0.0
+
+    fit(network(normalised=False), Benign(), images(), replace(CONFIG, epochs=2), seed=1, validate=validate)
+    assert seen == [False, False]
+    assert torch.backends.cudnn.benchmark
 
 
 def test_a_compiled_run_ends_in_the_same_model() -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from memory_defense.attacks.calls import checked
 from memory_defense.attacks.closest import column
-from memory_defense.attacks.engine import Averaged, StopsEarly, Victim, attacked, check_settings, reached
+from memory_defense.attacks.engine import Averaged, StopsEarly, Victim, attacked, check_settings, put, reached
 from memory_defense.attacks.targets import (
     Siblings,
     lead_of,
@@ -141,8 +141,7 @@ class ApgdTargeted(StopsEarly):
         def towards(rows: Rows) -> AdversarialLoss:
             return lambda logits, labels: loss(logits, labels, targets[rows])
 
-        own = group.rows.cpu()
-        copies.run(towards, *(draws.child("target", rank).rows(own) for rank in ranks))
+        copies.run(towards, *(draws.child("target", rank).rows(group.rows) for rank in ranks))
         for at, rows in group.by_rank():
             ascent.merge(copies, rows, at)
         group.discount()
@@ -192,7 +191,7 @@ class _Run:
     halved: PerImage
     """Whether the step was halved there; true before the first, as in the authors' code."""
 
-    def take(self, index: Tensor | slice) -> _Run:
+    def take(self, index: Rows | slice) -> _Run:
         """Return these images: as views for a slice, to be changed in place, else as copies."""
         return _Run(*(getattr(self, part.name)[index] for part in fields(self)))
 
@@ -247,11 +246,12 @@ class _AutoAscent:
             keep = torch.cat([self._visit(part, k, loss_of(part.rows)) for part in parts])
             if self.siblings:
                 self.siblings.seen(run.rows, forward=1, backward=int(k < steps))
-            if not bool(keep.all()):
+            going = keep.nonzero().squeeze(1)
+            if len(going) < len(keep):
                 if self.siblings:
                     self.siblings.settle(run.rows[~keep])
-                    keep &= self.siblings.needed(run.rows)
-                run = run.take(keep)
+                    going = (keep & self.siblings.needed(run.rows)).nonzero().squeeze(1)
+                run = run.take(going)
         self.rows = run.rows
         higher = run.top_loss > self.best_loss[run.rows]
         self.best[run.rows[higher]] = run.top[higher]
@@ -262,7 +262,7 @@ class _AutoAscent:
         rows, clean, epsilon = self.rows, self.images[self.rows], self.ball.epsilon
         part = len(self.images) // len(draws)
         owners = zip(draws, rows.chunk(len(draws)), strict=True)
-        noise = torch.cat([self._noise(one.rows(own.cpu() % part)) for one, own in owners]).to(clean)
+        noise = torch.cat([self._noise(one.rows(own % part)) for one, own in owners]).to(clean)
         length = self.ball.distance(noise, torch.zeros_like(noise))
         start = (clean + noise * column(epsilon / length.clamp(min=1e-12))).clamp_(0, 1)
         low, zero = clean.new_full((len(rows),), -math.inf), clean.new_zeros(len(rows))
@@ -296,7 +296,9 @@ class _AutoAscent:
         else:
             logits = self.victim.answers(run.point, run.rows)
             losses = loss(logits, labels).to(run.loss)
-        better = (losses > run.top_loss).nonzero().squeeze(1)
+        better = losses > run.top_loss
+        if self.victim.on_cpu:
+            better = better.nonzero().squeeze(1)
         _copy(run.top, better, run.point)
         _copy(run.top_loss, better, losses)
         if k > 0:
@@ -305,8 +307,7 @@ class _AutoAscent:
         keep = torch.ones_like(losses, dtype=torch.bool)
         if self.attack.stop_when_fooled:
             keep = ~reached(logits, labels)
-            fooled = (~keep).nonzero().squeeze(1)
-            self.best.index_copy_(0, run.rows.index_select(0, fooled), run.point.index_select(0, fooled))
+            put(self.best, run.rows, ~keep, run.point)
         if gradient is not None:
             _copy(run.top_gradient, better, gradient)
             self._advance(run, k, gradient)
@@ -318,7 +319,7 @@ class _AutoAscent:
         if k in self.gaps:
             stalled = run.rises <= self.attack.rho * self.gaps[k]  # condition 1
             stalled |= ~run.halved & (run.top_loss == run.checked)  # condition 2
-            run.size[stalled] /= 2
+            run.size.mul_(torch.where(stalled, 0.5, 1.0))
             # The top's gradient is at hand, so an image that goes back steps from there in this very pass.
             here = torch.where(column(stalled), run.top, here)
             gradient = torch.where(column(stalled), run.top_gradient, gradient)
@@ -348,6 +349,8 @@ class _AutoAscent:
 
 
 def _copy(into: Tensor, rows: Tensor, source: Tensor) -> None:
-    """Copy these rows, a few of many, in place."""
-    if len(rows):
+    """Copy these rows, a few of many, in place; where there is a truth value for each, those that are true."""
+    if rows.dtype == torch.bool:
+        into.copy_(torch.where(rows.view(-1, *(1 for _ in source.shape[1:])), source, into))
+    elif len(rows):
         into.index_copy_(0, rows, source.index_select(0, rows))

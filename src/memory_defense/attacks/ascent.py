@@ -16,7 +16,7 @@ from typing import Self
 
 import torch
 
-from memory_defense.attacks.engine import Victim, reached
+from memory_defense.attacks.engine import Victim, put, reached
 from memory_defense.contracts import Ball, Draws, Images, Logits, PerImage, Rows
 from memory_defense.losses import AdversarialLoss
 from memory_defense.threat import Linf
@@ -57,12 +57,10 @@ class _MicroBatch:
     limits: tuple[Images, ...]
     """Lowest and highest pixels allowed in L-inf; in other norms the ball's centre, for `Ball.project`."""
 
-    def keep(self, going: PerImage) -> Rows:
-        """Forget the images that are done; `going` is (B,) bool, and its positions are returned."""
-        kept = going.nonzero().squeeze(1)
+    def keep(self, kept: Rows) -> None:
+        """Forget all images but those at these positions."""
         self.rows, self.here = self.rows.index_select(0, kept), self.here.index_select(0, kept)
         self.limits = tuple(limit.index_select(0, kept) for limit in self.limits)
-        return kept
 
     @classmethod
     def packed(cls, parts: Sequence[Self], most: int) -> Sequence[Self]:
@@ -118,7 +116,7 @@ class ProjectedAscent:
         """Return the start at a random point of the ball."""
 
         def start(rows: Rows) -> Images:
-            return self.ball.random_point(self.clean(rows), draws.rows(rows.cpu()))
+            return self.ball.random_point(self.clean(rows), draws.rows(rows))
 
         return start
 
@@ -127,7 +125,7 @@ class ProjectedAscent:
 
         def start(rows: Rows) -> Images:
             centre = self.clean(rows)
-            noise = draws.rows(rows.cpu()).normal(*centre.shape[1:]).to(centre)
+            noise = draws.rows(rows).normal(*centre.shape[1:]).to(centre)
             return self.ball.project(centre + length * self.ball.ascent(noise), centre)
 
         return start
@@ -180,7 +178,8 @@ class ProjectedAscent:
         going = self._record(part.here, part.rows, scores, logits)
         gradient = seen.gradient
         if going is not None:
-            gradient = gradient.index_select(0, part.keep(going))
+            gradient = gradient.index_select(0, going)
+            part.keep(going)
         moved = torch.add(part.here, self.ball.ascent(gradient), alpha=size)
         part.here = moved.clamp_(*part.limits) if len(part.limits) > 1 else self.ball.project(moved, *part.limits)
 
@@ -198,14 +197,19 @@ class ProjectedAscent:
     def _scores(self, logits: Logits, rows: Rows, like: Images) -> PerImage:
         return self.score(logits, self.victim.labels.index_select(0, rows)).to(like.dtype)
 
-    def _record(self, here: Images, rows: Rows, scores: PerImage, logits: Logits) -> PerImage | None:
-        """Store what is worth keeping; return which rows go on, None for all of them."""
+    def _record(self, here: Images, rows: Rows, scores: PerImage, logits: Logits) -> Rows | None:
+        """Store what is worth keeping; return the positions of those that go on, None for all of them."""
         better = scores > self.best_score.index_select(0, rows)
         going = None
         if self.stop_when_fooled:
             fooled = reached(logits, self.victim.labels.index_select(0, rows), self.targeted)
-            if bool(fooled.any()):
-                going, better = ~fooled, better | fooled
+            if not self.victim.on_cpu or bool(fooled.any()):
+                going, better = (~fooled).nonzero().squeeze(1), better | fooled
+                going = None if len(going) == len(rows) else going
+        if not self.victim.on_cpu:
+            put(self.best, rows, better, here)
+            put(self.best_score, rows, better, scores)
+            return going
         chosen = better.nonzero().squeeze(1)
         if len(chosen) < len(rows):
             here, rows, scores = here.index_select(0, chosen), rows.index_select(0, chosen), scores[chosen]

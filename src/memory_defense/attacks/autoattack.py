@@ -126,7 +126,7 @@ class AutoAttack(StopsEarly):
             for name, attack in parts.items():
                 if len(rows) == 0:
                     break
-                own = draws.child(name).rows(rows.cpu())
+                own = draws.child(name).rows(rows)
                 tried = attack(rows_of(model, rows), images[rows], labels[rows], ball, own)
                 at = torch.arange(len(rows), device=rows.device)
                 logits = torch.cat([victim.answers(tried[some], rows[some]) for some in victim.parts(at)])

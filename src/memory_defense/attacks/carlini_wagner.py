@@ -99,7 +99,7 @@ class CarliniWagner(SmallestChange):
                 f"this attack minimises the L2 distance, the ball is {ball.norm}; use threat.L2(epsilon), "
                 "L2(float('inf')) for no limit, or Pgd(loss='margin') for an L-inf ball"
             )
-        with attacked(model, images, labels, self.micro_batch) as victim:
+        with attacked(model, images, labels, self.micro_batch, exact=True) as victim:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memory_defense.attacks.engine import Victim, check_settings
+from memory_defense.attacks.engine import Victim, check_settings, put
 from memory_defense.contracts import Ball, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import margin
 
@@ -120,14 +120,15 @@ class Closest:
     def keep_closest(self, points: Images, rows: Rows, fooled: PerImage, distance: PerImage) -> None:
         """Remember those among the images that fool the model which are closer than the known ones."""
         closer = fooled & (distance < self.distance[rows])
-        self.best[rows[closer]], self.distance[rows[closer]] = points[closer], distance[closer]
+        put(self.best, rows, closer, points)
+        put(self.distance, rows, closer, distance)
 
     def keep_boldest(self, points: Images, rows: Rows, inside: PerImage, lead: PerImage) -> None:
         """Remember those among the images inside the ball that lead by more than the known ones."""
         if self.boldest is not None:
             bolder = inside & (lead > self.boldest_lead[rows])
-            self.boldest[rows[bolder]] = points[bolder]
-            self.boldest_lead[rows[bolder]] = lead[bolder].to(self.boldest_lead)
+            put(self.boldest, rows, bolder, points)
+            put(self.boldest_lead, rows, bolder, lead)
 
     def merge(self, other: Closest, rows: Rows, images: Rows) -> None:
         """Take over what another search found in its `rows`, which are the `images` of this one."""

@@ -69,7 +69,7 @@ class Ddn(SmallestChange):
                 "L2(float('inf')) for no limit, or Fmn or FabTargeted for an L-inf ball"
             )
         loss = ascent_loss(self.loss, self.targeted)
-        with attacked(model, images, labels, self.micro_batch) as victim:
+        with attacked(model, images, labels, self.micro_batch, exact=True) as victim:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean
@@ -87,7 +87,7 @@ class Ddn(SmallestChange):
                     gradient = seen.gradient
                     stuck = (gradient == 0).flatten(1).all(1)
                     if bool(stuck.any()):
-                        ours = draws.child("flat", step).rows(part[stuck].cpu())
+                        ours = draws.child("flat", step).rows(part[stuck])
                         noise = ours.normal(*clean.shape[1:])
                         gradient = gradient.index_put((stuck.nonzero().squeeze(1),), noise.to(gradient))
                     grown = norm[part] * torch.where(fooled, 1 - self.gamma, 1 + self.gamma)

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from memory_defense.checks import NoGradientError, check_class_count, check_images, check_labels, nearest
+from memory_defense.checks import (
+    NoGradientError,
+    check_class_count,
+    check_images,
+    check_labels,
+    nearest,
+    vouched_for,
+)
 from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import LOSSES, AdversarialLoss, targeted
-from memory_defense.noticed import answered, finite_rows, gradients_seen
+from memory_defense.noticed import all_gradients_seen, answered, finite_rows, gradients_seen
 from memory_defense.passes import (
     channels_last,
     differentiable_answers,
@@ -28,7 +35,7 @@ from memory_defense.passes import (
     original_rows,
     regular,
 )
-from memory_defense.wrappers import Backward, CountingPasses, frozen, outside_inference, rows_of
+from memory_defense.wrappers import Backward, CountingPasses, exact_float32, frozen, outside_inference, rows_of
 
 
 class LogOdds:
@@ -114,15 +121,21 @@ class Victim:
         (N,) of the whole set.
     micro_batch
         Images in one pass; None is what `passes.micro_batches_of` says, else chosen by the device.
+    exact
+        Gradients are computed in float32 even where `passes.bfloat16_gradients` says otherwise, for attacks that
+        believe the logits of such a pass.
     """
 
-    def __init__(self, model: Classifier, labels: Labels, micro_batch: int | None) -> None:
+    def __init__(self, model: Classifier, labels: Labels, micro_batch: int | None, exact: bool = False) -> None:
         self.model = regular(model)
         self.labels = labels
+        self.exact = exact
         self.micro_batch = micro_batch or micro_batch_for(labels.device)
         self.back = Backward()
-        self._highest = int(labels.max()) if len(labels) and not labels.is_meta else 0
-        self._on_cpu = labels.device.type == "cpu"
+        self.on_cpu = labels.device.type == "cpu"
+        """Whether a look at a number costs nothing; an accelerator must be waited for."""
+        known = labels.is_meta or vouched_for(labels)
+        self._highest = int(labels.max()) if len(labels) and not known else 0
 
     def all_rows(self) -> Rows:
         """Return every row of the set."""
@@ -135,7 +148,7 @@ class Victim:
 
     def laid_out(self, images: Images) -> Images:
         """Return the images in the memory layout of a pass, uncopied if they have it."""
-        return channels_last(images) if self._on_cpu and images.dim() == 4 else images
+        return channels_last(images) if self.on_cpu and images.dim() == 4 else images
 
     def answers(self, points: Images, rows: Rows) -> Logits:
         """Return the logits (B, K) of one micro-batch that holds these rows, without a graph.
@@ -180,8 +193,8 @@ class Victim:
             )
         seen = Pass(gradient, losses.detach().to(gradient.dtype), logits.detach())
         # A NaN anywhere makes the sum NaN; `sign` would turn it into a step of 0 and hide it.
-        if math.isfinite(float(gradient.sum() + 0 * (seen.losses.sum() + seen.logits.sum()))):
-            gradients_seen()
+        if self.on_cpu and math.isfinite(float(gradient.sum() + 0 * (seen.losses.sum() + seen.logits.sum()))):
+            all_gradients_seen()
             return seen
         return self._finite(seen, labels, loss, original_rows(called, rows))
 
@@ -199,7 +212,7 @@ class Victim:
         towards_label
             As in `reached`.
         """
-        if not gradients_in_bfloat16():
+        if self.exact or not gradients_in_bfloat16():
             return logits
         hits = reached(logits, self.labels.index_select(0, rows), towards_label).nonzero().squeeze(1)
         if len(hits) == 0:
@@ -209,14 +222,17 @@ class Victim:
 
     @staticmethod
     def _finite(seen: Pass, labels: Labels, loss: AdversarialLoss, rows: Rows) -> Pass:
-        """Return the pass with a gradient of 0 and a wrong answer where these are NaN or infinite."""
+        """Return the pass with a gradient of 0 and a wrong answer where these are NaN or infinite.
+
+        On an accelerator nobody looks whether there are any: what is finite comes out as it was.
+        """
         logits = answered(seen.logits, labels)
         losses = seen.losses
         given = finite_rows(seen.logits)
         if logits is not seen.logits:
             losses = torch.where(given, losses, loss(logits, labels).to(losses))
         finite = given & finite_rows(seen.gradient) & losses.isfinite()
-        gradients_seen(rows[given], finite[given])
+        gradients_seen(rows, finite, given)
         gradient = seen.gradient.masked_fill(~finite[:, None, None, None], 0)
         return Pass(gradient, losses.nan_to_num(nan=0.0), logits)
 
@@ -234,7 +250,7 @@ class Victim:
         self, model: Classifier, leaf: Images, labels: Labels, loss: AdversarialLoss
     ) -> tuple[Tensor, Tensor | None, tuple[PerImage, Logits]]:
         """Return what is differentiated and its weights, and the losses and logits of one pass."""
-        logits = self._enough(differentiable_answers(model, leaf))
+        logits = self._enough(model(leaf) if self.exact else differentiable_answers(model, leaf))
         if isinstance(loss, LogOdds):  # its slope is known, so no graph of the loss is built
             losses, slope = loss.with_slope(logits.detach(), labels)
             return logits, slope, (losses, logits)
@@ -271,18 +287,44 @@ class Averaged(Victim):
         return Pass(total.div_(self.samples), last.losses, last.logits)
 
 
+def put(into: Tensor, rows: Rows, chosen: PerImage, values: Tensor) -> None:
+    """Write the values of the chosen ones, (B,) bool, to their rows of a tensor, in place.
+
+    On an accelerator all of these rows are written, the others as they were: to choose is to wait for their number.
+
+    Parameters
+    ----------
+    into
+        (N, ...).
+    rows
+        (B,) int64, each once.
+    chosen
+        (B,) bool.
+    values
+        (B, ...), of the same type or a narrower one.
+    """
+    if into.device.type == "cpu":
+        at = chosen.nonzero().squeeze(1)
+        into.index_copy_(0, rows.index_select(0, at), values.index_select(0, at).to(into))
+        return
+    picked = chosen.view(-1, *(1 for _ in values.shape[1:]))
+    into.index_copy_(0, rows, torch.where(picked, values.to(into), into.index_select(0, rows)))
+
+
 @contextmanager
 def attacked(
-    model: Classifier, images: Images, labels: Labels, micro_batch: int | None = None
+    model: Classifier, images: Images, labels: Labels, micro_batch: int | None = None, *, exact: bool = False
 ) -> Generator[Victim]:
     """Check the inputs, freeze the model and turn gradients off, for the duration of an attack.
+
+    With `exact` every pass is in float32 as written, for attacks that tell leads of a hundred-thousandth apart.
 
     Raises ValueError for images outside [0, 1], labels that do not fit, and what else `checks` refuses.
     """
     check_images(images)
     check_labels(labels, len(images))
-    with outside_inference(model), frozen(model), torch.no_grad():
-        yield Victim(model, labels, micro_batch)
+    with outside_inference(model), frozen(model), torch.no_grad(), exact_float32() if exact else nullcontext():
+        yield Victim(model, labels, micro_batch, exact)
 
 
 def input_gradient(

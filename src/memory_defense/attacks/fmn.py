@@ -64,7 +64,7 @@ class Fmn(SmallestChange):
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         del draws  # nothing is random
-        with attacked(model, images, labels, self.micro_batch) as victim:
+        with attacked(model, images, labels, self.micro_batch, exact=True) as victim:
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
                 return clean

@@ -90,7 +90,7 @@ class HopSkipJump(SmallestChange):
     @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
-        with attacked(model, images, labels, self.micro_batch) as scored:
+        with attacked(model, images, labels, self.micro_batch, exact=True) as scored:
             victim = LabelsOnly(scored)
             clean = images.clamp(0, 1)
             if ball.epsilon == 0:
@@ -190,7 +190,7 @@ class BoundaryWalk:
     def _random_images(self, rows: Rows, number: int) -> Images:
         channels, height, width = self.point.shape[1:]
         side = min(_CELLS[number % len(_CELLS)], height, width)
-        own = self.draws.child("start", number).rows(rows.cpu())
+        own = self.draws.child("start", number).rows(rows)
         cells = own.uniform(channels, -(-height // side), -(-width // side)).to(self.point)
         return F.interpolate(cells, scale_factor=side, mode="nearest")[:, :, :height, :width]
 
@@ -236,7 +236,7 @@ class BoundaryWalk:
         """
         here = self.point[rows][:, None]  # (B, 1, C, H, W)
         reach = column(self.reach[rows])[:, None]  # (B, 1, 1, 1, 1)
-        own, shape = self.draws.child("probe", *purpose).rows(rows.cpu()), (_BLOCK, *self.point.shape[1:])
+        own, shape = self.draws.child("probe", *purpose).rows(rows), (_BLOCK, *self.point.shape[1:])
         noise = (own.normal(*shape) if self.ball.norm == "l2" else 2 * own.uniform(*shape) - 1).to(here)
         length = noise.flatten(2).square().sum(2).sqrt().clamp(min=1e-12)  # (B, S)
         probes = (here + reach * noise / length[:, :, None, None, None]).clamp_(0, 1)

@@ -31,8 +31,11 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _BLOCK = 64
 """Queries whose random numbers are drawn at once."""
 
-_VISIT = 10
+_VISIT = {"cpu": 10}
 """Images whose pass takes as long as everything else about a visit; measured on small networks."""
+
+_VISIT_ELSEWHERE = 500
+"""The same on an accelerator, which is waited for in each visit and is not filled by fewer."""
 
 _FEW = 16
 """A square is small if the image has that many times its pixels."""
@@ -139,7 +142,7 @@ class _RandomSearch:
         for start in range(0, attack.queries, _BLOCK):
             if len(state.rows) == 0:
                 break
-            own = draws.child("squares", start).rows(state.rows.cpu())
+            own = draws.child("squares", start).rows(state.rows)
             state.noise = own.uniform(_BLOCK, self.moves.numbers).to(state.clean)
             for first, end, side in self._pieces(start):
                 state.query.fill_(first)
@@ -158,9 +161,10 @@ class _RandomSearch:
 
     def _begin(self, rows: Rows, draws: Draws) -> _State:
         clean = self.best[rows]
-        noise = draws.child("start").rows(rows.cpu()).uniform(*self.moves.start_numbers).to(clean)
+        noise = draws.child("start").rows(rows).uniform(*self.moves.start_numbers).to(clean)
         best = self.moves.start(clean, noise)
-        judged = [self._judge(best[part], rows[part]) for part in self.victim.parts(torch.arange(len(rows)))]
+        everyone = torch.arange(len(rows), device=rows.device)
+        judged = [self._judge(best[part], rows[part]) for part in self.victim.parts(everyone)]
         lead, fooled = (
             (torch.cat(each) for each in zip(*judged, strict=True)) if judged else (clean.new_zeros(0),) * 2
         )
@@ -193,10 +197,12 @@ class _RandomSearch:
     def _width(self, images: int, left: int) -> int:
         """Return how many squares of each image to try together; it decides about time, never about outcomes.
 
-        With W squares of n images a visit costs as much as a pass of `_VISIT` + W n images. Of an image's W squares
-        about W (W - 1) / 2 times the share kept are wasted. Where that is rare, the best W is the root below.
+        With W squares of n images a visit costs as much as a pass of V + W n images (`_VISIT`). Of an image's W
+        squares about W (W - 1) / 2 times the share kept are wasted. Where that is rare, the best W is the root
+        below.
         """
-        likely = round(math.sqrt(2 * _VISIT / (images * max(self.kept, 1e-3))))
+        visit = _VISIT.get(self.best.device.type, _VISIT_ELSEWHERE)
+        likely = round(math.sqrt(2 * visit / (images * max(self.kept, 1e-3))))
         return max(min(likely, self.victim.micro_batch // images, self.attack.ahead, left), 1)
 
     def _visit(self, state: _State, part: Rows, at: Rows | slice, side: int) -> None:

@@ -33,7 +33,9 @@ class Siblings:
         """(n * ranks,) the row of every copy in the victim's set."""
         self.rank = torch.tensor(list(ranks), device=rows.device).repeat_interleave(len(rows))
         """(n * ranks,) the target of every copy."""
-        self.victim = Victim(rows_of(victim.model, self.index), victim.labels[self.index], victim.micro_batch)
+        self.victim = Victim(
+            rows_of(victim.model, self.index), victim.labels[self.index], victim.micro_batch, victim.exact
+        )
         self._first = rows.new_full((len(rows),), ranks.stop)
         self._forward, self._backward = torch.zeros_like(self.index), torch.zeros_like(self.index)
 

@@ -117,6 +117,9 @@ REFERENCES = 10_000
 
 _CHUNK, _GRANULE = 128, 16
 
+_PURIFIED = 1024
+"""Images purified at a time on an accelerator, which answers one pixel of 1024 as fast as of 128."""
+
 
 class PixelDefend(Purification, FlaggingModule):
     """A classifier behind a PixelCNN that purifies greedily within a box.
@@ -209,7 +212,8 @@ class PixelDefend(Purification, FlaggingModule):
             missing = -len(levels) % max(_GRANULE, granule())
             padded = torch.cat([levels, levels[-1:].expand(missing, -1, -1, -1)])
             with torch.autocast(images.device.type, enabled=False):  # the cache holds float32
-                chunks = [purified_levels(self.purifier, chunk, self.radius) for chunk in _chunks(padded)]
+                size = _CHUNK if images.device.type == "cpu" else _PURIFIED
+                chunks = [purified_levels(self.purifier, part, self.radius) for part in _chunks(padded, size)]
             levels = torch.cat(chunks)[: len(levels)]
         return levels.to(images.dtype) / (LEVELS - 1)
 
@@ -277,9 +281,9 @@ class PixelDefend(Purification, FlaggingModule):
         return {"bits-per-dimension": bits, "improbability": replace_value(1 - self._p_values(bits), bits)}
 
 
-def _chunks(tensor: Tensor) -> list[Tensor]:
-    """Return pieces of at most `_CHUNK` rows."""
-    return [tensor[start : start + _CHUNK] for start in range(0, len(tensor), _CHUNK)]
+def _chunks(tensor: Tensor, size: int = _CHUNK) -> list[Tensor]:
+    """Return pieces of at most `size` rows."""
+    return [tensor[start : start + size] for start in range(0, len(tensor), size)]
 
 
 def build_pixeldefend(

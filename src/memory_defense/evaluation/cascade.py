@@ -35,6 +35,9 @@ SAMPLE_IMAGES = 48
 BLOCK_IMAGES = 32
 """Survivors in a block of an outward case, at least; and at least 1 in `BLOCKS`."""
 
+ACCELERATOR_BLOCK_IMAGES = 512
+"""The same on an accelerator, where a pass of fewer takes as long."""
+
 BLOCKS = 20
 
 NEAR = 1 / 4
@@ -151,7 +154,8 @@ class Cascade:
                 position, self._standing()
             )  # nothing was tried here yet, so no survivor is nearer than another
             return
-        size = max(BLOCK_IMAGES, math.ceil(len(leads) / BLOCKS))
+        least_block = BLOCK_IMAGES if leads.device.type == "cpu" else ACCELERATOR_BLOCK_IMAGES
+        size = max(least_block, math.ceil(len(leads) / BLOCKS))
         lowest = [float(part[-1]) for part in torch.split(leads, size)]
         sampled = self._sampled(position, len(leads), float(leads[int(len(leads) * NEAR)]))
         above = math.inf

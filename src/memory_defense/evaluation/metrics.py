@@ -13,9 +13,13 @@ from memory_defense.evaluation.record import Accuracy
 from memory_defense.losses import margin
 from memory_defense.noticed import answered, answers_seen, finite_rows
 from memory_defense.passes import regular
+from memory_defense.wrappers import exact_float32
 
 JUDGE_BATCH = 128
 """Images judged at a time; one fixed size, so that every verdict is taken the same way."""
+
+ACCELERATOR_JUDGE_BATCH = 1024
+"""The same on an accelerator, which fewer do not fill."""
 
 
 NO_ANSWER = -1
@@ -33,8 +37,10 @@ def asked(model: Classifier, images: Images) -> Logits:
     """
     parts: list[Logits] = []
     judge = regular(model)
-    for part in torch.split(images, JUDGE_BATCH):
-        logits = judge(part)
+    size = JUDGE_BATCH if images.device.type == "cpu" else ACCELERATOR_JUDGE_BATCH
+    for part in torch.split(images, size):
+        with exact_float32():
+            logits = judge(part)
         if logits.dim() != 2 or logits.shape[0] != part.shape[0]:
             raise ValueError(
                 f"the model returned shape {tuple(logits.shape)} for {part.shape[0]} images, expected logits (B, K)"

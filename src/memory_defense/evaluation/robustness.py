@@ -68,7 +68,7 @@ from memory_defense.passes import (
 from memory_defense.progress import between, stage
 from memory_defense.randomness import DRAWS, seeded
 from memory_defense.ranks import Ranks, in_company
-from memory_defense.wrappers import apart, frozen
+from memory_defense.wrappers import apart, exact_float32, frozen
 
 _FEWER = 8
 """Where a chunk does not fit into memory whatever the passes, it is cut into so many."""
@@ -166,7 +166,8 @@ def evaluate(
         to go on from that belongs to another evaluation.
     """
     chosen = options or Options()
-    with in_company("memory_defense.evaluate", alone=chosen.alone) as ranks, undisturbed(), apart(defense):
+    company = in_company("memory_defense.evaluate", alone=chosen.alone)
+    with company as ranks, undisturbed(), apart(defense), exact_float32():
         return _evaluate(defense, images, labels, cases, chosen, ranks, state_file, keep_state)
 
 

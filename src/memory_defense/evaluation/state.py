@@ -137,6 +137,7 @@ class Broken:
 
     def take_over(self, tensors: Mapping[str, Tensor], prefix: str, rows: Rows) -> None:
         """Write what `tensors` returned for these rows; raise KeyError where something is missing."""
+        rows = rows.to(self.breaker.device)
         for name in ("robust", "breaker", "distance", "lead"):
             getattr(self, name)[rows] = tensors[f"{prefix} {name}"].to(self.breaker.device)
         self.images[rows[self.breaker[rows] >= 0]] = tensors[f"{prefix} images"].to(self.images)

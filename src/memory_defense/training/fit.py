@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from memory_defense.answers import answered_otherwise, in_short, made_on
-from memory_defense.checks import check_at_least
+from memory_defense.checks import check_at_least, vouched
 from memory_defense.contracts import Batch, Defense, FineProgress, Losses, Objective, Progress, Rows, Stateful
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import ImageSet, batch_rows
@@ -48,11 +50,15 @@ from memory_defense.training.precision import (
     lay_out_images,
     resolve,
     tuned,
+    untuned,
 )
 from memory_defense.training.speed import Speed
 from memory_defense.training.synchronised import synchronised
 from memory_defense.training.team import Team
-from memory_defense.wrappers import frozen, restored
+from memory_defense.wrappers import frozen, modules_known, restored
+
+SAVE_SECONDS = 60.0
+"""Seconds of an accelerator's work that a killed training may lose."""
 
 _ASKED = 8
 """Images that a model is asked about before its training goes on: whether it is still the same code."""
@@ -78,7 +84,8 @@ class FitConfig:
     validate_every: int = 1
     """Epochs between two scores on held-out images."""
     checkpoint_every: int = 400
-    """Steps between two writes of the training state."""
+    """Steps between two writes of the training state, besides one after each epoch; an accelerator leaves out those
+    within `SAVE_SECONDS` of the last."""
     compile: Compile = field(default="auto", repr=False)
     """Whether torch.compile translates the network; auto: on a GPU, if the run is long enough to pay. It changes
     speed alone, so neither a recipe's hash nor a training state depends on it."""
@@ -152,7 +159,7 @@ def fit(
         images that come with clean counterparts are to be erased or made noisy.
     """
     run = _Run(model, objective, images, config, seed, state)
-    with synchronised(run.model, run.team.ranks), tuned(run.device):
+    with synchronised(run.model, run.team.ranks), tuned(run.device), modules_known(run.model, run.called):
         return run.train(validate, progress)
 
 
@@ -199,7 +206,10 @@ class _Run:
         if state is not None:
             self._restore(state)
         self.team.ranks.copy_([*self.model.state_dict().values(), *self.average.model.state_dict().values()])
-        self.called = compiled(self.model, config.compile, self.device, self.total - self.step)
+        # What trains a whole system calls its parts, of which a translation of the system would know nothing.
+        choice = False if config.compile == "auto" and isinstance(self.model, Defense) else config.compile
+        self.called = compiled(self.model, choice, self.device, self.total - self.step)
+        self.saved = -math.inf
 
     def train(self, validate: Validate | None, progress: Progress | None) -> FitResult:
         with heard(self._listener(progress)):
@@ -241,7 +251,10 @@ class _Run:
             elif score is not None and (self.best is None or score > self.best[1]):
                 self._keep(epoch, score)
             self.history.append(EpochLog(epoch, losses, score))
-            self._save()
+            if stop or last:
+                self._save()
+            else:
+                self._save_at_times()
             if stop:
                 raise self.pressed or KeyboardInterrupt
             if progress:
@@ -279,7 +292,7 @@ class _Run:
                 self._save()
                 raise self.pressed or KeyboardInterrupt
             if self.step % self.config.checkpoint_every == 0:
-                self._save()
+                self._save_at_times()
         assert losses is not None
         self.team.ranks.copy_([*self.model.buffers(), *self.average.model.buffers()])
         (pressed,) = self.team.ranks.total(int(self.pressed is not None))
@@ -301,7 +314,10 @@ class _Run:
         self.config.optimizer.schedule_step(self.optimizer, batch.progress)
         counting = self.speed is not None and not self.speed.counted
         with self.speed.first() if self.speed else nullcontext():
-            with autocast(self.precision, self.device):
+            with (
+                autocast(self.precision, self.device),
+                vouched(self.step > 0),
+            ):  # the first step looks at everything
                 losses = self.objective(self.model if counting else self.called, batch)
             self.optimizer.zero_grad(set_to_none=True)
             self.team.backward(losses)
@@ -315,7 +331,7 @@ class _Run:
         model = self.average.model
         model.eval()
         self.doing = "scoring the held-out images"
-        with autocast(self.precision, self.device):
+        with autocast(self.precision, self.device), untuned():
             score = self.team.first(validate(model))
         self.doing = ""
         return score
@@ -331,7 +347,13 @@ class _Run:
             configuration | {"objective": repr(self.objective), "precision": self.precision, "draws": DRAWS}
         )
 
+    def _save_at_times(self) -> None:
+        """Save, but on an accelerator, which would stand still meanwhile, not sooner than `SAVE_SECONDS` again."""
+        if self.device.type == "cpu" or time.monotonic() - self.saved >= SAVE_SECONDS:
+            self._save()
+
     def _save(self) -> None:
+        self.saved = time.monotonic()
         if self.state is None or not self.team.ranks.leads:
             return
         groups: dict[str, Mapping[str, Tensor]] = {

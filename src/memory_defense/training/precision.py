@@ -15,8 +15,8 @@ from memory_defense.contracts import Images
 Precision = Literal["auto", "float32", "bfloat16"]
 Compile = bool | Literal["auto"]
 
-COMPILE_STEPS = 2000
-"""Steps from which compiling pays on a GPU: translating a network and its modes takes about a minute."""
+COMPILE_STEPS = 20_000
+"""Steps from which compiling pays on a GPU: translating a network's modes and batch sizes takes minutes."""
 
 
 def resolve(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
@@ -64,6 +64,17 @@ def compiled(model: nn.Module, choice: Compile, device: torch.device, steps: int
     if choice == "auto":
         choice = device.type == "cuda" and steps >= COMPILE_STEPS and find_spec("triton") is not None
     return cast("nn.Module", torch.compile(model)) if choice else model
+
+
+@contextmanager
+def untuned() -> Generator[None]:
+    """Run a block inside `tuned` in which nothing is chosen by trying, as its batches have many sizes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from memory_defense.wrappers.gradients import (
     gradient_at,
     replace_value,
 )
-from memory_defense.wrappers.models import frozen, modules_of, restored, rows_of, tensors_of
+from memory_defense.wrappers.models import frozen, modules_known, modules_of, restored, rows_of, tensors_of
 from memory_defense.wrappers.modes import (
     OwnPrecision,
     UnderDefaults,
+    exact_float32,
     ordinary_modes,
     outside_inference,
     places_of,
@@ -40,8 +41,10 @@ __all__ = [
     "TensorMap",
     "UnderDefaults",
     "apart",
+    "exact_float32",
     "frozen",
     "gradient_at",
+    "modules_known",
     "modules_of",
     "modules_seen",
     "ordinary_modes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import is_dataclass
 from functools import partial
 from inspect import isfunction, ismethod
@@ -27,6 +28,22 @@ def rows_of(model: _Model, index: Rows) -> _Model:
     return cast("_Model", bound(index)) if callable(bound) else model
 
 
+_known: ContextVar[Mapping[int, list[nn.Module]] | None] = ContextVar("known modules", default=None)
+
+
+@contextmanager
+def modules_known(*models: nn.Module) -> Generator[None]:
+    """Run a block in which these models keep the modules that they have, so that nobody looks for them again.
+
+    A look takes three milliseconds for a ResNet-50, and every attack begins with one.
+    """
+    token = _known.set({**(_known.get() or {}), **{id(model): list(modules_of(model)) for model in models}})
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
 def modules_of(model: object) -> Iterator[nn.Module]:
     """Yield every `nn.Module` that calling `model` can reach, each once.
 
@@ -35,6 +52,9 @@ def modules_of(model: object) -> Iterator[nn.Module]:
     function. What else is called, such as a module in a global list, is out of
     sight here; see `modules_seen`.
     """
+    if isinstance(model, nn.Module) and id(model) in (known := _known.get() or {}):
+        yield from known[id(model)]
+        return
     seen: set[int] = set()
     pending: list[object] = [model]
     while pending:

@@ -113,6 +113,61 @@ def ordinary_modes(model: object) -> Generator[tuple[str, ...]]:
 
 
 @contextmanager
+def exact_float32() -> Generator[None]:
+    """Run a block in which a GPU computes float32 as float32; the settings are as before afterwards.
+
+    By torch's default its convolutions round what they multiply to 10 bits (TF32): an error of a thousandth, within
+    which whole attacks look for the boundary. Whoever judges, or believes small leads, computes in here.
+    """
+    with ExitStack() as stack:
+        for older, newer in _ROUNDINGS:
+            for place, name, exact in older if _readable(older) else newer:
+                before = getattr(place, name)
+                if before != exact:
+                    setattr(place, name, exact)
+                    stack.callback(setattr, place, name, before)
+        yield
+
+
+class _Products:
+    """The precision of float32 products, as torch's two functions for it."""
+
+    @property
+    def precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @precision.setter
+    def precision(self, name: str) -> None:
+        torch.set_float32_matmul_precision(name)
+
+
+_Setting = tuple[object, str, object]
+"""What holds a setting, its name there, and its value for exact arithmetic."""
+
+
+def _newer(place: object, *kinds: str) -> tuple[_Setting, ...]:
+    """Return the settings that torch has since 2.9; none before."""
+    return tuple((getattr(place, kind), "fp32_precision", "ieee") for kind in kinds if hasattr(place, kind))
+
+
+_ROUNDINGS: tuple[tuple[tuple[_Setting, ...], tuple[_Setting, ...]], ...] = (
+    (((_Products(), "precision", "highest"),), _newer(torch.backends.cuda, "matmul")),
+    (((torch.backends.cudnn, "allow_tf32", False),), _newer(torch.backends.cudnn, "conv", "rnn")),
+)
+"""Older settings and newer ones of the same things. torch refuses to read an older one that a newer one
+contradicts, and then the newer ones are in use."""
+
+
+def _readable(settings: tuple[_Setting, ...]) -> bool:
+    try:
+        for place, name, _ in settings:
+            getattr(place, name)
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
 def outside_inference(model: object) -> Generator[None]:
     """Run a block outside inference mode, with copies in the place of weights that were made in it."""
     with torch.inference_mode(False), _ordinary_weights(model):
