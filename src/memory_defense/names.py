@@ -14,7 +14,7 @@ from pathlib import Path
 NORMS = ("linf", "l2")
 """Norms of the balls in `threat.BALLS`."""
 
-SCALES = ("cpu", "desk", "paper", "tiny")
+SCALES = ("cpu", "desk", "paper", "rental", "tiny")
 """Scales of the reproduction, as in `recipes.scales.SCALES`."""
 
 DEMO_SCALES = ("cpu", "tiny")
@@ -31,11 +31,16 @@ REPORTS = ("html", "markdown", "latex")
 
 QUEUE = (
     "fashion-mnist-paper",
-    "fashion-mnist-strong",
+    "fashion-mnist-online",
     "cifar10-strong",
+    "cifar10-strong-attacks",
+    "fashion-mnist-strong",
     "cifar10-resnet50",
-    "pixelcnn",
+    "cifar10-resnet50-online",
+    "fashion-mnist-purifiers",
     "cifar10-purifiers",
+    "cifar10-defense-vae",
+    "pixelcnn",
 )
 """Jobs in `paper.queue.QUEUE`."""
 

@@ -35,7 +35,10 @@ def test_a_piece_that_is_not_the_last_says_so(monkeypatch, capsys, tmp_path) -> 
     assert read_half(place / "fashion-mnist" / "strong-tiny")
     kept = tmp_path / "kept"
     assert memdef(monkeypatch, *command, "--back", str(kept)) == 0
-    assert (kept / "fashion-mnist-strong" / "fashion-mnist" / "strong-tiny" / "record.json").is_file()
+    assert [path.name for path in kept.iterdir()] == ["fashion-mnist-strong-1-of-1.part"]
+    unpacked = tmp_path / "unpacked"
+    assert memdef(monkeypatch, "queue", "unpack", str(kept), "--into", str(unpacked)) == 0
+    assert read_half(unpacked / "fashion-mnist-strong" / "fashion-mnist" / "strong-tiny")
 
 
 def test_the_list_has_every_entry_in_order(monkeypatch, capsys) -> None:
@@ -52,7 +55,7 @@ def test_the_list_has_every_entry_in_order(monkeypatch, capsys) -> None:
         (("pixelcn", "--tiny"), "did you mean 'pixelcnn'"),
         (("pixelcnn", "--tiny", "--data-dir", "."), "made up"),
         (("pixelcnn", "--tiny", "--offline"), "made up"),
-        (("pixelcnn", "--tiny", "--device", "cuda"), "--device"),
+        (("pixelcnn", "--tiny", "--device", "gpu"), "unknown device"),
         (("pixelcnn", "--device", "gpu"), "unknown device"),
         (("pixelcnn", "--minutes", "-1"), "--minutes"),
     ],

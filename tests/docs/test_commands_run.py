@@ -64,6 +64,7 @@ PARSED = {
     "memdef harden": "tests/cli/test_tutorial.py runs it",
     "memdef studio": "serves until it is stopped; tests/studio runs it",
     "memdef queue run": "for a GPU; tests/paper/test_queue_entries.py runs it at toy size",
+    "memdef queue unpack": "needs what came back; tests/cli/test_queue.py unpacks it",
     "--device cuda": "for a GPU",
     "--processes": "several processes; tests/training/test_ranks.py runs them",
     "docs/tutorial.md": "tests/cli/test_tutorial.py runs every command of it, in order",

@@ -12,7 +12,11 @@ from memory_defense.checks import check_images
 from memory_defense.evaluation import store
 from memory_defense.evaluation.record import Record
 from memory_defense.paper.queue import QUEUE, Deadline, entry, made_up, markdown_table, returned, work
+from memory_defense.paper.queue_parts import MOST_BYTES, MOST_PARTS, read_parts, write_parts
+from memory_defense.paper.queue_smoke import Smoke
+from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.registry import RECIPES
+from memory_defense.systems.build import build_defense
 from memory_defense.systems.load import load
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gpu-queue.md"
@@ -142,11 +146,16 @@ def test_the_clock_is_looked_at_after_each_step() -> None:
 def test_entries_are_those_of_most_worth_first() -> None:
     assert list(QUEUE) == [
         "fashion-mnist-paper",
-        "fashion-mnist-strong",
+        "fashion-mnist-online",
         "cifar10-strong",
+        "cifar10-strong-attacks",
+        "fashion-mnist-strong",
         "cifar10-resnet50",
-        "pixelcnn",
+        "cifar10-resnet50-online",
+        "fashion-mnist-purifiers",
         "cifar10-purifiers",
+        "cifar10-defense-vae",
+        "pixelcnn",
     ]
     with pytest.raises(ValueError, match="did you mean 'pixelcnn'"):
         entry("pixelcn")
@@ -157,15 +166,57 @@ def test_entries_are_well_formed(name) -> None:
     one = QUEUE[name]
     assert set(one.recipes) <= set(RECIPES)
     assert "\n" not in one.claim
-    assert one.minutes > 0
+    assert 0 < one.minutes <= 9  # of the ten that one command may take
+    assert set(one.weights or ()) <= set(one.recipes)
+    assert not one.judges or QUEUE[one.judges].recipes == one.recipes
     full, tiny = one.chosen(tiny=False), one.chosen(tiny=True)
     assert [recipe.name for recipe in full] == list(one.recipes)
     for recipe in full:
         assert recipe.evaluation.images == min(one.images, RECIPES[recipe.name].evaluation.images)
         assert replace(recipe, evaluation=RECIPES[recipe.name].evaluation) == RECIPES[recipe.name]
         assert recipe.evaluation.suite == (one.suite or RECIPES[recipe.name].evaluation.suite)
+        kept = (one.weights is None or recipe.name in one.weights) and not one.judges
+        assert not kept or 2 * weights_of(recipe) < MOST_BYTES - (1 << 20)  # halves, and the records
     assert len({recipe.name for recipe in (*full, *tiny)}) == 2 * len(full)
     assert [recipe.model.defense for recipe in tiny] == [recipe.model.defense for recipe in full]
+
+
+def weights_of(recipe: Recipe) -> int:
+    """Return how many numbers a system holds."""
+    with torch.device("meta"):
+        return sum(one.numel() for one in build_defense(recipe.model).state_dict().values())
+
+
+def test_what_came_back_is_attacked_where_nothing_else_is_left(whole, tmp_path, monkeypatch) -> None:
+    judging = replace(QUEUE["cifar10-strong-attacks"], recipes=("fashion-mnist/strong",), judges=STRONG)
+    monkeypatch.setitem(QUEUE, "judging", judging)
+    parts = write_parts(whole / "back" / STRONG, tmp_path / "flat", 1 << 16)
+    assert 1 < len(parts) <= MOST_PARTS
+    assert read_parts(tmp_path / "flat", tmp_path / "unpacked") == [STRONG]
+    back = tmp_path / "back"
+    deadline = Deadline(Listening(), 1e9)
+    assert work("judging", tmp_path, data, back=back, deadline=deadline, tiny=True, earlier=tmp_path / "unpacked")
+    place = back / "judging" / "fashion-mnist" / "strong-tiny"
+    assert {path.name for path in place.iterdir() if path.is_file()} == {"record.json", "manifest.json"}
+    again = Record.read(place / "record.json")
+    first = Record.read(whole / "back" / STRONG / "fashion-mnist" / "strong-tiny" / "record.json")
+    assert again.clean == first.clean
+
+
+def test_nothing_to_attack_is_said_before_data_is_loaded(tmp_path) -> None:
+    def never(dataset: str):
+        raise AssertionError(dataset)
+
+    with pytest.raises(ValueError, match="memdef queue run cifar10-strong'"):
+        work(
+            "cifar10-strong-attacks", tmp_path, never, back=tmp_path, deadline=Deadline(Listening(), 1e9), tiny=True
+        )
+
+
+def test_the_smoke_runs_at_toy_size(tmp_path) -> None:
+    said: list[str] = []
+    Smoke(torch.device("cpu"), tmp_path, toy=True).run(said.append)
+    assert [line[:2] for line in said] == [f"{number}." for number in range(1, 8)]
 
 
 @pytest.mark.parametrize("dataset", ["fashion-mnist", "cifar10"])

@@ -99,12 +99,6 @@ CASES = (
     ),
     Case(
         "cli/queue.py",
-        "not with --tiny, which is for a processor; leave one of them out",
-        "memdef('memdef queue run fashion-mnist-strong --tiny --device cuda --minutes 0', status=75)",
-        "memdef('memdef queue run fashion-mnist-strong --tiny --minutes 0', status=75)",
-    ),
-    Case(
-        "cli/queue.py",
         "not finished: run the same command again",
         "said = memdef('memdef queue run fashion-mnist-strong --tiny --minutes 0', status=75)",
         "memdef('memdef queue run fashion-mnist-strong --tiny --minutes 9')",

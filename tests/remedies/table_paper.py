@@ -41,7 +41,53 @@ home = Path("pool").absolute()
 home.mkdir()
 """
 
+PARTS = """
+from memory_defense.paper import queue_parts
+Path("entry").mkdir()
+Path("entry", "record.json").write_bytes(bytes(20_000))
+"""
+
 CASES = (
+    Case(
+        "paper/queue.py",
+        "holds no weights, but they are what this entry attacks",
+        "memdef('memdef queue run cifar10-strong-attacks --tiny')",
+        "memdef('«'(memdef queue run \\S+)'» --tiny'); memdef('memdef queue run cifar10-strong-attacks --tiny')",
+    ),
+    Case(
+        "paper/queue_parts.py",
+        "bytes come back; keep fewer weights in this entry",
+        "queue_parts.write_parts(Path('entry'), Path('flat'), 1000)",
+        "queue_parts.write_parts(Path('entry'), Path('flat'))",
+        given=PARTS,
+    ),
+    Case(
+        "paper/queue_parts.py",
+        "has no parts, NAME-1-of-n.part; give the directory in which they came back",
+        "queue_parts.read_parts(Path('entry'), Path('weights'))",
+        "queue_parts.read_parts(Path('flat'), Path('weights'))",
+        given=PARTS + "queue_parts.write_parts(Path('entry'), Path('flat'), 16_384)",
+    ),
+    Case(
+        "paper/queue_parts.py",
+        "is missing; bring it back as well",
+        "Path('flat/entry-2-of-2.part').rename('gone'); queue_parts.read_parts(Path('flat'), Path('weights'))",
+        "Path('gone').rename('«(flat.*?part) is missing»'); queue_parts.read_parts(Path('flat'), Path('weights'))",
+        given=PARTS + "queue_parts.write_parts(Path('entry'), Path('flat'), 16_384)",
+    ),
+    Case(
+        "paper/queue_parts.py",
+        "are no archive (…); bring them back anew",
+        """
+        Path("flat/entry-1-of-2.part").write_bytes(bytes(b"no archive" * 99))
+        queue_parts.read_parts(Path("flat"), Path("weights"))
+        """,
+        """
+        queue_parts.write_parts(Path("entry"), Path("flat"), 16_384)
+        queue_parts.read_parts(Path("flat"), Path("weights"))
+        """,
+        given=PARTS + "queue_parts.write_parts(Path('entry'), Path('flat'), 16_384)",
+    ),
     Case(
         "paper/anatomy.py",
         "the radius is …, but it must be at least 0",

@@ -1,4 +1,4 @@
-"""``memdef queue list`` and ``memdef queue run``."""
+"""``memdef queue list``, ``smoke``, ``run`` and ``unpack``."""
 
 from __future__ import annotations
 
@@ -41,31 +41,34 @@ def run(
         float, typer.Option(min=0, help="Stop at the first whole step after so many minutes; to be continued.")
     ] = 9.0,
     back: Annotated[
-        Path | None, typer.Option(help="Where records and half-precision weights go; else OUT/back.")
+        Path | None,
+        typer.Option(help="Also write what is kept there, in at most 8 flat files of at most 15 MiB, to unpack."),
+    ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--from", help="What came back of the entry that this one attacks, unpacked; else OUT/back."),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory with the dataset's files; else they are looked for.")
     ] = None,
     offline: Offline = False,
-    device: Annotated[str | None, typer.Option(help="cuda, cuda:1 or cpu; cuda if left out.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cuda, cuda:1 or cpu; if left out, cuda, or cpu with --tiny.")
+    ] = None,
     threads: Threads = None,
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="Every stage at toy size on the CPU, on made-up images.")
-    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Every stage at toy size, on made-up images.")] = False,
 ) -> None:
-    """Train and evaluate an entry, a piece at a time: give the same command again until it is finished.
+    """Train and evaluate an entry whole; what is stopped goes on with the same command.
 
     Exit status 75 says that there is more to do, 0 that it is done.
     """
     if tiny and (data_dir is not None or offline):
         raise ValueError("--data-dir and --offline: not with --tiny, whose images are made up")
-    if tiny and device not in (None, "cpu"):
-        raise ValueError(f"--device {device}: not with --tiny, which is for a processor; leave one of them out")
     check_name(name, QUEUE, "entry of the queue")
-    machine = Machine(device="cpu" if tiny else device or "cuda", threads=threads)
+    machine = Machine(device=device or ("cpu" if tiny else "cuda"), threads=threads)
     check_data_dir(data_dir)
-    kept = back or out / "back"
-    for folder in (out, kept):
+    kept = out / "back"
+    for folder in (out, *([] if back is None else [back])):
         check_folder(folder)
     if not tiny and device == "cpu":
         typer.echo("note: this was planned for a GPU; on a processor it takes days", err=True)
@@ -73,6 +76,7 @@ def run(
     from memory_defense.cli.progress import shown
     from memory_defense.data.images import Splits, load_dataset
     from memory_defense.paper.queue import Deadline, made_up, work
+    from memory_defense.paper.queue_parts import write_parts
 
     place = machine.ready()
     with shown() as progress:
@@ -85,8 +89,44 @@ def run(
                 dataset, data_dir=data_dir, offline=offline, may_update=True, device=place, progress=progress
             )
 
-        done = work(name, out, data, back=kept, deadline=deadline, tiny=tiny)
+        try:
+            done = work(name, out, data, back=kept, deadline=deadline, tiny=tiny, earlier=earlier)
+        finally:
+            if (
+                back is not None and (kept / name).is_dir()
+            ):  # what is finished comes back, whatever became of the rest
+                write_parts(kept / name, back)
     if not done:
         typer.echo("not finished: run the same command again", err=True)
         raise typer.Exit(UNFINISHED)
     typer.echo(f"finished: records and weights are in {kept / name}")
+
+
+@app.command("smoke")
+def smoke(
+    out: Annotated[Path, typer.Option(help="Directory to work in.")] = Path("runs/queue-smoke"),
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, or cpu, which is tried at toy size.")] = "cuda",
+    threads: Threads = None,
+) -> None:
+    """Try a machine in about a minute before it trains anything: seven steps, and the first that fails ends it."""
+    machine = Machine(device=device, threads=threads)
+    check_folder(out)
+    from memory_defense.paper.queue_smoke import Smoke
+
+    place = machine.ready()
+    Smoke(place, out, toy=place.type == "cpu").run(typer.echo)
+
+
+@app.command("unpack")
+def unpack(
+    parts: Annotated[Path, typer.Argument(help="Directory with what came back, NAME-1-of-n.part.")],
+    into: Annotated[Path, typer.Option(help="Where it is put together, a directory for each entry.")] = Path(
+        "weights"
+    ),
+) -> None:
+    """Put together what `memdef queue run --back` wrote: records, manifests and half-precision weights."""
+    check_folder(into)
+    from memory_defense.paper.queue_parts import read_parts
+
+    for name in read_parts(parts, into):
+        typer.echo(f"{into / name}")

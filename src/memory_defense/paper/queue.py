@@ -1,8 +1,8 @@
 """Work for a GPU, most valuable first: what each entry proves, and its recipes.
 
-An entry is a list of recipes; `work` trains and evaluates them, a few minutes at a time: it goes on where the last
-piece stopped, and stops by itself, at a whole step, when its time is up. Every record is kept, and the very weights
-that were evaluated, in half precision.
+An entry is a list of recipes that one rental of at most nine minutes trains and evaluates whole. `work` stops by
+itself, at a whole step, when its time is up, and goes on from there where its directory is still there. What is
+kept are the records, and the weights that an entry names, the very ones that were evaluated, in half precision.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import Fgsm
-from memory_defense.contracts import Attack, FineProgress, Progress
+from memory_defense.contracts import Attack, Defense, FineProgress, Progress
 from memory_defense.data.decode import Arrays
 from memory_defense.data.images import Splits, split
 from memory_defense.data.spec import dataset_spec
 from memory_defense.evaluation.kept import check_still_its_own, read_whole
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
-from memory_defense.files import write_text
+from memory_defense.files import remove, write_text
 from memory_defense.model_spec import ModelSpec
 from memory_defense.names import check_name
 from memory_defense.paper.half_weights import restore_half, round_to_half, write_half
@@ -31,13 +31,10 @@ from memory_defense.paper.tables import DataSource, is_made, trained
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.recipes.registry import recipe
-from memory_defense.recipes.scales import FASHION_CPU
 from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.build import build_defense
 from memory_defense.systems.load import load_defense
 from memory_defense.workflows.assess import assess
-
-_BRIEF_CW = FASHION_CPU.slow.unbounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +46,16 @@ class QueueEntry:
     recipes: tuple[str, ...]
     """Trained and evaluated in this order; names of `recipes.RECIPES`."""
     minutes: int
-    """Minutes on one large GPU for training and evaluation: an estimate until it is run."""
+    """Minutes on one large GPU for training and evaluation, at most 9: an estimate until it is run."""
     back: str
     """Results that are kept."""
     images: int
     """Test images, at most; the recipe's plan may have fewer."""
-    chunk: int = 256
+    weights: tuple[str, ...] | None = None
+    """The recipes whose weights are kept; None is all. Of the others the record and the manifest are."""
+    judges: str = ""
+    """The entry whose trained systems this one attacks instead of training its own; empty for none."""
+    chunk: int = 2048
     """Images attacked between two looks at the clock."""
     suite: str | None = None
     """Suite of the cascade; None takes the recipe's."""
@@ -75,7 +76,7 @@ class QueueEntry:
 
 
 def _tiny(name: str) -> str:
-    return name.replace("/paper/", "/tiny/") if "/paper/" in name else f"{name}-tiny"
+    return name.replace("/rental/", "/tiny/") if "/rental/" in name else f"{name}-tiny"
 
 
 def _toy(one: Recipe) -> Recipe:
@@ -89,58 +90,103 @@ def _toy(one: Recipe) -> Recipe:
 
 
 def _rows(dataset: str, *rows: str) -> tuple[str, ...]:
-    return tuple(f"{dataset}/paper/{row}" for row in rows)
+    return tuple(f"{dataset}/rental/{row}" for row in rows)
 
 
-_CLASSIFIERS = ("resnet-benign", "resnet-offline", "resnet-online")
-_MEMORY = ("memory-defense", "memory-defense-sound")
+_OFFLINE = ("resnet-benign", "resnet-offline", "memory-defense")
+_ONLINE = ("resnet-online", "memory-defense-sound")
 _KEPT = "a record and the weights of each"
+_LAST_KEPT = "a record of each, the weights of the last"
 
 QUEUE: dict[str, QueueEntry] = {
     "fashion-mnist-paper": QueueEntry(
-        claim="Table 1 at the paper's own size: ResNet-50, Memory Defense and its baselines on Fashion-MNIST",
-        recipes=_rows("fashion-mnist", *_CLASSIFIERS, *_MEMORY, "magnet", "comdefend"),
-        minutes=230,
-        back=_KEPT,
-        images=500,
+        claim="Table 1 with ResNet-50 on Fashion-MNIST: benign, PGD images made once, Memory Defense behind them",
+        recipes=_rows("fashion-mnist", *_OFFLINE),
+        minutes=7,
+        back=_LAST_KEPT,
+        images=1000,
+        weights=_rows("fashion-mnist", "memory-defense"),
+    ),
+    "fashion-mnist-online": QueueEntry(
+        claim="The same with a selector trained on attacks made as it goes, and the sound Memory Defense behind it",
+        recipes=_rows("fashion-mnist", *_ONLINE),
+        minutes=9,
+        back=_LAST_KEPT,
+        images=1000,
+        weights=_rows("fashion-mnist", "memory-defense-sound"),
+    ),
+    "cifar10-strong": QueueEntry(
+        claim="What a ResNet-18 selector holds at 8/255 on CIFAR-10 after minutes of TRADES with perturbed weights",
+        recipes=("cifar10/strong",),
+        minutes=9,
+        back="a brief record of 1,000 test images and the weights",
+        images=1000,
+        suite="glimpse",
+    ),
+    "cifar10-strong-attacks": QueueEntry(
+        claim="The same system, as it came back, under the suite fast on 2,000 images, and whether a memory adds",
+        recipes=("cifar10/strong",),
+        minutes=7,
+        back="a record of 2,000 test images",
+        images=2000,
+        judges="cifar10-strong",
     ),
     "fashion-mnist-strong": QueueEntry(
         claim="What a selector trained by TRADES with perturbed weights holds at 25/255, and whether a memory adds",
         recipes=("fashion-mnist/strong",),
-        minutes=55,
-        back="a record of all 10,000 test images and the weights",
-        images=10_000,
-    ),
-    "cifar10-strong": QueueEntry(
-        claim="The same on CIFAR-10 at 8/255, with a ResNet-18 trained in less than half an hour",
-        recipes=("cifar10/strong",),
-        minutes=50,
-        back="a record of all 10,000 test images and the weights",
-        images=10_000,
+        minutes=9,
+        back="a record of 1,000 test images and the weights",
+        images=1000,
+        suite="brief",
     ),
     "cifar10-resnet50": QueueEntry(
-        claim="The ResNet-50 rows of Table 2 at the paper's own size on CIFAR-10",
-        recipes=_rows("cifar10", *_CLASSIFIERS, *_MEMORY),
-        minutes=270,
-        back=_KEPT,
-        images=500,
+        claim="Table 2 with ResNet-50 on CIFAR-10: benign, PGD images made once, Memory Defense behind them",
+        recipes=_rows("cifar10", *_OFFLINE),
+        minutes=7,
+        back=_LAST_KEPT,
+        images=1000,
+        weights=_rows("cifar10", "memory-defense"),
     ),
-    "pixelcnn": QueueEntry(
-        claim="PixelDefend with its published PixelCNN++ on both datasets, attacked by those who know it is there",
-        recipes=("fashion-mnist/paper/pixeldefend", "cifar10/paper/pixeldefend"),
-        minutes=420,
-        back=_KEPT,
-        images=200,
-        chunk=100,
-        suite="glimpse",
-        unbounded=_BRIEF_CW,
+    "cifar10-resnet50-online": QueueEntry(
+        claim="The same with a selector trained on attacks made as it goes, and the sound Memory Defense behind it",
+        recipes=_rows("cifar10", *_ONLINE),
+        minutes=9,
+        back=_LAST_KEPT,
+        images=1000,
+        weights=_rows("cifar10", "memory-defense-sound"),
+    ),
+    "fashion-mnist-purifiers": QueueEntry(
+        claim="MagNet and ComDefend before ResNet-50 on Fashion-MNIST, attacked through the purifier (Table 1)",
+        recipes=_rows("fashion-mnist", "magnet", "comdefend"),
+        minutes=7,
+        back="a record of each",
+        images=500,
+        weights=(),
     ),
     "cifar10-purifiers": QueueEntry(
-        claim="ComDefend and Defense-VAE on CIFAR-10, attacked through the purifier (Tables 2 and 3)",
-        recipes=_rows("cifar10", "comdefend", "defense-vae-rec", "defense-vae-e2e"),
-        minutes=200,
-        back=_KEPT,
+        claim="ComDefend before ResNet-50 on CIFAR-10, attacked through the purifier (Table 2)",
+        recipes=_rows("cifar10", "comdefend"),
+        minutes=5,
+        back="a record",
         images=500,
+        weights=(),
+    ),
+    "cifar10-defense-vae": QueueEntry(
+        claim="Defense-VAE on CIFAR-10, by reconstruction and end to end, attacked through the purifier (Table 3)",
+        recipes=_rows("cifar10", "defense-vae-rec", "defense-vae-e2e"),
+        minutes=8,
+        back="a record of each",
+        images=500,
+        weights=(),
+    ),
+    "pixelcnn": QueueEntry(
+        claim="PixelDefend with its published PixelCNN++ on Fashion-MNIST, attacked by those who know it is there",
+        recipes=("fashion-mnist/rental/pixeldefend",),
+        minutes=9,
+        back=_KEPT,
+        images=200,
+        suite="glimpse",
+        unbounded={},
     ),
 }
 """Every entry by name, the most valuable first."""
@@ -203,7 +249,16 @@ class Deadline:
         self.inner.note(text)
 
 
-def work(name: str, out: Path, data: DataSource, *, back: Path, deadline: Deadline, tiny: bool = False) -> bool:
+def work(
+    name: str,
+    out: Path,
+    data: DataSource,
+    *,
+    back: Path,
+    deadline: Deadline,
+    tiny: bool = False,
+    earlier: Path | None = None,
+) -> bool:
     """Work on an entry until it is done or its time is up; return whether it is done.
 
     Parameters
@@ -220,11 +275,13 @@ def work(name: str, out: Path, data: DataSource, *, back: Path, deadline: Deadli
         Receives how far the work is, and stops it.
     tiny
         Every stage at toy size.
+    earlier
+        The directory `back` of the entry that this one judges (`QueueEntry.judges`); None looks in `back`.
 
     Raises
     ------
     ValueError
-        For an unknown name, or runs in `out` that were made otherwise.
+        For an unknown name, runs in `out` that were made otherwise, or nothing to judge.
     """
     chosen = entry(name)
     known: dict[str, Splits] = {}
@@ -233,9 +290,18 @@ def work(name: str, out: Path, data: DataSource, *, back: Path, deadline: Deadli
             deadline.note(f"{name}: {number} of {len(chosen.recipes)}, {one.name}")
             deadline.check()
             dataset = one.model.dataset
+            place = back / name / one.name
+            if chosen.judges:
+                source = (earlier or back) / chosen.judges / one.name
+                check_is_there(source, chosen.judges)
+                splits = known[dataset] = known[dataset] if dataset in known else data(dataset)
+                _judge(one, source, splits, chosen.chunk, place, deadline)
+                continue
             splits = known[dataset] = known[dataset] if dataset in known else data(dataset)
             run = trained(one, out, splits, seed=0, progress=deadline)
-            _evaluate(one, run, splits, chosen.chunk, back / name / one.name, deadline)
+            kept = chosen.weights is None or chosen.recipes[number - 1] in chosen.weights
+            _evaluate(one, run, splits, chosen.chunk, place if kept else None, deadline)
+            _keep_record(run.record, run.manifest_path, place)
     except KeyboardInterrupt:
         if not deadline.passed:
             raise
@@ -243,8 +309,24 @@ def work(name: str, out: Path, data: DataSource, *, back: Path, deadline: Deadli
     return True
 
 
-def _evaluate(one: Recipe, run: RunDirectory, splits: Splits, chunk: int, place: Path, progress: Deadline) -> None:
-    """Evaluate a trained system unless that is done, at the weights that are kept; then keep them."""
+def check_is_there(source: Path, judged: str) -> None:
+    """Raise ValueError unless `source` holds what came back of an entry."""
+    if not (source / "weights.json").is_file():
+        raise ValueError(
+            f"{source} holds no weights, but they are what this entry attacks; run 'memdef queue run {judged}' "
+            "first, or unpack what came back of it and give that place with --from"
+        )
+
+
+def _options(splits: Splits, chunk: int, progress: Progress) -> Options:
+    """Return how an entry is judged: on a GPU with gradients in bfloat16, whose finds are asked in float32."""
+    return Options(chunk=chunk, progress=progress, bfloat16=splits.test.images.device.type == "cuda")
+
+
+def _evaluate(
+    one: Recipe, run: RunDirectory, splits: Splits, chunk: int, place: Path | None, progress: Deadline
+) -> None:
+    """Evaluate a trained system unless that is done, at the weights that are kept; then keep them in `place`."""
     defense = load_defense(run.path)
     round_to_half(defense)
     defense.to(splits.test.images.device)
@@ -254,12 +336,28 @@ def _evaluate(one: Recipe, run: RunDirectory, splits: Splits, chunk: int, place:
         check_still_its_own(found, run.record, defense, subset.floats(), subset.ids)
     else:
         progress.note(f"{one.name}: attacks")
-        assess(one, run, defense, splits, options=Options(chunk=chunk, progress=progress))
-    write_half(defense, place)
-    write_text(place / "manifest.json", run.manifest_path.read_text(encoding="utf-8"))
-    Record.read(run.record).model_copy(update={"per_image": None, "per_image_sha256": ""}).write(
-        place / "record.json"
-    )
+        assess(one, run, defense, splits, options=_options(splits, chunk, progress))
+    if place is not None:
+        write_half(defense, place)
+
+
+def _judge(one: Recipe, source: Path, splits: Splits, chunk: int, place: Path, progress: Deadline) -> None:
+    """Evaluate what came back of another entry, and keep the record."""
+    defense = returned(source).to(splits.test.images.device)
+    assert isinstance(defense, Defense)
+    progress.note(f"{one.name}: attacks")
+    work_place = place / "record.json"
+    assess(one, RunDirectory(source), defense, splits, out=work_place, options=_options(splits, chunk, progress))
+    for path in place.iterdir():  # the images and the gallery stay behind
+        if path.is_file() and path != work_place:
+            remove(path)
+    _keep_record(work_place, RunDirectory(source).manifest_path, place)
+
+
+def _keep_record(record: Path, manifest: Path, place: Path) -> None:
+    """Write a record without its file of images, and a manifest, where they are kept."""
+    write_text(place / "manifest.json", manifest.read_text(encoding="utf-8"))
+    Record.read(record).model_copy(update={"per_image": None, "per_image_sha256": ""}).write(place / "record.json")
 
 
 def returned(directory: Path | str) -> nn.Module:
