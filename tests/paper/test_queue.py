@@ -124,6 +124,22 @@ def test_a_time_that_is_up_stops_before_anything_is_loaded(tmp_path) -> None:
     assert deadline.inner.notes == ["fashion-mnist-strong: 1 of 1, fashion-mnist/strong"]
 
 
+def test_what_is_finished_is_told_before_the_rest_begins(tmp_path) -> None:
+    there: list[list[str]] = []
+    name = "fashion-mnist-purifiers"
+    back = tmp_path / "back"
+
+    def kept() -> None:
+        there.append(sorted(path.parent.name for path in (back / name).rglob("record.json")))
+        if len(there) == 1:
+            raise KeyError("as if killed")
+
+    with pytest.raises(KeyError, match="killed"):
+        work(name, tmp_path, data, back=back, deadline=Deadline(Listening(), 1e9), tiny=True, kept=kept)
+    assert work(name, tmp_path, data, back=back, deadline=Deadline(Listening(), 1e9), tiny=True, kept=kept)
+    assert there == [["magnet"], ["magnet"], ["comdefend", "magnet"]]
+
+
 def test_a_ctrl_c_is_no_end_of_the_time(tmp_path) -> None:
     def pressed(dataset: str):
         raise KeyboardInterrupt

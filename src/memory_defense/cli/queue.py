@@ -89,13 +89,11 @@ def run(
                 dataset, data_dir=data_dir, offline=offline, may_update=True, device=place, progress=progress
             )
 
-        try:
-            done = work(name, out, data, back=kept, deadline=deadline, tiny=tiny, earlier=earlier)
-        finally:
-            if (
-                back is not None and (kept / name).is_dir()
-            ):  # what is finished comes back, whatever became of the rest
+        def returns() -> None:
+            if back is not None:  # at once, so that what is finished comes back whatever becomes of the rest
                 write_parts(kept / name, back)
+
+        done = work(name, out, data, back=kept, deadline=deadline, tiny=tiny, earlier=earlier, kept=returns)
     if not done:
         typer.echo("not finished: run the same command again", err=True)
         raise typer.Exit(UNFINISHED)

@@ -258,6 +258,7 @@ def work(
     deadline: Deadline,
     tiny: bool = False,
     earlier: Path | None = None,
+    kept: Callable[[], object] = lambda: None,
 ) -> bool:
     """Work on an entry until it is done or its time is up; return whether it is done.
 
@@ -277,6 +278,8 @@ def work(
         Every stage at toy size.
     earlier
         The directory `back` of the entry that this one judges (`QueueEntry.judges`); None looks in `back`.
+    kept
+        Called each time something more is in `back`, so that it survives a kill.
 
     Raises
     ------
@@ -296,12 +299,14 @@ def work(
                 check_is_there(source, chosen.judges)
                 splits = known[dataset] = known[dataset] if dataset in known else data(dataset)
                 _judge(one, source, splits, chosen.chunk, place, deadline)
+                kept()
                 continue
             splits = known[dataset] = known[dataset] if dataset in known else data(dataset)
             run = trained(one, out, splits, seed=0, progress=deadline)
-            kept = chosen.weights is None or chosen.recipes[number - 1] in chosen.weights
-            _evaluate(one, run, splits, chosen.chunk, place if kept else None, deadline)
+            whole = chosen.weights is None or chosen.recipes[number - 1] in chosen.weights
+            _evaluate(one, run, splits, chosen.chunk, place if whole else None, deadline)
             _keep_record(run.record, run.manifest_path, place)
+            kept()
     except KeyboardInterrupt:
         if not deadline.passed:
             raise
