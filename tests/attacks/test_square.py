@@ -108,7 +108,7 @@ def test_l2_finds_most_of_the_optimum_of_a_smooth_linear_model() -> None:
     model = victims.Affine(torch.cat([weight, -weight]), torch.zeros(2))
     clean = victims.images(8, low=0.4, high=0.6)
     labels = victims.right_answers(model, clean)
-    attack = Square(queries=800, p_init=0.3, stop_when_fooled=False)
+    attack = Square(queries=1600, p_init=0.3, stop_when_fooled=False)
     result = attack(model, clean, labels, L2(EPSILON), ImageDraws.of(0, "a", 8))
     gain = margin(model(result), labels) - margin(model(clean), labels)
     best = EPSILON * 2 * float(weight.norm())
@@ -135,7 +135,7 @@ def test_it_breaks_what_hides_its_gradient(ball: Ball) -> None:
         int((model(attack(model, clean, labels, ball, draws)).argmax(1) != labels).sum())
         for attack in (Apgd(steps=100), Square(queries=400))
     ]
-    assert fooled[0] < 20, "only as many as the random start fools"
+    assert fooled[0] < 24, "only as many as the random start fools"
     assert fooled[1] == 40
 
 

@@ -112,8 +112,7 @@ def test_an_image_that_loses_its_answer_is_handed_back_so(one, ball, bad) -> Non
     assert torch.equal(found[others], plain[others])
     images, _ = problem()
     assert ball.contains(found, images).all()
-    if isinstance(one, ATTACKS["hop-skip-jump"]):  # it starts at random images, which are not bright
-        assert torch.equal(found[ODD], plain[ODD])
-        return
+    if isinstance(one, ATTACKS["hop-skip-jump"]) and torch.equal(found[ODD], plain[ODD]):
+        return  # it starts at random images, and met none that is bright
     assert not torch.equal(found[ODD], images[ODD]), "once an image is moved, this model has no answer"
     assert not model(found)[ODD].isfinite().any()
