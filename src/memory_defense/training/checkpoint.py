@@ -81,6 +81,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
         parameter = parameters[int(index)]
         if tensor.dim() and tensor.shape != parameter.shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}")
+        if tensor.dim():  # in the memory layout of its parameter: a kernel that updates all at once goes by that
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
         state.setdefault(int(index), {})[field] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
