@@ -176,7 +176,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("queue", "run", "pixelcnn", "--device", "gpu"), NO_DEVICE),
     (("queue", "run", "pixelcnn", *NOWHERE), NO_DATA),
     (("queue", "run", "pixelcnn", "--tiny", "--offline"), "--data-dir and --offline: not with --tiny"),
-    (("queue", "run", "pixelcnn", "--tiny", "--device", "cuda"), "--device cuda: not with --tiny"),
+    (("queue", "run", "pixelcnn", "--tiny", "--device", "gpu"), NO_DEVICE),
     (("data", "fashion-minst"), "unknown dataset 'fashion-minst'; did you mean 'fashion-mnist'?"),
     (("data", "cifar10", *NOWHERE), NO_DATA),
     (("studio", "nowhere"), "nowhere is no directory; give one that holds runs"),
@@ -187,6 +187,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
 ACCEPTED: list[tuple[str, ...]] = [
     ("demo", "--scale", "tiny"),
     (*TRAIN, "--device", "cuda:1"),
+    ("queue", "run", "pixelcnn", "--tiny", "--device", "cuda:1"),
     (*TRAIN, "--data", "folder", "--size", "16"),
     ("train", "fashion-mnist/tiny", "--out", "run", "--resume"),
     ("evaluate", "run", "--attacks", "pgd,fast", "--epsilon", "8/255", "--data", "folder"),

@@ -73,7 +73,7 @@ def test_defense_vae_learns_to_repair_and_then_to_classify(clothes: tuple[Tensor
         defense = build_defense_vae(channels=1, size=28, classifier=linear(), preset="small")
 
     first, last = train(defense, DefenseVaeObjective(), attacked(clean), labels, clean, rate=3e-3)
-    assert last["reconstruction"] < 0.85 * first["reconstruction"]
+    assert last["reconstruction"] < 0.9 * first["reconstruction"]
 
     joint = DefenseVaeEndToEnd()
     first, last = train(defense.release_classifier(), joint, attacked(clean), labels, clean, rate=1e-3)

@@ -21,6 +21,7 @@ from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import BatchInvariance
 from memory_defense.evaluation.robustness import evaluate
+from memory_defense.randomness import DRAWS
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.threat import Linf
 
@@ -72,7 +73,7 @@ def test_an_evaluation_keeps_its_promise_in_a_larger_granule(name, granule, monk
     assert same(read_tensors(out)[0], expected)
 
 
-def test_a_state_of_another_granule_is_refused_and_one_from_before_is_not(monkeypatch, tmp_path) -> None:
+def test_a_state_of_another_granule_is_refused_and_the_usual_one_is_not_named(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(scenario.sys.modules[scenario.to_tensors.__module__], "SAVE_SECONDS", 0.0)
     options, state = Options(chunk=13), tmp_path / "state"
 
@@ -93,7 +94,7 @@ def test_a_state_of_another_granule_is_refused_and_one_from_before_is_not(monkey
         measuring(measured)
         with pytest.raises(KeyboardInterrupt):
             scenario.run(options=Options(progress=scenario.StopAt(1)), state_file=tmp_path / str(measured))
-    assert terms[0] == "3 Submissions(count=1, rule='any') False 1 ('', None)"
+    assert terms[0] == f"3 Submissions(count=1, rule='any') False 1 ('', None) {DRAWS}"
     assert terms[1] != terms[0]
 
 

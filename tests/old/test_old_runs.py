@@ -55,6 +55,9 @@ RENAMED = {"same answer alone and in company": "same answer alone and in a batch
 UNTRIED = "no image was left standing"
 """A note that attacks without any image did not have."""
 
+DRAWING = {"pgd", "cw", "cw-confident"}
+"""Attacks that start somewhere at random; draws were numbered otherwise then (`randomness.DRAWS` was 1)."""
+
 HERE = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(), "vendor": vendor()}
 
 
@@ -67,17 +70,20 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def numbers(record: Record) -> dict[str, Any]:
-    """What two evaluations have in common: everything but times, and what says which code made it."""
+    """What two evaluations have in common: everything but times, what was drawn at random, and what says which code."""
     without_time = json.loads(
         record.model_dump_json(by_alias=True),
         object_hook=lambda one: {k: "" if v == UNTRIED else v for k, v in one.items() if k != "seconds"},
     )
-    for one in (*without_time["attacks"], *without_time["worst_case"]):
+    for one in without_time["attacks"]:
         del one["tried"]  # was not counted then
+        if one["attack"] in DRAWING:
+            for number in ("forward_passes", "backward_passes", "median_distance"):
+                del one[number]
     for line in without_time["audit"]:
         del line["meaning"], line["remedy"]  # words
         line["check"] = RENAMED.get(line["check"], line["check"])
-    since = ("provenance", "per_image", "per_image_sha256", "batch_invariance", "notes")
+    since = ("worst_case", "cascades", "provenance", "per_image", "per_image_sha256", "batch_invariance", "notes")
     return {name: value for name, value in without_time.items() if name not in since}
 
 

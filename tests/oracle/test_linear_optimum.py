@@ -120,7 +120,7 @@ def test_l2_comes_close_where_the_box_cuts_in(attack: Attack) -> None:
     best = best_gain(clean, direction(model, labels), ball)
     gain = lead(model, call(attack, model, clean, labels, ball), labels) - lead(model, clean, labels)
     assert bool((gain <= best + 1e-4).all())
-    assert bool((gain >= 0.98 * best).all())
+    assert bool((gain >= 0.97 * best).all())
 
 
 @pytest.mark.parametrize("norm", [Linf, L2])

@@ -34,13 +34,21 @@ CLASSES = tuple("abcdefghij")
 
 @pytest.fixture
 def flagged(library):
-    """The run's defense with a threshold that a twentieth of the images exceeds."""
-    defense = library.subject(RUN).defense
+    """The run's defense, no class before another on average, with a threshold that a twentieth of the images exceeds.
+
+    Trained for so few steps, it may answer one class to everything, and no attack would have anything to do.
+    """
+    defense, images = library.subject(RUN).defense, library.test_images("fashion-mnist").floats()
+    bias = next(m for m in reversed(list(defense.modules())) if isinstance(m, nn.Linear)).bias
+    before = bias.detach().clone()
     with torch.no_grad():
-        scores = defense.scores(library.test_images("fashion-mnist").floats())[defense.flag_score]
+        bias -= defense(images).mean(0)
+        scores = defense.scores(images)[defense.flag_score]
     defense.flag_threshold = float(scores.quantile(0.95))
     yield defense
     defense.flag_threshold = None
+    with torch.no_grad():
+        bias.copy_(before)
 
 
 def right_image(library) -> int:
@@ -78,12 +86,12 @@ def test_the_image_is_the_library_s_own(library, flagged, knowledge, name) -> No
 
 
 class Narrow(nn.Module):
-    """Class 0 unless pixel 9 is raised by 0.08: then it is class 9, which is the least likely one before."""
+    """Class 0 unless pixel 9 is raised by almost 0.1: then it is class 9, which is the least likely one before."""
 
     def forward(self, images):
         pixels = images.flatten(1)
         wrong = [0.9 - 0.01 * k + 0.1 * (pixels[:, k] - 0.5) for k in range(1, 9)]
-        far = -1 + 25 * (pixels[:, 9] - 0.5)
+        far = -1 + 20.5 * (pixels[:, 9] - 0.5)
         return torch.stack([torch.ones(len(images)), *wrong, far], 1)
 
 
@@ -120,7 +128,7 @@ def test_every_wrong_class_is_tried_down_to_the_least_likely(targets, fooled, sa
     result, image = play(Subject("narrow", Steerable(Narrow()), CLASSES), posed(), choice, Ticket(60))
     assert result.fooled is fooled
     assert (result.adversarial.answer == 9) is fooled
-    assert (float(image.flatten()[9]) > 0.58) is fooled
+    assert (float(image.flatten()[9]) > 0.597) is fooled
     assert said in " ".join(result.notes)
 
 
