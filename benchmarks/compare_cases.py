@@ -33,7 +33,8 @@ from cases.case import Case
 from cases.observe import worst
 from cases.toolkits import PACKAGES
 from cases.toy import trained
-from report import processor, revision
+from memory_defense.machine import processor
+from report import revision
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "cases.json"
 CASES: tuple[Case, ...] = (

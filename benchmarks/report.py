@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from memory_defense.contracts import Images, Labels
 from memory_defense.data.images import Splits, load_dataset
 from memory_defense.evaluation.provenance import provenance
+from memory_defense.machine import processor
 from nets import DATASET, load_net
 from peers import versions
 
@@ -118,14 +119,6 @@ def revision() -> str:
 
 def _output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-
-def processor() -> str:
-    """Return the processor's name where the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
 
 
 def _cell(value: object) -> str:

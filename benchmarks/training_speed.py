@@ -22,6 +22,7 @@ from torch import nn
 from memory_defense import randomness
 from memory_defense.contracts import Batch, Objective
 from memory_defense.data.spec import DATASETS
+from memory_defense.machine import processor
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.training.adversarial import Benign, SingleStep
@@ -29,7 +30,7 @@ from memory_defense.training.fit import Average
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.training.precision import autocast, lay_out, resolve
 from memory_defense.training.speed import CountFlop, matrix_rate
-from report import RESULTS, processor, revision
+from report import RESULTS, revision
 
 CPU = torch.device("cpu")
 NETWORKS = (

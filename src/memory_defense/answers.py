@@ -9,14 +9,13 @@ two slots of a memory or two grey levels of a purifier, which a few images may.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from memory_defense.contracts import Labels, Logits
+from memory_defense.machine import processor
 
 ANSWERS = "answers"
 """Name of these numbers in files."""
@@ -81,14 +80,4 @@ def made_on(device: torch.device) -> str:
     """Return the name of this device and of what computes on it, as far as rounding may depend on it."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{device.type} {_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    """Return the processor's model name where the system says it, else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
+    return f"{device.type} {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"

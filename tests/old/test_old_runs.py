@@ -70,7 +70,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def numbers(record: Record) -> dict[str, Any]:
-    """What two evaluations have in common: everything but times, what was drawn at random, and what says which code."""
+    """What two evaluations have in common: everything but times, random draws, and which code made it."""
     without_time = json.loads(
         record.model_dump_json(by_alias=True),
         object_hook=lambda one: {k: "" if v == UNTRIED else v for k, v in one.items() if k != "seconds"},

@@ -34,7 +34,7 @@ CLASSES = tuple("abcdefghij")
 
 @pytest.fixture
 def flagged(library):
-    """The run's defense, no class before another on average, with a threshold that a twentieth of the images exceeds.
+    """The run's defense, no class preferred, with a threshold that a twentieth of the images exceeds.
 
     Trained for so few steps, it may answer one class to everything, and no attack would have anything to do.
     """

@@ -1,5 +1,7 @@
 """The training loop: it learns, it stops and resumes exactly, it chooses by held-out score."""
 
+import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -117,6 +119,20 @@ def test_a_run_without_averaging_resumes_too(tmp_path) -> None:
         fit(network(), Benign(), two_blobs(), plain, seed=1, state=state, progress=StopAt(7))
     assert fit(resumed, Benign(), two_blobs(), plain, seed=1, state=state) == expected
     assert_same(weights(whole), weights(resumed))
+
+
+def test_the_time_of_a_stopped_run_counts_too(tmp_path, monkeypatch) -> None:
+    state, ticks = tmp_path / "s", iter(range(10_000))
+    monkeypatch.setattr(
+        time, "monotonic", lambda: 60.0 * next(ticks)
+    )  # a minute passes between looks
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), Benign(), two_blobs(), CONFIG, seed=1, state=state, progress=StopAt(7))
+    saved = json.loads(read_tensors(state)[1]["run"])["seconds"]
+    assert saved > 0
+    assert fit(network(), Benign(), two_blobs(), CONFIG, seed=1, state=state).seconds > saved
+    done = json.loads(read_tensors(state)[1]["run"])["seconds"]
+    assert done < fit(network(), Benign(), two_blobs(), CONFIG, seed=1, state=state).seconds < done + 600
 
 
 def test_ctrl_c_saves_the_very_step(tmp_path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from memory_defense.evaluation.record import Provenance
+from memory_defense.machine import device_name
 from memory_defense.version import __version__
 
 
@@ -17,16 +18,10 @@ def provenance(seed: int, device: torch.device, recipe_sha256: str) -> Provenanc
         version=__version__,
         git=_revision(),
         seed=seed,
-        device=_device_name(device),
+        device=device_name(device),
         torch=torch.__version__,
         recipe_sha256=recipe_sha256,
     )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 def _revision() -> str:

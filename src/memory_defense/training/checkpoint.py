@@ -81,9 +81,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
         parameter = parameters[int(index)]
         if tensor.dim() and tensor.shape != parameter.shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}")
-        if tensor.dim():  # in the memory layout of its parameter: a kernel that updates all at once goes by that
-            tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
-        state.setdefault(int(index), {})[field] = tensor
+        # In the memory layout of its parameter: a kernel that updates all at once goes by that.
+        laid_out = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False) if tensor.dim() else None
+        state.setdefault(int(index), {})[field] = tensor if laid_out is None else laid_out.copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -117,6 +117,8 @@ class FitResult:
     history: tuple[EpochLog, ...]
     best_epoch: int
     best_score: float | None
+    seconds: float = field(compare=False)
+    """Time that it took, scoring included; of a run that was stopped, all parts up to what was last saved."""
 
 
 def fit(
@@ -194,7 +196,7 @@ class _Run:
         self.data = "" if state is None else _sha256(images)
         self.steps_in_epoch = len(images) // config.batch_size
         self.total = self.steps_in_epoch * config.epochs
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self.pressed: KeyboardInterrupt | None = None
         self.doing = ""
         self.speed: Speed | None = None
@@ -210,6 +212,7 @@ class _Run:
         choice = False if config.compile == "auto" and isinstance(self.model, Defense) else config.compile
         self.called = compiled(self.model, choice, self.device, self.total - self.step)
         self.saved = -math.inf
+        self.begun = time.monotonic() - self.seconds
 
     def train(self, validate: Validate | None, progress: Progress | None) -> FitResult:
         with heard(self._listener(progress)):
@@ -265,7 +268,8 @@ class _Run:
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
         assert self.best is not None
-        return FitResult(tuple(self.history), self.best[0], self.best[1] if validate else None)
+        score = self.best[1] if validate else None
+        return FitResult(tuple(self.history), self.best[0], score, time.monotonic() - self.begun)
 
     def _epoch(self, epoch: int, progress: Progress | None) -> tuple[dict[str, float], bool]:
         """Return the last step's losses, and whether to stop, now that the epoch is whole."""
@@ -367,6 +371,7 @@ class _Run:
         metadata = {"step": self.step, "best": self.best, "history": history, "made_by": self._fingerprint()}
         answers = self._answers()
         metadata |= {"data": self.data, "made_on": made_on(self.device)}
+        metadata |= {"seconds": round(time.monotonic() - self.begun, 1)}
         metadata |= {"answers": None if answers is None else answers.tolist()}
         write_tensors(self.state, pack(groups), {"run": json.dumps(metadata)})
 
@@ -392,7 +397,7 @@ class _Run:
             unpack_optimizer(self.optimizer, unpack(tensors, "optimizer"))
             if isinstance(self.objective, Stateful):
                 self.objective.restore(unpack(tensors, "objective"))
-            self.step = int(run["step"])
+            self.step, self.seconds = int(run["step"]), float(run.get("seconds", 0))
             self.best = (int(run["best"][0]), float(run["best"][1])) if run["best"] else None
             self.history = [EpochLog(**log) for log in run["history"]]
             if not 0 <= self.step <= self.total:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from memory_defense.contracts import Images
+from memory_defense.machine import bfloat16_units
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Compile = bool | Literal["auto"]
@@ -29,8 +30,7 @@ def resolve(precision: Precision, device: torch.device) -> Literal["float32", "b
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type == "cpu":
-        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+        return "bfloat16" if bfloat16_units() else "float32"
     return "float32"
 
 

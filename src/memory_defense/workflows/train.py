@@ -18,6 +18,7 @@ from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import images_of
 from memory_defense.defenses.defense_vae import DefenseVae
 from memory_defense.files import LockedError, locked, remove
+from memory_defense.machine import device_name
 from memory_defense.outputs import check_folder
 from memory_defense.progress import stage as shown
 from memory_defense.randomness import derive
@@ -145,7 +146,8 @@ class _Training:
             state=self.run.state(name),
             progress=self.progress,
         )
-        return {"best_epoch": result.best_epoch, "best_score": result.best_score, "precision": precision}
+        outcome = {"best_epoch": result.best_epoch, "best_score": result.best_score, "precision": precision}
+        return outcome | {"seconds": round(result.seconds), "device": device_name(images.images.device)}
 
     def _note(self, text: str) -> None:
         if self.progress:

@@ -215,7 +215,7 @@ def test_iterations_that_still_find_something_are_noticed() -> None:
 def test_noise_that_finds_more_than_the_attacks_is_noticed() -> None:
     check = "attacks find all that 50 draws of noise do"
     idle = lines(BrightnessDefense(), cases({"idle": Shift(size=0.0)}, epsilon=0.3))[check]
-    # Noise moves a mean by 0.075, so that the best of 50 draws moves it by about 0.17: 0.45 falls, 0.05 and 0.9 never.
+    # Noise moves a mean by 0.075, so that the best of 50 draws moves it by about 0.17: 0.45 falls, 0.05 never.
     assert idle.verdict == "fail"
     assert 1 / 8 <= idle.value <= 6 / 8
     assert lines(BrightnessDefense(), cases(epsilon=0.3))[check].verdict == "pass"
