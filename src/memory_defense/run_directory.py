@@ -21,6 +21,8 @@ from memory_defense.outputs import check_file, check_folder
 SCHEMA = 1
 FLAG, IMAGES_FROM, HARDENED = "flag", "images_from", "hardened"
 """Entries that not every manifest has: see `evaluation.flag`, `workflows.run_images` and `recipes.hardened`."""
+SHIPPED = "shipped"
+"""Entry of a manifest, one of its stages, or a shared classifier's header: the zoo's entry that it came with."""
 _TRAINING, _IMAGES = "training_sha256", "images_sha256"
 """Entries of a manifest that runs of earlier versions do not have."""
 _MOST_BYTES = 1 << 22

@@ -47,7 +47,21 @@ Path("entry").mkdir()
 Path("entry", "record.json").write_bytes(bytes(20_000))
 """
 
+SHIPPED_ROW = """
+from paper.rows import splits
+recipe, own = RECIPES["fashion-mnist/tiny/resnet-benign"], at_scale("tiny", splits("fashion-mnist"))
+taken = trained(recipe, Path("out"), own, seed=0)
+taken.write({**taken.read(), "shipped": "fashion-mnist/benign"})
+"""
+
 CASES = (
+    Case(
+        "paper/tables.py",
+        "was taken from the package, at least in part, not trained; give --train another directory (--out)",
+        "trained(recipe, Path('out'), own, seed=0, anew=True)",
+        "trained(recipe, Path('«another (directory)»'), own, seed=0, anew=True)",
+        given=SHIPPED_ROW,
+    ),
     Case(
         "paper/queue.py",
         "holds no weights, but they are what this entry attacks",

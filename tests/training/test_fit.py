@@ -123,9 +123,7 @@ def test_a_run_without_averaging_resumes_too(tmp_path) -> None:
 
 def test_the_time_of_a_stopped_run_counts_too(tmp_path, monkeypatch) -> None:
     state, ticks = tmp_path / "s", iter(range(10_000))
-    monkeypatch.setattr(
-        time, "monotonic", lambda: 60.0 * next(ticks)
-    )  # a minute passes between looks
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0 * next(ticks))  # a minute passes between looks
     with pytest.raises(KeyboardInterrupt):
         fit(network(), Benign(), two_blobs(), CONFIG, seed=1, state=state, progress=StopAt(7))
     saved = json.loads(read_tensors(state)[1]["run"])["seconds"]

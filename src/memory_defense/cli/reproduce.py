@@ -28,12 +28,20 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Directory of all runs; what is there is used.")] = Path(
         "runs/reproduce"
     ),
-    scale: Annotated[str, typer.Option(help="cpu, paper (for a GPU), or tiny to try the machinery.")] = "cpu",
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="cpu (minutes of two cores), desk (hours), rental or paper (a GPU), tiny to try the machinery."
+        ),
+    ] = "cpu",
     results: Annotated[
         Path | None,
         typer.Option(help="Where tables and records go; else results/SCALE inside the runs' directory."),
     ] = None,
     row: Annotated[list[str] | None, typer.Option(help="Only this row of a table; may be repeated.")] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train also the rows that come with the package (memdef zoo).")
+    ] = False,
     data_dir: DataDir = None,
     offline: Offline = False,
     seed: Seed = 0,
@@ -78,14 +86,22 @@ def reproduce(
         data = DatasetFinder(data_dir=data_dir, offline=offline, device=computed_on, progress=progress)
         if what in FIGURES:
             make, write = figures()[what]
-            rows = TrainedRows(out=out, data=data, scale=scale, seed=seed, progress=progress)
+            rows = TrainedRows(out=out, data=data, scale=scale, seed=seed, anew=train, progress=progress)
             written = write(make(rows), place / what)
         else:
             alone = computed_on.type != "cpu" or scale == "tiny"
             count = processes or (1 if alone else machine.at_once())
             pool = RowPool(processes=count, threads=machine.share(count)) if count > 1 else None
             made = make_rows(
-                what, out, data, scale=scale, rows=row or None, seed=seed, pool=pool, progress=progress
+                what,
+                out,
+                data,
+                scale=scale,
+                rows=row or None,
+                seed=seed,
+                pool=pool,
+                anew=train,
+                progress=progress,
             )
             keep_results(made, place / what)
             tables = [

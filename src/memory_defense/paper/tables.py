@@ -18,6 +18,7 @@ from memory_defense.evaluation.place import state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
 from memory_defense.names import TABLES, check_name
+from memory_defense.paper import shipped
 from memory_defense.paper.printed.published import PUBLISHED
 from memory_defense.paper.row_pool import RowPool
 from memory_defense.recipes.recipe import Recipe
@@ -40,7 +41,7 @@ class ReproducedRow:
     path: Path
 
 
-def reproduce(
+def reproduce(  # noqa: PLR0913 - all keyword-only but what, where and from what
     table: str,
     out: Path,
     data: DataSource,
@@ -49,6 +50,7 @@ def reproduce(
     rows: Sequence[str] | None = None,
     seed: int = 0,
     pool: RowPool | None = None,
+    anew: bool = False,
     progress: Progress | None = None,
 ) -> Mapping[str, tuple[ReproducedRow, ...]]:
     """Train and evaluate every row of a table; return the rows by dataset.
@@ -70,6 +72,8 @@ def reproduce(
         Seed of training and of the attacks.
     pool
         Makes several rows at once; one after the other by default.
+    anew
+        Train also what comes with the package (`paper.shipped`), which is attacked alone by default.
     progress
         Receives how far the work is.
 
@@ -87,8 +91,10 @@ def reproduce(
     datasets = [one.dataset for one in PUBLISHED[table]]
     chosen = [row for row in TABLES[table] if rows is None or row in rows]
     found: dict[str, tuple[ReproducedRow, ...]] = {}
-    works = [_Row(table, scale, dataset, row, out, seed) for dataset in datasets for row in chosen]
+    works = [_Row(table, scale, dataset, row, out, seed, anew) for dataset in datasets for row in chosen]
     missing = [work for work in works if not work.is_made()]
+    for dataset in {work.dataset for work in missing}:
+        prepare_shared(out, at_scale(scale, data(dataset)), seed=seed, anew=anew)
     if pool is not None and len(missing) > 1:
         # Fetched once, before several processes want it.
         counts = {dataset: len(at_scale(scale, data(dataset)).train) for dataset in datasets}
@@ -109,6 +115,7 @@ class _Row:
     row: str
     out: Path
     seed: int
+    anew: bool
     train_images: int = 0
     """Number of training images; needed by `shares` alone."""
 
@@ -130,7 +137,9 @@ class _Row:
         """Make the row from these splits, unless it is made."""
         recipe, record = self._asked()
         own = at_scale(self.scale, splits)
-        return reproduced_row(self.row, recipe, self.out, own, record=record, seed=self.seed, progress=progress)
+        return reproduced_row(
+            self.row, recipe, self.out, own, record=record, seed=self.seed, anew=self.anew, progress=progress
+        )
 
     def shares(self) -> set[Path]:
         """Return the files of missing classifiers that other rows may need as well."""
@@ -161,6 +170,15 @@ def shared_directory(out: Path, dataset: str) -> Path:
     return out / "shared" / dataset
 
 
+def prepare_shared(out: Path, splits: Splits, *, seed: int, anew: bool) -> None:
+    """Put classifiers that come with the package where runs under `out` share theirs; `anew`: take them away."""
+    shared = shared_directory(out, splits.spec.name)
+    if anew:
+        shipped.forget(shared)
+    else:
+        shipped.lend(shared, splits, seed)
+
+
 def reproduced_row(
     row: str,
     recipe: Recipe,
@@ -169,10 +187,11 @@ def reproduced_row(
     *,
     record: str,
     seed: int,
+    anew: bool = False,
     progress: Progress | None = None,
 ) -> ReproducedRow:
     """Train and evaluate one row where that is not done yet; `record` names its file inside the run."""
-    run = trained(recipe, out, splits, seed=seed, progress=progress)
+    run = trained(recipe, out, splits, seed=seed, anew=anew, progress=progress)
     place = run.path / f"{record}.json"
     defense = load_defense(run.path).to(splits.test.images.device)
     if is_made(place, recipe, seed):
@@ -189,17 +208,34 @@ def reproduced_row(
 
 
 def trained(
-    recipe: Recipe, out: Path, splits: Splits, *, seed: int, progress: Progress | None = None
+    recipe: Recipe,
+    out: Path,
+    splits: Splits,
+    *,
+    seed: int,
+    anew: bool = False,
+    progress: Progress | None = None,
 ) -> RunDirectory:
-    """Return the run of a recipe under `out`, trained now where it is not.
+    """Return the run of a recipe under `out`, taken from the package or trained now where it is not there.
 
     The evaluation's plan is no part of what was trained: a run is the same whatever it is attacked with.
+
+    Raises ValueError where the run is another's, or `anew` and it was taken from the package.
     """
     run = RunDirectory(out / recipe.name)
     if _is_trained(run):
         run.check_same_training(recipe, seed, len(splits.train), splits.spec.sha256)
+        if anew and shipped.was_taken(run):
+            raise ValueError(
+                f"{run.path} was taken from the package, at least in part, not trained; give --train another "
+                "directory (--out)"
+            )
         if progress:
             progress.note(f"{run.path} was trained before")
+        return run
+    if not anew and not run.manifest_path.is_file() and shipped.take(recipe, run, splits, seed):
+        if progress:
+            progress.note(f"{recipe.name} comes with the package and is only attacked; --train trains it anew")
         return run
     return train(
         recipe,

@@ -10,7 +10,7 @@ from typing import Any
 from memory_defense.attacks import PAPER_PGD
 from memory_defense.contracts import Ball, Binding, FineProgress, Images, Labels, Progress, Rows
 from memory_defense.data.images import Splits
-from memory_defense.paper.tables import DataSource, at_scale, trained
+from memory_defense.paper.tables import DataSource, at_scale, prepare_shared, trained
 from memory_defense.randomness import ImageDraws
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.scales import rows_at
@@ -62,6 +62,8 @@ class TrainedRows:
         Names of the dataset and of a scale that has it (`recipes.scales.SCALES`).
     seed
         Seed of training, of attacks and of maps.
+    anew
+        Train also what comes with the package.
     progress
         Receives how far the work is.
 
@@ -76,6 +78,7 @@ class TrainedRows:
     dataset: str = "fashion-mnist"
     scale: str = "cpu"
     seed: int = 0
+    anew: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -89,12 +92,14 @@ class TrainedRows:
     @cached_property
     def splits(self) -> Splits:
         """The dataset, as much of it as the scale takes."""
-        return at_scale(self.scale, self.data(self.dataset))
+        splits = at_scale(self.scale, self.data(self.dataset))
+        prepare_shared(self.out, splits, seed=self.seed, anew=self.anew)
+        return splits
 
     def defense(self, recipe: Recipe | str) -> Any:
         """Return the trained defense of a row or of a recipe made from one, on the device of the data."""
         chosen = self.recipes[recipe] if isinstance(recipe, str) else recipe
-        run = trained(chosen, self.out, self.splits, seed=self.seed, progress=self.progress)
+        run = trained(chosen, self.out, self.splits, seed=self.seed, anew=self.anew, progress=self.progress)
         return load_defense(run.path).to(self.splits.test.images.device)
 
     def test(self, count: int) -> Sample:

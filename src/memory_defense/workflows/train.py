@@ -24,7 +24,7 @@ from memory_defense.progress import stage as shown
 from memory_defense.randomness import derive
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
-from memory_defense.run_directory import RunDirectory
+from memory_defense.run_directory import SHIPPED, RunDirectory
 from memory_defense.systems.build import build_classifier, build_defense, classifier_of
 from memory_defense.systems.registry import system_of
 from memory_defense.tensorfiles import read_tensors
@@ -52,8 +52,34 @@ class _Training:
 
     def stages(self, stages: Sequence[Stage], model: nn.Module, part: str, network: str) -> None:
         """Train a classifier, stage after stage; what another run has trained alike is taken from it."""
-        for count, stage in enumerate(stages, 1):
-            self.stage(stage, model, part, classifier=model, chain=(network, part, *stages[:count]))
+        chains = [(network, part, *stages[:count]) for count in range(1, len(stages) + 1)]
+        start = self._last_finished(part, stages, chains)
+        for place, (stage, chain) in enumerate(zip(stages, chains, strict=True)):
+            if place >= start or self._name(part, stage) in self.manifest["stages"]:
+                self.stage(stage, model, part, classifier=model, chain=chain)
+
+    def _last_finished(self, part: str, stages: Sequence[Stage], chains: Sequence[tuple[object, ...]]) -> int:
+        """Return the place of the last stage that is trained, here or by another run; 0 if none is.
+
+        What comes before it need not be trained.
+        """
+
+        def finished(stage: Stage, chain: tuple[object, ...]) -> bool:
+            own = self._name(part, stage) in self.manifest["stages"]
+            shared = self.shared and _shared_stage(
+                self.recipe, self.shared, self.seed, len(self.splits.train), chain
+            )
+            return own or bool(shared and shared.is_file())
+
+        def last() -> int:
+            pairs = enumerate(zip(stages, chains, strict=True))
+            return max((place for place, pair in pairs if finished(*pair)), default=0)
+
+        return current().lead(lambda: ({}, last()))[1]
+
+    @staticmethod
+    def _name(part: str, stage: Stage) -> str:
+        return f"{part}-{stage.name}"
 
     def stage(
         self,
@@ -73,7 +99,7 @@ class _Training:
         chain
             Everything that decides the outcome, where other recipes may share it; empty where none does.
         """
-        name = f"{part}-{stage.name}"
+        name = self._name(part, stage)
         lost = name in self.manifest["stages"] and not self.run.stage(name).is_file()
         if lost and self.progress:
             self.progress.note(f"{self.recipe.name}: the weights of {name} are gone; it is trained again")
@@ -89,9 +115,10 @@ class _Training:
         with self._turn(common) if common is not None and leads else nullcontext():
             _, known = current().lead(lambda: ({}, common is not None and common.is_file()))
             if common is not None and known:
-                self._take(common, model)
+                header = self._take(common, model)
                 self._note(f"{name} is taken from {common}, where another run trained the very same")
                 outcome = {"best_epoch": None, "best_score": None, "shared": common.name}
+                outcome |= {SHIPPED: header[SHIPPED]} if SHIPPED in header else {}
             else:
                 outcome = self._fit(stage, model, name, classifier)
                 if common is not None and leads:
@@ -103,12 +130,15 @@ class _Training:
             remove(self.run.state(name))
             rmtree(self.run.workshop(name), ignore_errors=True)
 
-    def _take(self, common: Path, model: nn.Module) -> None:
-        """Load what another run has trained alike; raise ValueError where its images were others."""
+    def _take(self, common: Path, model: nn.Module) -> dict[str, str]:
+        """Load what another run has trained alike, and return its header.
+
+        Raises ValueError where its images were others.
+        """
         images = self.splits.spec.sha256
         if read_tensors(common)[1].get(_IMAGES, images) != images:
             raise ValueError(f"{common} was trained on other images; remove it, or choose another directory")
-        load_weights(common, model)
+        return load_weights(common, model)
 
     @contextmanager
     def _turn(self, common: Path) -> Generator[None]:
