@@ -52,10 +52,14 @@ class Scale:
     """Training of the classifier's second stage, on clean images and those made once."""
     autoencoder: FitConfig
     purifier: FitConfig
-    """Training of ComDefend, MagNet and Defense-VAE."""
+    """Training of ComDefend, MagNet and Defense-VAE, where the next two say nothing else."""
+    comdefend: FitConfig | None = None
+    magnet: FitConfig | None = None
     pixelcnn: FitConfig
     preset: str = "paper"
     """Preset of the purifiers' networks."""
+    pixelcnn_preset: str | None = None
+    """Preset of PixelDefend's network, where it is another than `preset`."""
     robust: tuple[Stage, ...] = ()
     """Stages of adversarial training, for the classifier of ``resnet-online`` and of the sound system."""
     pairs_images: int | None = None
@@ -135,20 +139,21 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
             benign,
             _purifier("pixelcnn", PixelCnnObjective(), scale.pixelcnn, scale.pixelcnn_images),
             _purifier("stand-in", StandInObjective(), scale.stand_in, scale.stand_in_images),
+            preset=scale.pixelcnn_preset or scale.preset,
         ),
         row(
             "comdefend",
             "ComDefend before the benign classifier",
             "comdefend",
             benign,
-            _purifier("compression", ComDefendObjective(), scale.purifier),
+            _purifier("compression", ComDefendObjective(), scale.comdefend or scale.purifier),
         ),
         row(
             "magnet",
             "MagNet before the benign classifier",
             "magnet",
             benign,
-            _purifier("autoencoders", MagNetObjective(), scale.purifier),
+            _purifier("autoencoders", MagNetObjective(), scale.magnet or scale.purifier),
         ),
         row("defense-vae-rec", "Defense-VAE, reconstruction", "defense-vae", benign, reconstruct),
         row("defense-vae-e2e", "Defense-VAE, end to end", "defense-vae", benign, reconstruct, fine_tune),
@@ -196,7 +201,7 @@ def _purifier(name: str, objective: Objective, fit: FitConfig, images: int | Non
     return Stage(name=name, part="purifier", objective=objective, score="objective", fit=fit, images=images)
 
 
-_OF_PURIFIERS = ("pixeldefend", "comdefend", "defense-vae")
+_OF_PURIFIERS = ("comdefend", "defense-vae")
 _WITHOUT_CLASSIFIER = ("target-classifier", "autoencoder", "memae")
 
 

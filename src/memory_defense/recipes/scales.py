@@ -145,8 +145,10 @@ FASHION_DESK = replace(
     label_smoothing=0.1,
     offline=replace(_DESK_FIT, epochs=6, augmentation=_FASHION_CROPS),
     autoencoder=replace(_QUICK, epochs=20, optimizer=_STEADY),
-    purifier=replace(_QUICK_SLOWER, epochs=50),
-    pixelcnn=replace(_QUICK_SLOWER, epochs=10, batch_size=32),
+    purifier=replace(_QUICK, epochs=5, optimizer=_STEADY, augmentation=Augmentation()),
+    comdefend=replace(_QUICK_SLOWER, epochs=3, batch_size=64),
+    magnet=replace(_QUICK, epochs=100, optimizer=_STEADY, batch_size=256, augmentation=Augmentation()),
+    pixelcnn=replace(_QUICK_SLOWER, epochs=4, batch_size=32),
     preset="paper",
     robust=(
         Stage(
@@ -156,13 +158,13 @@ FASHION_DESK = replace(
             fit=replace(_DESK_FIT, epochs=20, averaging=0.999, augmentation=_FASHION_CROPS),
         ),
     ),
-    pairs_images=None,
+    pairs_images=20_000,
     pairs_attacks=published_pairs(),
-    pixelcnn_images=None,
+    pixelcnn_images=20_000,
     stand_in=replace(_QUICK_SLOWER, epochs=5),
     stand_in_images=5000,
     evaluation=_FASHION_DESK_PLAN,
-    slow=replace(_FASHION_DESK_PLAN, images=300),
+    slow=replace(_FASHION_DESK_PLAN, images=300, suite="glimpse"),
 )
 
 CIFAR_DESK = replace(
@@ -180,8 +182,11 @@ CIFAR_DESK = replace(
         ),
     ),
     held_out=HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(8 / 255)),
+    pixelcnn=replace(_QUICK_SLOWER, epochs=10, batch_size=32),
+    pixelcnn_preset="small",
+    pixelcnn_images=None,
     evaluation=_CIFAR_DESK_PLAN,
-    slow=replace(_CIFAR_DESK_PLAN, images=300),
+    slow=replace(_CIFAR_DESK_PLAN, images=300, suite="glimpse"),
 )
 
 _RENTAL_OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=3e-3, weight_decay=5e-4, schedule="one-cycle")
