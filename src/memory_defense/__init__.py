@@ -1,11 +1,13 @@
 """Memory Defense: a memory-masking autoencoder defense, its baselines, the attacks, and an honest evaluation.
 
-Two functions and three values are all that most callers need:
+Three functions and four values are all that most callers need:
 
     evaluate    attack any classifier and return a `Record`
+    certify     prove how many images keep their right answer within a radius, and return a `Record`
     load        a trained or exported defense, as an `nn.Module`
     Options     seed, batch size, device, repetitions, resuming: what `evaluate` lets a caller choose
     LoggedProgress  what runs, how far it is and how long it takes, in Python's log: a display for `Options`
+    Smoothing   how a classifier is smoothed with noise to be certified
     Record      what an evaluation found; `Record.read` and `Record.write` are its file
 
 The attacks are in `memory_defense.attacks`, the balls in `memory_defense.threat`, the contracts that a defense, an
@@ -20,21 +22,25 @@ from typing import TYPE_CHECKING, Any
 from memory_defense.version import __version__
 
 if TYPE_CHECKING:
+    from memory_defense.certificates.smoothing import Smoothing as Smoothing
     from memory_defense.evaluation.options import Options as Options
     from memory_defense.evaluation.record import Record as Record
     from memory_defense.progress import LoggedProgress as LoggedProgress
     from memory_defense.systems.load import load as load
+    from memory_defense.workflows.certify import certify as certify
     from memory_defense.workflows.evaluate import evaluate as evaluate
 
 _PLACES = {
     "LoggedProgress": "memory_defense.progress",
     "Options": "memory_defense.evaluation.options",
     "Record": "memory_defense.evaluation.record",
+    "Smoothing": "memory_defense.certificates.smoothing",
+    "certify": "memory_defense.workflows.certify",
     "evaluate": "memory_defense.workflows.evaluate",
     "load": "memory_defense.systems.load",
 }
 
-__all__ = ["LoggedProgress", "Options", "Record", "__version__", "evaluate", "load"]
+__all__ = ["LoggedProgress", "Options", "Record", "Smoothing", "__version__", "certify", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:

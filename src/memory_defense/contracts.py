@@ -121,6 +121,8 @@ class Certifying(Protocol):
 
     certified_norm: str
     """``linf`` or ``l2``."""
+    certified_method: str
+    """How it proves, in a word or two, for records."""
 
     def certificates(self, images: Images) -> Certificates:
         """Return its answers to images (B, C, H, W) and the radii within which they are proven to stay."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from memory_defense.evaluation.record import AuditLine
+from memory_defense.reporting.cells import Cell, Column, Table
 from memory_defense.reporting.latex import escaped, latex, latex_table
 from memory_defense.reporting.rows import Section
-from memory_defense.reporting.tables import Cell, Column, Table, headline_table
+from memory_defense.reporting.tables import headline_table
 
 NASTY = r"50% of_x & {y} #1 $z$ ~^ \cmd [a] <b> | * – 1×2"
 

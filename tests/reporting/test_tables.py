@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from memory_defense.evaluation.record import BatchInvariance, Record
 from memory_defense.reporting import tables
+from memory_defense.reporting.cells import Table
 from memory_defense.reporting.rows import Section
-from memory_defense.reporting.tables import Table
 
 
 def shown(entry) -> str:

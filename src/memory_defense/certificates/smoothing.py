@@ -58,7 +58,7 @@ class Counted:
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothing:
-    """How a classifier is smoothed and how sure the certificate is.
+    """How a classifier is smoothed, and how sure its certificate is.
 
     Raises
     ------

@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": "demo:demo",
     "train": "train:train",
     "evaluate": "evaluate:evaluate",
+    "certify": "certify:certify",
     "predict": "predict:predict",
     "harden": "harden:harden",
     "report": "report:report",

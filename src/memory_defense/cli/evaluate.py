@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,73 +86,36 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
 
 
 def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, speaks: bool) -> None:
+    from memory_defense.cli.own_target import own_target
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
-    from memory_defense.data.limits import TYPED, Limits
-    from memory_defense.data.own import load_images
-    from memory_defense.data.spec import DATASETS
     from memory_defense.reporting import Section
-    from memory_defense.run_directory import is_exported
-    from memory_defense.systems.load import load_defense
-    from memory_defense.systems.own_model import build_user_model, check_classes
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
-    from memory_defense.workflows.folder_order import counts_otherwise
 
-    target, weights, out = options.target, options.weights, options.out or Path("record.json")
-    norm = options.norm or "linf"
+    target, out, norm = options.target, options.out or Path("record.json"), options.norm or "linf"
     with shown(silent=not speaks) as progress:
-        read = functools.partial(
-            load_images,
-            options.data or "",
-            size=options.size,
-            images=options.images,
-            device=device,
-            limits=Limits(words=TYPED),
-            data_dir=options.data_dir if options.data in DATASETS else None,
-            offline=options.offline,
-            may_update=True,
-            progress=progress,
-        )
         if assumed := options.assumed():
             progress.note(f"assumed: {', '.join(assumed)}")
-        data = read()
-        height, width = data.images.images.shape[2:]
-        progress.begin("loading the model", 0)
-        model = (
-            load_defense(target)
-            if is_exported(Path(target))
-            else build_user_model(
-                target,
-                classes=len(data.classes),
-                channels=data.channels,
-                size=height if height == width else (height, width),
-                weights=weights,
-            )
-        ).to(device)
-        if is_exported(Path(target)):
-            check_classes(target, model, data.images.first(1).floats(), len(data.classes))
-        if why := counts_otherwise(model, data.images, data.classes, data.otherwise):
-            progress.note(why)
-            data = read(classes=data.otherwise)
-            data = replace(data, notes=(*data.notes, why))
-        subset = data.images
+        own = own_target(
+            target,
+            source=options.data or "",
+            weights=options.weights,
+            size=options.size,
+            images=options.images,
+            data_dir=options.data_dir,
+            offline=options.offline,
+            device=device,
+            progress=progress,
+        )
         record = evaluate_model(
-            model,
-            subset.floats(),
-            subset.labels,
+            own.model,
+            own.images.floats(),
+            own.images.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
             norm=norm,
             attacks=FAST if options.attacks is None else ",".join(options.attacks),
             out=out,
-            options=replace(
-                options.options(progress),
-                ids=subset.ids,
-                start_from=options.start_from,
-                defense=target,
-                dataset=data.name,
-                notes=data.notes,
-                weights_sha256="" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
-            ),
+            options=replace(own.named(options.options(progress)), start_from=options.start_from),
         )
     if speaks:
         print_tables([Section(target, record, record_path=out)])

@@ -8,7 +8,7 @@ What a cascade's stages broke first adds up to no more than what is broken.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -62,6 +62,10 @@ def _shares(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any],
             yield f"worst_case.{number}", one, images
         if one["undetected"] is not None:
             yield f"worst_case.{number}.undetected", one["undetected"], images
+    for number, one in enumerate(record.get("certified", ())):
+        yield f"certified.{number}", one, one["images"]
+        for name in ("right_or_flagged", "clean_accepted", "clean_wrong_accepted") if one["gate"] else ():
+            yield f"certified.{number}.gate.{name}", one["gate"][name], one["images"]
     for number, one in enumerate(record["detection"]):
         for name in ("clean_flagged", "clean_right", "attacked_right"):
             yield f"detection.{number}.{name}", one[name], images
@@ -72,6 +76,7 @@ def _shares(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any],
 
 def _orders(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is larger than something that it cannot be larger than."""
+    yield from _certified_orders(record.get("certified", ()))
     clean = record["clean"]["accuracy"]
     for name in ("attacks", "worst_case"):
         for number, one in enumerate(record[name]):
@@ -129,3 +134,20 @@ def _counts(where: str, one: Mapping[str, Any]) -> Iterator[str]:
     for name in ("forward_passes", "backward_passes", "seconds", "disagreements"):
         if one[name] < 0:
             yield f"{where}.{name} is {one[name]}, less than 0"
+
+
+def _certified_orders(certified: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what is larger than something that it cannot be larger than, among certificates."""
+    for number, one in enumerate(certified):
+        where, gate = f"certified.{number}", one["gate"]
+        for other in certified:
+            same = all(one[name] == other[name] for name in ("method", "norm", "sigma", "n", "alpha", "images"))
+            if same and other["epsilon"] < one["epsilon"] and other["accuracy"] < one["accuracy"] - _CLOSE:
+                yield f"{where}.accuracy is {one['accuracy']}, more than within the smaller {other['epsilon']}"
+        if gate is None:
+            continue
+        if gate["right_or_flagged"]["accuracy"] < one["accuracy"] - _CLOSE and gate["epsilon"] <= one["epsilon"]:
+            yield f"{where}.gate.right_or_flagged is less than what is certified without a gate"
+        parts = gate["right_or_flagged"]["accuracy"] + gate["clean_wrong_accepted"]["accuracy"]
+        if abs(parts - gate["clean_accepted"]["accuracy"]) > _CLOSE:
+            yield f"{where}.gate: what is accepted is neither right nor wrong for some images"

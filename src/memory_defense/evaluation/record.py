@@ -162,6 +162,49 @@ class DetectionResult(_Strict):
     """The attack's own configuration."""
 
 
+class CertifiedGate(_Strict):
+    """What a flag is worth that accepts an image only if its certified radius is at least half of epsilon.
+
+    An image that is right and accepted when clean, and any accepted image within epsilon of it, have the same
+    label, that of the point half way: no adversary inside epsilon gets a wrong answer accepted.
+    """
+
+    epsilon: Annotated[float, Field(ge=0)]
+    right_or_flagged: Accuracy
+    """Proven: images right and accepted when clean, and so right or flagged whatever is done inside epsilon."""
+    clean_accepted: Accuracy
+    """Clean images that it accepts, right or wrong."""
+    clean_wrong_accepted: Accuracy
+    """Clean images that are wrong and accepted: no attack was needed."""
+    wrong_and_accepted_found: Annotated[int, Field(ge=0)] | None = None
+    """Images, right and accepted when clean, for which an attack inside epsilon found a wrong answer that is
+    accepted: 0 where the proof is one. None where nothing was attacked."""
+    attacked: Annotated[int, Field(ge=0)] = 0
+    """Images that were attacked for it."""
+
+
+class CertifiedResult(Accuracy):
+    """The share of images that are right and proven to stay so within a radius."""
+
+    method: str
+    """How: ``smoothing``, or what the defense calls its own certificate."""
+    norm: str
+    epsilon: Annotated[float, Field(ge=0)]
+    images: Annotated[int, Field(gt=0)]
+    n: Annotated[int, Field(gt=0)] | None = None
+    """Noisy copies by which a probability was bounded; None where nothing is drawn."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Probability that an image's certificate is wrong; None where it is certain."""
+    sigma: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the noise, in pixel units."""
+    seconds: Annotated[float, Field(ge=0)]
+    """For all images and all radii of the same method together."""
+    broken: Annotated[int, Field(ge=0)] | None = None
+    """Images for which an attack inside their certified radius changed the answer: 0 where the proof is one. None
+    where nothing was attacked."""
+    gate: CertifiedGate | None = None
+
+
 class AuditLine(_Strict):
     """One check of the evaluation or the defense."""
 
@@ -229,6 +272,11 @@ class Record(_Strict):
     """Images without a finite answer or gradient, by kind; empty where every image had both."""
     detection: tuple[DetectionResult, ...] = ()
     """One entry for each score and attack; empty where detection was not evaluated."""
+    certified: tuple[CertifiedResult, ...] = ()
+    """One entry for each radius; empty where nothing was certified."""
+    certificates: str | None = None
+    """Name of the file beside the record with every image's certified answer and radius."""
+    certificates_sha256: str = ""
     per_image: str | None = None
     """Name of the file beside the record with every image's verdict, first breaker and adversarial image."""
     per_image_sha256: str = ""

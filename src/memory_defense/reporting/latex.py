@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from memory_defense.reporting.cells import Cell, Column, Table
 from memory_defense.reporting.rows import Section
-from memory_defense.reporting.tables import Cell, Column, Table, audit_table, headline_table, result_tables
+from memory_defense.reporting.tables import audit_table, headline_table, result_tables
 from memory_defense.reporting.wording import plain
 
 PREAMBLE = "% In the preamble: \\usepackage[utf8]{inputenc} \\usepackage[T1]{fontenc} \\usepackage{booktabs}\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from memory_defense.evaluation.record import (
     Accuracy,
@@ -14,6 +14,8 @@ from memory_defense.evaluation.record import (
     Separation,
     WorstCase,
 )
+from memory_defense.reporting.cells import Cell, Column, Table
+from memory_defense.reporting.certified import certified_tables
 from memory_defense.reporting.rows import (
     Section,
     audit_lines,
@@ -47,46 +49,6 @@ from memory_defense.reporting.wording import (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell: what it says, the interval beside it, whether it is the number to remember, and where it stands.
-
-    `source` is a pointer into the table's record (see `sources`); in a table of several records, `system` counts
-    them from 1. Without a source the cell holds no number of a record.
-    """
-
-    text: str
-    detail: str = ""
-    strong: bool = False
-    source: str = ""
-    system: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.text} {self.detail}".rstrip()
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's title, a caution under it, and whether its cells are numbers."""
-
-    title: str
-    note: str = ""
-    numeric: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.title} ({self.note})" if self.note else self.title
-
-
-@dataclass(frozen=True)
-class Table:
-    """A title, columns, rows of as many cells, and notes; the first cell of a row names it."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
 def _accuracy(
     entry: Accuracy | WorstCase | None, sources: Sources, *, strong: bool = False, system: int = 0
 ) -> Cell:
@@ -107,6 +69,7 @@ def _explained(notes: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[st
 def result_tables(record: Record) -> tuple[Table, ...]:
     """Return every table of one record but its audit and provenance, in the order of reading."""
     return (
+        *certified_tables(record),
         matrix_table(record),
         *cascade_tables(record),
         *detection_tables(record),

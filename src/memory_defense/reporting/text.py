@@ -9,10 +9,10 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from memory_defense.reporting.cells import Cell, Table
+from memory_defense.reporting.certified import certified_tables
 from memory_defense.reporting.rows import Section, answer, caution
 from memory_defense.reporting.tables import (
-    Cell,
-    Table,
     audit_table,
     cascade_tables,
     detection_tables,
@@ -31,6 +31,8 @@ def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
     """
     tables = [_terminal(headline_table(sections), "Headline")]
     for section in sections:
+        proven = certified_tables(section.record)
+        tables += [_terminal(table, f"{section.title}: {table.title}") for table in proven]
         if section.record.attacks:
             tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
         more = (*cascade_tables(section.record), *detection_tables(section.record))
@@ -79,7 +81,10 @@ def markdown(sections: Sequence[Section]) -> str:
         if warning := caution(section.record):
             blocks.append(f"**{escaped(warning)}**")
         blocks += [escaped(paragraph) for paragraph in section.paragraphs()]
-        blocks.append(table_markdown(matrix_table(section.record)))
+        proven = certified_tables(section.record)
+        blocks += [f"{escaped(one.title)}\n\n{table_markdown(one)}" for one in proven]
+        if section.record.attacks or not proven:
+            blocks.append(table_markdown(matrix_table(section.record)))
         more = (*cascade_tables(section.record), *detection_tables(section.record))
         blocks += [f"{escaped(one.title)}\n\n{table_markdown(one)}" for one in more]
         if section.record.audit:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from memory_defense.evaluation.kept import read_whole
 from memory_defense.reporting import Section, headline_table, matrix_table, write_report
+from memory_defense.reporting.cells import Table
 from memory_defense.reporting.rows import answer, caution
-from memory_defense.reporting.tables import Table, audit_table, cascade_tables, detection_tables
+from memory_defense.reporting.tables import audit_table, cascade_tables, detection_tables
 from memory_defense.studio.messages import Message
 from memory_defense.studio.runs import Run
 

@@ -19,7 +19,7 @@ from memory_defense.evaluation.record import Accuracy, AttackResult, Record
 from memory_defense.files import write_text
 from memory_defense.paper.printed.published import AttackColumn, PublishedRow, PublishedTable
 from memory_defense.paper.printed.shortfall import CW_REASON, SEE_CW, Gap, explained
-from memory_defense.reporting.tables import Cell
+from memory_defense.reporting.cells import Cell
 from memory_defense.reporting.text import cell_markdown, markdown_lines
 from memory_defense.reporting.wording import NOT_TRIED, percent
 

@@ -1,0 +1,232 @@
+"""``memdef certify``: what is proven, for a run or for any classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memory_defense.cli.arguments import (
+    DataDir,
+    Device,
+    Offline,
+    Seed,
+    Size,
+    Threads,
+    check_run_images,
+    check_source,
+    radius,
+    with_options,
+)
+from memory_defense.cli.evaluate_checks import is_classifier
+from memory_defense.cli.machine import Machine, joined
+from memory_defense.data.places import check_size
+from memory_defense.evaluation.place import check_place
+from memory_defense.files import check_tensor_file
+from memory_defense.names import check_classifier
+from memory_defense.run_directory import RunDirectory, is_exported
+from memory_defense.zoo import is_entry, located
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from memory_defense.certificates.smoothing import Smoothing
+    from memory_defense.contracts import Progress
+    from memory_defense.data.images import ImageSet
+    from memory_defense.evaluation.options import Options
+
+PLACE = "certificates.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyArguments:
+    """Every argument and option, as typed by the user."""
+
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Run directory of a trained defense, zoo:NAME, an export, or package.module:build for your "
+            "classifier."
+        ),
+    ]
+    radius: Annotated[
+        list[str],
+        typer.Option(help="Radii, such as 0.25 or 8/255; may be repeated. L2 with --sigma, else the model's norm."),
+    ]
+    sigma: Annotated[
+        float | None,
+        typer.Option(help="Smooth the classifier with normal noise of this standard deviation, in [0, 1] units."),
+    ] = None
+    samples: Annotated[int, typer.Option(min=1, help="Noisy copies that bound a probability (n).")] = 100_000
+    selection: Annotated[int, typer.Option(min=1, help="Noisy copies that choose the class (n0).")] = 100
+    alpha: Annotated[float, typer.Option(help="Probability that an image's certificate is wrong.")] = 0.001
+    images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."
+        ),
+    ] = None
+    size: Size = None
+    weights: Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")] = None
+    data_dir: DataDir = None
+    offline: Offline = False
+    seed: Seed = 0
+    device: Device = "cpu"
+    threads: Threads = None
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share the images; for several machines use torchrun."),
+    ] = 1
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the record; else certificates.json in the run, or here."),
+    ] = None
+
+    def place(self) -> Path:
+        """Return where the record goes."""
+        if self.out is not None:
+            return self.out
+        return Path(PLACE) if is_classifier(self.target) else Path(self.target) / PLACE
+
+
+@with_options(CertifyArguments)
+def certify(options: CertifyArguments) -> None:
+    """Prove how many images keep their right answer within each radius, and write the record.
+
+    A stopped certification continues where it was when the same command is given again.
+    """
+    if is_entry(options.target):  # its directory is not written to
+        options = replace(options, target=str(located(options.target)), out=options.out or Path(PLACE))
+    machine = Machine(device=options.device, threads=options.threads, processes=options.processes)
+    _check(options)
+    device = machine.ready()
+    machine.launch()
+    with joined(device) as speaks:
+        _certify(options, device, speaks=speaks)
+
+
+def _check(options: CertifyArguments) -> None:
+    """Raise ValueError for options that exclude each other, and for values out of range, before torch is loaded."""
+    for text in options.radius:
+        radius(text, "l2")
+    if options.sigma is not None and not options.sigma > 0:
+        raise ValueError(f"--sigma is {options.sigma}, but noise has a standard deviation above 0; give 0.25, say")
+    if not 0 < options.alpha < 1:
+        raise ValueError(f"--alpha is {options.alpha}, but a probability of error is in (0, 1); give 0.001, say")
+    check_place(options.place(), {"the classifier": Path(options.target), "--weights": options.weights})
+    if not is_classifier(options.target):
+        given = {"--weights": options.weights, "--size": options.size}
+        if only := [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
+            )
+        manifest = RunDirectory(Path(options.target)).read_finished()
+        check_run_images(manifest, options.data, options.data_dir)
+        return
+    if options.data is None:
+        raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
+    if not is_exported(Path(options.target)):
+        check_classifier(options.target)
+        if options.sigma is None:
+            raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
+    elif options.weights is not None:
+        raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
+    elif not Path(options.target).exists():
+        raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
+    check_size(options.size)
+    check_source(options.data, options.data_dir)
+    if options.weights is not None:
+        check_tensor_file(options.weights)
+
+
+def _certify(options: CertifyArguments, device: torch.device, *, speaks: bool) -> None:
+    from memory_defense.certificates.smoothing import Smoothing
+    from memory_defense.cli.progress import shown
+    from memory_defense.cli.shared import print_tables
+    from memory_defense.contracts import Certifying
+    from memory_defense.reporting import Section
+    from memory_defense.workflows.certify import certify as certify_model
+
+    smoothing: Smoothing | None = None
+    if options.sigma is not None:
+        smoothing = Smoothing(
+            sigma=options.sigma, samples=options.samples, selection=options.selection, alpha=options.alpha
+        )
+    with shown(silent=not speaks) as progress:
+        find = _own if is_classifier(options.target) else _run
+        model, images, chosen = find(options, device, progress)
+        if smoothing is None and not isinstance(model, Certifying):
+            raise ValueError(
+                f"{options.target} proves nothing by itself; give --sigma to smooth it, such as 0.25, which "
+                "certifies any classifier in L2"
+            )
+        record = certify_model(
+            model,
+            images.floats(),
+            images.labels,
+            radii=[radius(text, "l2") for text in options.radius],
+            smoothing=smoothing,
+            out=options.place(),
+            options=chosen,
+        )
+    if speaks:
+        print_tables([Section(options.target, record, record_path=options.place())])
+        typer.echo(f"record: {options.place()}")
+
+
+def _own(
+    options: CertifyArguments, device: torch.device, progress: Progress
+) -> tuple[nn.Module, ImageSet, Options]:
+    from memory_defense.cli.own_target import own_target
+    from memory_defense.evaluation.options import Options
+
+    own = own_target(
+        options.target,
+        source=options.data or "",
+        weights=options.weights,
+        size=options.size,
+        images=options.images,
+        data_dir=options.data_dir,
+        offline=options.offline,
+        device=device,
+        progress=progress,
+    )
+    return own.model, own.images, own.named(Options(seed=options.seed, progress=progress))
+
+
+def _run(
+    options: CertifyArguments, device: torch.device, progress: Progress
+) -> tuple[nn.Module, ImageSet, Options]:
+    from memory_defense.data.limits import TYPED, Limits
+    from memory_defense.evaluation.options import Options
+    from memory_defense.systems.load import load_defense
+    from memory_defense.workflows.run_images import splits_of
+    from memory_defense.workflows.run_recipe import recipe_of
+
+    run = RunDirectory(Path(options.target))
+    recipe = recipe_of(run)
+    splits = splits_of(
+        run,
+        source=options.data,
+        device=device,
+        data_dir=options.data_dir,
+        offline=options.offline,
+        may_update=True,
+        progress=progress,
+        limits=Limits(words=replace(TYPED, size="", images="")),
+    )
+    test = splits.test.first(min(options.images or len(splits.test), len(splits.test)))
+    chosen = Options(
+        seed=options.seed,
+        ids=test.ids,
+        defense=f"{recipe.model.defense}/{recipe.model.preset}",
+        dataset=splits.spec.name,
+        weights_sha256=recipe.sha256,
+        notes=splits.notes,
+        progress=progress,
+    )
+    return load_defense(run.path).to(device), test, chosen

@@ -1,0 +1,212 @@
+"""Certifying a classifier: how many images are right, and proven to stay so, within each radius."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from memory_defense.certificates.smoothing import Smoothing
+from memory_defense.contracts import Certifying, Classifier, Defense, Images, Labels
+from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
+from memory_defense.evaluation.metrics import accuracy
+from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.place import Claim, check_place, state_path, tell_replaced
+from memory_defense.evaluation.provenance import provenance
+from memory_defense.evaluation.record import CertifiedGate, CertifiedResult, Record
+from memory_defense.evaluation.store import discard
+from memory_defense.foreign import undisturbed
+from memory_defense.names import check_path
+from memory_defense.outputs import beside, check_file
+from memory_defense.ranks import current
+from memory_defense.tensorfiles import write_tensors
+from memory_defense.threat import ball
+from memory_defense.workflows.arguments import (
+    ImagesLike,
+    LabelsLike,
+    Radii,
+    check_model,
+    images_of,
+    labels_of,
+    options_of,
+)
+from memory_defense.workflows.arguments import radii as radii_of
+from memory_defense.workflows.evaluate import alone_at, as_defense
+from memory_defense.workflows.first_answer import as_found, introduced, on_device
+from memory_defense.wrappers import apart, ordinary_modes, torch_defaults
+
+CERTIFICATES = "certificates.safetensors"
+"""Ending of the file of every image's certificate."""
+
+
+def certify(
+    model: Classifier | Defense,
+    images: ImagesLike,
+    labels: LabelsLike,
+    *,
+    radii: Radii,
+    smoothing: Smoothing | float | None = None,
+    out: Path | str | None = None,
+    options: Options | None = None,
+) -> Record:
+    """Prove how many images keep their right answer within each radius, and return it as a record.
+
+    With `smoothing` any classifier will do: only its answers are asked for, and what is certified is the smoothed
+    classifier. Without, the model proves it itself (`contracts.Certifying`).
+
+    Beside each radius stands what the gate makes of it: a flag that accepts an image only if it is certified within
+    half of the radius, which no adversary inside the radius gets a wrong answer past.
+
+    Parameters
+    ----------
+    model
+        Images (B, C, H, W) in [0, 1] to logits (B, K): a module or a function.
+    images, labels
+        As `memory_defense.evaluate` takes them.
+    radii
+        In pixel units, in L2 for smoothing and in the model's own norm without.
+    smoothing
+        How to smooth; a number is the noise's standard deviation. None where the model has a certificate.
+    out
+        File of the record, with every image's answer and radius in a file beside it. A stopped certification goes
+        on from there. None writes nothing.
+    options
+        Seed, device, ids, names, progress, resuming; the others have no part in it.
+
+    Examples
+    --------
+    >>> import memory_defense, torch
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    >>> images = torch.rand(8, 1, 4, 4)
+    >>> smoothing = memory_defense.Smoothing(sigma=1e-4, samples=100)
+    >>> record = memory_defense.certify(net, images, net(images).argmax(1), radii=[0, 1], smoothing=smoothing)
+    >>> [one.accuracy for one in record.certified]
+    [1.0, 0.0]
+
+    Raises
+    ------
+    ValueError
+        For inputs or options that make no sense, or a model without a certificate of its own and no `smoothing`.
+    """
+    check_model(model)
+    chosen, around, place = options_of(options), torch_defaults(), None
+    if out is not None:
+        place = check_path(out, "out", "certificates.json")
+    with undisturbed(), ordinary_modes(model) as left, apart(model):
+        chosen = replace(chosen, notes=(*chosen.notes, *left))
+        smooth = Smoothing(sigma=smoothing) if isinstance(smoothing, (int, float)) else smoothing
+        if smooth is None and not isinstance(model, Certifying):
+            raise ValueError(
+                "the model proves nothing by itself; smooth it with smoothing=0.25, say, which certifies any "
+                "classifier in L2"
+            )
+        norm = "l2" if smooth is not None or not isinstance(model, Certifying) else model.certified_norm
+        asked = sorted({ball(norm, radius).epsilon for radius in radii_of(radii)})
+        defense = as_defense(model)
+        with on_device(defense, chosen.device), alone_at(place):
+            pixels = images_of(images)
+            pixels = pixels if chosen.device is None else pixels.to(chosen.device)
+            truth = labels_of(labels, pixels)
+            defense, _ = introduced(as_found(defense, *around), pixels, follows=False)
+            method = method_of(defense, model, smooth, asked, chosen)
+            record = certified_record(defense, pixels, truth, method, asked, chosen, place, smoothing=smooth)
+    return record
+
+
+def method_of(
+    defense: Defense, model: object, smoothing: Smoothing | None, radii: list[float], options: Options
+) -> Method:
+    """Return how to certify: by smoothing, or by what the model publishes."""
+    if smoothing is not None:
+        wanted = min((radius / 2 for radius in radii if radius > 0), default=0.0)
+        return BySmoothing(defense, smoothing, options.seed, wanted)
+    assert isinstance(model, Certifying)
+    return ByItself(model)
+
+
+def certified_record(
+    defense: Defense,
+    images: Images,
+    labels: Labels,
+    method: Method,
+    radii: list[float],
+    options: Options,
+    place: Path | None,
+    *,
+    smoothing: Smoothing | None,
+) -> Record:
+    """Certify, and return the record; write it to `place` with the file of every image beside it."""
+    recipe = f"certified by {method.name}"
+    if smoothing is not None:
+        recipe += f", sigma {smoothing.sigma:g}, n {smoothing.samples:,}, alpha {smoothing.alpha:g}"
+    state = None if place is None else state_path(place)
+    if place is not None:
+        check_place(place)
+        check_file(beside(place, CERTIFICATES))
+        if current().leads:
+            tell_replaced(place, _claim(recipe, len(images), options), options.progress)
+    proofs = certify_all(defense, images, labels, method, options, state_file=state)
+    base = accuracy(proofs.clean).accuracy
+    notes = [f"without a certificate {100 * base:.1f} % of the images are right"]
+    if smoothing is not None and radii and max(radii) > smoothing.largest_radius:
+        most = smoothing.largest_radius
+        notes.append(
+            f"{smoothing.samples:,} noisy copies can certify no more than {most:.3f}, whatever the answers"
+        )
+    checksum, leads = "", current().leads
+    if place is not None and leads:
+        metadata = {"method": method.name, "norm": method.norm, "terms": method.terms}
+        checksum = write_tensors(beside(place, CERTIFICATES), proofs.tensors(), metadata)
+    record = Record(
+        defense=options.defense,
+        recipe=recipe,
+        dataset=options.dataset,
+        images=len(images),
+        clean=accuracy(proofs.right),
+        attacks=(),
+        worst_case=(),
+        certified=tuple(certified_result(proofs, method, radius, smoothing) for radius in radii),
+        certificates=None if place is None else beside(place, CERTIFICATES).name,
+        certificates_sha256=checksum,
+        notes=(*options.notes, *notes),
+        audit=(),
+        provenance=provenance(options.seed, images.device, options.weights_sha256),
+    )
+    if place is not None and state is not None and leads:
+        record.write(place)
+        discard(state)
+    return record
+
+
+def certified_result(proofs: Proofs, method: Method, radius: float, smoothing: Smoothing | None) -> CertifiedResult:
+    """Return one radius's entry, with what the gate for it is worth."""
+    accepted = proofs.accepted(radius)
+    gate = CertifiedGate(
+        epsilon=radius,
+        right_or_flagged=accuracy(proofs.right & accepted),
+        clean_accepted=accuracy(accepted),
+        clean_wrong_accepted=accuracy(accepted & ~proofs.right),
+    )
+    return CertifiedResult(
+        **accuracy(proofs.right_at(radius)).model_dump(),
+        method=method.name,
+        norm=method.norm,
+        epsilon=radius,
+        images=len(proofs.labels),
+        n=smoothing.samples if smoothing else None,
+        alpha=smoothing.alpha if smoothing else None,
+        sigma=smoothing.sigma if smoothing else None,
+        seconds=round(proofs.seconds, 1),
+        gate=gate if radius > 0 else None,
+    )
+
+
+def _claim(recipe: str, images: int, options: Options) -> Claim:
+    return Claim(
+        defense=options.defense,
+        recipe=recipe,
+        dataset=options.dataset,
+        images=images,
+        seed=options.seed,
+        weights_sha256=options.weights_sha256,
+        balls=(),
+    )
