@@ -254,6 +254,8 @@ class _Run:
         saved, began, before = monotonic(), time.monotonic(), self.seconds
         try:
             for rows in torch.split((~done).nonzero().squeeze(1), self.method.chunk):
+                if not len(rows):  # nothing was left to do
+                    break
                 with torch.no_grad(), seeded(self.options.seed, "certificates"):
                     one = self.method.certify(self.images[rows], self.ids[rows])
                 for name, tensor in one.items():
