@@ -53,6 +53,7 @@ for arguments in json.load(sys.stdin):
 
 TRAIN = ("train", "fashion-mnist/tiny", "--out", "new")
 OWN = ("evaluate", "net:build", "--data", "folder", "--epsilon", "8/255")
+CERTIFY = ("certify", "net:build", "--data", "folder", "--radius", "0.5", "--sigma", "0.25")
 HARDEN = ("harden", "net:build", "--weights", "net.safetensors", "--data", "folder")
 NOWHERE = ("--data-dir", "nowhere")
 NO_DATA = "data_dir is nowhere, which is no directory; name one that exists, or none"
@@ -128,6 +129,24 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*OWN, "--data", "nowhere"), NO_FOLDER),
     ((*OWN, "--data", "cifar10", *NOWHERE), NO_DATA),
     ((*OWN, "--device", "gpu"), NO_DEVICE),
+    (("certify", "nowhere", "--radius", "0.5"), NO_RUN),
+    (("certify", "unfinished", "--radius", "0.5"), UNFINISHED),
+    (("certify", "run", "--radius", "much"), "epsilon 'much' is not a number; write it as 0.5 or 128/255"),
+    (("certify", "run", "--radius", "-1"), "epsilon is -1.0, but an L2 radius must be at least 0"),
+    (("certify", "run", "--radius", "0.5", "--sigma", "0"), "--sigma is 0.0, but noise has a standard deviation"),
+    (("certify", "run", "--radius", "0.5", "--alpha", "1"), "--alpha is 1.0, but a probability of error is in"),
+    (("certify", "run", "--radius", "0.5", "--weights", "net.safetensors"), "--weights: only for"),
+    (("certify", "run", "--radius", "0.5", "--device", "gpu"), NO_DEVICE),
+    ((*CERTIFY, "--data", "nowhere"), NO_FOLDER),
+    ((*CERTIFY, "--size", "1025"), "size is 1025, but it must be from 4 to 1024"),
+    ((*CERTIFY, "--weights", "nowhere.safetensors"), NO_WEIGHTS),
+    (CERTIFY[:-2], "your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25"),
+    (("certify", "net:build", "--radius", "0.5", "--sigma", "1"), "which images? give --data"),
+    (("certify", "no.onnx", *CERTIFY[2:]), "no.onnx does not exist; write it with 'memdef export RUN'"),
+    (
+        ("certify", "net.safetensors", *CERTIFY[2:], "--weights", "net.safetensors"),
+        "net.safetensors brings its own",
+    ),
     (("predict", "nowhere", "folder"), NO_RUN),
     (("predict", "unfinished", "folder"), UNFINISHED),
     (("predict", "run", "a.png", "b.png"), "there is no a.png or b.png; give image files"),
@@ -198,6 +217,8 @@ ACCEPTED: list[tuple[str, ...]] = [
     ("evaluate", "run", "--detection", "--false-alarms", "0.05"),
     (*OWN, "--norm", "l2", "--epsilon", "3/2", "--weights", "net.safetensors", "--attacks", "pgd, square"),
     (*OWN, *NOWHERE),
+    CERTIFY,
+    ("certify", "run", "--radius", "0.5", "--radius", "1", "--sigma", "0.25"),
     ("predict", "run", "folder", "a.png"),
     ("predict", "flagged", "folder", *NOWHERE),
     (*HARDEN, "--epsilon", "8/255", "--size", "16"),

@@ -20,13 +20,7 @@ from memory_defense.cli.arguments import (
     radius,
     with_options,
 )
-from memory_defense.cli.evaluate_checks import is_classifier
 from memory_defense.cli.machine import Machine, joined
-from memory_defense.data.places import check_size
-from memory_defense.evaluation.place import check_place
-from memory_defense.files import check_tensor_file
-from memory_defense.names import check_classifier
-from memory_defense.run_directory import RunDirectory, is_exported
 from memory_defense.zoo import is_entry, located
 
 if TYPE_CHECKING:
@@ -88,6 +82,8 @@ class CertifyArguments:
 
     def place(self) -> Path:
         """Return where the record goes."""
+        from memory_defense.cli.evaluate_checks import is_classifier
+
         if self.out is not None:
             return self.out
         return Path(PLACE) if is_classifier(self.target) else Path(self.target) / PLACE
@@ -99,18 +95,26 @@ def certify(options: CertifyArguments) -> None:
 
     A stopped certification continues where it was when the same command is given again.
     """
-    if is_entry(options.target):  # its directory is not written to
+    named = options.target
+    if is_entry(named):  # its directory is not written to
         options = replace(options, target=str(located(options.target)), out=options.out or Path(PLACE))
     machine = Machine(device=options.device, threads=options.threads, processes=options.processes)
     _check(options)
     device = machine.ready()
     machine.launch()
     with joined(device) as speaks:
-        _certify(options, device, speaks=speaks)
+        _certify(options, named, device, speaks=speaks)
 
 
 def _check(options: CertifyArguments) -> None:
     """Raise ValueError for options that exclude each other, and for values out of range, before torch is loaded."""
+    from memory_defense.cli.evaluate_checks import is_classifier
+    from memory_defense.data.places import check_size
+    from memory_defense.evaluation.place import check_place
+    from memory_defense.files import check_tensor_file
+    from memory_defense.names import check_classifier
+    from memory_defense.run_directory import RunDirectory, is_exported
+
     for text in options.radius:
         radius(text, "l2")
     if options.sigma is not None and not options.sigma > 0:
@@ -143,8 +147,9 @@ def _check(options: CertifyArguments) -> None:
         check_tensor_file(options.weights)
 
 
-def _certify(options: CertifyArguments, device: torch.device, *, speaks: bool) -> None:
+def _certify(options: CertifyArguments, named: str, device: torch.device, *, speaks: bool) -> None:
     from memory_defense.certificates.smoothing import Smoothing
+    from memory_defense.cli.evaluate_checks import is_classifier
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
     from memory_defense.contracts import Certifying
@@ -161,7 +166,7 @@ def _certify(options: CertifyArguments, device: torch.device, *, speaks: bool) -
         model, images, chosen = find(options, device, progress)
         if smoothing is None and not isinstance(model, Certifying):
             raise ValueError(
-                f"{options.target} proves nothing by itself; give --sigma to smooth it, such as 0.25, which "
+                f"{named} proves nothing by itself; give --sigma to smooth it, such as 0.25, which "
                 "certifies any classifier in L2"
             )
         record = certify_model(
@@ -174,7 +179,7 @@ def _certify(options: CertifyArguments, device: torch.device, *, speaks: bool) -
             options=chosen,
         )
     if speaks:
-        print_tables([Section(options.target, record, record_path=options.place())])
+        print_tables([Section(named, record, record_path=options.place())])
         typer.echo(f"record: {options.place()}")
 
 
@@ -203,6 +208,7 @@ def _run(
 ) -> tuple[nn.Module, ImageSet, Options]:
     from memory_defense.data.limits import TYPED, Limits
     from memory_defense.evaluation.options import Options
+    from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.load import load_defense
     from memory_defense.workflows.run_images import splits_of
     from memory_defense.workflows.run_recipe import recipe_of
