@@ -13,6 +13,8 @@ from memory_defense.evaluation.record import (
     BatchInvariance,
     CascadeRecord,
     CascadeStage,
+    CertifiedGate,
+    CertifiedResult,
     DetectionResult,
     Provenance,
     Record,
@@ -134,6 +136,7 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
             "cascades", "submissions", "bfloat16", "batch_invariance", "odd_images", "detection",
+            "certified", "certificates", "certificates_sha256",
             "per_image", "per_image_sha256", "notes", "audit", "provenance", "checksum",
     ]  # fmt: skip
     assert written["schema"] == 1
@@ -187,3 +190,55 @@ def test_other_files_are_refused(tmp_path, content) -> None:
 def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         AuditLine(check="c", verdict="pass", value=float("nan"), meaning="", remedy="")
+
+
+def certified(epsilon: float, right: int, gated: int, wrong: int = 0) -> CertifiedResult:
+    gate = CertifiedGate(
+        epsilon=epsilon,
+        right_or_flagged=accuracy(gated, 10),
+        clean_accepted=accuracy(gated + wrong, 10),
+        clean_wrong_accepted=accuracy(wrong, 10),
+    )
+    return CertifiedResult(
+        **accuracy(right, 10).model_dump(),
+        method="smoothing",
+        norm="l2",
+        epsilon=epsilon,
+        images=10,
+        n=1000,
+        alpha=0.001,
+        sigma=0.25,
+        seconds=1.5,
+        gate=gate,
+    )
+
+
+def test_certificates_come_back_and_old_records_have_none(tmp_path) -> None:
+    path, whole = tmp_path / "r.json", make().model_copy(update={"certified": (certified(0.5, 6, 8, 1),)})
+    whole.write(path)
+    assert Record.read(path) == whole
+    content = json.loads(path.read_text())
+    for name in ("certified", "certificates", "certificates_sha256", "checksum"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    assert Record.read(path) == make()
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ((certified(0.25, 5, 8), certified(0.5, 6, 8)), "more than within the smaller 0.25"),
+        ((certified(0.5, 8, 6),), "less than what is certified without a gate"),
+        ((certified(0.5, 6, 8).model_copy(update={"accuracy": 0.65}),), "no whole number of 10 images"),
+        (
+            (certified(0.5, 6, 8).model_copy(update={"gate": certified(0.5, 6, 8, 1).gate.model_copy(  # pyright: ignore
+                update={"clean_accepted": accuracy(8, 10)})}),),
+            "neither right nor wrong",
+        ),
+    ],
+)  # fmt: skip
+def test_certificates_that_contradict_each_other_are_refused(tmp_path, results, said) -> None:
+    path = tmp_path / "r.json"
+    make().model_copy(update={"certified": results}).write(path)
+    with pytest.raises(ValueError, match=said):
+        Record.read(path)

@@ -1,0 +1,185 @@
+"""Messages about certificates."""
+
+from remedies.cases import Case
+
+ROOMS = (
+    "certificates/smoothing.py",
+    "cli/certify.py",
+    "evaluation/certifying.py",
+    "training/noise.py",
+    "workflows/certify.py",
+)
+
+CERTIFIED = """
+def certified(model=net, out="c.json", seed=0, **more):
+    return memory_defense.certify(
+        model, images, labels, radii=[0.1], smoothing=Smoothing(sigma=0.2, samples=100), out=out,
+        options=Options(seed=seed, **more),
+    )
+"""
+STOPPED = (
+    CERTIFIED
+    + """
+class Stops:
+    left = 4
+    def begin(self, what, total):
+        pass
+
+    def note(self, text):
+        pass
+
+    def advance(self, steps, text=""):
+        self.left -= steps
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+def stopped(model=net):
+    try:
+        certified(model, progress=Stops())
+    except KeyboardInterrupt:
+        pass
+    assert Path("c.progress.safetensors").is_file()
+"""
+)
+OWN = """
+code("mine.py", '''
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+''')
+folder()
+
+def certify(what):
+    memdef(f"memdef certify {what} --samples 100 --radius 0.1")
+"""
+
+CASES = (
+    Case(
+        "certificates/smoothing.py",
+        "but the noise needs a standard deviation above 0; give 0.25, say",
+        "Smoothing(sigma=0.0)",
+        r"Smoothing(sigma=«give (\S+), say»)",
+    ),
+    Case(
+        "certificates/smoothing.py",
+        "but at least 1 noisy copy is needed; give 1000, say",
+        "Smoothing(sigma=0.2, samples=0)",
+        r"Smoothing(sigma=0.2, samples=«give (\d+), say»)",
+    ),
+    Case(
+        "certificates/smoothing.py",
+        "but the probability of a wrong certificate is in (0, 1); give 0.001, say",
+        "Smoothing(sigma=0.2, alpha=1)",
+        r"Smoothing(sigma=0.2, alpha=«give (\S+), say»)",
+    ),
+    Case(
+        "workflows/certify.py",
+        "the model proves nothing by itself; smooth it with smoothing=0.25, say",
+        "memory_defense.certify(net, images, labels, radii=0.1)",
+        r"memory_defense.certify(net, images[:1], labels[:1], radii=0.1, «with (smoothing=\S+), say»)",
+    ),
+    Case(
+        "evaluation/certifying.py",
+        "(other weights, images, options or seed); remove it to start anew, or write to another place",
+        "certified(seed=1)",
+        """
+        certified(seed=1, out="another.json")
+        Path("«(c.progress.safetensors) belongs»").unlink()
+        certified(seed=1)
+        """,
+        given=STOPPED + "stopped()\n",
+    ),
+    Case(
+        "evaluation/certifying.py",
+        "the classifier answers otherwise now; remove it to start anew, or write to another place",
+        "certified(mended)",
+        """
+        certified(mended, out="another.json")
+        Path("«(c.progress.safetensors) belongs»").unlink()
+        certified(mended)
+        """,
+        given=STOPPED
+        + """
+answers = [1]
+mended = lambda images: answers[0] * net(images)
+stopped(mended)
+answers[0] = 3
+""",
+    ),
+    Case(
+        "evaluation/certifying.py",
+        "was left by another number of processes; go on in as many, or remove it to start anew",
+        "certified()",
+        "Path('«^(.+) was left»').unlink()\ncertified()",
+        given=STOPPED
+        + """
+stopped()
+Path("c.progress.safetensors").rename("c.progress.safetensors.rank-1")
+""",
+    ),
+    Case(
+        "evaluation/certifying.py",
+        "is damaged (…); remove it to start anew",
+        "certified()",
+        "Path('«(c.progress.safetensors) is damaged»').unlink()\ncertified()",
+        given=STOPPED
+        + """
+from memory_defense.tensorfiles import read_tensors, write_tensors
+stopped()
+tensors, header = read_tensors(Path("c.progress.safetensors"))
+write_tensors(Path("c.progress.safetensors"), {**tensors, "radii": tensors["radii"][:3].clone()}, header)
+""",
+    ),
+    Case(
+        "cli/certify.py",
+        "but noise has a standard deviation above 0; give 0.25, say",
+        "certify('mine:build --data data --sigma 0')",
+        r"certify('mine:build --data data --sigma «give (\S+), say»')",
+        given=OWN,
+    ),
+    Case(
+        "cli/certify.py",
+        "but a probability of error is in (0, 1); give 0.001, say",
+        "certify('mine:build --data data --sigma 0.2 --alpha 1')",
+        r"certify('mine:build --data data --sigma 0.2 --alpha «give (\S+), say»')",
+        given=OWN,
+    ),
+    Case(
+        "cli/certify.py",
+        "only for package.module:build, but … is a run directory",
+        "certify('run --sigma 0.2 --images 1 --size 28')",
+        "certify('run --sigma 0.2 --images 1')\ncertify('mine:build --data data --sigma 0.2 --size 8')",
+        given=OWN + "run()\n",
+    ),
+    Case(
+        "cli/certify.py",
+        "your classifier proves nothing by itself; give --sigma to smooth it, such as",
+        "certify('mine:build --data data')",
+        r"certify('mine:build --data data «(--sigma) to» «such as (\S+)»')",
+        given=OWN,
+    ),
+    Case(
+        "cli/certify.py",
+        "proves nothing by itself; give --sigma to smooth it, such as 0.25, which certifies any classifier",
+        "certify('run --images 1')",
+        r"certify('run --images 1 «(--sigma) to» «such as ([\d.]+),»')",
+        given=OWN + "run()\n",
+    ),
+    Case(
+        "cli/certify.py",
+        "--weights: only for package.module:build; … brings its own",
+        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2 --weights run.safetensors')",
+        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')",
+        given=OWN + "run()\nmemdef('memdef export run --out run.safetensors')\n",
+    ),
+    Case(
+        "cli/certify.py",
+        "does not exist; write it with 'memdef export RUN'",
+        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')",
+        """
+        memdef("«'(memdef export) RUN'» run --out run.safetensors")
+        certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')
+        """,
+        given=OWN + "run()\n",
+    ),
+)
