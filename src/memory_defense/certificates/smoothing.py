@@ -7,7 +7,7 @@ confidence limit from counted answers, so a radius is wrong with probability alp
 
 Two things are done otherwise than usual. Sums of image and noise are exact: noise is rounded to a lattice of 65,280
 steps between black and white, on which every 8-bit image lies, so that floating-point addition cannot betray the
-image (Voráček & Hein 2023, arXiv:2205.10245); an image off the lattice is moved onto it first, and its radius is
+image (Voráček & Hein 2023, arXiv:2207.07209); an image off the lattice is moved onto it first, and its radius is
 shortened by what that may cost. And the noise of an image comes from its own stream: batches, order and the number
 of processes change no count.
 """
