@@ -27,6 +27,7 @@ ROOMS = (
     ("What an evaluation is given", ("checks.py", "evaluation/options", "workflows/arguments", "workflows/first")),
     ("Your model", ("wrappers/", "systems/own_model.py", "passes.py", "foreign.py")),
     ("Attacks", ("attacks/", "losses.py", "threat.py")),
+    ("Certificates", ("certificates/", "workflows/certify", "evaluation/certifying")),
     ("Evaluating, and the audit", ("evaluation/", "workflows/evaluate", "workflows/assess")),
     (
         "Runs, files and processes",

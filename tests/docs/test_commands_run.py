@@ -35,6 +35,13 @@ SMALLER = {
     "memdef evaluate zoo:fashion-mnist/sound --attacks fast --images 100": (
         "memdef evaluate zoo:fashion-mnist/sound --attacks fgsm --images 6 --out zoo.json"
     ),
+    "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --radius 0.5 --images 1000": (
+        "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --images 3 --samples 50 --out proven.json"
+    ),
+    "memdef certify package.module:build --weights f.safetensors --data DIR --sigma 0.25 --radius 0.5": (
+        "memdef certify package.module:build --weights f.safetensors --data DIR --sigma 0.25 --radius 0.5 "
+        "--samples 50 --out own.json"
+    ),
     "memdef queue list": "memdef queue list",
     "memdef train fashion-mnist/sound-pgd --out runs/mine": "memdef train fashion-mnist/tiny --out runs/trained",
     "memdef evaluate runs/mine --epsilon 8/255 --epsilon 0.1": (
