@@ -128,6 +128,10 @@ class Certifying(Protocol):
         """Return its answers to images (B, C, H, W) and the radii within which they are proven to stay."""
         ...
 
+    def slack(self, images: Images, radius: float) -> PerImage:
+        """Return (B,) how much room the proof for `radius` has, with a gradient: at least 0 only where it holds."""
+        ...
+
 
 @runtime_checkable
 class Flagging(Protocol):

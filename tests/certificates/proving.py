@@ -37,6 +37,17 @@ class Planes(nn.Module):
         radii = torch.where(lengths > 0, leads / lengths.clamp_min(1e-12), torch.inf).amin(1)
         return Certificates(top, self.exaggeration * (radii - 1e-6).clamp_min(0))
 
+    def slack(self, images: Tensor, radius: float) -> Tensor:
+        logits = (images.double() - 0.5).flatten(1) @ self.weight.T
+        top = logits.argmax(1)
+        lengths = (self.weight[top][:, None] - self.weight[None]).norm(dim=2)
+        others = torch.nn.functional.one_hot(top, logits.shape[1]) == 0
+        leads = (logits.gather(1, top[:, None]) - logits) / lengths.clamp_min(1e-12)
+        return self.exaggeration * (torch.where(others, leads, torch.inf).amin(1) - 1e-6) - radius
+
+    def surrogates(self) -> dict[str, nn.Module]:
+        return {"end-to-end": self}
+
 
 def images_of(count: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, *SHAPE), generator=torch.Generator().manual_seed(seed)).float() / 255

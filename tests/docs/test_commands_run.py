@@ -36,7 +36,7 @@ SMALLER = {
         "memdef evaluate zoo:fashion-mnist/sound --attacks fgsm --images 6 --out zoo.json"
     ),
     "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --radius 0.5 --images 1000": (
-        "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --images 3 --samples 50 --out proven.json"
+        "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --images 3 --samples 50 --out p.json"
     ),
     "memdef certify package.module:build --weights f.safetensors --data DIR --sigma 0.25 --radius 0.5": (
         "memdef certify package.module:build --weights f.safetensors --data DIR --sigma 0.25 --radius 0.5 "

@@ -15,6 +15,7 @@ from memory_defense.contracts import (
     Adaptation,
     Adaptive,
     Ball,
+    Certifying,
     Classifier,
     Defense,
     Images,
@@ -33,6 +34,7 @@ from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
+from memory_defense.evaluation.proofs import certified_results
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import EARLIER, Replay
@@ -257,6 +259,7 @@ def finished_record(
         bfloat16=evaluation.bfloat16,
         batch_invariance=evaluation.batch_invariance,
         odd_images=odd_images(evaluation.state),
+        certified=certified_results(defense, evaluation) if isinstance(defense, Certifying) else (),
         per_image=None if per_image is None else per_image.name,
         per_image_sha256=checksum,
         notes=(

@@ -8,12 +8,13 @@ explains every one.
 
 from __future__ import annotations
 
-from memory_defense.contracts import Defense, Progress, SlotDefense
+from memory_defense.contracts import Certifying, Defense, Progress, SlotDefense
 from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
 from memory_defense.evaluation.audit.findings import Check, Findings, line
 from memory_defense.evaluation.audit.probes import PROBES
+from memory_defense.evaluation.audit.proofs import PROOF_CHECKS
 from memory_defense.evaluation.audit.results import RESULT_CHECKS
 from memory_defense.evaluation.audit.slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
@@ -43,7 +44,7 @@ def audit(
     binarisation: bool | None = None,
     progress: Progress | None = None,
 ) -> tuple[AuditLine, ...]:
-    """Run every check; those about slots only where the defense answers through slots.
+    """Run every check; those about slots and certificates only where the defense has such.
 
     The defense's parameters, buffers and modes, and the global random state, are as before afterwards.
 
@@ -66,6 +67,7 @@ def audit(
     findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
     with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
         checks = CHECKS | SLOT_CHECKS if isinstance(defense, SlotDefense) else CHECKS
+        checks = checks | PROOF_CHECKS if isinstance(defense, Certifying) else checks
         lines: list[AuditLine] = []
         for number, (name, check) in enumerate(checks.items(), 1):
             with stage(progress, f"auditing, check {number} of {len(checks)}, {name}"):

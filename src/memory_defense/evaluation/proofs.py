@@ -1,0 +1,99 @@
+"""What a defense proves about the images that it was attacked on, and what the attacks make of it."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from memory_defense.contracts import Certificates, Certifying, Flagging, PerImage
+from memory_defense.evaluation.metrics import JUDGE_BATCH, accuracy
+from memory_defense.evaluation.record import CertifiedGate, CertifiedResult
+from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.evaluation.state import Broken
+from memory_defense.wrappers import exact_float32
+
+
+@torch.no_grad()
+def proven(defense: Certifying, evaluation: Evaluation) -> Certificates:
+    """Return the certificates of an evaluation's clean images, on the CPU."""
+    with exact_float32():
+        found = [defense.certificates(part) for part in torch.split(evaluation.images, JUDGE_BATCH)]
+    labels = torch.cat([one.labels for one in found]).cpu()
+    return Certificates(labels, torch.cat([one.radii for one in found]).double().cpu())
+
+
+def broken_proofs(evaluation: Evaluation, proofs: Certificates, broken: Broken) -> PerImage:
+    """Return (N,) bool: an attack in this ball changed an answer within the radius that was certified for it."""
+    moved = (broken.images.double() - evaluation.images.double()).flatten(1)
+    distance = length_of(moved, broken.ball.norm).cpu()
+    found = (broken.breaker >= 0).cpu() & (proofs.labels == evaluation.labels.cpu())
+    return found & (distance <= proofs.radii)
+
+
+def length_of(moves: Tensor, norm: str) -> PerImage:
+    """Return the length of each row of (N, D), in ``linf`` or ``l2``."""
+    return moves.abs().amax(1) if norm == "linf" else moves.square().sum(1).sqrt()
+
+
+def accepted_wrong(defense: object, evaluation: Evaluation) -> PerImage | None:
+    """Return (N,) bool: right and accepted when clean, and some attack within the gate's epsilon got past it.
+
+    None for a defense without a gate, or where no attack was tried within its epsilon.
+    """
+    epsilon: float | None = getattr(defense, "gate_epsilon", None)
+    if epsilon is None or not isinstance(defense, Certifying) or not isinstance(defense, Flagging):
+        return None
+    state = evaluation.state
+    tried, passed = torch.zeros_like(state.correct), torch.zeros_like(state.correct)
+    for case, one in zip(evaluation.cases, state.cases, strict=True):
+        if case.ball.norm == defense.certified_norm:
+            inside = (one.distance <= epsilon) | (case.ball.epsilon <= epsilon)
+            tried |= one.done & inside
+            passed |= one.silent & inside
+    if not bool(tried.any()):
+        return None
+    return (passed & state.correct & _accepted(defense, evaluation, epsilon)).cpu()
+
+
+@torch.no_grad()
+def _accepted(defense: Certifying, evaluation: Evaluation, epsilon: float) -> Tensor:
+    parts = torch.split(evaluation.images, JUDGE_BATCH)
+    return torch.cat([defense.slack(part, epsilon / 2) >= 0 for part in parts])
+
+
+def certified_results(defense: Certifying, evaluation: Evaluation) -> tuple[CertifiedResult, ...]:
+    """Return an entry for each ball of the certificate's norm that was attacked."""
+    began = time.monotonic()
+    proofs = proven(defense, evaluation)
+    seconds = round(time.monotonic() - began, 1)
+    right = proofs.labels == evaluation.labels.cpu()
+    passed, gated = accepted_wrong(defense, evaluation), getattr(defense, "gate_epsilon", None)
+    results: list[CertifiedResult] = []
+    for one in evaluation.broken:
+        radius = one.ball.epsilon
+        if one.ball.norm != defense.certified_norm:
+            continue
+        accepted = (proofs.labels >= 0) & (proofs.radii >= radius / 2)
+        found = passed if passed is not None and gated is not None and radius <= gated else None
+        gate = CertifiedGate(
+            epsilon=radius,
+            right_or_flagged=accuracy(right & accepted),
+            clean_accepted=accuracy(accepted),
+            clean_wrong_accepted=accuracy(accepted & ~right),
+            wrong_and_accepted_found=None if found is None else int(found.sum()),
+            attacked=0 if found is None else int((right & accepted).sum()),
+        )
+        result = CertifiedResult(
+            **accuracy(right & (proofs.radii >= radius)).model_dump(),
+            method=defense.certified_method,
+            norm=one.ball.norm,
+            epsilon=radius,
+            images=len(right),
+            seconds=seconds,
+            broken=int(broken_proofs(evaluation, proofs, one).sum()),
+            gate=gate,
+        )
+        results.append(result)
+    return tuple(results)
