@@ -97,6 +97,11 @@ def stepped(images):
         "run()",
     ),
     _asked(
+        "leave it out, and smooth your own classifier with 'memdef certify'",
+        f"{OWN} --epsilon 0.1 --gate 0.1",
+        "«with '(memdef certify)'» mine:build --data pictures --radius 0.1 --sigma 0.2 --samples 50",
+    ),
+    _asked(
         "--weights: only for package.module:build; … brings its own",
         "memdef evaluate run.safetensors --weights mine.safetensors --data fashion-mnist --epsilon 0.1",
         "memdef evaluate run.safetensors --data fashion-mnist --epsilon 0.1 --attacks fgsm --images 2",

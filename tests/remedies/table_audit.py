@@ -75,6 +75,18 @@ def _audit(file: str, says: str, check: str, wrong: str, right: str, given: str 
 
 CASES = (
     _audit(
+        "proofs",
+        "evaluate it with a gate: defenses.gated.Gated, or --gate EPSILON",
+        "no attack got a wrong answer past the gate",
+        "Planes(), cases(norm=L2), *mine",
+        r"«gate: defenses\.gated\.(\w+)»(Planes(), 0.1), cases(norm=L2), *mine",
+        """
+from certificates.proving import Planes, images_of
+from memory_defense.defenses.gated import Gated
+mine = images_of(16), Planes()(images_of(16)).argmax(1), 3
+""",
+    ),
+    _audit(
         "results",
         "raise steps or restarts, use the margin loss, or differentiate a smoother surrogate",
         "iterative at least as strong as single-step",

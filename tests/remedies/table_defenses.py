@@ -27,6 +27,13 @@ defense = build_memory_defense(selector=classifier, **shape).eval()
 
 CASES = (
     Case(
+        "defenses/gated.py",
+        "proves nothing by itself, so a gate has nothing to go by; give a defense with certificates",
+        "Gated(net, 0.1)",
+        "Gated(Planes(), 0.1)",
+        given="from certificates.proving import Planes\n",
+    ),
+    Case(
         "defenses/autoencoder.py",
         "use MemAeObjective",
         "AutoencoderObjective()(defense, batch)",

@@ -45,6 +45,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
     from memory_defense.data.limits import TYPED, Limits
+    from memory_defense.defenses.gated import Gated
     from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, keep_flag
     from memory_defense.progress import stage
     from memory_defense.reporting import Section
@@ -60,7 +61,11 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     place = place_of(options)
     out = None if options.out is None and place == run.record else place
     rate = DEFAULT_FALSE_ALARMS if options.false_alarms is None else options.false_alarms
-    defense = load_defense(run.path).to(device)
+    defense, gated = load_defense(run.path).to(device), ()
+    if options.gate is not None:
+        epsilon = radius(options.gate, "l2")
+        defense = Gated(defense, epsilon).to(device)
+        gated = (f"an image is accepted only if it is certified within {epsilon / 2:.4g}, half of {options.gate}",)
     with shown(silent=not speaks) as progress:
         splits = splits_of(
             run,
@@ -74,7 +79,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
         )
         with stage(progress, "choosing the flag's threshold"):
             flag = calibrated(defense, splits.held_out, rate) if options.detection else None
-        chosen = replace(options.options(progress), notes=splits.notes)
+        chosen = replace(options.options(progress), notes=(*splits.notes, *gated))
         record = assess(recipe, run, defense, splits, out=out, options=chosen)
         if flag is not None and speaks:  # the attacks on the flag are not shared out
             keep_flag(run, flag)

@@ -83,11 +83,18 @@ class EvaluateArguments:
             help="Share of clean images the flag may call suspicious, 0.05 if left out; with --detection."
         ),
     ] = None
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run that proves its answers: flag what is not certified within half of this radius, and let "
+            "attacks fight that flag."
+        ),
+    ] = None
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write the record; else the run's record.json (partial.json when something is left out), "
-            "or record.json here."
+            help="Where to write the record; else the run's record.json (partial.json when something is left out, "
+            "gated.json with --gate), or record.json here."
         ),
     ] = None
 

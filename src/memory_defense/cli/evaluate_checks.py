@@ -64,6 +64,8 @@ def place_of(options: EvaluateArguments) -> Path:
     if is_classifier(options.target):
         return Path("record.json")
     run, partial = RunDirectory(Path(options.target)), options.attacks is not None or options.knowledge is not None
+    if options.gate is not None:
+        return run.path / "gated.json"
     return run.path / "partial.json" if partial else run.record
 
 
@@ -111,6 +113,10 @@ def _check_run(options: EvaluateArguments) -> None:
         raise ValueError(
             f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
         )
+    if options.gate is not None:
+        radius(options.gate, "l2")
+        if options.detection:
+            raise ValueError("--gate: not together with --detection; a gate is a flag that needs no threshold")
     if options.detection and options.knowledge is not None:
         raise ValueError(
             "--knowledge: not together with --detection, which attacks end-to-end and by what evades the flag"
@@ -126,6 +132,11 @@ def _check_run(options: EvaluateArguments) -> None:
 
 
 def _check_classifier(options: EvaluateArguments) -> None:
+    if options.gate is not None:
+        raise ValueError(
+            "--gate: only for a run directory whose defense proves its answers; leave it out, and smooth your own "
+            "classifier with 'memdef certify'"
+        )
     if options.detection:
         raise ValueError("--detection: only for a run directory, whose held-out images the threshold comes from")
     if options.data is None:

@@ -55,8 +55,8 @@ class Gated(FlaggingModule):
         super().__init__()
         if not isinstance(defense, Certifying) or not isinstance(defense, Defense):
             raise ValueError(
-                f"{type(defense).__name__} proves nothing by itself, so a gate has nothing to go by; give a defense "
-                "with certificates (contracts.Certifying)"
+                f"{type(defense).__name__} proves nothing by itself, so a gate has nothing to go by; give a "
+                "defense with certificates (contracts.Certifying)"
             )
         self.gate_epsilon = ball(defense.certified_norm, epsilon).epsilon
         self.defense = cast("_CertifyingDefense", defense)
@@ -75,8 +75,10 @@ class Gated(FlaggingModule):
 
     def adaptive(self) -> Mapping[str, Adaptation]:
         """Return the defense's own, and ``silent``, which errs and is accepted."""
-        own = self.defense.adaptive() if isinstance(self.defense, Adaptive) else {}
-        return {**own, **super().adaptive()}
+        found = dict(super().adaptive())
+        if isinstance(self.defense, Adaptive):
+            found |= self.defense.adaptive()
+        return found
 
     def certificates(self, images: Images) -> Certificates:
         """Return the defense's own."""
