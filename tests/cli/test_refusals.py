@@ -154,6 +154,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("predict", "unfinished", "folder"), UNFINISHED),
     (("predict", "run", "a.png", "b.png"), "there is no a.png or b.png; give image files"),
     (("predict", "run", "folder", "--false-alarms", "1.5"), NO_SHARE),
+    (("predict", "run", "folder", "--gate", "much"), "epsilon 'much' is not a number; write it as 0.5 or 128/255"),
+    (("predict", "run", "folder", "--gate", "0.1", "--false-alarms", "0.1"), "--false-alarms: not together with"),
     (("predict", "run", "folder", "--data", "nowhere"), NO_FOLDER),
     (("predict", "run", "folder", *NOWHERE), NO_DATA),
     (("predict", "run", "folder", "--device", "gpu"), NO_DEVICE),

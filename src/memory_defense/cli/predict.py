@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Device, Offline, Run, Threads, check_run_images
+from memory_defense.cli.arguments import DataDir, Device, Offline, Run, Threads, check_run_images, radius
 from memory_defense.cli.machine import Machine
 from memory_defense.names import check_false_alarms
 from memory_defense.zoo import located
@@ -40,6 +40,12 @@ def predict(
         float | None,
         typer.Option(help="Share of clean images that may be called suspicious; what the run keeps, else 0.05."),
     ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run that proves its answers: suspicious is what is not certified within half of this radius."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images held at once.")] = 256,
     data: Annotated[
         str | None,
@@ -56,13 +62,15 @@ def predict(
     one that cannot be read has a line of its own, and the exit status is then 1.
     """
     machine, run = Machine(device=device, threads=threads), located(run)
-    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir)
+    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
 
     from memory_defense.cli.progress import shown
     from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.pictures import pictures
     from memory_defense.data.places import DataNotFoundError
     from memory_defense.data.spec import images_of
+    from memory_defense.defenses.gated import Gated
+    from memory_defense.evaluation.flag import PROVEN
     from memory_defense.model_spec import ModelSpec
     from memory_defense.reporting.wording import number, percent
     from memory_defense.run_directory import FLAG, RunDirectory
@@ -75,7 +83,9 @@ def predict(
     model = ModelSpec(**found.read()["model"])
     spec = images_of(model)
     place = machine.ready()
-    defense = load_defense(run).to(place)
+    epsilon = None if gate is None else radius(gate, "l2")
+    defense = load_defense(run) if epsilon is None else Gated(load_defense(run), epsilon)
+    defense = defense.to(place)
     kept: list[Line] = []
     with shown(live=not as_json) as progress:
         where: dict[str, Any] = {
@@ -88,12 +98,16 @@ def predict(
         }
         keeps = FLAG not in found.read()
         try:
-            flag, fresh = flag_for(
-                found,
-                defense,
-                lambda: splits_of(found, source=data, **where).held_out,
-                false_alarms=false_alarms,
-                progress=progress,
+            flag, fresh = (
+                (PROVEN, False)
+                if epsilon is not None
+                else flag_for(
+                    found,
+                    defense,
+                    lambda: splits_of(found, source=data, **where).held_out,
+                    false_alarms=false_alarms,
+                    progress=progress,
+                )
             )
         except DataNotFoundError as error:
             raise ValueError(
@@ -115,10 +129,10 @@ def predict(
             failed = _print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
         except KeyboardInterrupt:
             if kept:
-                _print_table(iter(kept), flag)
+                _print_table(iter(kept), _caption(flag, epsilon))
             raise
     if not as_json:
-        _print_table(iter(kept), flag)
+        _print_table(iter(kept), _caption(flag, epsilon))
     if failed:
         raise typer.Exit(SOME_UNREADABLE)
 
@@ -139,12 +153,22 @@ def _kept(one: Line, kept: list[Line]) -> bool:
 
 
 def _check(
-    run: Path, images: list[Path], *, false_alarms: float | None, data: str | None, data_dir: Path | None
+    run: Path,
+    images: list[Path],
+    *,
+    false_alarms: float | None,
+    data: str | None,
+    data_dir: Path | None,
+    gate: str | None,
 ) -> None:
     """Raise ValueError for an unfinished run, no image at all, a rate out of range, or data that is not there."""
     from memory_defense.run_directory import FLAG, RunDirectory
 
     manifest = RunDirectory(run).read_finished()
+    if gate is not None:
+        radius(gate, "l2")
+        if false_alarms is not None:
+            raise ValueError("--false-alarms: not together with --gate, whose threshold no clean image decides")
     if false_alarms is not None:
         check_false_alarms(false_alarms)
     if not any(path.exists() for path in images):  # one among others has a line of its own
@@ -153,6 +177,8 @@ def _check(
         )
     kept = manifest.get(FLAG)
     rate = cast("dict[str, Any]", kept).get("false_alarms") if isinstance(kept, dict) else None
+    if gate is not None:  # no held-out image is needed
+        return
     if data is not None or rate is None or false_alarms not in (None, rate):  # else no images are needed
         check_run_images(manifest, data, data_dir)
 
@@ -180,7 +206,22 @@ def _print_json(lines: Iterator[Line]) -> int:
     return failed
 
 
-def _print_table(lines: Iterator[Line], flag: Flag) -> int:
+def _caption(flag: Flag, gate: float | None) -> str:
+    """Return what a flag means, and what a gate for this radius proves."""
+    from memory_defense.reporting.wording import number, percent, plain
+
+    if gate is not None:
+        return (
+            f"Suspicious where the answer is not proven to stay within {number(gate / 2)}; so no two accepted "
+            f"images within {number(gate)} of each other have different labels."
+        )
+    return (
+        f"Suspicious above {number(flag.threshold)}: {plain(flag.score)}, at most {percent(flag.false_alarms)} % "
+        "of clean images."
+    )
+
+
+def _print_table(lines: Iterator[Line], caption: str) -> int:
     """Print a table, and a line for each image that could not be read; return the number of these."""
     from rich import box
     from rich.table import Table
@@ -192,10 +233,7 @@ def _print_table(lines: Iterator[Line], flag: Flag) -> int:
 
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption=Text(
-            f"Suspicious above {number(flag.threshold)}: {plain(flag.score)}, at most "
-            f"{percent(flag.false_alarms)} % of clean images."
-        ),
+        caption=Text(caption),
         caption_justify="left",
     )
     for title in ("file", "label", "confidence", "flag", "score", "note"):

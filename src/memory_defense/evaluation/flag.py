@@ -94,6 +94,10 @@ class Flag:
         defense.flag_score, defense.flag_threshold = self.score, self.threshold
 
 
+PROVEN = Flag(score="certified", threshold=0.0, false_alarms=0.0, calibration_images=0)
+"""That of a gate (`defenses.gated.Gated`): no clean image was asked, and how many it flags is not bounded."""
+
+
 @contextmanager
 def flagging(defense: Flagging, flag: Flag) -> Generator[None]:
     """Run a block with this flag; afterwards the defense's own is back."""
