@@ -106,6 +106,27 @@ class Adaptive(Protocol):
         ...
 
 
+class Certificates(NamedTuple):
+    """What is proven about a batch: no image within `radii` of one, inside [0, 1], gets another label."""
+
+    labels: Labels
+    """(B,) the answers, -1 where it abstains."""
+    radii: PerImage
+    """(B,) float64, at least 0, in the certificate's norm and in pixel units; 0 where nothing is proven."""
+
+
+@runtime_checkable
+class Certifying(Protocol):
+    """A defense that proves, image by image, how far its answer holds."""
+
+    certified_norm: str
+    """``linf`` or ``l2``."""
+
+    def certificates(self, images: Images) -> Certificates:
+        """Return its answers to images (B, C, H, W) and the radii within which they are proven to stay."""
+        ...
+
+
 @runtime_checkable
 class Flagging(Protocol):
     """A defense that may also flag an image as suspicious, independently of its answer."""
