@@ -96,7 +96,14 @@ _OWN_ATTACKS = {
     "fashion-mnist/strong-tiny": ("pgd",),
     "cifar10/strong-tiny": ("pgd",),
 }
-"""The recipes that are no row of a table: all are Memory Defenses."""
+"""The Memory Defenses that are no row of a table."""
+
+_PROVING = {
+    "fashion-mnist/proving-memory": _QUICK,
+    "cifar10/proving-memory": _QUICK,
+    "fashion-mnist/proving-tiny": ("pgd", "ddn"),
+}
+"""The recipes of the memory that proves."""
 
 _ROWS = {
     f"{dataset}/{scale}/{row}": system
@@ -105,10 +112,18 @@ _ROWS = {
     for row, system in _SYSTEMS.items()
 }
 
-RECIPES: dict[str, str] = {**dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE), **_ROWS}
+RECIPES: dict[str, str] = {
+    **dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE),
+    **dict.fromkeys(_PROVING, "proving-memory"),
+    **_ROWS,
+}
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
 
-PLANNED: dict[str, tuple[str, ...]] = {**_OWN_ATTACKS, **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident"))}
+PLANNED: dict[str, tuple[str, ...]] = {
+    **_OWN_ATTACKS,
+    **_PROVING,
+    **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
+}
 """The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""
 
 PLANNED_HARDENED = ("pgd-margin",)

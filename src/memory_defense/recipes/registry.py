@@ -5,11 +5,14 @@ from __future__ import annotations
 from memory_defense.names import check_name
 from memory_defense.recipes.cifar10 import CIFAR10
 from memory_defense.recipes.fashion_mnist import FASHION_MNIST
+from memory_defense.recipes.proving import PROVING
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.scales import ROWS
 from memory_defense.recipes.strong import STRONG
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG, *PROVING)
+}
 
 
 def recipe(name: str) -> Recipe:
