@@ -42,8 +42,8 @@ ROUNDING = 2.0**-17
 one around it together: 128 roundings of numbers of that size, many times what is measured."""
 
 SPREAD = 0.3
-"""How far the items of a class lie from their centre at first, as a share of its length. Near ones all learn from the
-first step on and part where that helps; of items that begin anywhere, one of each class wins at once."""
+"""How far the items of a class lie from their centre at first, as a share of its length. Near ones all learn from
+the first step on and part where that helps; of items that begin anywhere, one of each class wins at once."""
 
 _SMALLEST_SQUARE = 1e-6
 """Least squared distance of two items in training, whose root has a gradient there."""

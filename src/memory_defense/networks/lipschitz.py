@@ -64,10 +64,10 @@ class SllLayer(nn.Module, ABC):
     V is linear, V' its transpose and T diagonal. The Jacobian is ``J = I - 2 V' T^-1 D V`` with D diagonal in
     [0, 1] (the ReLU's slopes), so ``J'J <= I - 4 V' T^-1 (D - D^2) V <= I``: the layer is 1-Lipschitz.
 
-    ``2 V' T^-1`` is computed at each call in training, and wherever the parameters want a gradient. In eval mode it
-    is computed once, in float64, and remembered until the parameters change. That is told by their addresses and
-    versions and, since some writes leave both as they are (a fused optimiser's, those through ``parameter.data``),
-    by a sample of their rows. It is no part of the state.
+    ``2 V' T^-1`` is computed at each call in training. In eval mode it is computed in float64 and, unless the
+    parameters want a gradient, remembered until they change. That is told by their addresses and versions and,
+    since some writes leave both as they are (a fused optimiser's, those through ``parameter.data``), by a sample of
+    their rows. It is no part of the state.
 
     Parameters
     ----------
@@ -92,24 +92,30 @@ class SllLayer(nn.Module, ABC):
         weight, log_q = self.weight, self.log_q
         wanted = torch.is_grad_enabled() and (weight.requires_grad or log_q.requires_grad)
         with torch.autocast(weight.device.type, enabled=False):  # a bound in bfloat16 would be none
-            if self.training or wanted or weight.is_inference():
+            if self.training:
                 return self.transposed(weight, log_q)
+            if wanted or weight.is_inference():
+                return self._exact()
             key = (*_identity(weight), *_identity(log_q))
             sample = (weight.detach()[::SAMPLED], log_q.detach())
             known = self._known
             if known is None or known.key != key or not all(map(torch.equal, known.sample, sample)):
                 with torch.inference_mode(False), torch.no_grad():
-                    made = self.transposed(weight.double(), log_q.double()).to(weight.dtype).contiguous()
-                    known = self._known = _Known(key, tuple(one.clone() for one in sample), made)
+                    known = self._known = _Known(key, tuple(one.clone() for one in sample), self._exact())
             return known.back
+
+    def _exact(self) -> Tensor:
+        """Return `transposed` computed in float64 and rounded once."""
+        return self.transposed(self.weight.double(), self.log_q.double()).to(self.weight.dtype).contiguous()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._known = None
         return super()._apply(fn, recurse)  # pyright: ignore[reportUnknownVariableType]
 
     def train(self, mode: bool = True) -> SllLayer:
-        """Switch the mode and forget what was remembered."""
-        self._known = None
+        """Switch the mode; forget what was remembered if it is to train."""
+        if mode:
+            self._known = None
         return super().train(mode)
 
 
@@ -224,7 +230,7 @@ class LipschitzPlan:
         check_side(self.size, "the 1-Lipschitz encoder", 2 ** len(self.widths))
         if len(self.depths) != len(self.widths):
             raise ValueError(
-                f"widths has {len(self.widths)} numbers and depths {len(self.depths)}; give both as many"
+                f"widths has {len(self.widths)} numbers and depths {len(self.depths)}; give both one for each halving"
             )
         came = self.channels
         for width in self.widths:
