@@ -98,11 +98,18 @@ _OWN_ATTACKS = {
 }
 """The Memory Defenses that are no row of a table."""
 
-_CERTIFIED = {
+_SMOOTHED = {
     "fashion-mnist/smoothed": "undefended",
     "fashion-mnist/smoothed-far": "undefended",
 }
-"""The recipes of `recipes.certified`, which are made to be certified, and their systems."""
+"""The recipes of `recipes.smoothed`, made to be certified under noise, and their systems."""
+
+_PROVING = {
+    "fashion-mnist/proving-memory": _QUICK,
+    "cifar10/proving-memory": _QUICK,
+    "fashion-mnist/proving-tiny": ("pgd", "ddn"),
+}
+"""The recipes of the memory that proves."""
 
 _ROWS = {
     f"{dataset}/{scale}/{row}": system
@@ -111,12 +118,18 @@ _ROWS = {
     for row, system in _SYSTEMS.items()
 }
 
-RECIPES: dict[str, str] = {**dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE), **_CERTIFIED, **_ROWS}
+RECIPES: dict[str, str] = {
+    **dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE),
+    **dict.fromkeys(_PROVING, "proving-memory"),
+    **_SMOOTHED,
+    **_ROWS,
+}
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
 
 PLANNED: dict[str, tuple[str, ...]] = {
     **_OWN_ATTACKS,
-    **dict.fromkeys(_CERTIFIED, ("pgd",)),
+    **dict.fromkeys(_SMOOTHED, ("pgd",)),
+    **_PROVING,
     **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
 }
 """The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""

@@ -353,4 +353,26 @@ images = torch.rand(10_001, 1, 4, 4)
         r"defense.«call (fit_likelihoods)»(torch.rand(20, 1, 4, 4)); assert defense.p_values(images).max() <= 1",
         given=f"{PIXELS}\ndefense = PixelDefend(classifier=net, purifier=purifier, epsilon_defend=16 / 255).eval()",
     ),
+    Case(
+        "defenses/proving_memory.py",
+        "but every class needs the same number; use … or …",
+        "build_proving_memory(**shape, memory_size=25)",
+        r"""
+        build_proving_memory(**shape, memory_size=«use (\d+)»)
+        build_proving_memory(**shape, memory_size=«or (\d+)»)
+        """,
+    ),
+    Case(
+        "defenses/proving_memory.py",
+        "and nothing is proven about numbers as coarse; convert the defense with .float(), or load it again",
+        "defense.bfloat16().certificates(photos.bfloat16())",
+        r"assert defense«with (.float\(\))».certificates(photos).radii.min() >= 0",
+        given=f"{PHOTOS}; defense = build_proving_memory(**shape, preset='tiny').eval()",
+    ),
+    Case(
+        "defenses/proving_memory.py",
+        "temperature is …, but it must be above 0",
+        "ProvingObjective(temperature=0)",
+        r"ProvingObjective(temperature=«above (\d)» + 0.5)",
+    ),
 )

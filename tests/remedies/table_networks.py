@@ -105,6 +105,31 @@ CASES = (
         within="images have shape …, … takes (B, …); …",
     ),
     Case(
+        "networks/lipschitz.py",
+        "but one that keeps the size has an odd side",
+        "SllConv2d(4, 4, kernel=2)",
+        r"assert SllConv2d(4, 4, kernel=«use (\d)»)(torch.rand(2, 4, 5, 5)).shape == (2, 4, 5, 5)",
+    ),
+    Case(
+        "networks/lipschitz.py",
+        "give both one for each halving",
+        "LipschitzPlan(channels=1, size=28, widths=(8, 32), depths=(2,), dense=())",
+        r"LipschitzPlan(channels=1, size=28, widths=(8, 32), depths=(2,) * «widths has (\d)», dense=())",
+    ),
+    Case(
+        "networks/lipschitz.py",
+        "but halving the sides makes … channels of …",
+        "LipschitzPlan(channels=3, size=32, widths=(8, 48), depths=(1, 1), dense=())",
+        r"LipschitzPlan(channels=3, size=32, widths=(«at least (\d+)», 48), depths=(1, 1), dense=())",
+    ),
+    Case(
+        "networks/lipschitz.py",
+        "give one for each",
+        "LipschitzEncoder(plan, [0.5, 0.5, 0.5])",
+        r"LipschitzEncoder(plan, [0.5] * «for (\d) channels»)(torch.rand(2, 1, 8, 8))",
+        given="plan = LipschitzPlan(channels=1, size=8, widths=(4,), depths=(1,), dense=())",
+    ),
+    Case(
         "networks/magnet.py",
         "but an autoencoder needs at least one convolution, each with at least 1 channel",
         "DenoisingAutoencoder(channels=1, structure=('average',))",

@@ -132,6 +132,7 @@ def _traced(module: nn.Module, facts: Facts, outputs: tuple[str, ...]) -> bytes:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shape checks, which tracing leaves out
+            module(example)  # weights that a module computes once are then constants of the graph
             torch.onnx.export(
                 module,
                 (example,),

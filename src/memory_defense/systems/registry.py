@@ -1,4 +1,4 @@
-"""Every system of the paper's tables, one line each.
+"""Every system, one line each: those of the paper's tables, and the memory that proves.
 
 Nothing here needs torch: the code of a system is imported when it is built.
 """
@@ -110,6 +110,9 @@ SYSTEMS: dict[str, System] = {
     "pixeldefend": System("PixelDefend", _pixeldefend, _PURIFIER, "classifier", _fit_likelihoods),
     "comdefend": System("ComDefend", f"{_DEFENSES}.comdefend:build_comdefend", _PURIFIER, "classifier"),
     "defense-vae": System("Defense-VAE", f"{_DEFENSES}.defense_vae:build_defense_vae", _PURIFIER, "classifier"),
+    "proving-memory": System(
+        "Proving memory", f"{_DEFENSES}.proving_memory:build_proving_memory", (*_SHAPE, "preset", "memory_size")
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Classifiers that are made to be certified, for two processor cores: trained with noise, for smoothing."""
+"""Classifiers trained with noise, to be smoothed with it (`certificates.smoothing`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _smoothed(dataset: str, name: str, network: str, objective: NoiseTraining, f
     )
 
 
-CERTIFIED = (
+SMOOTHED = (
     _smoothed(
         "fashion-mnist",
         "smoothed",
