@@ -96,7 +96,15 @@ _OWN_ATTACKS = {
     "fashion-mnist/strong-tiny": ("pgd",),
     "cifar10/strong-tiny": ("pgd",),
 }
-"""The recipes that are no row of a table: all are Memory Defenses."""
+"""The Memory Defenses that are no row of a table."""
+
+_CERTIFIED = {
+    "fashion-mnist/certified-linf": ("pgd", "pgd-margin"),
+    "fashion-mnist/certified-linf-strong": ("pgd", "pgd-margin"),
+    "fashion-mnist/certified-linf-tiny": ("pgd", "pgd-margin"),
+    "cifar10/certified-linf": ("pgd", "pgd-margin"),
+}
+"""The recipes of classifiers trained for interval bounds."""
 
 _ROWS = {
     f"{dataset}/{scale}/{row}": system
@@ -104,11 +112,16 @@ _ROWS = {
     for scale in SCALES
     for row, system in _SYSTEMS.items()
 }
+_OWN = {**dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE), **dict.fromkeys(_CERTIFIED, "undefended")}
 
-RECIPES: dict[str, str] = {**dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE), **_ROWS}
+RECIPES: dict[str, str] = {**_OWN, **_ROWS}
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
 
-PLANNED: dict[str, tuple[str, ...]] = {**_OWN_ATTACKS, **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident"))}
+PLANNED: dict[str, tuple[str, ...]] = {
+    **_OWN_ATTACKS,
+    **_CERTIFIED,
+    **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
+}
 """The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""
 
 PLANNED_HARDENED = ("pgd-margin",)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from memory_defense.names import check_name
+from memory_defense.recipes.certified import CERTIFIED
 from memory_defense.recipes.cifar10 import CIFAR10
 from memory_defense.recipes.fashion_mnist import FASHION_MNIST
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.scales import ROWS
 from memory_defense.recipes.strong import STRONG
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG, *CERTIFIED)
+}
 
 
 def recipe(name: str) -> Recipe:
