@@ -83,8 +83,7 @@ def image_box(images: Images, epsilon: float | Tensor, unit: float = 0.0) -> Box
     unit
         Above 0, the ends are moved outwards by more than float64 rounds them.
     """
-    radius = torch.as_tensor(epsilon, dtype=images.dtype, device=images.device)
-    radius = radius.view(-1, *([1] * (images.dim() - 1)))
-    if unit:
-        radius = radius + OWN
+    if isinstance(epsilon, Tensor):
+        epsilon = epsilon.to(images.dtype).view(-1, *([1] * (images.dim() - 1)))
+    radius = epsilon + OWN if unit else epsilon
     return Box((images - radius).clamp(0, 1), (images + radius).clamp(0, 1))

@@ -244,7 +244,7 @@ def _margins(
     """Return (N, K) margins of a few rows."""
     steps = steps_of(model)
     end, _ = follow(steps, image_box(images[rows].double(), radii[rows], UNIT), UNIT)
-    _check_classes(labels, end)
+    check_labels(labels, len(labels), end.lower.shape[1])
     found = margins(steps, end, labels[rows], unit=UNIT)
     if method == "crown-ibp" and not all(step.straight for step in steps):
         found = torch.maximum(found, margins(steps, end, labels[rows], to_the_image=True, unit=UNIT))
@@ -266,15 +266,6 @@ def _verified(
     return proven
 
 
-def _check_classes(labels: Labels, end: Box) -> None:
-    if end.lower.dim() != 2:
-        raise ValueError(
-            f"the network answers with shape {tuple(end.lower.shape)}, expected logits (B, K); "
-            "end it with nn.Flatten() and nn.Linear"
-        )
-    check_labels(labels, len(labels), end.lower.shape[1])
-
-
 @contextmanager
 def _float32(images: Images) -> Generator[None]:
     """Run a block in which nothing is computed in less than float32."""
@@ -291,6 +282,11 @@ def _proving(model: nn.Module, images: Images) -> Generator[None]:
         few = images[:_ASKED]
         logits: Tensor = model(few)
         end, _ = follow(steps, image_box(few.double(), 0.0, UNIT), UNIT)
+        if end.lower.dim() != 2:
+            raise ValueError(
+                f"the network answers with shape {tuple(end.lower.shape)}, expected logits (B, K); "
+                "end it with nn.Flatten() and nn.Linear"
+            )
         if logits.shape != end.lower.shape or not bool(
             ((end.lower <= logits.double()) & (logits.double() <= end.upper)).all()
         ):

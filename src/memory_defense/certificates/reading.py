@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from memory_defense.certificates.operations import (
+from memory_defense.certificates.activations import Largest, Rectifier
+from memory_defense.certificates.affine import (
     Average,
     BatchNormalisation,
     Channels,
     Convolution,
     Dense,
     Flattening,
-    Largest,
     Moments,
-    Rectifier,
 )
 from memory_defense.certificates.steps import Branches, Step
 from memory_defense.contracts import Branching, ChannelAffine, Layered

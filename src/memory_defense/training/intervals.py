@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memory_defense.certificates.activations import Rectifier
+from memory_defense.certificates.affine import Convolution, Dense
 from memory_defense.certificates.boxes import Box, image_box
 from memory_defense.certificates.intervals import Method, check_method, margins
-from memory_defense.certificates.operations import Convolution, Dense, Rectifier
 from memory_defense.certificates.reading import steps_of
 from memory_defense.certificates.steps import Branches, Step, follow
 from memory_defense.contracts import Batch, Labels, Logits
@@ -106,7 +107,7 @@ class IntervalTraining:
         """Return the share in [0, 1] of its final radius when a share `progress` of training is done."""
         if progress >= self.ramp:
             return 1.0
-        return max(0.0, progress - self.warm_up) / (self.ramp - self.warm_up)
+        return (progress - self.warm_up) / (self.ramp - self.warm_up) if progress > self.warm_up else 0.0
 
     def radius(self, progress: float) -> float:
         """Return the radius when a share `progress` of training is done."""

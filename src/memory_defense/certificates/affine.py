@@ -1,8 +1,7 @@
-"""The steps that layers of torch are read as: affine maps, activations and pooling.
+"""The steps that affine layers of torch are read as: products, channels' factors, averages.
 
-Legend: B images, L bounds for each, C channels or features, further axes after them. Interval bounds are those of
-Gowal et al. 2018 (arXiv:1810.12715): an affine map moves a box's centre, and its absolute weights scale the radius;
-a function that never falls is applied to both ends.
+Legend: B images, L bounds for each, C channels or features, further axes after them. An affine map moves a box's
+centre, and its absolute weights scale the radius (Gowal et al. 2018, arXiv:1810.12715).
 """
 
 from __future__ import annotations
@@ -15,14 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.certificates.boxes import OWN, TINY, UNITS, Box, growth
-from memory_defense.certificates.steps import Step, doubt, least, own, weigh
+from memory_defense.certificates.boxes import TINY, Box, growth
+from memory_defense.certificates.steps import Step, doubt, own, weigh
 
 Moments = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """From features (N, C, ...) to mean (C,), biased variance (C,) and count, over all that a batch consists of."""
-
-_LEAST_WIDTH = 1e-30
-"""Width below which an interval counts as a point."""
 
 
 class Affine(Step):
@@ -40,8 +36,8 @@ class Affine(Step):
         self.terms, self.terms_back = terms, terms_back
 
     @abstractmethod
-    def point(self, values: Tensor) -> Tensor:
-        """Return what the layer makes of values (B, ...)."""
+    def applied(self, values: Tensor) -> Tensor:
+        """Return the map of values (B, ...)."""
 
     @abstractmethod
     def spread(self, radius: Tensor) -> Tensor:
@@ -60,8 +56,12 @@ class Affine(Step):
         shift = self.shift(like)
         return 0.0 if shift is None else shift.abs()
 
+    def point(self, values: Tensor) -> Tensor:
+        """Return what the layer makes of values (B, ...)."""
+        return self.applied(values)
+
     def _box(self, box: Box, unit: float) -> Box:
-        middle, radius = self.point(box.centre), box.radius
+        middle, radius = self.applied(box.centre), box.radius
         if not unit:
             reach = self.spread(radius)
         else:
@@ -92,7 +92,7 @@ class Dense(Affine):
         super().__init__(layer.in_features, layer.out_features)
         self.layer = layer
 
-    def point(self, values: Tensor) -> Tensor:
+    def applied(self, values: Tensor) -> Tensor:
         """Return what the layer makes of values (B, ..., in)."""
         return F.linear(values, _like(self.layer.weight, values), self.shift(values))
 
@@ -120,7 +120,7 @@ class Convolution(Affine):
         super().__init__(window * layer.in_channels // layer.groups, window * layer.out_channels // layer.groups)
         self.layer = layer
 
-    def point(self, values: Tensor) -> Tensor:
+    def applied(self, values: Tensor) -> Tensor:
         """Return the convolution of values (B, C, H, W)."""
         bias = self.layer.bias
         return self._convolve(
@@ -175,7 +175,7 @@ class Channels(Affine):
         super().__init__(1, 1)
         self.scale, self.added, self.added_size = scale, shift, shift.abs() if size is None else size
 
-    def point(self, values: Tensor) -> Tensor:
+    def applied(self, values: Tensor) -> Tensor:
         """Return values (B, C, ...) times the factors, plus the shifts."""
         return values * _along(self.scale, values) + self.shift(values)
 
@@ -217,7 +217,7 @@ class BatchNormalisation(Channels):
         if layer.affine:
             scale, shift = scale * layer.weight, shift * layer.weight + layer.bias
         self.scale, self.added, self.added_size = scale, shift, shift.abs()
-        return super().point(values)
+        return self.applied(values)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -271,57 +271,6 @@ class Average(Step):
             share = self._growth(unit) + own(lines[0, 0].numel())
             constant = constant - doubt(lines, share * self.point(size + TINY))
         return made.view(*lines.shape[:2], *size.shape[1:]), constant
-
-
-class Rectifier(Step):
-    """ReLU, or leaky ReLU with a slope in [0, 1] below 0; a convex function that never falls.
-
-    Going back, the chord bounds it from above, and from below the line through 0 that leaves the smaller area (the
-    adaptive bound of CROWN).
-    """
-
-    def __init__(self, slope: float = 0.0) -> None:
-        self.slope = slope
-
-    def point(self, values: Tensor) -> Tensor:
-        """Return the activations (B, ...)."""
-        return F.leaky_relu(values, self.slope) if self.slope else F.relu(values)
-
-    def _box(self, box: Box, unit: float) -> Box:
-        made = Box(self.point(box.lower), self.point(box.upper))
-        return made.widened(growth(1, unit) * (made.size + TINY)) if unit and self.slope else made
-
-    def back(self, lines: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-        """Return positive lines times the lower bound's slope, and negative ones times the chord's."""
-        lower, upper = self.entered
-        low, high = self.point(lower), self.point(upper)
-        chord = ((high - low) / (upper - lower).clamp(min=_LEAST_WIDTH)).clamp(0, 1)
-        below = torch.where(upper > -lower, 1.0, self.slope).to(lower)
-        rising, falling = lines.clamp(min=0), lines.clamp(max=0)
-        constant = weigh(falling, low - chord * lower)
-        if unit:
-            share = (UNITS + 1) * OWN + (growth(1, unit) if self.slope else 0.0)
-            constant = constant - doubt(lines, (share + own(lines[0, 0].numel())) * (self.entered.size + TINY))
-        return rising * below + falling * chord, constant
-
-
-class Largest(Step):
-    """Maximum pooling. Going back ends here: what comes before is bounded by its intervals."""
-
-    def __init__(self, layer: nn.MaxPool2d | nn.AdaptiveMaxPool2d) -> None:
-        self.layer = layer
-
-    def point(self, values: Tensor) -> Tensor:
-        """Return the maxima of values (B, C, H, W)."""
-        return cast("Tensor", self.layer(values))
-
-    def _box(self, box: Box, unit: float) -> Box:
-        del unit
-        return Box(self.point(box.lower), self.point(box.upper))
-
-    def back(self, lines: Tensor, unit: float) -> tuple[None, Tensor]:
-        """Return the smallest values in the box of the maxima."""
-        return None, least(lines, self._box(self.entered, unit), unit)
 
 
 class Flattening(Step):
