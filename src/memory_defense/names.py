@@ -98,11 +98,15 @@ _OWN_ATTACKS = {
 }
 """The Memory Defenses that are no row of a table."""
 
-_SMOOTHED = {
-    "fashion-mnist/smoothed": "undefended",
-    "fashion-mnist/smoothed-far": "undefended",
+_UNDEFENDED = {
+    "fashion-mnist/smoothed": ("pgd",),
+    "fashion-mnist/smoothed-far": ("pgd",),
+    "fashion-mnist/certified-linf": ("pgd", "pgd-margin"),
+    "fashion-mnist/certified-linf-strong": ("pgd", "pgd-margin"),
+    "fashion-mnist/certified-linf-tiny": ("pgd", "pgd-margin"),
+    "cifar10/certified-linf": ("pgd", "pgd-margin"),
 }
-"""The recipes of `recipes.smoothed`, made to be certified under noise, and their systems."""
+"""The recipes of classifiers that are trained to be certified: under noise, and by interval bounds."""
 
 _PROVING = {
     "fashion-mnist/proving-memory": _QUICK,
@@ -120,15 +124,15 @@ _ROWS = {
 
 RECIPES: dict[str, str] = {
     **dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE),
+    **dict.fromkeys(_UNDEFENDED, "undefended"),
     **dict.fromkeys(_PROVING, "proving-memory"),
-    **_SMOOTHED,
     **_ROWS,
 }
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
 
 PLANNED: dict[str, tuple[str, ...]] = {
     **_OWN_ATTACKS,
-    **dict.fromkeys(_SMOOTHED, ("pgd",)),
+    **_UNDEFENDED,
     **_PROVING,
     **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
 }

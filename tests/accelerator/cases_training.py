@@ -24,6 +24,7 @@ from memory_defense.systems.build import build_defense
 from memory_defense.training import fit as fitting
 from memory_defense.training.adversarial import Benign, Online, SingleStep, WarmStart
 from memory_defense.training.fit import FitConfig, fit
+from memory_defense.training.intervals import IntervalTraining
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.training.trades import Trades
 from memory_defense.training.weight_perturbation import WeightPerturbation
@@ -50,6 +51,8 @@ CLASSIFIERS: dict[str, tuple[Objective, float]] = {
     "warm start": (WarmStart(warm_up=0), 1),  # how many perturbations there are
     "trades": (_TRADES, 0),
     "perturbed weights": (WeightPerturbation(objective=_TRADES), 0),
+    "intervals": (IntervalTraining(epsilon=0.02, regularisation=0.5), 0),
+    "intervals, CROWN": (IntervalTraining(epsilon=0.02, ramp=1.0, method="crown-ibp"), 0),
 }
 """Each with the waits that a step may cost."""
 
@@ -97,10 +100,10 @@ SYSTEMS: dict[str, tuple[ModelSpec, Objective, float]] = {
 }
 
 
-def network() -> nn.Module:
+def network(activation: type[nn.Module] = nn.SiLU) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 3)
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), activation(), nn.Flatten(), nn.Linear(64, 3)
     )
 
 
@@ -122,12 +125,13 @@ def assert_same_weights(here: nn.Module, there: nn.Module) -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifiers_objective(name) -> None:
     objective, budget = CLASSIFIERS[name]
-    here = network()
+    activation = nn.ReLU if isinstance(objective, IntervalTraining) else nn.SiLU
+    here = network(activation)
     fit(here, objective, images(2 * BATCH, 6, torch.device("cpu")), CONFIG, seed=0)
     waits: list[int] = []
     with accelerator() as (device, ledger):
         for steps in (2, 6):
-            there, before = network(), ledger.waits.total()
+            there, before = network(activation), ledger.waits.total()
             fit(there, objective, images(steps * BATCH, 6, device), CONFIG, seed=0)
             waits.append(ledger.waits.total() - before)
             if steps == 2:

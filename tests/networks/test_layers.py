@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from memory_defense.networks.layers import ACTIVATIONS, Normalize, activation_layer, check_network, features_of
+from memory_defense.networks.layers import ACTIVATIONS, Normalize, Sum, activation_layer, check_network, features_of
 
 
 def test_normalize_shifts_and_scales_each_channel_by_its_own_numbers():
@@ -22,6 +22,23 @@ def test_normalize_invert_is_its_inverse_and_keeps_leading_axes():
     assert torch.allclose(layer.invert(layer(images)), images, atol=1e-6)
     many = torch.stack([images, images], 1)
     assert torch.equal(layer.invert(many)[:, 1], layer.invert(images))
+
+
+def test_normalize_publishes_the_affine_map_that_it_is():
+    layer = Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    images = torch.rand(2, 3, 5, 5)
+    scale, shift = layer.affine()
+
+    assert scale.shape == shift.shape == (3,)
+    assert torch.allclose(images * scale.view(3, 1, 1) + shift.view(3, 1, 1), layer(images), atol=1e-6)
+
+
+def test_a_sum_adds_up_its_branches():
+    branches = (nn.Identity(), nn.Linear(3, 3), nn.ReLU())
+    features = torch.randn(2, 3)
+
+    assert torch.equal(Sum(*branches)(features), features + branches[1](features) + branches[2](features))
+    assert Sum(*branches).branches() == branches
 
 
 def test_identity_changes_nothing_bit_for_bit():

@@ -27,9 +27,10 @@ from memory_defense.training.adversarial import (
     classify,
 )
 from memory_defense.training.fit import FitConfig, FitResult, Validate, fit
+from memory_defense.training.intervals import IntervalTraining
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.training.trades import Trades
-from memory_defense.training.validate import clean_accuracy, robust_accuracy
+from memory_defense.training.validate import certified_accuracy, clean_accuracy, robust_accuracy
 from memory_defense.training.weight_perturbation import WeightPerturbation
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.05, schedule="one-cycle")
@@ -63,14 +64,14 @@ def images(count: int = 94, seed: int = 3) -> ImageSet:
     return ImageSet((noise + 40 * labels[:, None, None, None]).to(torch.uint8), labels, torch.arange(count) + 7)
 
 
-def network(*, normalised: bool) -> nn.Module:
-    """A small network; with batch normalisation and both kinds of dropout, or with neither.
+def network(*, normalised: bool, dropout: bool = True) -> nn.Module:
+    """A small network; with batch normalisation and both kinds of dropout, with the first alone, or with neither.
 
     A bias before batch normalisation has no gradient but rounding, which AdamW would make steps of; there is none.
     """
     torch.manual_seed(0)
-    extra = [nn.BatchNorm2d(4), nn.Dropout2d(0.1)] if normalised else []
-    middle = [nn.BatchNorm1d(8), nn.Dropout(0.2)] if normalised else []
+    extra = [nn.BatchNorm2d(4), nn.Dropout2d(0.1 * dropout)] if normalised else []
+    middle = [nn.BatchNorm1d(8), nn.Dropout(0.2 * dropout)] if normalised else []
     bias = not normalised
     return nn.Sequential(
         *(nn.Conv2d(1, 4, 3, bias=bias), *extra, nn.ReLU(), nn.Flatten()),
@@ -86,6 +87,10 @@ def _robust() -> Validate:
     return robust_accuracy(images(31, seed=4), Pgd(steps=3), Linf(0.05), 0)
 
 
+def _certified() -> Validate:
+    return certified_accuracy(images(31, seed=4), Linf(0.004))
+
+
 @dataclass(frozen=True)
 class Case:
     """One run."""
@@ -95,11 +100,12 @@ class Case:
     normalised: bool = True
     config: FitConfig = CONFIG
     robust: bool = False
+    certified: bool = False
 
     def run(self, **options: object) -> tuple[nn.Module, FitResult]:
         """Return the trained model and what training did."""
-        model = network(normalised=self.normalised)
-        validate = _robust() if self.robust else _clean()
+        model = network(normalised=self.normalised, dropout=not self.certified)
+        validate = _robust() if self.robust else _certified() if self.certified else _clean()
         objective = self.objective(**self.options)
         return model, fit(model, objective, images(), self.config, seed=1, validate=validate, **options)
 
@@ -116,6 +122,12 @@ CASES = {
     "norm-single-step": Case(SingleStep, {"epsilon": 0.05}),
     "norm-warm-start": Case(WarmStart, {"epsilon": 0.05}),
     "norm-penalty": Case(SmoothLosses),
+    "norm-intervals": Case(
+        IntervalTraining,
+        {"epsilon": 0.004},
+        config=replace(CONFIG, optimizer=replace(SGD, clip=2.0)),
+        certified=True,
+    ),
     "norm-trades-perturbed": Case(
         WeightPerturbation, {"objective": Trades(epsilon=0.05, steps=2, start="uniform"), "gamma": 0.01}
     ),

@@ -1,12 +1,15 @@
 """Learning rates as functions of progress, averaging, precision."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import nn
 
-from memory_defense.training.fit import Average
+from memory_defense.data.images import ImageSet
+from memory_defense.training.adversarial import Benign
+from memory_defense.training.fit import Average, FitConfig, fit
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.training.precision import autocast, resolve
 
@@ -41,6 +44,57 @@ def test_unknown_names_suggest() -> None:
         OptimizerConfig(schedule="onecycle")
     with pytest.raises(ValueError, match="positive"):
         OptimizerConfig(learning_rate=0)
+
+
+def test_long_gradients_are_clipped_together_and_short_ones_left_alone() -> None:
+    one, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    config = OptimizerConfig(clip=1.0)
+    one.grad, other.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    config.limit([one, other])
+    assert one.grad.tolist() == pytest.approx([0.6, 0], abs=1e-5)
+    assert other.grad.tolist() == pytest.approx([0.8], abs=1e-5)
+    one.grad, other.grad = torch.tensor([0.3, 0.0]), torch.tensor([0.4])
+    before = one.grad.clone()
+    config.limit([one, other])
+    OptimizerConfig().limit([one, other])
+    assert torch.equal(one.grad, before)
+
+
+def test_fit_clips_the_gradient_of_each_step() -> None:
+    """SGD without momentum moves by the rate times the gradient: no step is longer than the rate times the clip."""
+    torch.manual_seed(0)
+    images = ImageSet(
+        torch.randint(0, 256, (64, 1, 2, 2), dtype=torch.uint8), torch.arange(64) % 2, torch.arange(64)
+    )
+    moved = []
+    for clip in (None, 1e-3):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, momentum=0.0, clip=clip)
+        fit(model, Benign(), images, FitConfig(epochs=1, batch_size=64, optimizer=optimizer), seed=0)
+        moved.append((nn.utils.parameters_to_vector(model.parameters()) - before).norm().item())
+    assert moved[0] > 0.01
+    assert moved[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_without_a_clip_hashes_and_training_states_are_those_of_before_there_was_one() -> None:
+    said = (
+        "OptimizerConfig(name='sgd', learning_rate=0.1, weight_decay=0.0, betas=(0.9, 0.999), momentum=0.9, "
+        "schedule='constant')"
+    )
+    plain = OptimizerConfig(name="sgd", learning_rate=0.1)
+    assert repr(plain) == said
+    assert plain.settings() == {name: value for name, value in asdict(plain).items() if name != "clip"}
+    clipped = OptimizerConfig(name="sgd", learning_rate=0.1, clip=10.0)
+    assert repr(clipped) == said.removesuffix(")") + ", clip=10.0)"
+    assert clipped.settings() == asdict(clipped)
+    assert clipped != plain
+
+
+@pytest.mark.parametrize("clip", [0, -1.0, math.nan])
+def test_a_clip_that_leaves_nothing_is_refused(clip) -> None:
+    with pytest.raises(ValueError, match="leave it out to clip nothing"):
+        OptimizerConfig(clip=clip)
 
 
 def test_average_is_the_warmed_up_moving_mean() -> None:

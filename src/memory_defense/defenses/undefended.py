@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from torch import nn
 
@@ -28,6 +29,10 @@ class Undefended(nn.Module):
     def forward(self, images: Images) -> Logits:
         """Return the network's logits (B, K)."""
         return self.network(images)
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the network alone (`contracts.Layered`), so that what bounds modules bounds this one."""
+        return (cast("nn.Module", self.network),)
 
     def surrogates(self) -> Mapping[str, Classifier]:
         """Return the network itself: the white box."""

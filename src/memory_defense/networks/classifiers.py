@@ -12,6 +12,7 @@ from typing import Protocol, Unpack
 from torch import nn
 
 from memory_defense.contracts import Images, Logits
+from memory_defense.networks.interval_cnn import IntervalCnn, cnn7, cnn7_narrow
 from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, activation_layer, features_of
 from memory_defense.networks.residual_cnn import ResidualCnn
 from memory_defense.networks.resnet import resnet18, resnet50
@@ -28,6 +29,10 @@ class Linear(ImageClassifier):
     def forward(self, images: Images) -> Logits:
         """Return logits (B, K)."""
         return self.output(self.normalize(images).flatten(1))
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Return what `forward` calls in turn."""
+        return self.normalize, nn.Flatten(), self.output
 
 
 class SmallCNN(ImageClassifier):
@@ -165,6 +170,9 @@ CLASSIFIERS: dict[str, Builder] = {
     "cnn-b": cnn_b,
     "cnn-c": cnn_c,
     "mlp-d": mlp_d,
+    "interval-cnn": IntervalCnn,
+    "interval-cnn7": cnn7,
+    "interval-cnn7-narrow": cnn7_narrow,
     "residual-cnn": ResidualCnn,
     "residual-cnn-128": partial(ResidualCnn, widths=(64, 128, 256)),
     "resnet18": resnet18,
@@ -172,4 +180,4 @@ CLASSIFIERS: dict[str, Builder] = {
     "resnet50": resnet50,
 }
 """Every classifier by name. ``resnet50`` is the paper's selector, its stem followed by max-pooling; ``cnn-a`` to
-``mlp-d`` are Defense-GAN's targets A to D."""
+``mlp-d`` are Defense-GAN's targets A to D; the ``interval-`` ones are made for interval bounds."""

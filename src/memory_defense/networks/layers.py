@@ -65,9 +65,40 @@ class Normalize(nn.Module):
         check_input(images, "the network", self.channels)
         return (images - self.mean) / self.std
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return the factor (C,) of each channel and what is added to it (C,); see `contracts.ChannelAffine`."""
+        scale = self.std.flatten().reciprocal()
+        return scale, -self.mean.flatten() * scale
+
     def invert(self, normalised: Tensor) -> Images:
         """Return ``normalised * std + mean``, back in pixel units; leading axes are free."""
         return normalised * self.std + self.mean
+
+
+class Sum(nn.Module):
+    """The sum of what its branches make of the same input (`contracts.Branching`).
+
+    Parameters
+    ----------
+    branches
+        Modules whose outputs have one shape.
+    """
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(branches)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the sum (B, ...)."""
+        first, *others = self.parts
+        total = first(features)
+        for branch in others:
+            total = total + branch(features)
+        return total
+
+    def branches(self) -> Sequence[nn.Module]:
+        """Return what is added up."""
+        return tuple(self.parts)
 
 
 def features_of(trunk: nn.Module, channels: int, size: int) -> int:
@@ -185,3 +216,7 @@ class ImageClassifier(nn.Module):
     def forward(self, images: Images) -> Logits:
         """Return logits (B, K)."""
         return self.head(self.trunk(self.normalize(images)))
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Return what `forward` calls in turn (`contracts.Layered`); who has another forward says so anew."""
+        return self.normalize, self.trunk, self.head

@@ -6,13 +6,14 @@ a processor busy; the plan follows the nets that learn CIFAR-10 fastest (Page 20
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Unpack
 
 from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Logits
-from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, activation_layer
+from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, Sum, activation_layer
 
 STEM = 24
 """Channels of the first convolution."""
@@ -48,6 +49,10 @@ class PooledBlock(nn.Module):
         pooled = self.pooled(features)
         return pooled + self.branch(pooled)
 
+    def layers(self) -> Sequence[nn.Module]:
+        """Return what `forward` amounts to (`contracts.Layered`)."""
+        return self.pooled, Sum(nn.Identity(), self.branch)
+
 
 class ResidualCnn(ImageClassifier):
     """A 3x3 stem, a `PooledBlock` for each width, global max-pooling and one linear layer, at least 8 pixels.
@@ -80,3 +85,7 @@ class ResidualCnn(ImageClassifier):
         """Return logits (B, K)."""
         features = self.blocks(self.stem(self.normalize(images)))  # (B, F, h, w)
         return self.output(features.amax((2, 3)))
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Return what `forward` amounts to."""
+        return self.normalize, self.stem, self.blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), self.output

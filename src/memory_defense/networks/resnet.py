@@ -5,13 +5,14 @@ The bottleneck is the v1.5 form: the stride sits on the 3x3 convolution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Logits
-from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, activation_layer
+from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, Sum, activation_layer
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -65,6 +66,10 @@ class Block(nn.Module):
         """Return (B, outputs, H / stride, W / stride)."""
         return self.activation(self.branch(features) + self.shortcut(features))
 
+    def layers(self) -> Sequence[nn.Module]:
+        """Return what `forward` amounts to (`contracts.Layered`)."""
+        return Sum(self.branch, self.shortcut), self.activation
+
 
 class ResNet(ImageClassifier):
     """A residual network for images of any size; classifier-A of the paper is the 50-layer one.
@@ -115,6 +120,10 @@ class ResNet(ImageClassifier):
         """Return logits (B, K)."""
         features = self.blocks(self.stem(self.normalize(images)))  # (B, F, h, w)
         return self.output(self.pool(features).flatten(1))
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Return what `forward` calls in turn."""
+        return self.normalize, self.stem, self.blocks, self.pool, nn.Flatten(), self.output
 
 
 resnet18 = partial(ResNet, layers=18, stem_pool=False)

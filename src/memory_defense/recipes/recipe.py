@@ -46,8 +46,9 @@ class Stage:
     """Trained part: ``selector`` is the classifier alone; any other name labels a stage on the whole system."""
     objective: Objective
     fit: FitConfig
-    score: Literal["clean", "robust", "objective"] = "clean"
-    """Held-out score by which the best weights are chosen."""
+    score: Literal["clean", "robust", "certified", "objective"] = "clean"
+    """Held-out score by which the best weights are chosen; ``certified`` is by intervals, in the ball of
+    `Recipe.held_out`."""
     offline: OfflineSet | OfflinePairs | None = None
     """Adversarial images joined to the clean ones, half and half; or pairs in their place."""
     images: int | None = None
@@ -58,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutAttack:
-    """The attack behind the score 'robust'."""
+    """The attack behind the score 'robust'; its ball and images are those of the score 'certified', too."""
 
     attack: Attack
     ball: Ball

@@ -326,6 +326,7 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             self.team.backward(losses)
         stop = self.team.add_gradients(self.parameters, self.pressed is not None)
+        self.config.optimizer.limit(self.parameters)
         self.team.exchange(batch.ids)
         self.optimizer.step()
         self.average.update(self.step)
@@ -345,7 +346,12 @@ class _Run:
         self.best_weights = {name: tensor.clone() for name, tensor in self.average.model.state_dict().items()}
 
     def _fingerprint(self) -> str:
-        configuration = asdict(self.config) | {"seed": self.seed, "images": len(self.images)}
+        optimizer = self.config.optimizer.settings()
+        configuration = asdict(self.config) | {
+            "optimizer": optimizer,
+            "seed": self.seed,
+            "images": len(self.images),
+        }
         del configuration["compile"]
         return fingerprint(
             configuration | {"objective": repr(self.objective), "precision": self.precision, "draws": DRAWS}

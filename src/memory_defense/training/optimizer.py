@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -32,12 +32,27 @@ class OptimizerConfig:
     """SGD only (Nesterov)."""
     schedule: Literal["constant", "one-cycle", "cosine", "step"] = "constant"
     """one-cycle: cosine up over 30 % and down; cosine: down to 0; step: a tenth after each third."""
+    clip: float | None = None
+    """Largest L2 norm of a step's gradient over all weights; a longer one is scaled down to it. None leaves all."""
 
     def __post_init__(self) -> None:
         check_name(self.name, _OPTIMIZERS, "optimizer")
         check_name(self.schedule, _SCHEDULES, "schedule")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but it must be positive")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(
+                f"clip is {self.clip}, but a gradient's largest norm must be above 0; leave it out to clip nothing"
+            )
+
+    def __repr__(self) -> str:
+        """Return it without a clip that is None, so that recipes made before there was one keep their hashes."""
+        shown = [f"{name}={value!r}" for name, value in self.settings().items()]
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields by name, but no clip that is None: what decides the weights."""
+        return {name: value for name, value in vars(self).items() if name != "clip" or value is not None}
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser over these parameters; one kernel updates them all where torch has one."""
@@ -54,6 +69,11 @@ class OptimizerConfig:
             )
         kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
         return kind(parameters, rate, betas=self.betas, weight_decay=decay, eps=1e-8, fused=fused)
+
+    def limit(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Scale the gradients of all parameters down to the norm of `clip` together, where theirs is larger."""
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
 
     def rate_at(self, progress: float) -> float:
         """Return the learning rate when a share `progress` in [0, 1) of training is done."""

@@ -70,6 +70,15 @@ def moments(features: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
     return mean, variance, total
 
 
+def batch_moments(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean (C,), biased variance (C,) and count () of features (N, C, ...), over all ranks of a batch."""
+    share = _share.get()
+    if share is not None:
+        return moments(features, share.ranks)
+    variance, mean = torch.var_mean(features, [dim for dim in range(features.dim()) if dim != 1], correction=0)
+    return mean, variance, mean.new_full((), features.numel() // features.shape[1])
+
+
 class _Normalisation(_BatchNorm):
     """Batch normalisation over all ranks while training; otherwise what it was."""
 
@@ -131,9 +140,9 @@ def _joint(kind: type[nn.Module]) -> type[nn.Module] | None:
                 f"{kind.__name__} normalises batches in its own way, which several processes cannot share; "
                 "build it on the forward of nn.BatchNorm2d, or train in one process"
             )
-        return type(f"Ranked{kind.__name__}", (_Normalisation, kind), {})
+        return type(f"Ranked{kind.__name__}", (_Normalisation, kind), {"stands_for": kind})
     if kind in (nn.Dropout, nn.Dropout2d):
-        return type(f"Ranked{kind.__name__}", (_Dropout, kind), {})
+        return type(f"Ranked{kind.__name__}", (_Dropout, kind), {"stands_for": kind})
     return None
 
 

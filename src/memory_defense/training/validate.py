@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from memory_defense.certificates.intervals import verified
 from memory_defense.contracts import Attack, Ball, Batch, Objective
 from memory_defense.data.images import ImageSet
 from memory_defense.randomness import ImageDraws
@@ -43,6 +44,26 @@ def robust_accuracy(images: ImageSet, attack: Attack, ball: Ball, seed: int) -> 
             with torch.no_grad():
                 correct = int((model(attacked).argmax(1) == labels).sum())
         return float(torch.tensor(ranks.total(correct)[0]).float() / len(images))
+
+    return score
+
+
+def certified_accuracy(images: ImageSet, ball: Ball) -> Callable[[nn.Module], float]:
+    """Return a score: the share of these images proven to keep their label in `ball`, by plain intervals.
+
+    Several ranks share them. Raises ValueError for another norm than ``linf``.
+    """
+    if ball.norm != "linf":
+        raise ValueError(f"the ball's norm is {ball.norm!r}, but intervals certify L-inf alone; give Linf(epsilon)")
+    ranks = current()
+    share = images.take(ranks.rows(len(images)))
+    clean, labels = share.floats(), share.labels
+
+    def score(model: nn.Module) -> float:
+        certified = 0
+        if len(share):
+            certified = int(verified(model, clean, labels, ball.epsilon, method="ibp").sum())
+        return ranks.total(certified)[0] / len(images)
 
     return score
 

@@ -31,7 +31,12 @@ from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import Validate, fit
 from memory_defense.training.precision import resolve
-from memory_defense.training.validate import clean_accuracy, negative_objective, robust_accuracy
+from memory_defense.training.validate import (
+    certified_accuracy,
+    clean_accuracy,
+    negative_objective,
+    robust_accuracy,
+)
 from memory_defense.workflows.offline import Workshop, adversarial_pairs, with_adversarial
 
 _TURN_SECONDS = 0.5
@@ -202,6 +207,8 @@ class _Training:
         subset = held_out.first(min(self.recipe.held_out.images, len(held_out)))
         if stage.score == "robust":
             return robust_accuracy(subset, self.recipe.held_out.attack, self.recipe.held_out.ball, self.seed)
+        if stage.score == "certified":
+            return certified_accuracy(subset, self.recipe.held_out.ball)
         return negative_objective(subset, stage.objective, self.seed)
 
 
