@@ -140,6 +140,11 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("certify", "run", "--radius", "0.5", "--alpha", "1"), "--alpha is 1.0, but a probability of error is in"),
     (("certify", "run", "--radius", "0.5", "--weights", "net.safetensors"), "--weights: only for"),
     (("certify", "run", "--radius", "0.5", "--device", "gpu"), NO_DEVICE),
+    (
+        ("certify", "run", "--radius", "0.5", "--bounds", "ipb"),
+        "unknown method of bounds 'ipb'; did you mean 'ibp'?",
+    ),
+    ((*CERTIFY, "--bounds", "ibp"), "--bounds: not together with --sigma"),
     ((*CERTIFY, "--data", "nowhere"), NO_FOLDER),
     ((*CERTIFY, "--size", "1025"), "size is 1025, but it must be from 4 to 1024"),
     ((*CERTIFY, "--weights", "nowhere.safetensors"), NO_WEIGHTS),

@@ -225,6 +225,24 @@ def interval_certificates(
     return Certificates(labels, radii)
 
 
+def answer_slack(model: nn.Module, images: Images, epsilon: float, *, method: Method = "ibp") -> PerImage:
+    """Return (B,) float64 the smallest margin of the model's answer within `epsilon`, with a gradient.
+
+    It is above 0 where `verified` proves that answer, and nowhere else. That the network answers as the layers that
+    it publishes is not looked at again: `certified_radii` does.
+    """
+    steps, radii = steps_of(model), _radii(epsilon, images)
+    with _float32(images):
+        with torch.no_grad():
+            labels = model(images).argmax(1)
+        end, _ = follow(steps, image_box(images.double(), radii, UNIT), UNIT)
+        found = margins(steps, end, labels, unit=UNIT)
+        if method == "crown-ibp" and not all(step.straight for step in steps):
+            found = torch.maximum(found, margins(steps, end, labels, to_the_image=True, unit=UNIT))
+    others = F.one_hot(labels, found.shape[1]) == 0
+    return torch.where(others, found.nan_to_num(nan=-torch.inf), torch.inf).amin(1)
+
+
 def _radii(epsilon: float | PerImage, images: Images) -> PerImage:
     """Return (B,) float64 radii; raise ValueError for bad images or radii."""
     check_images(images)

@@ -48,11 +48,17 @@ class CertifyArguments:
     ]
     radius: Annotated[
         list[str],
-        typer.Option(help="Radii, such as 0.25 or 8/255; may be repeated. L2 with --sigma, else the model's norm."),
+        typer.Option(
+            help="Radii, such as 0.25 or 8/255; may be repeated. In L2 with --sigma, in L-inf with --bounds."
+        ),
     ]
     sigma: Annotated[
         float | None,
         typer.Option(help="Smooth the classifier with normal noise of this standard deviation, in [0, 1] units."),
+    ] = None
+    bounds: Annotated[
+        str | None,
+        typer.Option(help="Prove by interval bounds, L-inf: ibp, or crown-ibp, which is tighter and slower."),
     ] = None
     samples: Annotated[int, typer.Option(min=1, help="Noisy copies that bound a probability (n).")] = 100_000
     selection: Annotated[int, typer.Option(min=1, help="Noisy copies that choose the class (n0).")] = 100
@@ -115,12 +121,7 @@ def _check(options: CertifyArguments) -> None:
     from memory_defense.names import check_classifier
     from memory_defense.run_directory import RunDirectory, is_exported
 
-    for text in options.radius:
-        radius(text, "l2")
-    if options.sigma is not None and not options.sigma > 0:
-        raise ValueError(f"--sigma is {options.sigma}, but noise has a standard deviation above 0; give 0.25, say")
-    if not 0 < options.alpha < 1:
-        raise ValueError(f"--alpha is {options.alpha}, but a probability of error is in (0, 1); give 0.001, say")
+    _check_method(options)
     check_place(options.place(), {"the classifier": Path(options.target), "--weights": options.weights})
     if not is_classifier(options.target):
         given = {"--weights": options.weights, "--size": options.size}
@@ -135,7 +136,7 @@ def _check(options: CertifyArguments) -> None:
         raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
     if not is_exported(Path(options.target)):
         check_classifier(options.target)
-        if options.sigma is None:
+        if options.sigma is None and options.bounds is None:
             raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
     elif options.weights is not None:
         raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
@@ -147,12 +148,29 @@ def _check(options: CertifyArguments) -> None:
         check_tensor_file(options.weights)
 
 
+def _check_method(options: CertifyArguments) -> None:
+    """Raise ValueError for radii, and for options of a method, that are out of range or exclude each other."""
+    from memory_defense.names import check_name
+
+    for text in options.radius:
+        radius(text, "l2")
+    if options.bounds is not None:
+        check_name(options.bounds, ("ibp", "crown-ibp"), "method of bounds")
+        if options.sigma is not None:
+            raise ValueError("--bounds: not together with --sigma; intervals and noise are two ways to certify")
+    if options.sigma is not None and not options.sigma > 0:
+        raise ValueError(f"--sigma is {options.sigma}, but noise has a standard deviation above 0; give 0.25, say")
+    if not 0 < options.alpha < 1:
+        raise ValueError(f"--alpha is {options.alpha}, but a probability of error is in (0, 1); give 0.001, say")
+
+
 def _certify(options: CertifyArguments, named: str, device: torch.device, *, speaks: bool) -> None:
     from memory_defense.certificates.smoothing import Smoothing
     from memory_defense.cli.evaluate_checks import is_classifier
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
     from memory_defense.contracts import Certifying
+    from memory_defense.defenses.interval_proof import proving
     from memory_defense.reporting import Section
     from memory_defense.workflows.certify import certify as certify_model
 
@@ -164,7 +182,10 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
     with shown(silent=not speaks) as progress:
         find = _own if is_classifier(options.target) else _run
         model, images, chosen = find(options, device, progress)
-        if smoothing is None and not isinstance(model, Certifying):
+        if options.bounds is not None:
+            method = "ibp" if options.bounds == "ibp" else "crown-ibp"
+            model = proving(model, radii=[radius(text, "linf") for text in options.radius], method=method)
+        elif smoothing is None and not isinstance(model, Certifying):
             raise ValueError(
                 f"{named} proves nothing by itself; give --sigma to smooth it, such as 0.25, which "
                 "certifies any classifier in L2"

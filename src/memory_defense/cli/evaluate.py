@@ -46,6 +46,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     from memory_defense.cli.shared import print_tables
     from memory_defense.data.limits import TYPED, Limits
     from memory_defense.defenses.gated import Gated
+    from memory_defense.defenses.interval_proof import proving
     from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, keep_flag
     from memory_defense.progress import stage
     from memory_defense.reporting import Section
@@ -64,7 +65,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     defense, gated = load_defense(run.path).to(device), ()
     if options.gate is not None:
         epsilon = radius(options.gate, "l2")
-        defense = Gated(defense, epsilon).to(device)
+        defense = Gated(proving(defense, radii=[epsilon]), epsilon).to(device)
         gated = (f"an image is accepted only if it is certified within {epsilon / 2:.4g}, half of {options.gate}",)
     with shown(silent=not speaks) as progress:
         splits = splits_of(

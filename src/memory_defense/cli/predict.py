@@ -70,6 +70,7 @@ def predict(
     from memory_defense.data.places import DataNotFoundError
     from memory_defense.data.spec import images_of
     from memory_defense.defenses.gated import Gated
+    from memory_defense.defenses.interval_proof import proving
     from memory_defense.evaluation.flag import PROVEN
     from memory_defense.model_spec import ModelSpec
     from memory_defense.reporting.wording import number, percent
@@ -84,7 +85,7 @@ def predict(
     spec = images_of(model)
     place = machine.ready()
     epsilon = None if gate is None else radius(gate, "l2")
-    defense = load_defense(run) if epsilon is None else Gated(load_defense(run), epsilon)
+    defense = load_defense(run) if epsilon is None else Gated(proving(load_defense(run), radii=[epsilon]), epsilon)
     defense = defense.to(place)
     kept: list[Line] = []
     with shown(live=not as_json) as progress:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,9 @@ the first step on and part where that helps; of items that begin anywhere, one o
 
 _SMALLEST_SQUARE = 1e-6
 """Least squared distance of two items in training, whose root has a gradient there."""
+
+_SMALLEST = 1e-24
+"""Least squared distance of two items in a proof: by no lead over an item that is the same is anything proven."""
 
 _SMALLEST_SHARE = 1e-12
 """Least share whose logarithm is taken."""
@@ -182,8 +185,10 @@ class ProvingMemory(nn.Module):
         For a number out of range.
     """
 
-    certified_norm: ClassVar[str] = "l2"
+    certified_norm: str = "l2"
     """The norm of the radii."""
+    certified_method: str = "nearest items"
+    """What records call the proof."""
     transfer_knowledge: frozenset[str] = frozenset()
     """Empty: the only surrogate is the defense itself."""
 
@@ -245,6 +250,16 @@ class ProvingMemory(nn.Module):
                 f"the weights are {self.items.dtype}, and nothing is proven about numbers as coarse; "
                 "convert the defense with .float(), or load it again"
             )
+        answers, radii, finite = self._proven(images)
+        return Certificates(torch.where(finite, answers, -1), torch.where(finite, radii.clamp_min(0), 0.0))
+
+    def slack(self, images: Images, radius: float) -> PerImage:
+        """Return (B,) float64 by how much the certified radius exceeds this one, with a gradient."""
+        _, radii, finite = self._proven(images)
+        return torch.where(finite, radii, -torch.inf) - radius
+
+    def _proven(self, images: Images) -> tuple[Labels, PerImage, PerImage]:
+        """Return answers (B,), radii (B,), negative where nothing is proven, and where scores are finite."""
         with exact_float32(), torch.autocast(images.device.type, enabled=False):
             codes = self.encoder(images)
             scores = self.scores_of(codes)  # (B, K, M)
@@ -253,12 +268,11 @@ class ProvingMemory(nn.Module):
         sizes = codes.double().square().sum(1).sqrt() + math.sqrt(math.prod(images.shape[1:]))
         leads = _leads(scores.double(), answers) - ROUNDING * sizes[:, None, None]  # (B, M, K M)
         squares = items.square().sum(1)
-        distances = (squares[:, None] + squares - 2 * items @ items.T).clamp_min(0).sqrt()
+        distances = (squares[:, None] + squares - 2 * items @ items.T).clamp_min(_SMALLEST).sqrt()
         to_planes = leads / distances.reshape(*scores.shape[1:], -1)[answers]
         own = _of_class(answers, *scores.shape[1:])[:, None]
-        radii = to_planes.masked_fill(own, torch.inf).amin(2).amax(1).clamp_min(0)
-        finite = scores.isfinite().flatten(1).all(1)
-        return Certificates(torch.where(finite, answers, -1), torch.where(finite, radii, 0.0))
+        radii = to_planes.masked_fill(own, torch.inf).amin(2).amax(1)
+        return answers, radii, scores.isfinite().flatten(1).all(1)
 
     @torch.no_grad()
     def reconstruct(self, images: Images) -> Images:
