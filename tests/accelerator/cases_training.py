@@ -52,7 +52,7 @@ CLASSIFIERS: dict[str, tuple[Objective, float]] = {
     "trades": (_TRADES, 0),
     "perturbed weights": (WeightPerturbation(objective=_TRADES), 0),
     "intervals": (IntervalTraining(epsilon=0.02, regularisation=0.5), 0),
-    "intervals, CROWN": (IntervalTraining(epsilon=0.02, ramp=1.0, method="crown-ibp"), 0),
+    "intervals, CROWN": (IntervalTraining(epsilon=0.02, warm_up=1.0, method="crown-ibp"), 0),
 }
 """Each with the waits that a step may cost."""
 

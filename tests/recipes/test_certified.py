@@ -29,7 +29,7 @@ def test_one_stage_of_interval_training_is_chosen_by_what_is_proven(one) -> None
     assert isinstance(stage.objective, IntervalTraining)
     assert (stage.part, stage.score) == ("selector", "certified")
     assert stage.fit.optimizer.clip == 10
-    assert stage.fit.averaging == 0 or stage.objective.ramp < 1
+    assert stage.objective.warm_up < 1
     assert one.model.defense == "undefended"
     steps_of(build_defense(one.model).eval())
 

@@ -140,12 +140,12 @@ CASES = (
     ),
     Case(
         "training/intervals.py",
-        "give numbers with 0 <= warm_up <= ramp <= 1",
-        "IntervalTraining(warm_up=0.5, ramp=0.4)",
+        "give numbers with 0 <= start <= warm_up <= 1",
+        "IntervalTraining(start=0.5, warm_up=0.4)",
         """
-        warm_up, ramp = 0.1, 0.4
+        start, warm_up = 0.1, 0.4
         assert «numbers with (.*)$»
-        IntervalTraining(warm_up=warm_up, ramp=ramp)
+        IntervalTraining(start=start, warm_up=warm_up)
         """,
     ),
     Case(

@@ -69,15 +69,15 @@ def test_both_terms_by_hand() -> None:
 
 
 def test_radius_and_weight_follow_progress() -> None:
-    objective = IntervalTraining(epsilon=0.2, warm_up=0.1, ramp=0.5, clean_weight=0.25)
+    objective = IntervalTraining(epsilon=0.2, start=0.1, warm_up=0.5, clean_weight=0.25)
     assert [objective.radius(one) for one in (0.0, 0.1, 0.3, 0.5, 0.9)] == pytest.approx([0, 0, 0.1, 0.2, 0.2])
     model = network(normalised=False)
     for progress, kappa in ((0.0, 1.0), (0.3, 0.625), (0.8, 0.25)):
         losses = objective(model, batch(progress))
         torch.testing.assert_close(losses.total, kappa * losses.clean + (1 - kappa) * losses.worst)
-    at_once = IntervalTraining(ramp=0.0)
+    at_once = IntervalTraining(warm_up=0.0)
     assert at_once.grown(0.0) == 1.0
-    assert IntervalTraining(warm_up=0.3, ramp=0.3).grown(0.29) == 0.0
+    assert IntervalTraining(start=0.3, warm_up=0.3).grown(0.29) == 0.0
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -96,7 +96,7 @@ def test_without_a_radius_it_is_the_clean_cross_entropy(normalised) -> None:
 def test_crown_is_mixed_in_while_the_radius_grows() -> None:
     model = network(normalised=False)
     for progress, grown in ((0.1, 0.25), (0.2, 0.5), (0.5, 1.0)):
-        plain, mixed = (IntervalTraining(ramp=0.4, method=method)(model, batch(progress)) for method in METHODS)
+        plain, mixed = (IntervalTraining(warm_up=0.4, method=method)(model, batch(progress)) for method in METHODS)
         crown = _alone(model, batch(progress), 0.1 * grown)
         torch.testing.assert_close(mixed.margins, grown * plain.margins + (1 - grown) * crown)
         assert (progress == 0.5) == torch.equal(mixed.margins, plain.margins)
@@ -175,7 +175,7 @@ def test_regularisation_fades_and_has_gradients_without_nan() -> None:
     model = network(normalised=False)
     with torch.no_grad():
         model[0].bias.fill_(-100)  # no neuron is active
-    objective = IntervalTraining(regularisation=0.5, ramp=0.4)
+    objective = IntervalTraining(regularisation=0.5, warm_up=0.4)
     losses = objective(model, batch(0.2))
     assert losses.regularisation > 0
     without = replace(objective, regularisation=0.0)(model, batch(0.2))
@@ -212,7 +212,7 @@ def test_it_certifies_what_training_on_clean_images_does_not(method, normalised)
     plain, made = network(normalised=normalised), network(normalised=normalised)
     before = score(made.eval())
     fit(plain, Benign(), images, CONFIG, seed=1)
-    fit(made, IntervalTraining(epsilon=epsilon, method=method, ramp=0.6), images, CONFIG, seed=1)
+    fit(made, IntervalTraining(epsilon=epsilon, method=method, warm_up=0.6), images, CONFIG, seed=1)
     assert score(made) > max(score(plain), before) + 0.1
     assert score(made) > 0.7
 
@@ -220,7 +220,7 @@ def test_it_certifies_what_training_on_clean_images_does_not(method, normalised)
 @pytest.mark.parametrize("stop", [StopAt, KillAt])
 @pytest.mark.parametrize("steps", [1, 7, 14])
 def test_a_stopped_run_ends_bit_identical(tmp_path, stop, steps) -> None:
-    objective = IntervalTraining(epsilon=0.1, regularisation=0.5, ramp=0.6)
+    objective = IntervalTraining(epsilon=0.1, regularisation=0.5, warm_up=0.6)
     config, images = replace(CONFIG, epochs=4), two_blobs()
     validate = certified_accuracy(two_blobs(20), Linf(0.05))
     whole, resumed, state = network(), network(), tmp_path / "state.safetensors"
@@ -276,8 +276,8 @@ def test_initialisation_keeps_boxes_from_growing(build) -> None:
     [
         ({"epsilon": 8}, "8/255"),
         ({"method": "crown"}, "'crown-ibp'"),
-        ({"warm_up": 0.6}, "warm_up <= ramp"),
-        ({"ramp": 1.5}, "shares of training"),
+        ({"start": 0.6}, "start <= warm_up"),
+        ({"warm_up": 1.5}, "shares of training"),
         ({"clean_weight": 2}, "clean_weight is 2"),
         ({"regularisation": -1.0}, "at least 0"),
     ],

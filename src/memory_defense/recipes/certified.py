@@ -77,7 +77,7 @@ CIFAR_LINF = replace(
         Stage(
             name="intervals",
             objective=IntervalTraining(
-                epsilon=2 / 255, warm_up=1 / 160, ramp=0.5, clean_weight=0.2, regularisation=0.5
+                epsilon=2 / 255, start=1 / 160, warm_up=0.5, clean_weight=0.2, regularisation=0.5
             ),
             score="certified",
             fit=FitConfig(

@@ -78,9 +78,9 @@ class IntervalTraining:
     """Final L-inf radius in pixel units; somewhat above the one to be certified, where that is small."""
     method: Method = "ibp"
     """``crown-ibp`` begins with CROWN-IBP's bounds, which cost K times as much, and ends with plain intervals."""
-    warm_up: float = 0.0
+    start: float = 0.0
     """Share of training before the radius grows from 0."""
-    ramp: float = 0.45
+    warm_up: float = 0.45
     """Share of training from which on the radius is `epsilon`; it grows in a straight line."""
     clean_weight: float = 0.25
     """Final weight kappa of the clean loss; it falls from 1 as the radius grows."""
@@ -91,10 +91,10 @@ class IntervalTraining:
     def __post_init__(self) -> None:
         ball("linf", self.epsilon)
         check_method(self.method)
-        if not 0 <= self.warm_up <= self.ramp <= 1:
+        if not 0 <= self.start <= self.warm_up <= 1:
             raise ValueError(
-                f"warm_up is {self.warm_up} and ramp {self.ramp}, but they are shares of training in this order; "
-                "give numbers with 0 <= warm_up <= ramp <= 1"
+                f"start is {self.start} and warm_up {self.warm_up}, but they are shares of training in this order; "
+                "give numbers with 0 <= start <= warm_up <= 1"
             )
         if not 0 <= self.clean_weight <= 1:
             raise ValueError(
@@ -105,9 +105,9 @@ class IntervalTraining:
 
     def grown(self, progress: float) -> float:
         """Return the share in [0, 1] of its final radius when a share `progress` of training is done."""
-        if progress >= self.ramp:
+        if progress >= self.warm_up:
             return 1.0
-        return (progress - self.warm_up) / (self.ramp - self.warm_up) if progress > self.warm_up else 0.0
+        return (progress - self.start) / (self.warm_up - self.start) if progress > self.start else 0.0
 
     def radius(self, progress: float) -> float:
         """Return the radius when a share `progress` of training is done."""
