@@ -104,12 +104,13 @@ class ProvingObjective:
         items, scores = model.unit_items(), model.scores_of(codes)  # (K, M, D), (B, K, M)
         rows = torch.arange(len(codes), device=codes.device)
         own, t = scores[rows, batch.labels], self.temperature  # (B, M)
-        radius = soft_radius(scores, batch.labels, item_distances(items), t)
-        margin = (t * F.softplus((self.margin - radius) / t)).mean()
+        with torch.autocast(codes.device.type, enabled=False):
+            radius = soft_radius(scores, batch.labels, item_distances(items), t)
+            margin = (t * F.softplus((self.margin - radius) / t)).mean()
+            idle = idleness((own / t).softmax(1), batch.labels, model.classes)
         matched = items[batch.labels, own.argmax(1)].detach()  # (B, D)
         shown = model.decoder(torch.cat([F.normalize(codes.detach(), dim=1), matched])).float()
         error = (shown - batch.images.repeat(2, 1, 1, 1)).square().mean()
-        idle = idleness((own / t).softmax(1), batch.labels, model.classes)
         return ProvingLosses(
             total=margin + self.reconstruction * error + self.idle_items * idle,
             margin=margin,
