@@ -42,6 +42,18 @@ SMALLER = {
         "memdef certify package.module:build --weights f.safetensors --data DIR --sigma 0.25 --radius 0.5 "
         "--samples 50 --out own.json"
     ),
+    "memdef train fashion-mnist/certified-linf --out runs/proven": (
+        "memdef train fashion-mnist/certified-linf-tiny --out runs/proven"
+    ),
+    "memdef certify runs/proven --bounds ibp --radius 0.05 --radius 0.1": (
+        "memdef certify runs/proven --bounds ibp --radius 0.01 --images 4"
+    ),
+    "memdef evaluate runs/proven --gate 0.1": "memdef evaluate runs/proven --gate 0.01 --images 4 --attacks fgsm",
+    "memdef train fashion-mnist/proving-memory --out runs/memory": (
+        "memdef train fashion-mnist/proving-tiny --out runs/memory"
+    ),
+    "memdef certify runs/memory --radius 0.25 --radius 0.5": "memdef certify runs/memory --radius 0.1 --images 4",
+    "memdef predict runs/memory my-images --gate 0.5": "memdef predict runs/memory my-images --gate 0.1",
     "memdef queue list": "memdef queue list",
     "memdef train fashion-mnist/sound-pgd --out runs/mine": "memdef train fashion-mnist/tiny --out runs/trained",
     "memdef evaluate runs/mine --epsilon 8/255 --epsilon 0.1": (
