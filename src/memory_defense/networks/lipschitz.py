@@ -230,7 +230,8 @@ class LipschitzPlan:
         check_side(self.size, "the 1-Lipschitz encoder", 2 ** len(self.widths))
         if len(self.depths) != len(self.widths):
             raise ValueError(
-                f"widths has {len(self.widths)} numbers and depths {len(self.depths)}; give both one for each halving"
+                f"widths has {len(self.widths)} numbers and depths {len(self.depths)}; give both one for each "
+                "halving"
             )
         came = self.channels
         for width in self.widths:
