@@ -17,7 +17,7 @@ Plan = tuple[tuple[int, int, int], ...]
 """Channels, kernel and stride of each convolution; one pixel of zeros stands around each image."""
 
 FOUR: Plan = ((32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 4, 2))
-"""Four convolutions that two processor cores train in a quarter of an hour."""
+"""Four convolutions that two processor cores train in half an hour."""
 
 SEVEN: Plan = ((64, 3, 1), (64, 3, 1), (128, 3, 2), (128, 3, 1), (128, 3, 1))
 """Those of CNN7 (Shi et al. 2021; Mao et al. 2024, arXiv:2406.04848), which has two linear layers behind them."""

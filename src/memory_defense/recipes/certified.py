@@ -17,12 +17,13 @@ from memory_defense.training.fit import FitConfig
 from memory_defense.training.intervals import IntervalTraining
 from memory_defense.training.optimizer import OptimizerConfig
 
-_HELD_OUT = HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(0.05), images=2000)
+_HELD_OUT = HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(0.05), images=1000)
 _FIT = FitConfig(
     epochs=24,
     batch_size=128,
-    optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, clip=10.0),
+    optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, schedule="one-cycle", clip=10.0),
     augmentation=Augmentation(horizontal_flip=True),
+    validate_every=2,
 )
 
 
