@@ -25,9 +25,12 @@ from evaluation.test_record import make as made_record
 from faults.helpers_faults import made_up, some_images
 from faults.kills import Moments
 from memory_defense.attacks import Fgsm
+from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.data.images import ImageSet
 from memory_defense.data.sources import AbsentDataError, cache_path, read_cache, write_cache
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.certifying import BySmoothing, Proofs, certify_all
+from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import read_per_image, write_per_image
 from memory_defense.evaluation.state import State
@@ -41,7 +44,7 @@ from memory_defense.run_directory import RunDirectory
 from memory_defense.systems.build import build_classifier, build_defense
 from memory_defense.systems.export import export
 from memory_defense.systems.load import load, load_exported
-from memory_defense.tensorfiles import write_tensors
+from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.threat import Linf
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import FitConfig, fit
@@ -133,6 +136,43 @@ class _Halfway:
         self.left -= steps
         if steps and self.left <= 0:
             raise KeyboardInterrupt
+
+
+class _Heard:
+    """Stops a certification after some images, and remembers how many were done before."""
+
+    def __init__(self, left: int = 100) -> None:
+        self.left, self.before = left, -1
+
+    def begin(self, what: str, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def advance(self, steps: int, text: str = "") -> None:
+        self.before = steps if self.before < 0 else self.before
+        self.left -= steps
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def certified(folder: Path, progress: _Heard) -> Proofs:
+    method = BySmoothing(net(0).eval(), Smoothing(sigma=0.1, samples=100, selection=10), 0)
+    labels, state = torch.arange(6) % 3, folder / "c.progress.safetensors"
+    return certify_all(net(0).eval(), some_images(6), labels, method, Options(progress=progress), state_file=state)
+
+
+def write_proofs(folder: Path, version: int) -> None:
+    with tempfile.TemporaryDirectory() as other:
+        with pytest.raises(KeyboardInterrupt):
+            certified(Path(other), _Heard(2 + version))
+        tensors, header = read_tensors(Path(other) / "c.progress.safetensors")
+    write_tensors(folder / "c.progress.safetensors", tensors, header)
+
+
+def proofs(folder: Path) -> list[object]:
+    shutil.copy(folder / "c.progress.safetensors", kept := folder / "kept")
+    heard = _Heard()
+    found = certified(folder, heard)
+    shutil.move(kept, folder / "c.progress.safetensors")
+    return [heard.before, bytes_of(found.tensors())]
 
 
 class _Loss:
@@ -261,6 +301,7 @@ FILES = (
     Kept("r.json", lambda f, v: made_record(70 - v).write(f / "r.json"), lambda f: Record.read(f / "r.json")),
     Kept("r.images.safetensors", lambda f, v: write_per_image(f / "r.images.safetensors", *state(v)), per_image),
     Kept("r.progress.safetensors", write_state, read_state),
+    Kept("c.progress.safetensors", write_proofs, proofs),
     Kept("manifest.json", write_run, lambda f: RunDirectory(f).read()),
     Kept("weights.safetensors", write_run, read_run),
     Kept("undefended.safetensors", write_run, read_run),
@@ -388,6 +429,7 @@ READERS = {
     "data/array_files.py",  # a user's own file of arrays, which carries no checksum unless this program wrote it
     "data/pictures.py",  # the same
     "data/sources.py",
+    "evaluation/certifying.py",
     "evaluation/record.py",
     "evaluation/results.py",
     "evaluation/store.py",

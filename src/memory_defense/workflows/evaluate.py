@@ -34,9 +34,8 @@ from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
-from memory_defense.evaluation.proofs import certified_results
 from memory_defense.evaluation.provenance import provenance
-from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.record import CertifiedResult, Record
 from memory_defense.evaluation.replay import EARLIER, Replay
 from memory_defense.evaluation.results import read_per_image, untried, write_per_image
 from memory_defense.evaluation.robustness import Evaluation
@@ -259,7 +258,7 @@ def finished_record(
         bfloat16=evaluation.bfloat16,
         batch_invariance=evaluation.batch_invariance,
         odd_images=odd_images(evaluation.state),
-        certified=certified_results(defense, evaluation) if isinstance(defense, Certifying) else (),
+        certified=_certified(defense, evaluation),
         per_image=None if per_image is None else per_image.name,
         per_image_sha256=checksum,
         notes=(
@@ -274,6 +273,15 @@ def finished_record(
     if place is not None and current().leads:
         record.write(place)
     return record
+
+
+def _certified(defense: Defense, evaluation: Evaluation) -> tuple[CertifiedResult, ...]:
+    """Return what the defense proves in the balls that were attacked; nothing for one that proves nothing."""
+    if not isinstance(defense, Certifying):
+        return ()
+    from memory_defense.evaluation.proofs import certified_results  # few models need it
+
+    return certified_results(defense, evaluation)
 
 
 def cascade_cases(

@@ -14,7 +14,6 @@ from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
 from memory_defense.evaluation.audit.findings import Check, Findings, line
 from memory_defense.evaluation.audit.probes import PROBES
-from memory_defense.evaluation.audit.proofs import PROOF_CHECKS
 from memory_defense.evaluation.audit.results import RESULT_CHECKS
 from memory_defense.evaluation.audit.slots import SLOT_CHECKS
 from memory_defense.evaluation.record import AuditLine
@@ -67,12 +66,18 @@ def audit(
     findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
     with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
         checks = CHECKS | SLOT_CHECKS if isinstance(defense, SlotDefense) else CHECKS
-        checks = checks | PROOF_CHECKS if isinstance(defense, Certifying) else checks
+        checks = checks | _proof_checks() if isinstance(defense, Certifying) else checks
         lines: list[AuditLine] = []
         for number, (name, check) in enumerate(checks.items(), 1):
             with stage(progress, f"auditing, check {number} of {len(checks)}, {name}"):
                 lines.append(_run(name, check, findings))
         return tuple(lines)
+
+
+def _proof_checks() -> dict[str, Check]:
+    from memory_defense.evaluation.audit.proofs import PROOF_CHECKS  # few models need it
+
+    return PROOF_CHECKS
 
 
 def _run(name: str, check: Check, findings: Findings) -> AuditLine:
