@@ -18,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from memory_defense.evaluation.record import Accuracy, WorstCase
+from memory_defense.evaluation.record import Accuracy, Record, WorstCase
 from memory_defense.files import write_text
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
 from memory_defense.reporting.gallery import Gallery
@@ -151,7 +151,7 @@ def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int
         "audit_sentence": audit_sentence(record),
         "gaps": gaps(record),
         "caution": caution(record),
-        "bars": _bars(row, sources),
+        "bars": _bars(record, row, sources),
         "figures": [_figure(section, norm, f"{anchor}-{place}") for place, norm in enumerate(norms)],
         "gallery": None if section.gallery_path is None else _gallery(section.gallery_path, limit),
         "audit": [
@@ -168,7 +168,7 @@ def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int
 _VERDICTS = (("fail", "failed"), ("pass", "passed"), ("not run", "not run"))
 
 
-def _bars(row: HeadlineRow, sources: Sources) -> tuple[View, ...]:
+def _bars(record: Record, row: HeadlineRow, sources: Sources) -> tuple[View, ...]:
     def bar(label: str, accuracy: Accuracy, kind: str, entry: WorstCase | None = None) -> View:
         low, high = accuracy.ci95
         return {
@@ -185,6 +185,12 @@ def _bars(row: HeadlineRow, sources: Sources) -> tuple[View, ...]:
     bars = [bar("clean", row.clean, "clean")]
     if row.paper is not None and row.paper.tried != 0:
         bars.append(bar(f"paper's protocol: fixed slots ({protocol_text(row.paper)})", row.paper, "paper"))
+    for one in record.certified:
+        if one.epsilon > 0:
+            ball = ball_text(one.norm, one.epsilon)
+            bars.append(bar(f"proven within {ball}", one, "worst"))
+            if one.gate is not None:
+                bars.append(bar(f"proven within {ball}, right or flagged", one.gate.right_or_flagged, "flagged"))
     for worst in row.worst:
         if worst is not None and (found := worst.measured) is not None:
             ball = ball_text(worst.norm, worst.epsilon)

@@ -159,8 +159,17 @@ def answer_pieces(section: Section) -> tuple[Piece, ...]:
         Piece(f"{record.images:,}", "/images"),
         Piece(" clean images"),
     ]
+    proven = [one for one in record.certified if one.epsilon > 0]
+    for place, one in enumerate(proven):
+        pieces.append(
+            Piece((" and " if place == len(proven) - 1 else ", ") if place else "; proven to stay right, ")
+        )
+        pieces.append(Piece(percent(one.accuracy), sources.of(one, "accuracy")))
+        pieces.append(Piece(f"\N{NO-BREAK SPACE}% within {ball_text(one.norm, one.epsilon)}"))
     every = ordered_worst_cases(record)
     worst = [(entry, found) for entry in every if (found := entry.measured) is not None]
+    if not worst and proven and not every:
+        return (*pieces, Piece(", whatever the attack."))
     if not worst:
         what = "no attack could run on any of them" if every else "it was not attacked"
         return (*pieces, Piece(f"; {what}, so nothing is known about the worst case."))

@@ -122,6 +122,8 @@ def best_attack(record: Record) -> str:
 def audit_sentence(record: Record) -> str:
     """Return the audit's verdict in one sentence."""
     lines = audit_lines(record)
+    if not lines and record.certified:
+        return "A proof needs no attack to be believed; what it rests on stands beside its numbers."
     if not lines:
         return "No check was run, so nothing says whether these numbers can be believed."
     failed = [plain(line.check) for line in lines if line.verdict == "fail"]
