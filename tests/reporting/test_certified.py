@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from evaluation.test_record import certified, make
 from memory_defense.reporting import Section, markdown, terminal_tables, write_report
 from memory_defense.reporting.certified import certified_tables
-from memory_defense.reporting.rows import answer, answer_pieces
+from memory_defense.reporting.figures import accuracy_figure
+from memory_defense.reporting.rows import answer, answer_pieces, figure_norms
 
 PROVEN = make().model_copy(
     update={"attacks": (), "worst_case": (), "certified": (certified(0.25, 7, 9, 1), certified(0.5, 5, 7))}
@@ -57,3 +60,13 @@ def test_the_page_and_the_text_have_them(tmp_path) -> None:
         assert words in page
     assert "Proven, smoothing" in markdown(sections)
     assert len(terminal_tables(sections)) >= 2
+
+
+def test_a_figure_shows_what_is_proven_against_the_radius() -> None:
+    assert figure_norms(PROVEN) == ("l2",)
+    drawn = accuracy_figure(PROVEN, "l2", prefix="f")
+    assert "proven 50.0 %" in drawn
+    assert "right or flagged, proven 70.0 %" in drawn
+    with pytest.raises(ValueError, match="draw 'l2'"):
+        accuracy_figure(PROVEN, "linf", prefix="f")
+    assert figure_norms(make().model_copy(update={"attacks": (), "certified": (certified(0.25, 7, 9),)})) == ()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from memory_defense.evaluation.record import Accuracy, Record
-from memory_defense.reporting.rows import curve_norms, curve_points
+from memory_defense.reporting.rows import curve_points, figure_norms
 from memory_defense.reporting.svg import bare, colour, drawn
 from memory_defense.reporting.wording import KNOWLEDGE, knowledge_label, norm_label
 
@@ -47,6 +47,8 @@ _PENS = {
 }
 _OTHER = _Pen("other", "X", (0, (2, 1)))
 _WORST = _Pen("ink", "D")
+_PROVEN = _Pen("selector", "^")
+_GATED = _Pen("fixed-slots", "s", (0, (4, 2)))
 
 Point = tuple[float, Accuracy]
 
@@ -66,7 +68,7 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     Parameters
     ----------
     record
-        Source of the points: the curve's attacks, the worst cases, and clean accuracy at epsilon 0.
+        Source of the points: the curve's attacks, the worst cases, what is certified, and clean accuracy at 0.
     norm
         ``linf`` or ``l2``.
     prefix
@@ -77,11 +79,11 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     Raises
     ------
     ValueError
-        If the record holds no curve in this norm.
+        If the record holds neither a curve nor certificates in this norm.
     """
     lines = _lines(record, norm)
     if not lines:
-        there = curve_norms(record)
+        there = figure_norms(record)
         remedy = (
             f"draw {there[0]!r}" if there else "'memdef evaluate RUN' attacks at the radii of the recipe's curve"
         )
@@ -107,7 +109,7 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
 
 def _lines(record: Record, norm: str) -> list[_Line]:
     curves = curve_points(record, norm)
-    if not curves:
+    if norm not in figure_norms(record):
         return []
     clean: Point = (0.0, record.clean)
     lines = [
@@ -126,7 +128,19 @@ def _lines(record: Record, norm: str) -> list[_Line]:
         lines.append(_Line("worst case", _WORST, [clean, *worst], bold=True))
     elif worst:
         lines.append(_Line("worst case", _WORST, worst, bold=True, joined=False))
-    return lines
+    return [*lines, *_proven(record, norm, clean)]
+
+
+def _proven(record: Record, norm: str, clean: Point) -> list[_Line]:
+    """Return the line of what is certified, and that of what is right or flagged with a gate, method by method."""
+    lines: list[_Line] = []
+    for method in dict.fromkeys((one.method, one.sigma) for one in record.certified if one.norm == norm):
+        found = [one for one in record.certified if (one.method, one.sigma) == method and one.norm == norm]
+        points = sorted(((one.epsilon, one) for one in found if one.epsilon > 0), key=lambda point: point[0])
+        gated: list[Point] = [(radius, one.gate.right_or_flagged) for radius, one in points if one.gate is not None]
+        lines.append(_Line("proven", _PROVEN, [clean, *points], bold=True))
+        lines.append(_Line("right or flagged, proven", _GATED, gated))
+    return [line for line in lines if line.points]
 
 
 def _frame(axes: Axes, norm: str, layout: Layout) -> None:

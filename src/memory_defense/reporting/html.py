@@ -29,8 +29,8 @@ from memory_defense.reporting.rows import (
     answer_pieces,
     audit_lines,
     caution,
-    curve_norms,
     curve_points,
+    figure_norms,
     headline,
     paragraphs,
     protocol_text,
@@ -140,7 +140,7 @@ def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int
     record, sources = section.record, Sources(section.record)
     anchor, record_anchor = f"system-{place}", f"record-{place}"
     audit = audit_lines(record)
-    norms = curve_norms(record)
+    norms = figure_norms(record)
     counts = ((sum(line.verdict == verdict for line in audit), word) for verdict, word in _VERDICTS)
     return {
         "anchor": anchor,
@@ -207,6 +207,9 @@ def _figure(section: Section, norm: str, prefix: str) -> View:
         f"{joined(sorted(attacks))} at every epsilon, one line for each adversary; epsilon 0 is clean "
         "accuracy. Bands are 95 % intervals. In bold, the worst case over all attacks of the record, image by "
         "image."
+        if attacks
+        else "Images that are right and proven to stay so within epsilon, and with a gate those that are right or "
+        "flagged whatever is done within it; epsilon 0 is clean accuracy. Bands are 95 % intervals."
     )
     wide, narrow = (
         Markup(accuracy_figure(record, norm, prefix=f"{prefix}{suffix}", layout=layout))

@@ -215,6 +215,13 @@ def curve_norms(record: Record) -> tuple[str, ...]:
     return tuple(sorted({one.norm for one in record.attacks if is_point(one)}, key=norm_order))
 
 
+def figure_norms(record: Record) -> tuple[str, ...]:
+    """Return the norms that a figure can be drawn in: attacks at several radii, or certificates at several."""
+    radii = {(one.norm, one.epsilon) for one in record.certified if one.epsilon > 0}
+    proven = {norm for norm, _ in radii if sum(norm == other for other, _ in radii) > 1}
+    return tuple(sorted({*curve_norms(record), *proven}, key=norm_order))
+
+
 def audit_lines(record: Record) -> tuple[AuditLine, ...]:
     """Return the audit's lines: failed checks first, then passed ones, then those not run."""
     return tuple(sorted(record.audit, key=lambda line: ("fail", "pass", "not run").index(line.verdict)))
