@@ -77,7 +77,7 @@ def test_a_gate_of_intervals_stands_against_attacks_on_it() -> None:
         gate, images, labels, epsilon=AT[1], attacks="pgd,apgd,brief", options=Options(seed=0)
     )
     (one,) = record.certified
-    assert (one.method, one.norm, one.broken) == ("interval bounds", "linf", 0)
+    assert (one.method, one.norm, one.broken) == ("interval bounds, ibp", "linf", 0)
     assert one.gate is not None
     assert one.gate.wrong_and_accepted_found == 0
     assert one.gate.attacked > 0

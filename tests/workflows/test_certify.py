@@ -69,7 +69,7 @@ def test_a_record_says_what_is_certified_and_what_the_gate_makes_of_it(tmp_path)
         assert one.gate.clean_accepted.accuracy == float(accepted.double().mean())
         assert one.gate.clean_wrong_accepted.accuracy == float((accepted & ~right).double().mean())
         assert one.gate.right_or_flagged.accuracy >= one.accuracy
-    assert record.clean.accuracy == float(right.double().mean())
+    assert record.clean.accuracy == float((tensors["guesses"] == tensors["labels"]).double().mean())
     assert bool(tensors["clean"][1:].all())
     assert not tensors["clean"][0]
 
@@ -141,7 +141,7 @@ def test_options_and_order_have_no_part_in_an_image_s_result(tmp_path) -> None:
     whole = certify_all(model, images, labels, BySmoothing(model, SMOOTHING, 0), Options())
     order = torch.tensor([3, 11, 0, 7])
     part = certify_all(model, images[order], labels[order], BySmoothing(model, SMOOTHING, 0), Options(ids=order))
-    for name in ("answers", "radii", "top", "asked"):
+    for name in ("guesses", "answers", "radii", "top", "asked"):
         assert torch.equal(getattr(whole, name)[order], getattr(part, name)), name
 
 

@@ -65,7 +65,8 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     defense, gated = load_defense(run.path).to(device), ()
     if options.gate is not None:
         epsilon = radius(options.gate, "l2")
-        defense = Gated(proving(defense, radii=[epsilon]), epsilon).to(device)
+        attacked = [ball.epsilon for ball in recipe.evaluation.linf]
+        defense = Gated(proving(defense, radii=[epsilon, *attacked]), epsilon).to(device)
         gated = (f"an image is accepted only if it is certified within {epsilon / 2:.4g}, half of {options.gate}",)
     with shown(silent=not speaks) as progress:
         splits = splits_of(

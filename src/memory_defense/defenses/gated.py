@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, cast
 
+import torch
 from torch import nn
 
 from memory_defense.contracts import (
@@ -64,6 +65,8 @@ class Gated(FlaggingModule):
         self.certified_method = defense.certified_method
         self.transfer_knowledge = transfers_of(defense)
         self.flag_threshold = 0.0
+        # Among the weights, so that what was stopped with one gate does not go on with another.
+        self.register_buffer("gate", torch.tensor(self.gate_epsilon, dtype=torch.float64))
 
     def forward(self, images: Images) -> Logits:
         """Return the defense's logits (B, K)."""

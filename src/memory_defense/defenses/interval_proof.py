@@ -45,8 +45,6 @@ class IntervalProof(nn.Module):
 
     certified_norm: str = "linf"
     """The norm of the radii."""
-    certified_method: str = "interval bounds"
-    """What records call the proof."""
 
     def __init__(
         self, classifier: nn.Module, *, largest: float, at: Sequence[float] = (), method: Method = "ibp"
@@ -55,6 +53,7 @@ class IntervalProof(nn.Module):
         check_method(method)
         self.classifier = classifier
         self.method: Method = method
+        self.certified_method = f"interval bounds, {method}"
         self.largest, self.at = max([largest, *at]), tuple(sorted(at))
         self.transfer_knowledge = transfers_of(classifier)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from memory_defense.answers import ANSWERS, answered_otherwise, in_short, made_on
 from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.contracts import Certifying, Classifier, Images, Labels, PerImage, Progress, Rows
+from memory_defense.evaluation.agreement import terms_of
 from memory_defense.evaluation.metrics import asked, predicted
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.store import SAVE_SECONDS, fingerprint, of_other_company, of_rank, only_writer
@@ -54,7 +55,7 @@ class Method(Protocol):
         ...
 
     def certify(self, images: Images, ids: Rows) -> dict[str, Tensor]:
-        """Return ``answers`` and ``radii`` of a chunk, ``top`` and ``asked`` where copies were counted."""
+        """Return what `Proofs` has of a chunk: ``guesses``, ``answers``, ``radii``, ``top`` and ``asked``."""
         ...
 
 
@@ -85,6 +86,7 @@ class BySmoothing:
             for row, image in enumerate(images)
         ]
         return {
+            "guesses": torch.tensor([one.guess for one in found]),
             "answers": torch.tensor([one.label for one in found]),
             "radii": torch.tensor([one.radius for one in found], dtype=torch.float64),
             "top": torch.tensor([one.top for one in found]),
@@ -97,6 +99,8 @@ class ByItself:
     """The certificate that a defense publishes."""
 
     defense: Certifying
+    radii: tuple[float, ...] = ()
+    """Those that are asked about: a defense may look for these alone."""
     chunk: int = _OWN_CHUNK
 
     @property
@@ -111,15 +115,16 @@ class ByItself:
 
     @property
     def terms(self) -> str:
-        """Nothing beside the defense."""
-        return f"{self.name} {self.norm}"
+        """What the defense calls its proof, and the radii."""
+        return f"{self.name} {self.norm} {self.radii}"
 
     def certify(self, images: Images, ids: Rows) -> dict[str, Tensor]:
         """Return answers and radii of a chunk."""
         del ids
         found = self.defense.certificates(images)
         nothing = torch.zeros(len(images), dtype=torch.int64)
-        return {"answers": found.labels, "radii": found.radii.double(), "top": nothing, "asked": nothing}
+        guesses = {"guesses": found.labels, "answers": found.labels}
+        return {**guesses, "radii": found.radii.double(), "top": nothing, "asked": nothing}
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,10 @@ class Proofs:
     ids: Rows
     clean: PerImage
     """(N,) bool: the classifier itself, without noise, is right."""
+    guesses: Labels
+    """(N,) answers, proven or not."""
     answers: Labels
-    """(N,) certified classes, -1 where it abstains."""
+    """(N,) the same where something is proven, -1 elsewhere."""
     radii: PerImage
     """(N,) float64."""
     top: Labels
@@ -145,17 +152,9 @@ class Proofs:
         """(N,) bool: the certified answer is the true class."""
         return self.answers == self.labels
 
-    def right_at(self, radius: float) -> PerImage:
-        """Return (N,) bool: right, and proven to stay so within `radius`."""
-        return self.right & (self.radii >= radius)
-
-    def accepted(self, epsilon: float) -> PerImage:
-        """Return (N,) bool: the gate for `epsilon` accepts the image, certified or not abstained for half of it."""
-        return (self.answers >= 0) & (self.radii >= epsilon / 2)
-
     def tensors(self) -> dict[str, Tensor]:
         """Return what the file of every image holds."""
-        names = ("labels", "ids", "clean", "answers", "radii", "top", "asked")
+        names = ("labels", "ids", "clean", "guesses", "answers", "radii", "top", "asked")
         return {name: getattr(self, name) for name in names}
 
 
@@ -199,6 +198,8 @@ def certify_all(
     ):
         ids = options.numbers(len(images))
         mine = ranks.rows(len(images))
+        if ranks.world > 1:
+            ranks.agree_on(terms_of(model, images, labels, ids, (), options) | {"how to certify": method.terms})
         run = _Run(model, images[mine], labels[mine], ids[mine], method, options, ranks, state_file)
         found = run.go()
         whole = {name: tensor.new_empty((len(images), *tensor.shape[1:])) for name, tensor in found.items()}
@@ -226,7 +227,7 @@ class _Run:
     seconds: float = 0.0
 
     def go(self) -> dict[str, Tensor]:
-        """Return ``clean``, ``answers``, ``radii``, ``top`` and ``asked`` of this share."""
+        """Return what `Proofs` has of this share, labels and ids aside."""
         count = len(self.images)
         with seeded(self.options.seed, "clean judge"):
             logits = asked(self.model, self.images) if count else torch.zeros(0, 1)
@@ -234,6 +235,7 @@ class _Run:
         done = torch.zeros(count, dtype=torch.bool)
         found = {
             "clean": (predicted(logits) == self.labels).cpu() if count else done.clone(),
+            "guesses": torch.full((count,), -1),
             "answers": torch.full((count,), -1),
             "radii": torch.zeros(count, dtype=torch.float64),
             "top": torch.zeros(count, dtype=torch.int64),

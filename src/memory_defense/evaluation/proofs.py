@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import Tensor
 
@@ -12,13 +10,13 @@ from memory_defense.evaluation.metrics import JUDGE_BATCH, accuracy
 from memory_defense.evaluation.record import CertifiedGate, CertifiedResult
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.state import Broken
-from memory_defense.wrappers import exact_float32
+from memory_defense.wrappers import exact_float32, frozen
 
 
 @torch.no_grad()
 def proven(defense: Certifying, evaluation: Evaluation) -> Certificates:
     """Return the certificates of an evaluation's clean images, on the CPU."""
-    with exact_float32():
+    with exact_float32(), frozen(defense):
         found = [defense.certificates(part) for part in torch.split(evaluation.images, JUDGE_BATCH)]
     labels = torch.cat([one.labels for one in found]).cpu()
     return Certificates(labels, torch.cat([one.radii for one in found]).double().cpu())
@@ -60,40 +58,63 @@ def accepted_wrong(defense: object, evaluation: Evaluation) -> PerImage | None:
 @torch.no_grad()
 def _accepted(defense: Certifying, evaluation: Evaluation, epsilon: float) -> Tensor:
     parts = torch.split(evaluation.images, JUDGE_BATCH)
-    return torch.cat([defense.slack(part, epsilon / 2) >= 0 for part in parts])
+    with exact_float32(), frozen(defense):
+        return torch.cat([defense.slack(part, epsilon / 2) >= 0 for part in parts])
 
 
-def certified_results(defense: Certifying, evaluation: Evaluation) -> tuple[CertifiedResult, ...]:
-    """Return an entry for each ball of the certificate's norm that was attacked."""
-    began = time.monotonic()
-    proofs = proven(defense, evaluation)
-    seconds = round(time.monotonic() - began, 1)
+def certified_result(
+    right: PerImage, proofs: Certificates, epsilon: float, *, norm: str, method: str, seconds: float
+) -> CertifiedResult:
+    """Return what is certified within `epsilon`, and what the gate for it is worth; nothing was attacked.
+
+    Parameters
+    ----------
+    right
+        (N,) bool: the certified answer is the true class.
+    proofs
+        The certificates, -1 and 0 where nothing is proven.
+    epsilon
+        Radius in pixel units; at 0 there is nothing for a gate to do.
+    norm, method, seconds
+        As the record has them.
+    """
+    accepted = (proofs.labels >= 0) & (proofs.radii >= epsilon / 2)
+    gate = CertifiedGate(
+        epsilon=epsilon,
+        right_or_flagged=accuracy(right & accepted),
+        clean_accepted=accuracy(accepted),
+        clean_wrong_accepted=accuracy(accepted & ~right),
+    )
+    return CertifiedResult(
+        **accuracy(right & (proofs.radii >= epsilon)).model_dump(),
+        method=method,
+        norm=norm,
+        epsilon=epsilon,
+        images=len(right),
+        seconds=seconds,
+        gate=gate if epsilon > 0 else None,
+    )
+
+
+def certified_results(
+    defense: Certifying, evaluation: Evaluation, proofs: Certificates, seconds: float
+) -> tuple[CertifiedResult, ...]:
+    """Return an entry for each ball of the certificate's norm that was attacked, with what the attacks made of it.
+
+    `proofs` are those of `proven`, which took so many seconds.
+    """
     right = proofs.labels == evaluation.labels.cpu()
     passed, gated = accepted_wrong(defense, evaluation), getattr(defense, "gate_epsilon", None)
     results: list[CertifiedResult] = []
     for one in evaluation.broken:
-        radius = one.ball.epsilon
         if one.ball.norm != defense.certified_norm:
             continue
-        accepted = (proofs.labels >= 0) & (proofs.radii >= radius / 2)
-        found = passed if passed is not None and gated is not None and radius <= gated else None
-        gate = CertifiedGate(
-            epsilon=radius,
-            right_or_flagged=accuracy(right & accepted),
-            clean_accepted=accuracy(accepted),
-            clean_wrong_accepted=accuracy(accepted & ~right),
-            wrong_and_accepted_found=None if found is None else int(found.sum()),
-            attacked=0 if found is None else int((right & accepted).sum()),
-        )
-        result = CertifiedResult(
-            **accuracy(right & (proofs.radii >= radius)).model_dump(),
-            method=defense.certified_method,
-            norm=one.ball.norm,
-            epsilon=radius,
-            images=len(right),
-            seconds=seconds,
-            broken=int(broken_proofs(evaluation, proofs, one).sum()),
-            gate=gate,
-        )
-        results.append(result)
+        epsilon, method = one.ball.epsilon, defense.certified_method
+        found = certified_result(right, proofs, epsilon, norm=one.ball.norm, method=method, seconds=seconds)
+        gate = found.gate
+        if gate is not None and passed is not None and gated is not None and epsilon <= gated:
+            tried = round(gate.right_or_flagged.accuracy * len(right))
+            gate = gate.model_copy(update={"wrong_and_accepted_found": int(passed.sum()), "attacked": tried})
+        broken = int(broken_proofs(evaluation, proofs, one).sum())
+        results.append(found.model_copy(update={"gate": gate, "broken": broken}))
     return tuple(results)

@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from memory_defense.certificates.smoothing import Smoothing
-from memory_defense.contracts import Certifying, Classifier, Defense, Images, Labels
+from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Images, Labels
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.place import Claim, check_place, state_path, tell_replaced
+from memory_defense.evaluation.proofs import certified_result
 from memory_defense.evaluation.provenance import provenance
-from memory_defense.evaluation.record import CertifiedGate, CertifiedResult, Record
+from memory_defense.evaluation.record import CertifiedResult, Record
 from memory_defense.evaluation.store import discard
 from memory_defense.foreign import undisturbed
 from memory_defense.names import check_path
 from memory_defense.outputs import beside, check_file
-from memory_defense.ranks import current
+from memory_defense.ranks import current, in_company
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.threat import ball
 from memory_defense.workflows.arguments import (
@@ -91,7 +92,8 @@ def certify(
     chosen, around, place = options_of(options), torch_defaults(), None
     if out is not None:
         place = check_path(out, "out", "certificates.json")
-    with undisturbed(), ordinary_modes(model) as left, apart(model):
+    together = in_company("memory_defense.certify", alone=chosen.alone)
+    with undisturbed(), ordinary_modes(model) as left, together, apart(model):
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         smooth = Smoothing(sigma=smoothing) if isinstance(smoothing, (int, float)) else smoothing
         if smooth is None and not isinstance(model, Certifying):
@@ -117,10 +119,10 @@ def method_of(
 ) -> Method:
     """Return how to certify: by smoothing, or by what the model publishes."""
     if smoothing is not None:
-        wanted = min((radius / 2 for radius in radii if radius > 0), default=0.0)
+        wanted = min(radii, default=0.0) / 2  # at radius 0 whatever is proven counts
         return BySmoothing(defense, smoothing, options.seed, wanted)
     assert isinstance(model, Certifying)
-    return ByItself(model)
+    return ByItself(model, tuple(radii))
 
 
 def certified_record(
@@ -161,10 +163,10 @@ def certified_record(
         recipe=recipe,
         dataset=options.dataset,
         images=len(images),
-        clean=accuracy(proofs.right),
+        clean=accuracy(proofs.guesses == proofs.labels),
         attacks=(),
         worst_case=(),
-        certified=tuple(certified_result(proofs, method, radius, smoothing) for radius in radii),
+        certified=certified_results(proofs, method, radii, smoothing),
         certificates=None if place is None else beside(place, CERTIFICATES).name,
         certificates_sha256=checksum,
         notes=(*options.notes, *notes),
@@ -177,27 +179,19 @@ def certified_record(
     return record
 
 
-def certified_result(proofs: Proofs, method: Method, radius: float, smoothing: Smoothing | None) -> CertifiedResult:
-    """Return one radius's entry, with what the gate for it is worth."""
-    accepted = proofs.accepted(radius)
-    gate = CertifiedGate(
-        epsilon=radius,
-        right_or_flagged=accuracy(proofs.right & accepted),
-        clean_accepted=accuracy(accepted),
-        clean_wrong_accepted=accuracy(accepted & ~proofs.right),
+def certified_results(
+    proofs: Proofs, method: Method, radii: list[float], smoothing: Smoothing | None
+) -> tuple[CertifiedResult, ...]:
+    """Return each radius's entry, with what the gate for it is worth."""
+    drawn = (
+        {} if smoothing is None else {"n": smoothing.samples, "alpha": smoothing.alpha, "sigma": smoothing.sigma}
     )
-    return CertifiedResult(
-        **accuracy(proofs.right_at(radius)).model_dump(),
-        method=method.name,
-        norm=method.norm,
-        epsilon=radius,
-        images=len(proofs.labels),
-        n=smoothing.samples if smoothing else None,
-        alpha=smoothing.alpha if smoothing else None,
-        sigma=smoothing.sigma if smoothing else None,
-        seconds=round(proofs.seconds, 1),
-        gate=gate if radius > 0 else None,
+    seconds, found = round(proofs.seconds, 1), Certificates(proofs.answers, proofs.radii)
+    results = (
+        certified_result(proofs.right, found, one, norm=method.norm, method=method.name, seconds=seconds)
+        for one in radii
     )
+    return tuple(one.model_copy(update=drawn) for one in results)
 
 
 def _claim(recipe: str, images: int, options: Options) -> Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from memory_defense.contracts import (
     Adaptation,
     Adaptive,
     Ball,
+    Certificates,
     Certifying,
     Classifier,
     Defense,
@@ -240,7 +242,10 @@ def finished_record(
         K, for the audit's chance level.
     """
     worst = evaluation.worst_cases()
-    audited = audit(defense, evaluation, classes=classes, seed=options.seed, progress=options.progress)
+    proofs, certified = _certified(defense, evaluation, options)
+    audited = audit(
+        defense, evaluation, classes=classes, seed=options.seed, proofs=proofs, progress=options.progress
+    )
     per_image, checksum = None if place is None else per_image_path(place), ""
     if per_image is not None:
         with stage(options.progress, f"writing {per_image}"):
@@ -258,7 +263,7 @@ def finished_record(
         bfloat16=evaluation.bfloat16,
         batch_invariance=evaluation.batch_invariance,
         odd_images=odd_images(evaluation.state),
-        certified=_certified(defense, evaluation),
+        certified=certified,
         per_image=None if per_image is None else per_image.name,
         per_image_sha256=checksum,
         notes=(
@@ -275,13 +280,18 @@ def finished_record(
     return record
 
 
-def _certified(defense: Defense, evaluation: Evaluation) -> tuple[CertifiedResult, ...]:
-    """Return what the defense proves in the balls that were attacked; nothing for one that proves nothing."""
+def _certified(
+    defense: Defense, evaluation: Evaluation, options: Options
+) -> tuple[Certificates | None, tuple[CertifiedResult, ...]]:
+    """Return what the defense proves of the images, and of the balls that were attacked; nothing for most."""
     if not isinstance(defense, Certifying):
-        return ()
-    from memory_defense.evaluation.proofs import certified_results  # few models need it
+        return None, ()
+    from memory_defense.evaluation.proofs import certified_results, proven  # few models need it
 
-    return certified_results(defense, evaluation)
+    began = time.monotonic()
+    with stage(options.progress, "certifying the clean images"):
+        proofs = proven(defense, evaluation)
+    return proofs, certified_results(defense, evaluation, proofs, round(time.monotonic() - began, 1))
 
 
 def cascade_cases(

@@ -14,6 +14,8 @@ from memory_defense.contracts import (
     Attack,
     Ball,
     Binding,
+    Certificates,
+    Certifying,
     Classifier,
     Defense,
     Images,
@@ -70,6 +72,18 @@ class Findings:
     classes: int
     seed: int
     binarisation: bool | None = field(default=None, kw_only=True)
+    known_proofs: Certificates | None = field(default=None, kw_only=True)
+    """What the defense proves of the clean images (`evaluation.proofs.proven`), if it was asked before."""
+
+    @cached_property
+    def proofs(self) -> Certificates:
+        """What a defense that proves its answers proves of the clean images."""
+        if self.known_proofs is not None:
+            return self.known_proofs
+        assert isinstance(self.defense, Certifying)
+        from memory_defense.evaluation.proofs import proven  # few models need it
+
+        return proven(self.defense, self.evaluation)
 
     @property
     def results(self) -> list[AttackResult]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from memory_defense.contracts import Certifying, Images, PerImage
 from memory_defense.evaluation.audit.findings import Check, Findings, line
 from memory_defense.evaluation.metrics import predict
-from memory_defense.evaluation.proofs import accepted_wrong, broken_proofs, length_of, proven
+from memory_defense.evaluation.proofs import accepted_wrong, broken_proofs, length_of
 from memory_defense.evaluation.record import AuditLine
 
 _NOISE = 20
@@ -18,9 +20,7 @@ _JUST_INSIDE = 1 - 1e-4
 
 def no_attack_broke_a_certificate(findings: Findings) -> AuditLine:
     """Inside its certified radius an image keeps its answer, whatever the attack."""
-    defense, evaluation = findings.defense, findings.evaluation
-    assert isinstance(defense, Certifying)
-    proofs = proven(defense, evaluation)
+    evaluation, proofs = findings.evaluation, findings.proofs
     broken = torch.zeros(len(evaluation.images), dtype=torch.bool)
     for one in evaluation.broken:
         broken |= broken_proofs(evaluation, proofs, one)
@@ -36,14 +36,17 @@ def certificates_hold_at_their_edge(findings: Findings) -> AuditLine:
     defense, evaluation = findings.defense, findings.evaluation
     assert isinstance(defense, Certifying)
     images = evaluation.images
-    answers, radii = proven(defense, evaluation)
+    answers, radii = findings.proofs
     broken = torch.zeros(len(images), dtype=torch.bool)
     asked = (answers >= 0) & (radii > 0)
     directions = [one.images - images for one in evaluation.broken]
     drawn = findings.draws("edges", len(images))
     directions += [drawn.child("direction", number).normal(*images.shape[1:]) for number in range(_NOISE)]
     for direction in directions:
-        moved = at_the_edge(images, direction, radii * _JUST_INSIDE, defense.certified_norm)
+        rounding = 2.0**-24 * math.sqrt(images[0].numel())  # of a moved image to float32
+        moved = at_the_edge(
+            images, direction, (radii * _JUST_INSIDE - rounding).clamp_min(0), defense.certified_norm
+        )
         broken |= asked & (predict(defense, moved).cpu() != answers)
     return _violations(
         "certificates hold up to their edge",

@@ -8,7 +8,7 @@ explains every one.
 
 from __future__ import annotations
 
-from memory_defense.contracts import Certifying, Defense, Progress, SlotDefense
+from memory_defense.contracts import Certificates, Certifying, Defense, Progress, SlotDefense
 from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
@@ -41,6 +41,7 @@ def audit(
     classes: int,
     seed: int,
     binarisation: bool | None = None,
+    proofs: Certificates | None = None,
     progress: Progress | None = None,
 ) -> tuple[AuditLine, ...]:
     """Run every check; those about slots and certificates only where the defense has such.
@@ -60,10 +61,12 @@ def audit(
     binarisation
         Whether to run the binarisation test, which calls the evaluation's attacks once more, on 32 images. None
         runs it for sets of at most 2000 images.
+    proofs
+        What the defense proves of the images, if it was asked before.
     progress
         Told which check runs.
     """
-    findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation)
+    findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation, known_proofs=proofs)
     with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
         checks = CHECKS | SLOT_CHECKS if isinstance(defense, SlotDefense) else CHECKS
         checks = checks | _proof_checks() if isinstance(defense, Certifying) else checks
