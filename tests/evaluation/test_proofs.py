@@ -118,3 +118,45 @@ def test_attacks_through_the_gate_s_flag_have_a_gradient() -> None:
     leaf = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(gate.excess(leaf).sum(), leaf)
     assert float(gradient.abs().max()) > 0
+
+
+def test_a_stopped_evaluation_does_not_go_on_with_another_gate(tmp_path) -> None:
+    class Stop:
+        def begin(self, what: str, total: int) -> None: ...
+        def note(self, text: str) -> None: ...
+        def advance(self, steps: int, text: str = "") -> None:
+            if steps:
+                raise KeyboardInterrupt
+
+    images = images_of(20)
+    labels = Planes()(images).argmax(1)
+
+    def ask(epsilon: float, progress: object = None) -> Record:
+        chosen = Options(progress=progress)  # pyright: ignore[reportArgumentType]
+        gate = Gated(Planes(), epsilon)
+        return memory_defense.evaluate(
+            gate, images, labels, epsilon=0.2, norm="l2", attacks="pgd", out=tmp_path / "r.json", options=chosen
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(0.2, Stop())
+    assert (tmp_path / "r.progress.safetensors").is_file()
+    with pytest.raises(ValueError, match="belongs to another evaluation"):
+        ask(0.4)
+    assert ask(0.2).images == 20
+
+
+def test_a_tiny_radius_is_no_reason_to_accuse_a_sound_certificate() -> None:
+    """Moving an image to its edge rounds to float32 too, which a radius of a millionth must not be charged with."""
+    images = images_of(30)
+    step = (Planes().weight[1] - Planes().weight[0]).detach()
+    near = images.double()
+    for _ in range(3):
+        logits = (near - 0.5).flatten(1) @ Planes().weight.T.detach()
+        near = near - ((logits[:, 1] - logits[:, 0] - 1e-5) / step.square().sum())[:, None, None, None] * step.view(
+            1, 1, 5, 5
+        )
+    near = near.clamp(0, 1).float()
+    labels = Planes()(near).argmax(1)
+    record = memory_defense.evaluate(Planes(), near, labels, epsilon=0.1, norm="l2", attacks="pgd")
+    assert verdicts(record)[EDGES] == ("pass", 0)

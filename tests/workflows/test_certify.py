@@ -11,6 +11,7 @@ from torch import nn
 import memory_defense
 from certificates.proving import Planes, images_of
 from memory_defense import Options, Record, Smoothing
+from memory_defense.defenses.interval_proof import proving
 from memory_defense.evaluation.certifying import BySmoothing, certify_all
 from memory_defense.tensorfiles import read_tensors
 
@@ -175,3 +176,32 @@ def test_what_makes_no_sense_is_refused(change: dict[str, object], said: str) ->
     }
     with pytest.raises(ValueError, match=said):
         memory_defense.certify(net, images, **given)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def test_an_answer_without_a_proof_is_still_an_answer() -> None:
+    """What ends early proves nothing, but the clean accuracy counts what was answered."""
+    images, model = images_of(30), Planes()
+    labels = model(images).argmax(1)
+    far = memory_defense.certify(model, images, labels, radii=1.5, smoothing=SMOOTHING)
+    near = memory_defense.certify(model, images, labels, radii=[0, 1.5], smoothing=SMOOTHING)
+    assert far.clean == near.clean
+    assert near.certified[0].accuracy < near.clean.accuracy
+    assert near.certified[0].accuracy > 0.4, "at radius 0 nothing ends early"
+
+
+def test_other_radii_do_not_go_on_from_what_was_proven_for_these(tmp_path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(25, 3))
+    images = images_of(200)
+    labels = net(images).argmax(1)
+
+    def proof(radius: float, method: str, progress: object = None) -> Record:
+        chosen = Options(progress=progress)  # pyright: ignore[reportArgumentType]
+        model = proving(net, radii=[radius], method=method)  # pyright: ignore[reportArgumentType]
+        return memory_defense.certify(model, images, labels, radii=radius, out=tmp_path / "c.json", options=chosen)
+
+    with pytest.raises(KeyboardInterrupt):
+        proof(0.01, "ibp", Stops(70))
+    for radius, method in ((0.02, "ibp"), (0.01, "crown-ibp")):
+        with pytest.raises(ValueError, match="belongs to something else"):
+            proof(radius, method)
+    assert proof(0.01, "ibp").images == 200
