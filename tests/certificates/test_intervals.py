@@ -20,7 +20,7 @@ from memory_defense.certificates.intervals import (
     margin_bounds,
     verified,
 )
-from memory_defense.contracts import ChannelAffine, Layered
+from memory_defense.certificates.published import ChannelAffine, Layered
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.networks.classifiers import Linear
 from memory_defense.networks.layers import Normalize

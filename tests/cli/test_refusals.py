@@ -137,7 +137,12 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("certify", "run", "--radius", "much"), "epsilon 'much' is not a number; write it as 0.5 or 128/255"),
     (("certify", "run", "--radius", "-1"), "epsilon is -1.0, but an L2 radius must be at least 0"),
     (("certify", "run", "--radius", "0.5", "--sigma", "0"), "--sigma is 0.0, but noise has a standard deviation"),
-    (("certify", "run", "--radius", "0.5", "--alpha", "1"), "--alpha is 1.0, but a probability of error is in"),
+    (("certify", "run", "--radius", "0.5", "--samples", "9"), "--samples: only with --sigma"),
+    (("certify", "run", "--radius", "0.5", "--bounds", "ibp", "--alpha", "0.1"), "--alpha: only with --sigma"),
+    (
+        ("certify", "run", "--radius", "0.5", "--sigma", "1", "--alpha", "1"),
+        "--alpha is 1.0, but a probability of error is in",
+    ),
     (("certify", "run", "--radius", "0.5", "--weights", "net.safetensors"), "--weights: only for"),
     (("certify", "run", "--radius", "0.5", "--device", "gpu"), NO_DEVICE),
     (

@@ -50,7 +50,8 @@ def build():
 folder()
 
 def certify(what):
-    memdef(f"memdef certify {what} --samples 100 --radius 0.1")
+    few = " --samples 100" * ("--sigma" in what)
+    memdef(f"memdef certify {what} --radius 0.1{few}")
 """
 
 CASES = (
@@ -143,6 +144,13 @@ write_tensors(Path("c.progress.safetensors"), {**tensors, "radii": tensors["radi
         "certify('mine:build --data data --sigma 0.2 --alpha 1')",
         r"certify('mine:build --data data --sigma 0.2 --alpha «give (\S+), say»')",
         given=OWN,
+    ),
+    Case(
+        "cli/certify.py",
+        "only with --sigma, whose noisy copies they are about",
+        "certify('run --images 1 --bounds ibp --alpha 0.01')",
+        r"certify('run --images 1 «only with (--sigma)» 0.2 --alpha 0.01')",
+        given=OWN + "run()\n",
     ),
     Case(
         "cli/certify.py",

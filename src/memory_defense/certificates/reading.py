@@ -1,7 +1,7 @@
 """From the modules of a network to the steps that bounds follow.
 
 A module is read as what its class in `torch.nn` computes, if its forward is that class's own, or as what it
-publishes of itself: `contracts.Layered`, `contracts.Branching`, `contracts.ChannelAffine`. What a class publishes
+publishes of itself: `published.Layered`, `published.Branching`, `published.ChannelAffine`. What a class publishes
 counts for its own forward alone; a subclass that computes something else has to say so, and is refused otherwise.
 """
 
@@ -23,8 +23,8 @@ from memory_defense.certificates.affine import (
     Flattening,
     Moments,
 )
+from memory_defense.certificates.published import Branching, ChannelAffine, Layered
 from memory_defense.certificates.steps import Branches, Step
-from memory_defense.contracts import Branching, ChannelAffine, Layered
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -71,7 +71,7 @@ def _steps(module: nn.Module, moments: Moments | None, path: str) -> Iterator[St
         if reader is None:
             raise ValueError(
                 f"{called} has no interval bounds; build the network of {_supported()}, or let its class publish "
-                "what it computes as layers(), branches() or affine(), see memory_defense.contracts.Layered"
+                "what it computes as layers(), branches() or affine(), see memory_defense.certificates.published"
             )
         yield from reader(module, moments)
 

@@ -22,6 +22,20 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; torch decides if left out.")]
 Size = Annotated[int | None, typer.Option(help="Resize these images to this many pixels a side.")]
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="Run directory of a trained defense, zoo:NAME, an export, or package.module:build for your classifier."
+    ),
+]
+OwnImages = Annotated[
+    str | None,
+    typer.Option(help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."),
+]
+OwnWeights = Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")]
+Sharing = Annotated[
+    int, typer.Option(min=1, help="Processes that share the images; for several machines use torchrun.")
+]
 Run = Annotated[Path, typer.Argument(help="Run directory of a trained defense, or zoo:NAME.")]
 
 Options = TypeVar("Options")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,8 +12,12 @@ from memory_defense.cli.arguments import (
     DataDir,
     Device,
     Offline,
+    OwnImages,
+    OwnWeights,
     Seed,
+    Sharing,
     Size,
+    Target,
     Threads,
     check_run_images,
     check_source,
@@ -39,13 +43,7 @@ PLACE = "certificates.json"
 class CertifyArguments:
     """Every argument and option, as typed by the user."""
 
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="Run directory of a trained defense, zoo:NAME, an export, or package.module:build for your "
-            "classifier."
-        ),
-    ]
+    target: Target
     radius: Annotated[
         list[str],
         typer.Option(
@@ -60,31 +58,34 @@ class CertifyArguments:
         str | None,
         typer.Option(help="Prove by interval bounds, L-inf: ibp, or crown-ibp, which is tighter and slower."),
     ] = None
-    samples: Annotated[int, typer.Option(min=1, help="Noisy copies that bound a probability (n).")] = 100_000
-    selection: Annotated[int, typer.Option(min=1, help="Noisy copies that choose the class (n0).")] = 100
-    alpha: Annotated[float, typer.Option(help="Probability that an image's certificate is wrong.")] = 0.001
-    images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."
-        ),
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="With --sigma: noisy copies that bound a probability; else 100,000.")
     ] = None
+    selection: Annotated[
+        int | None, typer.Option(min=1, help="With --sigma: noisy copies that choose the class; else 100.")
+    ] = None
+    alpha: Annotated[
+        float | None, typer.Option(help="With --sigma: probability that a certificate is wrong; else 0.001.")
+    ] = None
+    images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
+    data: OwnImages = None
     size: Size = None
-    weights: Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")] = None
+    weights: OwnWeights = None
     data_dir: DataDir = None
     offline: Offline = False
     seed: Seed = 0
     device: Device = "cpu"
     threads: Threads = None
-    processes: Annotated[
-        int,
-        typer.Option(min=1, help="Processes that share the images; for several machines use torchrun."),
-    ] = 1
+    processes: Sharing = 1
     out: Annotated[
         Path | None,
         typer.Option(help="Where to write the record; else certificates.json in the run, or here."),
     ] = None
+
+    def counting(self) -> dict[str, float]:
+        """Return what was said of the noisy copies; what was not is left to `Smoothing`."""
+        said = {"samples": self.samples, "selection": self.selection, "alpha": self.alpha}
+        return {name: value for name, value in said.items() if value is not None}
 
     def place(self) -> Path:
         """Return where the record goes."""
@@ -160,7 +161,11 @@ def _check_method(options: CertifyArguments) -> None:
             raise ValueError("--bounds: not together with --sigma; intervals and noise are two ways to certify")
     if options.sigma is not None and not options.sigma > 0:
         raise ValueError(f"--sigma is {options.sigma}, but noise has a standard deviation above 0; give 0.25, say")
-    if not 0 < options.alpha < 1:
+    if options.sigma is None and (given := options.counting()):
+        raise ValueError(
+            f"{', '.join(f'--{name}' for name in given)}: only with --sigma, whose noisy copies they are about"
+        )
+    if options.alpha is not None and not 0 < options.alpha < 1:
         raise ValueError(f"--alpha is {options.alpha}, but a probability of error is in (0, 1); give 0.001, say")
 
 
@@ -176,9 +181,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
 
     smoothing: Smoothing | None = None
     if options.sigma is not None:
-        smoothing = Smoothing(
-            sigma=options.sigma, samples=options.samples, selection=options.selection, alpha=options.alpha
-        )
+        smoothing = Smoothing(sigma=options.sigma, **cast("dict[str, Any]", options.counting()))
     with shown(silent=not speaks) as progress:
         find = _own if is_classifier(options.target) else _run
         model, images, chosen = find(options, device, progress)
@@ -227,24 +230,21 @@ def _own(
 def _run(
     options: CertifyArguments, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, ImageSet, Options]:
-    from memory_defense.data.limits import TYPED, Limits
+    from memory_defense.cli.run_splits import run_splits
     from memory_defense.evaluation.options import Options
     from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.load import load_defense
-    from memory_defense.workflows.run_images import splits_of
     from memory_defense.workflows.run_recipe import recipe_of
 
     run = RunDirectory(Path(options.target))
     recipe = recipe_of(run)
-    splits = splits_of(
+    splits = run_splits(
         run,
         source=options.data,
         device=device,
         data_dir=options.data_dir,
         offline=options.offline,
-        may_update=True,
         progress=progress,
-        limits=Limits(words=replace(TYPED, size="", images="")),
     )
     test = splits.test.first(min(options.images or len(splits.test), len(splits.test)))
     chosen = Options(

@@ -43,8 +43,8 @@ def evaluate(options: EvaluateArguments) -> None:
 def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: bool) -> None:
     from memory_defense.cli.evaluate_checks import narrowed, place_of
     from memory_defense.cli.progress import shown
+    from memory_defense.cli.run_splits import run_splits
     from memory_defense.cli.shared import print_tables
-    from memory_defense.data.limits import TYPED, Limits
     from memory_defense.defenses.gated import Gated
     from memory_defense.defenses.interval_proof import proving
     from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, keep_flag
@@ -53,7 +53,6 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
     from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.load import load_defense
     from memory_defense.workflows.assess import add_detection, assess, calibrated
-    from memory_defense.workflows.run_images import splits_of
     from memory_defense.workflows.run_recipe import recipe_of
 
     run = RunDirectory(Path(options.target))
@@ -69,15 +68,13 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
         defense = Gated(proving(defense, radii=[epsilon, *attacked]), epsilon).to(device)
         gated = (f"an image is accepted only if it is certified within {epsilon / 2:.4g}, half of {options.gate}",)
     with shown(silent=not speaks) as progress:
-        splits = splits_of(
+        splits = run_splits(
             run,
             source=options.data,
             device=device,
             data_dir=options.data_dir,
             offline=options.offline,
-            may_update=True,
             progress=progress,
-            limits=Limits(words=replace(TYPED, size="", images="")),
         )
         with stage(progress, "choosing the flag's threshold"):
             flag = calibrated(defense, splits.held_out, rate) if options.detection else None

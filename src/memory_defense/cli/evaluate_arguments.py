@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Device, Offline, Seed, Size, Threads
+from memory_defense.cli.arguments import (
+    DataDir,
+    Device,
+    Offline,
+    OwnImages,
+    OwnWeights,
+    Seed,
+    Sharing,
+    Size,
+    Target,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from memory_defense.contracts import Progress
@@ -19,22 +30,13 @@ if TYPE_CHECKING:
 class EvaluateArguments:
     """Every argument and option, as typed by the user; `evaluate_checks` says which go together."""
 
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="Run directory of a trained defense, zoo:NAME, an export, or package.module:build for your "
-            "classifier."
-        ),
-    ]
+    target: Target
     data_dir: DataDir = None
     offline: Offline = False
     seed: Seed = 0
     device: Device = "cpu"
     threads: Threads = None
-    processes: Annotated[
-        int,
-        typer.Option(min=1, help="Processes that share the images; for several machines use torchrun."),
-    ] = 1
+    processes: Sharing = 1
     images: Annotated[int | None, typer.Option(min=1, help="Test images; all, or the recipe's number.")] = None
     attacks: Annotated[
         list[str] | None,
@@ -49,14 +51,9 @@ class EvaluateArguments:
         typer.Option(help="Radii, such as 8/255 or 0.1; may be repeated. For a run, L-inf."),
     ] = None
     norm: Annotated[str | None, typer.Option(help="linf or l2, for your own classifier or an export.")] = None
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."
-        ),
-    ] = None
+    data: OwnImages = None
     size: Size = None
-    weights: Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")] = None
+    weights: OwnWeights = None
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
     ] = None

@@ -31,7 +31,7 @@ class Undefended(nn.Module):
         return self.network(images)
 
     def layers(self) -> Sequence[nn.Module]:
-        """Return the network alone (`contracts.Layered`), so that what bounds modules bounds this one."""
+        """Return the network alone (`published.Layered`), so that what bounds modules bounds this one."""
         return (cast("nn.Module", self.network),)
 
     def surrogates(self) -> Mapping[str, Classifier]:

@@ -66,7 +66,7 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the factor (C,) of each channel and what is added to it (C,); see `contracts.ChannelAffine`."""
+        """Return the factor (C,) of each channel and what is added to it (C,); see `published.ChannelAffine`."""
         scale = self.std.flatten().reciprocal()
         return scale, -self.mean.flatten() * scale
 
@@ -76,7 +76,7 @@ class Normalize(nn.Module):
 
 
 class Sum(nn.Module):
-    """The sum of what its branches make of the same input (`contracts.Branching`).
+    """The sum of what its branches make of the same input (`published.Branching`).
 
     Parameters
     ----------
@@ -218,5 +218,5 @@ class ImageClassifier(nn.Module):
         return self.head(self.trunk(self.normalize(images)))
 
     def layers(self) -> Sequence[nn.Module]:
-        """Return what `forward` calls in turn (`contracts.Layered`); who has another forward says so anew."""
+        """Return what `forward` calls in turn (`published.Layered`); who has another forward says so anew."""
         return self.normalize, self.trunk, self.head

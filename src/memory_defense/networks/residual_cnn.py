@@ -50,7 +50,7 @@ class PooledBlock(nn.Module):
         return pooled + self.branch(pooled)
 
     def layers(self) -> Sequence[nn.Module]:
-        """Return what `forward` amounts to (`contracts.Layered`)."""
+        """Return what `forward` amounts to (`published.Layered`)."""
         return self.pooled, Sum(nn.Identity(), self.branch)
 
 

@@ -67,7 +67,7 @@ class Block(nn.Module):
         return self.activation(self.branch(features) + self.shortcut(features))
 
     def layers(self) -> Sequence[nn.Module]:
-        """Return what `forward` amounts to (`contracts.Layered`)."""
+        """Return what `forward` amounts to (`published.Layered`)."""
         return Sum(self.branch, self.shortcut), self.activation
 
 

@@ -56,6 +56,8 @@ def lend(shared: Path, splits: Splits, seed: int) -> None:
         recipe = RECIPES[run.read()["recipe"]]
         name = run.path.relative_to(zoo.ROOT).as_posix()
         places = shared_stages(recipe, shared, seed, len(splits.train))
+        if all(place.is_file() for place in (places[0], places[-1])):  # they were lent before
+            continue
         for place, classifier in _classifiers(recipe, run, places):
             if not place.is_file():
                 place.parent.mkdir(parents=True, exist_ok=True)
