@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -65,6 +65,7 @@ def predict(
     _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
 
     from memory_defense.cli.progress import shown
+    from memory_defense.cli.run_splits import run_splits
     from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.pictures import pictures
     from memory_defense.data.places import DataNotFoundError
@@ -78,7 +79,6 @@ def predict(
     from memory_defense.systems.load import load_defense
     from memory_defense.workflows.predict import flag_for
     from memory_defense.workflows.predict import predict as predictions
-    from memory_defense.workflows.run_images import splits_of
 
     found = RunDirectory(run)
     model = ModelSpec(**found.read()["model"])
@@ -89,14 +89,6 @@ def predict(
     defense = defense.to(place)
     kept: list[Line] = []
     with shown(live=not as_json) as progress:
-        where: dict[str, Any] = {
-            "device": place,
-            "data_dir": data_dir,
-            "offline": offline,
-            "may_update": True,
-            "progress": progress,
-            "limits": Limits(words=replace(TYPED, size="", images="")),
-        }
         keeps = FLAG not in found.read()
         try:
             flag, fresh = (
@@ -105,7 +97,16 @@ def predict(
                 else flag_for(
                     found,
                     defense,
-                    lambda: splits_of(found, source=data, **where).held_out,
+                    lambda: (
+                        run_splits(
+                            found,
+                            source=data,
+                            device=place,
+                            data_dir=data_dir,
+                            offline=offline,
+                            progress=progress,
+                        ).held_out
+                    ),
                     false_alarms=false_alarms,
                     progress=progress,
                 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_defense.data.limits import TYPED, Limits
-from memory_defense.workflows.run_images import splits_of
+from memory_defense.workflows import run_images
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def run_splits(
     progress: Progress,
 ) -> Splits:
     """Return the images that a run was trained on, or those of `source`; raise what `splits_of` raises."""
-    return splits_of(
+    return run_images.splits_of(
         run,
         source=source,
         device=device,
