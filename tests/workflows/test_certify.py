@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -160,6 +161,7 @@ def test_the_model_is_left_as_it_was() -> None:
     [
         ({"smoothing": None}, "proves nothing by itself"),
         ({"smoothing": -1.0}, "sigma is -1.0"),
+        ({"smoothing": "0.25"}, "smoothing is '0.25', expected a standard deviation"),
         ({"radii": [-0.1]}, "-0.1"),
         ({"radii": "0.1"}, "a number, not a text"),
         ({"labels": torch.tensor([0.5] * 4)}, "labels"),
@@ -205,3 +207,11 @@ def test_other_radii_do_not_go_on_from_what_was_proven_for_these(tmp_path) -> No
         with pytest.raises(ValueError, match="belongs to something else"):
             proof(radius, method)
     assert proof(0.01, "ibp").images == 200
+
+
+@pytest.mark.parametrize("sigma", [1, np.float32(0.5), torch.tensor(0.5)])
+def test_a_standard_deviation_may_be_any_number(sigma: object) -> None:
+    images, model = images_of(2), Planes()
+    labels = model(images).argmax(1)
+    record = memory_defense.certify(model, images, labels, radii=5, smoothing=sigma)  # pyright: ignore
+    assert record.certified[0].sigma == float(sigma)  # pyright: ignore

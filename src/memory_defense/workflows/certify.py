@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memory_defense.certificates.smoothing import Smoothing
+from memory_defense.checks import real_number, shown
 from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Images, Labels
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
@@ -95,7 +96,7 @@ def certify(
     together = in_company("memory_defense.certify", alone=chosen.alone)
     with undisturbed(), ordinary_modes(model) as left, together, apart(model):
         chosen = replace(chosen, notes=(*chosen.notes, *left))
-        smooth = Smoothing(sigma=smoothing) if isinstance(smoothing, (int, float)) else smoothing
+        smooth = _smoothing_of(smoothing)
         if smooth is None and not isinstance(model, Certifying):
             raise ValueError(
                 "the model proves nothing by itself; smooth it with smoothing=0.25, say, which certifies any "
@@ -112,6 +113,18 @@ def certify(
             method = method_of(defense, model, smooth, asked, chosen)
             record = certified_record(defense, pixels, truth, method, asked, chosen, place, smoothing=smooth)
     return record
+
+
+def _smoothing_of(given: object) -> Smoothing | None:
+    """Return how to smooth; raise ValueError for anything but that, a number or None."""
+    if given is None or isinstance(given, Smoothing):
+        return given
+    sigma = real_number(given)
+    if sigma is None:
+        raise ValueError(
+            f"smoothing is {shown(given)}, expected a standard deviation, such as 0.25, or memory_defense.Smoothing"
+        )
+    return Smoothing(sigma=sigma)
 
 
 def method_of(
