@@ -21,7 +21,12 @@ from memory_defense.reporting.wording import epsilon_text
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md", DOCS / "peers-on-cases.md")
-SCALES = {"paper": "at the paper's size", "cpu": "on two processor cores"}
+SCALES = {
+    "paper": "at the paper's size",
+    "rental": "with ResNet-50 after minutes of one GPU",
+    "desk": "after hours of two processor cores",
+    "cpu": "on two processor cores",
+}
 """Directories below results/, the most telling first."""
 MISSING = "not measured yet"
 VERDICTS = (
