@@ -22,6 +22,7 @@ _FIT = FitConfig(
     epochs=24,
     batch_size=128,
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, schedule="one-cycle", clip=10.0),
+    averaging=0.998,
     augmentation=Augmentation(horizontal_flip=True),
     validate_every=2,
 )
