@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 import memory_defense
 from certificates.proving import Planes, images_of
 from memory_defense import Options, Record, Smoothing
+from memory_defense.certificates.smoothing import LATTICE, off_lattice
 from memory_defense.defenses.interval_proof import proving
 from memory_defense.evaluation.certifying import BySmoothing, certify_all
 from memory_defense.tensorfiles import read_tensors
@@ -74,6 +76,35 @@ def test_a_record_says_what_is_certified_and_what_the_gate_makes_of_it(tmp_path)
     assert record.clean.accuracy == float((tensors["guesses"] == tensors["labels"]).double().mean())
     assert bool(tensors["clean"][1:].all())
     assert not tensors["clean"][0]
+
+
+def verdicts(record: Record) -> dict[str, tuple[str, float | None]]:
+    return {one.check: (one.verdict, one.value) for one in record.audit}
+
+
+def test_the_audit_says_whether_so_few_copies_can_say_it_and_what_the_lattice_costs() -> None:
+    images, model = images_of(3), Planes()
+    labels, enough, exact = (
+        model(images).argmax(1),
+        "n large enough for the radius claimed",
+        "sums of image and noise are exact",
+    )
+
+    def audited(radii: list[float], **smoothing: float) -> dict[str, tuple[str, float | None]]:
+        chosen = Smoothing(**{"sigma": 0.3, "samples": 300, "selection": 20} | smoothing)  # pyright: ignore[reportArgumentType]
+        return verdicts(memory_defense.certify(model, images, labels, radii=radii, smoothing=chosen))
+
+    most = 0.3 * NormalDist().inv_cdf(0.001 ** (1 / 300))
+    verdict, value = audited([0.1, 0.5])[enough]
+    assert verdict == "pass"
+    assert value == pytest.approx(0.5 / most, rel=1e-6)
+    assert audited([1.01 * most])[enough][0] == "fail"
+    assert audited([0.0])[enough] == ("not run", None)
+    assert audited([0.1], samples=5)[enough] == ("fail", None)  # five copies prove nothing at all
+    assert audited([0.1])[exact] == ("pass", pytest.approx(max(map(off_lattice, images))))
+    assert audited([0.1], sigma=0.9 / LATTICE)[exact][0] == "fail"
+    assert audited([0.1], sigma=50.0)[exact][0] == "fail"
+    assert memory_defense.certify(model, images, labels, radii=[0.1]).audit == ()
 
 
 def test_a_model_s_own_proof_is_taken_as_it_is() -> None:

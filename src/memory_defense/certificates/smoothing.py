@@ -33,6 +33,8 @@ LATTICE = 255 * 256
 """Steps of the noise's lattice in [0, 1]."""
 CHUNK = 100
 """Noisy copies that are drawn together; an image's n-th copy is the same whatever is asked beside it."""
+LARGEST_NORMAL = math.sqrt(2 * 24 * math.log(2))
+"""No normal number is larger: those here are made of uniform numbers of 24 bits (`ImageDraws.normal`)."""
 NO_ANSWER = -1
 """Class of a copy for which the model has no finite logits."""
 _PASS, _MOST_NUMBERS = 1000, 1 << 23
@@ -108,6 +110,11 @@ class Smoothing:
             low, high = (low, middle) if self.radius(middle) >= radius > 0 else (middle, high)
         return high
 
+    @property
+    def exact(self) -> bool:
+        """Whether the noise is coarser than its lattice, and no sum on it is too large for float32."""
+        return 1 <= self.sigma * LATTICE <= (2**24 - LATTICE) / LARGEST_NORMAL
+
     def least_samples(self, radius: float) -> int:
         """Return the least number of samples with which this radius could be certified at all."""
         wanted = _NORMAL.cdf(radius / self.sigma)
@@ -133,13 +140,13 @@ class Smoothing:
         guess = int(chosen.mode().values)
         top = asked = 0
         if guess != NO_ANSWER:
-            enough = self.least_top(wanted + _off_lattice(image)) if wanted > 0 else 0
+            enough = self.least_top(wanted + off_lattice(image)) if wanted > 0 else 0
             for answers in _answers(asking, image, draws.child("estimation"), self.sigma, self.samples):
                 top += int((answers == guess).sum())
                 asked += len(answers)
                 if self.samples - (asked - top) < enough:
                     break
-        radius = max(0.0, self.radius(top) - _off_lattice(image))
+        radius = max(0.0, self.radius(top) - off_lattice(image))
         return Counted(guess if radius > 0 else ABSTAINS, radius, top, asked, guess)
 
     def certify(self, model: Classifier, images: Images, draws: ImageDraws, *, wanted: float = 0.0) -> Certificates:
@@ -196,8 +203,8 @@ def _on_lattice(image: Tensor) -> Tensor:
     return (image.double() * LATTICE).round().float()
 
 
-def _off_lattice(image: Tensor) -> float:
-    """Return what the lattice may cost a radius, in L2.
+def off_lattice(image: Tensor) -> float:
+    """Return what the lattice may cost the radius of an image (C, H, W), in L2 and pixel units.
 
     An attacked image is moved by half a step a pixel at most, and this one by as much as it lies off.
     """

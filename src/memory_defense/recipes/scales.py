@@ -15,7 +15,6 @@ from memory_defense.threat import L2, Linf
 from memory_defense.training.adversarial import Online, WarmStart
 from memory_defense.training.fit import FitConfig
 from memory_defense.training.optimizer import OptimizerConfig
-from memory_defense.training.trades import Trades
 
 _FLIPS = Augmentation(horizontal_flip=True)
 _CROPS = Augmentation(crop_padding=4, horizontal_flip=True)
@@ -175,10 +174,10 @@ CIFAR_DESK = replace(
     offline=replace(_DESK_FIT, epochs=6),
     robust=(
         Stage(
-            name="trades",
-            objective=Trades(epsilon=8 / 255, warm_up=0.1, beta=5.0, steps=2, step=0.75, start="uniform"),
+            name="pgd3",
+            objective=Online(epsilon=8 / 255, warm_up=0.1, attack=Pgd(steps=3, stop_when_fooled=False)),
             score="robust",
-            fit=replace(_DESK_FIT, epochs=30, averaging=0.999),
+            fit=replace(_DESK_FIT, epochs=25, averaging=0.999),
         ),
     ),
     held_out=HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=Linf(8 / 255)),

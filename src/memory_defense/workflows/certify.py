@@ -8,6 +8,7 @@ from pathlib import Path
 from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.checks import real_number, shown
 from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Images, Labels
+from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.options import Options
@@ -183,7 +184,7 @@ def certified_record(
         certificates=None if place is None else beside(place, CERTIFICATES).name,
         certificates_sha256=checksum,
         notes=(*options.notes, *notes),
-        audit=(),
+        audit=() if smoothing is None else sampling_lines(smoothing, radii, images),
         provenance=provenance(options.seed, images.device, options.weights_sha256),
     )
     if place is not None and state is not None and leads:
