@@ -73,7 +73,43 @@ def _audit(file: str, says: str, check: str, wrong: str, right: str, given: str 
     )
 
 
+SAMPLING = """
+import memory_defense
+from certificates.proving import Planes, images_of
+from memory_defense import Smoothing
+
+def checked(check, radius, **smoothing):
+    images = images_of(2)
+    chosen = Smoothing(**{"sigma": 0.3, "samples": 20, "selection": 20} | smoothing)
+    record = memory_defense.certify(Planes(), images, Planes()(images).argmax(1), radii=[radius], smoothing=chosen)
+    return {one.check: one for one in record.audit}[check]
+"""
+"""What a certification by noisy copies is audited with."""
+
+
+def _sampling(says: str, check: str, wrong: str, right: str) -> Case:
+    return Case(
+        "evaluation/audit/sampling.py",
+        says,
+        f"one = checked({check!r}, {wrong}); assert one.verdict == 'fail'; said = one.remedy",
+        f"assert checked({check!r}, {right}).verdict == 'pass'",
+        SAMPLING,
+    )
+
+
 CASES = (
+    _sampling(
+        "ask more copies, or take a larger sigma and a classifier that was trained with it",
+        "n large enough for the radius claimed",
+        "0.4",
+        "0.4, samples=200",
+    ),
+    _sampling(
+        "take a sigma between one step of the lattice and 40",
+        "sums of image and noise are exact",
+        "0.1, sigma=50.0",
+        r"0.1, sigma=float(«and (\d+)»)",
+    ),
     _audit(
         "proofs",
         "evaluate it with a gate: defenses.gated.Gated, or --gate EPSILON",
