@@ -151,6 +151,15 @@ class Flagging(Protocol):
         ...
 
 
+@runtime_checkable
+class Rebuilding(Protocol):
+    """A defense that can show what each class's part of its memory makes of an image."""
+
+    def reconstruct_all(self, images: Images) -> Tensor:
+        """Return (B, K, C, H, W) in pixel units: a picture for each class."""
+        ...
+
+
 class SlotTrace(Protocol):
     """Slots and attention of one batch in a defense that answers through a slot."""
 

@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import ATTACKS
+from memory_defense.defenses.proving_memory import build_proving_memory
 from memory_defense.defenses.undefended import Undefended
+from memory_defense.randomness import seeded
 from memory_defense.studio.library import Library
-from memory_defense.studio.messages import AttackChoice, ImageChoice
+from memory_defense.studio.messages import AttackChoice, ImageChoice, Proof
 from memory_defense.studio.play import OPTION_LIMITS, Posed, Subject, build_attack, look, options_of, play
 from memory_defense.studio.tickets import Ticket, TooSlowError
+from memory_defense.threat import L2, Linf
 
 from .conftest import attack
 from .pages import opened
@@ -114,6 +117,35 @@ def test_the_flag_is_the_defense_s_own() -> None:
     assert look(defense, torch.full((1, 1, 28, 28), 0.4)).flagged is False
     defense.flag_threshold = None
     assert look(defense, torch.full((1, 1, 28, 28), 0.6)).flagged is None
+
+
+def test_a_proof_is_the_defense_s_own_and_its_items_are_shown(library) -> None:
+    with seeded(0, "proving"):
+        shape = {"channels": 1, "size": 28, "classes": 10, "mean": (0.3,), "std": (0.3,)}
+        defense = build_proving_memory(preset="tiny", **shape).eval()
+    image = posed(library, 6).image
+    (label,), (radius,) = defense.certificates(image)
+    assert radius > 0
+    for within, accepted in ((L2(1.9 * float(radius)), True), (L2(2.1 * float(radius)), False), (Linf(0.1), None)):
+        seen = look(defense, image, within=within)
+        assert seen.proof == Proof(norm="l2", radius=float(radius), accepted=accepted)
+        assert seen.answer == int(label)
+    assert look(defense, image).proof == Proof(norm="l2", radius=float(radius), accepted=None)
+    assert (seen.slot, seen.attention, seen.selector) == (None, None, None)
+    assert seen.slots is not None
+    shown = defense.reconstruct_all(image)[0]
+    assert [one.error for one in seen.slots] == pytest.approx(
+        [float((one - image[0]).square().mean()) for one in shown]
+    )
+    subject = Subject("proving", defense, tuple("abcdefghij"))
+    choice = AttackChoice(**attack(norm="l2", epsilon=min(10, 1.9 * float(radius))))
+    played, adversarial = play(subject, posed(library, 6, int(label)), choice, Ticket(60))
+    assert played.clean.proof is not None
+    assert played.clean.proof.accepted
+    found = defense.certificates(adversarial)
+    assert played.adversarial.proof is not None
+    assert played.adversarial.proof.accepted == bool(found.radii[0] >= choice.epsilon / 2)
+    assert "The gate for this epsilon accepts" in played.sentence
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))

@@ -2,13 +2,13 @@
 
 import pytest
 
-from memory_defense.studio.messages import Look
+from memory_defense.studio.messages import Look, Proof
 from memory_defense.studio.story import what_happened
 
 NAMES = ("boot", "sneaker", "apron")
 
 
-def seen(answer: int, slot: int | None = None, flagged: bool | None = None) -> Look:
+def seen(answer: int, slot: int | None = None, flagged: bool | None = None, proof: Proof | None = None) -> Look:
     return Look(
         picture="",
         answer=answer,
@@ -19,7 +19,30 @@ def seen(answer: int, slot: int | None = None, flagged: bool | None = None) -> L
         slots=None,
         flagged=flagged,
         flag_score=None if flagged is None else "reconstruction",
+        proof=proof,
     )
+
+
+def proven(answer: int, radius: float, accepted: bool | None) -> Look:
+    return seen(answer, proof=Proof(norm="l2", radius=radius, accepted=accepted))
+
+
+@pytest.mark.parametrize(
+    ("clean", "attacked", "said"),
+    [
+        (proven(0, 0.61, True), proven(1, 0.1, False), "accepts the clean image and flags this one."),
+        (
+            proven(0, 0.61, True),
+            proven(0, 0.4, True),
+            "accepts both, which proves that their answers are the same.",
+        ),
+        (proven(0, 0.1, False), proven(0, 0.4, True), "flags the clean image already."),
+        (proven(0, 0.61, None), proven(0, 0.4, None), "within L2 0.610 of the clean image gets another answer."),
+        (proven(0, 0.0, None), proven(1, 0.4, None), "Nothing is proven."),
+    ],
+)
+def test_what_is_proven_is_said(clean: Look, attacked: Look, said: str) -> None:
+    assert what_happened(clean, attacked, 0, NAMES, moved=True).endswith(said)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Defense, Labels, SlotDefense
+from memory_defense.contracts import Defense, Labels, Rebuilding, SlotDefense
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.passes import granules_of
@@ -56,9 +56,11 @@ def write_gallery(
         if isinstance(defense, SlotDefense):
             with torch.no_grad():
                 clean, attacked = defense.trace(images), defense.trace(adversarial)
-                tensors["reconstructions"] = defense.reconstruct_all(adversarial)
             tensors["attention_clean"], tensors["attention_adversarial"] = clean.attention, attacked.attention
             tensors["slots_clean"], tensors["slots_adversarial"] = clean.slots, attacked.slots
+        if isinstance(defense, Rebuilding):
+            with torch.no_grad():
+                tensors["reconstructions"] = defense.reconstruct_all(adversarial)
     header = {
         "classes": json.dumps(list(classes)),
         "attack": "the first that worked, of all",

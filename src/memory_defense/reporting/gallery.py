@@ -15,7 +15,7 @@ slots_clean               (N,)                slot read for `images` (optional p
 slots_adversarial         (N,)                slot read for `adversarial`
 attention_clean           (N, M)              weights of the memory items, at least 0 (optional pair)
 attention_adversarial     (N, M)              likewise, for `adversarial`
-reconstructions           (N, K, C, H, W)     `adversarial` rebuilt from every slot, any range (optional)
+reconstructions           (N, K, C, H, W)     `adversarial` rebuilt by every slot, or each class's best item
 ========================  ==================  ==========================================================
 
 The header holds strings: ``classes`` (a JSON list of K names), ``attack``, ``knowledge``, ``norm``, ``epsilon``

@@ -65,6 +65,16 @@ class Slot(Message):
     """Mean squared difference to the image, pixel units."""
 
 
+class Proof(Message):
+    """What a defense proves of its answer to one image."""
+
+    norm: Literal["linf", "l2"]
+    radius: Annotated[float, Field(ge=0)]
+    """No image within it, in pixel units, gets another answer; 0 where nothing is proven."""
+    accepted: bool | None
+    """Whether the gate for the attack's epsilon accepts the image; None where the attack's norm is another."""
+
+
 class Look(Message):
     """Everything that a defense computes for one image."""
 
@@ -78,11 +88,13 @@ class Look(Message):
     attention: list[float] | None
     """(M,) the weights the memory was read with."""
     slots: list[Slot] | None
-    """(K,)"""
+    """(K,) what each slot makes of the image, or the best item of each class where there is no slot to choose."""
     flagged: bool | None
     """None where the defense has no flag, or no threshold for it."""
     flag_score: str | None
     """The score that the flag looks at; None where the defense has no flag."""
+    proof: Proof | None
+    """None where the defense proves nothing."""
 
 
 class Played(Message):

@@ -17,10 +17,13 @@ from memory_defense.attacks import ATTACKS
 from memory_defense.checks import nearest
 from memory_defense.contracts import (
     Attack,
+    Ball,
     Binding,
+    Certifying,
     Defense,
     Flagging,
     Images,
+    Rebuilding,
     SlotDefense,
     needs_gradient,
     targets_of,
@@ -34,7 +37,7 @@ from memory_defense.losses import suited
 from memory_defense.passes import regular
 from memory_defense.randomness import seeded
 from memory_defense.studio.knowledge import Known, chosen
-from memory_defense.studio.messages import AttackChoice, Look, Played, Slot
+from memory_defense.studio.messages import AttackChoice, Look, Played, Proof, Slot
 from memory_defense.studio.pictures import MAGNIFICATION, magnified, signs, uri
 from memory_defense.studio.story import what_happened
 from memory_defense.studio.tickets import Ticket, Watched
@@ -136,14 +139,14 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
     image, surrogate = posed.image, known.surrogate
     runner = CaseRunner(defense=subject.defense, options=Options(seed=choice.seed))
     with frozen(subject.defense):
-        clean = look(subject.defense, image, choice.seed)
+        clean = look(subject.defense, image, choice.seed, case.ball)
         label = clean.answer if posed.label is None else posed.label
         ticket.check()
         bound = surrogate.bind(image) if isinstance(surrogate, Binding) else surrogate
         labels, ids = torch.tensor([label]), torch.tensor([posed.identity])
         attempt = runner.run(case, Watched(regular(bound), ticket), image, labels, ids)
         ticket.check()
-        adversarial = look(subject.defense, attempt.images, choice.seed)
+        adversarial = look(subject.defense, attempt.images, choice.seed, case.ball)
     offset = (attempt.images - image)[0]
     played = Played(
         run=subject.run,
@@ -166,15 +169,18 @@ def play(subject: Subject, posed: Posed, choice: AttackChoice, ticket: Ticket) -
     return played, attempt.images
 
 
-def look(defense: Defense, image: Images, seed: int = 0) -> Look:
-    """Return what a defense makes of one image (1, C, H, W); slots and a flag only where it has them."""
+def look(defense: Defense, image: Images, seed: int = 0, within: Ball | None = None) -> Look:
+    """Return what a defense makes of one image (1, C, H, W); slots, a flag and a proof only where it has them.
+
+    `within` is the ball of the attack, for whose epsilon the gate is asked.
+    """
     with torch.no_grad(), seeded(seed, "studio"):
         logits = answers(defense, image)[0]
-        slot = attention = slots = None
+        slot = attention = None
+        slots = _slots(defense.reconstruct_all(image)[0], image[0]) if isinstance(defense, Rebuilding) else None
         if isinstance(defense, SlotDefense):
             trace = defense.trace(image)
             slot, attention = int(trace.slots[0]), _numbers(trace.attention[0])
-            slots = _slots(defense.reconstruct_all(image)[0], image[0])
         return Look(
             picture=uri(image[0]),
             answer=int(logits.argmax()),
@@ -185,6 +191,7 @@ def look(defense: Defense, image: Images, seed: int = 0) -> Look:
             slots=slots,
             flagged=_flagged(defense, image),
             flag_score=defense.flag_score if isinstance(defense, Flagging) else None,
+            proof=_proof(defense, image, within),
         )
 
 
@@ -215,6 +222,19 @@ def _flagged(defense: Defense, image: Images) -> bool | None:
     if not isinstance(defense, Flagging) or defense.flag_threshold is None:
         return None
     return bool(defense.suspicious(image)[0])
+
+
+def _proof(defense: Defense, image: Images, within: Ball | None) -> Proof | None:
+    """Return what is proven of an image, and whether the gate for the ball's epsilon accepts it."""
+    if not isinstance(defense, Certifying):
+        return None
+    labels, radii = defense.certificates(image)
+    norm, radius = defense.certified_norm, float(radii[0])
+    assert norm in ("linf", "l2")
+    accepted = None
+    if within is not None and within.norm == norm:
+        accepted = bool(labels[0] >= 0 and radius >= within.epsilon / 2)
+    return Proof(norm=norm, radius=radius, accepted=accepted)
 
 
 def _notes(case: Case, known: Known, attempt: Attempt, classes: int) -> list[str]:

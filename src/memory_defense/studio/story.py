@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from memory_defense.studio.messages import Look, Played
 
+NORM_WORDS = {"linf": "L-inf", "l2": "L2"}
+
 
 def what_happened(clean: Look, adversarial: Look, label: int, classes: Sequence[str], *, moved: bool) -> str:
     """Return what an attack did to one image.
@@ -48,7 +50,7 @@ def what_happened(clean: Look, adversarial: Look, label: int, classes: Sequence[
             f"The selector was steered from slot {_name(clean.slot, classes)} to slot "
             f"{_name(adversarial.slot, classes)}, and {then}"
         )
-    return told + _flag(adversarial, label)
+    return told + _flag(adversarial, label) + _proven(clean, adversarial)
 
 
 def which_stands(plays: Sequence[Played], transfer: Sequence[int], classes: Sequence[str]) -> str:
@@ -83,6 +85,19 @@ def _flag(adversarial: Look, label: int) -> str:
     if adversarial.flagged:
         return " The image was flagged as suspicious."
     return " It was not flagged." if adversarial.answer != label else ""
+
+
+def _proven(clean: Look, adversarial: Look) -> str:
+    if clean.proof is None or adversarial.proof is None:
+        return ""
+    if clean.proof.accepted is None:
+        where = f"within {NORM_WORDS[clean.proof.norm]} {clean.proof.radius:.3f} of the clean image"
+        return f" Proven: no image {where} gets another answer." if clean.proof.radius else " Nothing is proven."
+    if not clean.proof.accepted:
+        return " The gate for this epsilon flags the clean image already."
+    if adversarial.proof.accepted:
+        return " The gate for this epsilon accepts both, which proves that their answers are the same."
+    return " The gate for this epsilon accepts the clean image and flags this one."
 
 
 def _a(noun: str) -> str:

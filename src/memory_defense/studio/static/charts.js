@@ -15,6 +15,16 @@ function flag(look) {
   return make("span", { class: look.flagged ? "badge flagged" : "badge" }, `${said} by ${look.flag_score}`);
 }
 
+/** What is proven of this image, and what the gate for the attack's epsilon makes of it. */
+function proof(look) {
+  if (!look.proof) return null;
+  const { norm, radius, accepted } = look.proof;
+  const within = `${norm === "linf" ? "L-inf" : "L2"} ${radius.toFixed(3)}`;
+  const said = radius > 0 ? `proven within ${within}` : "nothing proven";
+  const gate = accepted === null ? "" : accepted ? ", accepted by the gate" : ", ⚑ flagged by the gate";
+  return make("span", { class: accepted === false ? "badge flagged" : "badge" }, said + gate);
+}
+
 function face(title, look, label, names) {
   return make(
     "figure",
@@ -28,6 +38,7 @@ function face(title, look, label, names) {
       make("span", { class: "small" }, percent(look.probabilities[look.answer])),
       verdict(look.answer === label),
       flag(look),
+      proof(look),
     ),
   );
 }
@@ -124,9 +135,11 @@ export function attention(played, names) {
   );
 }
 
-/** What each slot makes of the adversarial image, or of the clean one. */
+/** What each slot makes of the adversarial image, or of the clean one; without a slot, the best item of each class. */
 export function slots(played, names, group) {
   const list = make("ol", { class: "slots" });
+  const chooses = played.clean.slot !== null;
+  const title = chooses ? "What each slot rebuilds" : "The best item of each class, as the decoder shows it";
   const show = (kind) => {
     const look = played[kind];
     const best = Math.min(...look.slots.map((slot) => slot.error));
@@ -134,11 +147,11 @@ export function slots(played, names, group) {
       ...look.slots.map((slot, place) =>
         make(
           "li",
-          { class: place === look.slot ? "slot chosen" : "slot" },
-          picture(slot.picture, `reconstruction from the slot ${names[place]}`),
+          { class: place === (look.slot ?? look.answer) ? "slot chosen" : "slot" },
+          picture(slot.picture, chooses ? `reconstruction from the slot ${names[place]}` : `best item of ${names[place]}`),
           make("span", { class: "slot-name" }, names[place]),
           make("span", { class: "small" }, `error ${slot.error.toFixed(3)}`),
-          place === look.slot ? make("span", { class: "badge" }, "chosen") : null,
+          place === (look.slot ?? look.answer) ? make("span", { class: "badge" }, chooses ? "chosen" : "the answer") : null,
           slot.error === best ? make("span", { class: "badge" }, "closest") : null,
         ),
       ),
@@ -154,7 +167,7 @@ export function slots(played, names, group) {
   return make(
     "section",
     { class: "card wide" },
-    make("h3", {}, "What each slot rebuilds"),
+    make("h3", {}, title),
     make(
       "fieldset",
       { class: "segments" },

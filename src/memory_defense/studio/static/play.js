@@ -52,7 +52,7 @@ function show(played) {
   if (clean.selector) {
     parts.push(probabilities("The selector's probabilities", clean.selector, adversarial.selector, label, names));
   }
-  const answer = clean.slots ? "The answer, behind the slot" : "The answer";
+  const answer = clean.slot !== null ? "The answer, behind the slot" : "The answer";
   parts.push(probabilities(answer, clean.probabilities, adversarial.probabilities, label, names));
   if (clean.attention) parts.push(attention(played, names));
   if (clean.slots) parts.push(slots(played, names, "slots-play"));
