@@ -18,6 +18,7 @@ from memory_defense.paper.printed.published import PUBLISHED, PublishedTable
 from memory_defense.paper.printed.reproduced import LINES, reproduced
 from memory_defense.reporting import Section, headline_markdown, why_protocols_differ
 from memory_defense.reporting.wording import epsilon_text
+from memory_defense.workflows.demo import TITLES as DEMO_TITLES
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md", DOCS / "peers-on-cases.md")
@@ -61,11 +62,10 @@ def _number(name: str, results: Path) -> str:
 
 
 def _demo(name: str, demo: Path) -> str:
-    paper, sound = (Record.read(demo / f"{one}.json") for one in ("paper", "sound"))
     if name == "why":
-        return why_protocols_differ(paper)
-    titles = ("Paper's system, benign selector", "Sound Memory Defense, adversarially trained selector")
-    return headline_markdown([Section(*both) for both in zip(titles, (paper, sound), strict=True)])
+        return why_protocols_differ(Record.read(demo / "paper.json"))
+    sections = [Section(title, Record.read(demo / f"{one}.json")) for one, title in DEMO_TITLES.items()]
+    return headline_markdown(sections)
 
 
 def _row(what: str, dataset: str, row: str, *, results: Path) -> str:

@@ -103,6 +103,7 @@ _UNDEFENDED = {
     "fashion-mnist/smoothed-far": ("pgd",),
     "fashion-mnist/certified-linf": ("pgd", "pgd-margin"),
     "fashion-mnist/certified-linf-strong": ("pgd", "pgd-margin"),
+    "fashion-mnist/demo-proven": ("pgd", "pgd-margin"),
     "fashion-mnist/certified-linf-tiny": ("pgd", "pgd-margin"),
     "cifar10/certified-linf": ("pgd", "pgd-margin"),
 }

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from memory_defense.evaluation.record import WorstCase
+from memory_defense.evaluation.record import CertifiedResult, WorstCase
 from memory_defense.reporting import rows
 from memory_defense.reporting.rows import Section
-from memory_defense.reporting.tables import results_table
-from memory_defense.reporting.wording import knowledge_label, number
+from memory_defense.reporting.tables import headline_table, results_table
+from memory_defense.reporting.wording import MISSING, knowledge_label, number
 
 
 def test_result_rows_are_the_records_numbers(record):
@@ -95,3 +95,23 @@ def test_curve_points_are_sorted_and_unique(factory, attacked):
 
 def test_audit_puts_failures_first(record):
     assert [line.verdict for line in rows.audit_lines(record)] == ["fail", "pass", "not run"]
+
+
+def _proof(epsilon: float, accuracy: float, method: str = "intervals", norm: str = "linf") -> CertifiedResult:
+    return CertifiedResult(
+        method=method, norm=norm, epsilon=epsilon, accuracy=accuracy, ci95=(0.0, 1.0), images=10, seconds=1.0
+    )
+
+
+def test_the_headline_has_what_is_proven_beside_what_was_attacked(record, factory):
+    proofs = (_proof(0.0, 0.9), _proof(0.1, 0.6), _proof(0.1, 0.7, "better"), _proof(0.5, 0.3, norm="l2"))
+    sections = [Section("attacked", record), Section("proven", factory(attacks=(), certified=proofs))]
+    balls, found = rows.proven(sections)
+    assert balls == (("linf", 0.1), ("l2", 0.5))
+    assert found == ((None, None), (proofs[2], proofs[3]))
+    table = headline_table(sections)
+    assert [column.title for column in table.columns][-2:] == ["proven", "proven"]
+    assert [[cell.text for cell in row[-2:]] for row in table.rows] == [[MISSING, MISSING], ["70.0", "30.0"]]
+    assert [row[-2].source for row in table.rows] == ["", "/certified/2/accuracy"]
+    assert any(note.startswith("Proven: ") for note in table.notes)
+    assert not any(column.title == "proven" for column in headline_table(sections[:1]).columns)

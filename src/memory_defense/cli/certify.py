@@ -231,9 +231,9 @@ def _run(
     options: CertifyArguments, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, ImageSet, Options]:
     from memory_defense.cli.run_splits import run_splits
-    from memory_defense.evaluation.options import Options
     from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.load import load_defense
+    from memory_defense.workflows.certify import options_for
     from memory_defense.workflows.run_recipe import recipe_of
 
     run = RunDirectory(Path(options.target))
@@ -247,13 +247,5 @@ def _run(
         progress=progress,
     )
     test = splits.test.first(min(options.images or len(splits.test), len(splits.test)))
-    chosen = Options(
-        seed=options.seed,
-        ids=test.ids,
-        defense=f"{recipe.model.defense}/{recipe.model.preset}",
-        dataset=splits.spec.name,
-        weights_sha256=recipe.sha256,
-        notes=splits.notes,
-        progress=progress,
-    )
+    chosen = options_for(recipe, splits, test, seed=options.seed, progress=progress)
     return load_defense(run.path).to(device), test, chosen

@@ -55,6 +55,16 @@ FASHION_LINF_STRONG = replace(
     held_out=replace(_HELD_OUT, ball=Linf(0.1)),
 )
 
+DEMO_PROVEN = replace(
+    FASHION_LINF_STRONG,
+    name="fashion-mnist/demo-proven",
+    summary="The demo's third: a small classifier whose answers are proven at 0.1, in two minutes of two cores",
+    model=replace(FASHION_LINF.model, selector="lenet-small"),
+    stages=(
+        replace(FASHION_LINF_STRONG.stages[0], fit=replace(_FIT, epochs=15, averaging=0.995, validate_every=5)),
+    ),
+)
+
 FASHION_LINF_TINY = replace(
     FASHION_LINF,
     name="fashion-mnist/certified-linf-tiny",
@@ -95,4 +105,4 @@ CIFAR_LINF = replace(
     evaluation=_plan(2 / 255, 4 / 255),
 )
 
-CERTIFIED = (FASHION_LINF, FASHION_LINF_STRONG, FASHION_LINF_TINY, CIFAR_LINF)
+CERTIFIED = (FASHION_LINF, FASHION_LINF_STRONG, DEMO_PROVEN, FASHION_LINF_TINY, CIFAR_LINF)

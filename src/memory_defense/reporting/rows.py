@@ -9,7 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memory_defense.evaluation.record import Accuracy, AttackResult, AuditLine, CascadeRecord, Record, WorstCase
+from memory_defense.evaluation.record import (
+    Accuracy,
+    AttackResult,
+    AuditLine,
+    CascadeRecord,
+    CertifiedResult,
+    Record,
+    WorstCase,
+)
 from memory_defense.reporting.sources import Piece, Sources
 from memory_defense.reporting.wording import (
     PAPER_EPSILON,
@@ -81,7 +89,7 @@ def is_point(result: AttackResult) -> bool:
     return is_curve(result) and result.epsilon > 0 and not (result.tried == 0 and result.accuracy > 0)
 
 
-def ball_key(entry: AttackResult | WorstCase | CascadeRecord) -> BallKey:
+def ball_key(entry: AttackResult | WorstCase | CascadeRecord | CertifiedResult) -> BallKey:
     """Return the entry's norm and rounded radius."""
     return entry.norm, round(entry.epsilon, 7)
 
@@ -117,7 +125,7 @@ def paper_result(record: Record) -> AttackResult | None:
     )
 
 
-def sorted_balls(entries: Iterable[AttackResult | WorstCase]) -> list[BallKey]:
+def sorted_balls(entries: Iterable[AttackResult | WorstCase | CertifiedResult]) -> list[BallKey]:
     """Return the distinct balls: L-inf before L2, small before large."""
     return sorted({ball_key(entry) for entry in entries}, key=lambda ball: (norm_order(ball[0]), ball[1]))
 
@@ -136,6 +144,20 @@ def headline(sections: Sequence[Section]) -> tuple[tuple[BallKey, ...], tuple[He
                 tuple(worst.get(ball) for ball in balls),
             )
         )
+    return tuple(balls), tuple(rows)
+
+
+def proven(
+    sections: Sequence[Section],
+) -> tuple[tuple[BallKey, ...], tuple[tuple[CertifiedResult | None, ...], ...]]:
+    """Return the balls in which something is proven, and for each system the best proof in each of them."""
+    balls = sorted_balls(one for section in sections for one in section.record.certified if one.epsilon > 0)
+    rows: list[tuple[CertifiedResult | None, ...]] = []
+    for section in sections:
+        best: dict[BallKey, CertifiedResult] = {}
+        for one in sorted(section.record.certified, key=lambda one: one.accuracy):
+            best[ball_key(one)] = one
+        rows.append(tuple(best.get(ball) for ball in balls))
     return tuple(balls), tuple(rows)
 
 

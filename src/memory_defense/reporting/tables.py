@@ -24,6 +24,7 @@ from memory_defense.reporting.rows import (
     curve_points,
     headline,
     protocol_text,
+    proven,
     sorted_balls,
     table_attacks,
     table_worst_cases,
@@ -91,8 +92,10 @@ def headline_table(sections: Sequence[Section]) -> Table:
     flags = [[worst is not None and worst.undetected is not None for worst in row.worst] for row in rows]
     flagged = [place for place in range(len(balls)) if any(row[place] for row in flags)]
     columns += [Column("worst case, right or flagged", ball_text(*balls[place])) for place in flagged]
+    certified, proofs = proven(sections)
+    columns += [Column("proven", ball_text(*ball)) for ball in certified]
     body: list[tuple[Cell, ...]] = []
-    for system, (section, row) in enumerate(zip(sections, rows, strict=True), start=1):
+    for system, (section, row, proof) in enumerate(zip(sections, rows, proofs, strict=True), start=1):
         found = Sources(section.record)
         cells = [Cell(plain(row.title)), _accuracy(row.clean, found, system=system)]
         if protocols:
@@ -103,9 +106,12 @@ def headline_table(sections: Sequence[Section]) -> Table:
         cells += [_accuracy(worst, found, strong=True, system=system) for worst in row.worst]
         for worst in (row.worst[place] for place in flagged):
             cells.append(_accuracy(worst and worst.undetected, found, system=system))
+        cells += [_accuracy(one, found, strong=True, system=system) for one in proof]
         body.append(tuple(cells))
     if any(cell.text == MISSING for cells in body for cell in cells):
         notes.append(f"{MISSING}: not run.")
+    if certified:
+        notes.append("Proven: right, and no image within the radius gets another answer, whatever the attack.")
     for section, row in zip(sections, rows, strict=True):
         whose = f"{plain(row.title)}: " if len(rows) > 1 else ""
         notes += [f"{whose}{plain(note)}{'' if note.endswith('.') else '.'}" for note in section.record.notes]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.checks import real_number, shown
-from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Images, Labels
+from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Images, Labels, Progress
+from memory_defense.data.images import ImageSet, Splits
 from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
@@ -21,6 +22,7 @@ from memory_defense.foreign import undisturbed
 from memory_defense.names import check_path
 from memory_defense.outputs import beside, check_file
 from memory_defense.ranks import current, in_company
+from memory_defense.recipes.recipe import Recipe
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.threat import ball
 from memory_defense.workflows.arguments import (
@@ -114,6 +116,19 @@ def certify(
             method = method_of(defense, model, smooth, asked, chosen)
             record = certified_record(defense, pixels, truth, method, asked, chosen, place, smoothing=smooth)
     return record
+
+
+def options_for(recipe: Recipe, splits: Splits, test: ImageSet, *, seed: int, progress: Progress | None) -> Options:
+    """Return the options under which a run is certified on some of its test images."""
+    return Options(
+        seed=seed,
+        ids=test.ids,
+        defense=f"{recipe.model.defense}/{recipe.model.preset}",
+        dataset=splits.spec.name,
+        weights_sha256=recipe.sha256,
+        notes=splits.notes,
+        progress=progress,
+    )
 
 
 def _smoothing_of(given: object) -> Smoothing | None:
