@@ -183,8 +183,8 @@ def check(options: HardenArguments) -> None:
         )
     if options.keep_clean_accuracy and not options.fine_tune:
         raise ValueError(
-            "--keep-clean-accuracy mixes your classifier with a fine-tuned copy of it, and --no-fine-tune leaves that "
-            "out; leave out one of both"
+            "--keep-clean-accuracy mixes your classifier with a fine-tuned copy of it, and --no-fine-tune asks for "
+            "none; leave out one of both"
         )
     remembers = not options.keep_clean_accuracy
     if remembers and options.size is not None and not SIZES[0] <= options.size <= SIZES[1]:

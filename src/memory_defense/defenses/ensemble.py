@@ -4,8 +4,8 @@
     logits          mean of the logits
     vote            one vote each, for the member's own answer; a tie goes to the larger mean probability
 
-He et al. 2017 (arXiv:1706.04701): weak defenses together are not a strong one once somebody attacks them together. So
-the combination is differentiated as a whole (``end-to-end``), each member is attacked alone and its images are
+He et al. 2017 (arXiv:1706.04701): weak defenses together are not a strong one once somebody attacks them together.
+So the combination is differentiated as a whole (``end-to-end``), each member is attacked alone and its images are
 transferred (``member-0``, ...), and two adaptations fight the combination:
 
     members     its own answers, with the gradient of the mean of the members' log-probabilities: pulls every member
@@ -53,7 +53,7 @@ _TIE_BREAK = 0.5
 
 
 def white_box(member: nn.Module) -> Classifier:
-    """Return what gives a member's own logits with a gradient: its ``end-to-end`` if it publishes one, else itself."""
+    """Return what gives a member's own logits with a gradient: the ``end-to-end`` it publishes, else itself."""
     if isinstance(member, Defense):
         published = member.surrogates().get(_WHITE_BOX)
         if published is not None and not isinstance(published, Binding):
@@ -76,9 +76,9 @@ def disagreement(log_probabilities: Tensor) -> PerImage:
 def combined(answers: Tensor, how: How) -> Logits:
     """Return one answer (B, K) for the members' logits (N, B, K).
 
-    ``vote`` gives the logarithm of ``(votes + p / 2) / (N + 1/2)``, p the mean probability: its softmax is the share of
-    votes, with p to break ties. Its value is that, bit for bit; its gradient is that of ``log p``, since votes have
-    none (BPDA, Athalye et al. 2018).
+    ``vote`` gives the logarithm of ``(votes + p / 2) / (N + 1/2)``, p the mean probability: its softmax is the
+    share of votes, with p to break ties. Its value is that, bit for bit; its gradient is that of ``log p``, since
+    votes have none (BPDA, Athalye et al. 2018).
     """
     if how == "logits":
         return answers.mean(0)
@@ -101,8 +101,8 @@ class Ensemble(FlaggingModule):
     ----------
     members
         At least 2, each images (B, C, H, W) in [0, 1] to logits (B, K) with the same K. They are trained already:
-        their parameters are frozen here, and they stay in eval mode when the ensemble is put in train mode. One that
-        is a defense is differentiated by its own ``end-to-end``.
+        their parameters are frozen here, and they stay in eval mode when the ensemble is put in train mode. One
+        that is a defense is differentiated by its own ``end-to-end``.
     how
         ``probabilities``, ``logits`` or ``vote``; see `combined`.
 
@@ -144,12 +144,12 @@ class Ensemble(FlaggingModule):
         return combined(self.answers(images), self.how)
 
     def surrogates(self) -> Mapping[str, Classifier | Binding]:
-        """Return ``end-to-end``, the ensemble itself, and each member alone: ``member-0``, ``member-1`` and so on."""
+        """Return ``end-to-end``, the ensemble itself, and each member alone: ``member-0``, ``member-1``, ..."""
         alone = {name: white_box(member) for name, member in zip(self._names(), self.members, strict=True)}
         return {_WHITE_BOX: self, **alone}
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return ``members`` and ``weakest``, see the module's first lines, and ``silent`` once there is a threshold."""
+        """Return ``members`` and ``weakest``, see above, and ``silent`` once there is a threshold."""
         return {
             "members": Adaptation(_Led(self, _every_member)),
             "weakest": Adaptation(_Led(self, _weakest_member)),
@@ -194,7 +194,7 @@ def _every_member(log_probabilities: Tensor, answer: Labels) -> Logits:
 
 
 def _weakest_member(log_probabilities: Tensor, answer: Labels) -> Logits:
-    """Return the log-probabilities (B, K) of the member nearest to leaving the answer, of those that still give it."""
+    """Return the log-probabilities (B, K) of the member that leads least, of those that still give the answer."""
     seen = log_probabilities.detach()
     own = answer.expand(len(seen), -1)[:, :, None]  # (N, B, 1)
     lead = seen.gather(2, own).squeeze(2) - seen.scatter(2, own, -torch.inf).amax(2)  # (N, B)
@@ -206,18 +206,18 @@ def _weakest_member(log_probabilities: Tensor, answer: Labels) -> Logits:
 class CertifiedEnsemble(Ensemble):
     """An ensemble that proves its answers by what its members prove.
 
-    ``vote``. Within a radius r count the members that prove an answer that far: c(j) for each answer j, and u for all
-    other members, who may vote for anything. The common answer is y everywhere within r if
+    ``vote``. Within a radius r count the members that prove an answer that far: c(j) for each answer j, and u for
+    all other members, who may vote for anything. The common answer is y everywhere within r if
 
         c(y) > u + c(j)    for every other class j,
 
-    as no class j can then reach y's votes. Members that prove less as r grows move from a c to u, which never helps, so
-    the certified radius is the largest of the members' radii at which this holds. It holds wherever a strict majority
-    proves y. Members without certificates count among u.
+    as no class j can then reach y's votes. Members that prove less as r grows move from a c to u, which never
+    helps, so the certified radius is the largest of the members' radii at which this holds. It holds wherever a
+    strict majority proves y. Members without certificates count among u.
 
     ``probabilities`` and ``logits``. A member's certificate speaks of its answer, not of how far it leads, so one
-    member that is not proven may outweigh all others. If every member is proven to answer y within r, then for each of
-    them y has the largest logit and probability in all of that ball, and so it has in their mean: the certified
+    member that is not proven may outweigh all others. If every member is proven to answer y within r, then for each
+    of them y has the largest logit and probability in all of that ball, and so it has in their mean: the certified
     radius is the smallest of the radii, where all give the same answer, else 0. (In exact arithmetic: rounding may
     make two equal numbers of two unequal ones. Votes are small whole numbers, which are never rounded.)
 
@@ -256,7 +256,7 @@ class CertifiedEnsemble(Ensemble):
             labels = torch.stack([_labels(member, images) for member in self.members])
         slacks = torch.stack([_slack(member, images, radius) for member in self.members])
         found = self._largest(slacks, labels, answer)
-        # Where not even all certificates together prove the answer, the proof is as far off as the nearest dissenter.
+        # Where not even all certificates together prove the answer, the nearest dissenter says how far off it is.
         dissent = torch.where((labels != answer) & (slacks > -torch.inf), slacks, torch.inf).amin(0)
         off = torch.where(dissent.isfinite(), dissent, 0)
         return torch.where(found > -torch.inf, found, off.detach().clamp(max=0) - off - 1)
@@ -294,12 +294,12 @@ def unproven(members: Sequence[nn.Module], how: How) -> str:
         wanted = "a vote needs more than half of them" if how == "vote" else f"the mean of {how} needs every one"
         return f"{len(proving)} of {len(members)} members prove their answers, but {wanted}"
     if len(norms) > 1:
-        return f"the members' certificates are in the norms {', '.join(norms)}, and no radius of one is one of another"
+        return f"the members' certificates are in the norms {', '.join(norms)}, and have no radius in common"
     return ""
 
 
 def ensemble_of(members: Sequence[nn.Module], how: How = "probabilities") -> Ensemble:
-    """Return the ensemble, with certificates where its members' prove something about it; see `CertifiedEnsemble`."""
+    """Return the ensemble, with certificates where those of its members prove some: see `CertifiedEnsemble`."""
     return Ensemble(members, how) if unproven(members, how) else CertifiedEnsemble(members, how)
 
 

@@ -3,11 +3,11 @@
     answer(x) = log((1 - a) * softmax(accurate(x)) + a * softmax(M(robust(x))))
     M(z)      = s * sign(h) * |h| ** p    with    h = clamp(LN(z) + c)
 
-LN subtracts an image's mean logit and divides by the standard deviation of its logits; clamp is GELU, or ReLU. A robust
-classifier is surer of right answers under attack than of wrong answers on clean images. M widens that gap, so that
-the accurate classifier decides where the robust one is unsure, and nowhere else: where the robust one leads in
-probability by more than (1 - a) / a, the mixture gives its answer whatever the accurate one says, since that adds
-1 - a to another class at most.
+LN subtracts an image's mean logit and divides by the standard deviation of its logits; clamp is GELU, or ReLU. A
+robust classifier is surer of right answers under attack than of wrong answers on clean images. M widens that gap,
+so that the accurate classifier decides where the robust one is unsure, and nowhere else: where the robust one leads
+in probability by more than (1 - a) / a, the mixture gives its answer whatever the accurate one says, since that
+adds 1 - a to another class at most.
 
 What an adversary differentiates:
 
@@ -55,6 +55,9 @@ FEWEST_CLASSES = 3
 ROUNDS = 3
 """Times that `fit` attacks the mixture it has chosen, and chooses again."""
 
+_EPSILON = 1e-5
+"""Added to the variance of an image's logits, as layer normalisation does."""
+
 _LEAD = 0.999
 """Factor of the margin that the accurate classifier must not reach, so that rounding does not undo it."""
 
@@ -87,6 +90,12 @@ class Settings:
             raise ValueError(f"power is {self.power}, but it must be at least 1 and finite; give 1 to leave it out")
         if not math.isfinite(self.offset):
             raise ValueError(f"offset is {self.offset}, but it must be finite; give 0 to leave it out")
+
+
+def _normalised(logits: Logits) -> Logits:
+    """Return LN of each image's logits (B, K): what `torch.nn.functional.layer_norm` computes, for any exporter."""
+    centred = logits - logits.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + _EPSILON).sqrt()
 
 
 class Mixture(FlaggingModule):
@@ -140,11 +149,11 @@ class Mixture(FlaggingModule):
 
     def transformed(self, logits: Logits) -> Logits:
         """Return M of the robust classifier's logits (B, K)."""
-        h = _CLAMPS[self.clamp](F.layer_norm(logits, logits.shape[1:]) + self.offset)
+        h = _CLAMPS[self.clamp](_normalised(logits) + self.offset)
         return self.scale * h.sign() * h.abs() ** self.power
 
     def members(self, images: Images) -> tuple[Logits, Logits]:
-        """Return the robust and the accurate classifier's logits (B, K), with a gradient where `images` wants one."""
+        """Return the robust and the accurate classifier's logits (B, K), with a gradient if `images` wants one."""
         both = self.robust, self.accurate
         if torch.is_grad_enabled() and images.requires_grad:
             both = white_box(self.robust), white_box(self.accurate)
@@ -214,7 +223,7 @@ def _both(mixture: Mixture, robust: Logits, accurate: Logits) -> Logits:
 
 
 def _unclamped(mixture: Mixture, robust: Logits, accurate: Logits) -> Logits:
-    straight = mixture.scale * F.layer_norm(robust, robust.shape[1:])
+    straight = mixture.scale * _normalised(robust)
     return mixture.mixed(straight.log_softmax(1), accurate.log_softmax(1))
 
 
@@ -245,16 +254,16 @@ def choose(held_out: HeldOut, *, robust_loss: float = 0.01, clamp: Clamp = "gelu
     """Return the numbers that make the fewest clean mistakes for at most so much robustness.
 
     An image is *held* by s, p and c at a margin q if the robust classifier's probabilities, after M, lead with its
-    label by at least q on every attacked version of it; then a = 1 / (1 + q) makes the mixture right on all of them,
-    whatever the accurate classifier answers. For each s, p and c (`SCALES`, `POWERS`, `OFFSETS`) q is the largest
-    margin at which at most ``robust_loss * N`` images are lost that the robust classifier alone answers right on every
-    attacked version, so that the accurate classifier has as much to say as that allows. Of all these the
-    mixture with the fewest mistakes on the N clean images is taken, where equal that with the smallest cross-entropy,
-    and then the first. The robust classifier alone (a = 1, s = p = 1, c = 0), which loses nothing, is among them.
+    label by at least q on every attacked version of it; then a = 1 / (1 + q), a trifle more, makes the mixture
+    right on all of them, whatever the accurate classifier answers. For each s, p and c (`SCALES`, `POWERS`,
+    `OFFSETS`) q is the largest margin at which at most ``robust_loss * N`` images are not held of those that the
+    robust classifier alone answers right on every attacked version: so the accurate classifier has as much to say
+    as that allows. Of all these the mixture with the fewest mistakes on the N clean images is taken, where equal
+    that with the smallest cross-entropy, and then the first. The robust classifier alone (a = 1, s = p = 1, c = 0),
+    which loses nothing, is among them.
 
-    The paper bounds the share of attacked images that the robust classifier answers right and leads on by
-    more than (1 - a) / a as well, but minimises the share of the robust classifier's clean mistakes with a larger margin
-    in place of the mixture's own mistakes, which are known here.
+    The paper bounds robustness by the same margins, but minimises the share of the robust classifier's clean
+    mistakes whose margin is above (1 - a) / a, in place of the mixture's own mistakes, which are known here.
 
     Parameters
     ----------
@@ -283,19 +292,20 @@ def choose(held_out: HeldOut, *, robust_loss: float = 0.01, clamp: Clamp = "gelu
     best: tuple[tuple[float, float], Choice] | None = None
     for settings in _candidates():
         mixture = Mixture(nn.Identity(), nn.Identity(), settings, clamp).to(labels.device)
-        margins = _margins(mixture, held_out.attacked, labels)  # (N,)
+        chosen, margins = settings, _margins(mixture, held_out.attacked, labels)  # (N,)
         if settings.weight < 1:
             threshold = _threshold(margins[right], lost)
             if threshold is None:
                 continue
-            mixture.settings = settings = _with_weight(settings, 1 / (1 + _LEAD * threshold))
+            chosen = _with_weight(settings, 1 / (1 + _LEAD * threshold))
+            mixture.settings = chosen
         answers = mixture.answer(held_out.robust, held_out.accurate)
         clean = float((answers.argmax(1) == labels).double().mean())
         rank = -clean, float(F.cross_entropy(answers, labels))
         if best is None or rank < best[0]:
-            needed = (1 - settings.weight) / settings.weight
+            needed = (1 - chosen.weight) / chosen.weight
             kept = float((margins > needed).double().mean())
-            best = rank, Choice(settings, clean, kept)
+            best = rank, Choice(chosen, clean, kept)
     assert best is not None, "the robust classifier alone is always a candidate"
     return best[1]
 
@@ -342,8 +352,9 @@ def fit(
 ) -> Choice:
     """Choose a mixture's numbers on held-out images, put them into it, and return them.
 
-    The images are attacked for the robust classifier first, and `choose` is asked. Then the mixture itself is attacked,
-    end to end, `rounds` times: what was found joins the attacked versions, and `choose` is asked again.
+    The robust classifier is attacked first, and `choose` is asked. Then the mixture itself is attacked `rounds`
+    times, by its adaptation ``unclamped``: what was found joins the attacked versions, and `choose` is asked again.
+    An attack that finds more than this one did may lose more images than `robust_loss` allows.
 
     Parameters
     ----------
@@ -365,12 +376,17 @@ def fit(
     """
     robust, accurate = _logits(mixture.robust, images), _logits(mixture.accurate, images)
     versions = [_logits(mixture.robust, attacked(white_box(mixture.robust)))]
-    for round_number in range(rounds + 1):
+
+    def chosen() -> Choice:
         held_out = HeldOut(robust, accurate, torch.stack(versions), labels)
         choice = choose(held_out, robust_loss=robust_loss, clamp=mixture.clamp)
         mixture.settings = choice.settings
-        if round_number < rounds:
-            versions.append(_logits(mixture.robust, attacked(mixture)))
+        return choice
+
+    choice = chosen()
+    for _ in range(rounds):
+        versions.append(_logits(mixture.robust, attacked(_Led(mixture, _unclamped))))
+        choice = chosen()
     return choice
 
 

@@ -26,7 +26,7 @@ def _mixed(recipe: Recipe, name: str, summary: str, plan: EvaluationPlan) -> Rec
 FASHION_MIXTURE = _mixed(
     DEMO,
     "fashion-mnist/mixture",
-    "The demo's robust selector and a plain classifier mixed (MixedNUTS): clean accuracy back for little robustness",
+    "The demo's robust selector mixed with a plain classifier (MixedNUTS), for clean accuracy",
     replace(quick_plan((0.1,), 1.5), l2=(), minimum_norm={}, curve=None, curve_balls=()),
 )
 

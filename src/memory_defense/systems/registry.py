@@ -61,8 +61,8 @@ class System:
     classifier
         Argument and attribute for the classifier, which is trained first and alone; None for a system without one.
     plain
-        Argument and attribute for a second classifier of the same network, which takes the weights of the run's plain
-        net and is not trained here; None for a system without one.
+        Argument and attribute for a second classifier of the same network, which takes the weights of the run's
+        plain net and is not trained further; None for a system without one.
     finish
         Called with the trained system and what is left to fit on, see `Finishing`.
     """

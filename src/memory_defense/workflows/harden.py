@@ -1,4 +1,4 @@
-"""Hardening a classifier that somebody brings: before, fine-tuned, with the memory or mixed, and what was gained."""
+"""Hardening a classifier that somebody brings: before, fine-tuned, with the memory or mixed; what was gained."""
 
 from __future__ import annotations
 

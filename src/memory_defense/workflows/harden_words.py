@@ -135,15 +135,15 @@ def _mixture(measured: Measured) -> str:
         "{} points of the fine-tuned one's robustness were lost",
     )
     return (
-        f"Mixed, the fine-tuned classifier and the one as it was are right on {shown(mixed.clean)} of the clean images "
-        f"and {_in_the_worst_case(mixed)}: {clean}, and {robust}. (Measured on these images, clean accuracy differs "
-        f"from the fine-tuned one's by {_signed(mixed.clean, tuned.clean)} points and the worst case by "
+        f"Mixed, the fine-tuned classifier and the one as it was are right on {shown(mixed.clean)} of the clean "
+        f"images and {_in_the_worst_case(mixed)}: {clean}, and {robust}. (Measured on these images, clean accuracy "
+        f"differs from the fine-tuned one's by {_signed(mixed.clean, tuned.clean)} points and the worst case by "
         f"{_signed(_worst(mixed), _worst(tuned))}.)"
     )
 
 
 def _signed(one: Accuracy | None, other: Accuracy | None) -> str:
-    return "an unknown number of" if one is None or other is None else f"{100 * (one.accuracy - other.accuracy):+.1f}"
+    return "an unknown number" if one is None or other is None else f"{100 * (one.accuracy - other.accuracy):+.1f}"
 
 
 def _memory(measured: Measured) -> str:

@@ -37,8 +37,8 @@ from memory_defense.training.validate import (
     negative_objective,
     robust_accuracy,
 )
-from memory_defense.wrappers import frozen
 from memory_defense.workflows.offline import Workshop, adversarial_pairs, with_adversarial
+from memory_defense.wrappers import frozen
 
 _TURN_SECONDS = 0.5
 _IMAGES = "images_sha256"
