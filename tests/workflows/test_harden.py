@@ -315,6 +315,36 @@ def test_every_number_of_a_mixture_s_paragraph_is_a_records(mixed) -> None:
     assert "memory" not in text
 
 
+@pytest.mark.parametrize(
+    ("clean", "worst", "said"),
+    [
+        (0.87, 0.76, ("no clean accuracy came back that", "no robustness was lost that")),
+        (0.93, 0.76, ("7.0 points of clean accuracy came back, 2.0 points short of what it was", "overlap")),
+        (0.96, 0.60, ("all that was lost, and 17.0 points of the fine-tuned one's robustness were lost", "+10.0")),
+        (0.80, 0.85, ("6.0 points of clean accuracy were lost on top, and 8.0 points of robustness were gained",)),
+        (0.87, None, ("its worst case is not known", "worst case by an unknown number")),
+    ],
+)
+def test_a_mixture_s_verdicts_follow_from_intervals(mixed, clean, worst, said) -> None:
+    def at(right: float, left: float | None) -> Record:
+        ball = mixed.defense.worst_case[0]
+        known = left is not None
+        case = ball.model_copy(
+            update={"accuracy": left, "ci95": (left - 0.02, left + 0.02) if known else None, "undetected": None}
+        )
+        return mixed.defense.model_copy(
+            update={
+                "clean": Accuracy(accuracy=right, ci95=(right - 0.02, right + 0.02)),
+                "worst_case": [case],
+                "detection": [],
+            }
+        )
+
+    text = replace(mixed, original=at(0.95, 0.02), selector=at(0.86, 0.77), defense=at(clean, worst)).paragraph
+    for words in said:
+        assert words in text
+
+
 def test_the_same_mixture_is_taken_as_it_is_and_another_is_refused(mixed, users, root) -> None:
     assert users.harden(root / "mixed", keep_clean_accuracy=True) == mixed
     with pytest.raises(ValueError, match="holds another run"):

@@ -53,8 +53,8 @@ class HardenArguments:
         bool,
         typer.Option(
             "--keep-clean-accuracy",
-            help="Mix the fine-tuned classifier with yours as it was, in place of the memory: most of your clean "
-            "accuracy back for little robustness.",
+            help="Mix the fine-tuned classifier with yours as it was, in place of the memory; yours decides where "
+            "the fine-tuned one is unsure.",
         ),
     ] = False
     epochs: Annotated[
