@@ -116,6 +116,12 @@ _PROVING = {
 }
 """The recipes of the memory that proves."""
 
+_MIXED = {
+    "fashion-mnist/mixture": (*_PAPERS, "pgd-margin"),
+    "fashion-mnist/mixture-tiny": ("pgd",),
+}
+"""The recipes of the mixture of a robust and an accurate classifier."""
+
 _ROWS = {
     f"{dataset}/{scale}/{row}": system
     for dataset in ("fashion-mnist", "cifar10")
@@ -127,6 +133,7 @@ RECIPES: dict[str, str] = {
     **dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE),
     **dict.fromkeys(_UNDEFENDED, "undefended"),
     **dict.fromkeys(_PROVING, "proving-memory"),
+    **dict.fromkeys(_MIXED, "mixture"),
     **_ROWS,
 }
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
@@ -135,6 +142,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     **_OWN_ATTACKS,
     **_UNDEFENDED,
     **_PROVING,
+    **_MIXED,
     **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
 }
 """The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""

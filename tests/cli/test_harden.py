@@ -86,10 +86,10 @@ def test_export_refuses_code_and_writes_an_onnx_file_that_needs_none(hardened, p
     assert torch.allclose(exported(images), run(images), atol=1e-4)
 
 
-def load_here(place: Path):
+def load_here(place: Path, run: str = "run"):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        return memory_defense.load(place / "run")
+        return memory_defense.load(place / run)
 
 
 def test_where_the_module_is_missing_its_name_is_said(hardened, place, tmp_path) -> None:
@@ -119,6 +119,7 @@ BAD = {
     "no number": ({"epsilon": "eight"}, "is not a number"),
     "grey levels": ({"epsilon": "8"}, "in grey levels is divided by 255 .8/255."),
     "nothing": ({"epsilon": "0"}, "must be above 0"),
+    "no copy to mix": ({"keep_clean_accuracy": True, "fine_tune": False}, "leave out one of both"),
 }
 
 
@@ -159,3 +160,40 @@ def test_data_that_cannot_serve_are_told(place) -> None:
         done = memdef("harden", PLACE, "--weights", "shapes.safetensors", "--data", name, *QUICK, at=place)
         assert done.returncode == 2
         assert message in done.stderr
+
+
+@pytest.fixture(scope="module")
+def mixed(place):
+    asked = ("--weights", "shapes.safetensors", "--data", "shapes", "--out", "mixed", "--keep-clean-accuracy")
+    done = memdef("harden", PLACE, *asked, *QUICK, at=place)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_keeping_clean_accuracy_mixes_and_says_what_came_back(mixed, place) -> None:
+    said, words = mixed.stdout.split(), (place / "mixed" / "gained.txt").read_text().split()
+    start = said.index("On")
+    assert said[start : start + len(words)] == words
+    for title in ("as it was", "fine-tuned, alone", "mixed"):
+        assert title in mixed.stdout
+    assert "memory autoencoder" not in mixed.stdout
+    assert "joint" not in mixed.stderr
+
+
+def test_a_mixture_is_evaluated_predicts_and_is_exported(mixed, place) -> None:
+    done = memdef("evaluate", "mixed", "--out", "mixed-again.json", at=place)
+    assert done.returncode == 0, done.stderr
+    again, before = Record.read(place / "mixed-again.json"), Record.read(place / "mixed" / "record.json")
+    assert (again.clean, again.worst_case) == (before.clean, before.worst_case)
+    done = memdef("predict", "mixed", "shapes/test/disc", "--json", at=place)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
+    refused = memdef("export", "mixed", at=place)
+    assert refused.returncode == 2
+    assert "--format onnx" in refused.stderr
+    pytest.importorskip("onnxruntime")
+    done = memdef("export", "mixed", "--format", "onnx", "--out", "mixed.onnx", at=place)
+    assert done.returncode == 0, done.stderr
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    exported, run = memory_defense.load(place / "mixed.onnx"), load_here(place, "mixed")
+    assert torch.allclose(exported(images), run(images), atol=1e-4)

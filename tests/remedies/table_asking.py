@@ -156,6 +156,14 @@ def stepped(images):
     ),
     Case(
         "cli/harden.py",
+        "and --no-fine-tune asks for none; leave out one of both",
+        "memdef('memdef harden shapes_net:build --weights shapes.safetensors --data shapes --keep-clean-accuracy "
+        "--no-fine-tune')",
+        "checked(keep_clean_accuracy=True); checked(fine_tune=False)",
+        CHECK,
+    ),
+    Case(
+        "cli/harden.py",
         "but it must be above 0; write it as 8/255 or 0.03",
         "memdef('memdef harden shapes_net:build --weights shapes.safetensors --data shapes --epsilon 0')",
         "checked(epsilon='«as (8/255)»'); checked(epsilon='«or (0.03)»')",

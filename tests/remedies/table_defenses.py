@@ -11,6 +11,7 @@ from memory_defense.contracts import Batch
 from memory_defense.randomness import ImageDraws
 batch = Batch(photos, answers, torch.arange(4), ImageDraws.of(0, 'training', 4), 0.0)
 """
+TWO = f"{PHOTOS}; net, other = (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)) for _ in range(2))"
 PIXELS = """
 from memory_defense.defenses.pixeldefend import PixelDefend, StandIn
 from memory_defense.networks.pixelcnn import PixelCnn, PixelCnnPlan
@@ -32,6 +33,68 @@ CASES = (
         "Gated(net, 0.1)",
         "Gated(Planes(), 0.1)",
         given="from certificates.proving import Planes\n",
+    ),
+    Case(
+        "defenses/ensemble.py",
+        "but an ensemble has at least 2; give another one",
+        "Ensemble([net])",
+        "Ensemble([net, other])",
+        given=TWO,
+    ),
+    Case(
+        "defenses/ensemble.py",
+        "their answers are combined class by class; give members that were trained on the same classes",
+        "Ensemble([net, nn.Sequential(nn.Flatten(), nn.Linear(784, 3))])(photos)",
+        "Ensemble([net, other])(photos)",
+        given=TWO,
+    ),
+    Case(
+        "defenses/ensemble.py",
+        "use Ensemble, which claims no certificate, or give members that prove more",
+        "CertifiedEnsemble([Planes(), net], 'vote')",
+        """
+        «use (Ensemble),»([Planes(), net], 'vote')
+        CertifiedEnsemble([Planes(), Planes(), net], 'vote')
+        """,
+        given=f"{TWO}\nfrom certificates.proving import Planes\n",
+    ),
+    Case(
+        "defenses/mixture.py",
+        "but the robust classifier's share lies in [0, 1]; give 0.5",
+        "Settings(weight=60)",
+        r"Settings(weight=«give ([\d.]+)»)",
+    ),
+    Case(
+        "defenses/mixture.py",
+        "scale is …, but it must be above 0 and finite; give 1",
+        "Settings(scale=0)",
+        r"Settings(scale=«give (\d)»)",
+    ),
+    Case(
+        "defenses/mixture.py",
+        "but it must be at least 1 and finite; give 1 to leave it out",
+        "Settings(power=0.5)",
+        r"Settings(power=«give (\d)»)",
+    ),
+    Case(
+        "defenses/mixture.py",
+        "offset is …, but it must be finite; give 0 to leave it out",
+        "Settings(offset=math.inf)",
+        r"Settings(offset=«give (\d)»)",
+    ),
+    Case(
+        "defenses/mixture.py",
+        "but the share of images to lose lies in [0, 1); give 0.01",
+        "choose(held, robust_loss=1)",
+        r"choose(held, robust_loss=«give ([\d.]+)»)",
+        given="held = HeldOut(torch.rand(4, 3), torch.rand(4, 3), torch.rand(1, 4, 3), torch.tensor([0, 1, 2, 0]))",
+    ),
+    Case(
+        "defenses/mixture.py",
+        "a mixture needs at least …, so keep the robust classifier alone",
+        "choose(held)",
+        "assert held.robust.argmax(1).shape == held.labels.shape",
+        given="held = HeldOut(torch.rand(4, 2), torch.rand(4, 2), torch.rand(1, 4, 2), torch.tensor([0, 1, 1, 0]))",
     ),
     Case(
         "defenses/autoencoder.py",

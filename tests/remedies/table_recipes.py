@@ -56,6 +56,32 @@ CASES = (
     ),
     Case(
         "recipes/hardened.py",
+        "layer normalisation leaves nothing of two logits' distance; leave out --keep-clean-accuracy",
+        "planned(keep_clean_accuracy=True)",
+        "planned(keep_clean_accuracy=False)",
+        given="""
+        from memory_defense.data.own import load_splits
+        from memory_defense.data.spec import image_spec
+        splits = load_splits(folder("mine", count=4, size=16))
+
+        def planned(**changes):
+            options = HardenOptions(classifier="net:build", weights_sha256="", epsilon=0.1, **changes)
+            images = image_spec(splits.spec)
+            harden_recipe(options, "mine", replace(images, classes=images.classes[:2]), len(splits.train))
+        """,
+    ),
+    Case(
+        "recipes/hardened.py",
+        "but fine_tune is off; turn one of both around",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, **both)",
+        """
+        for name in both:
+            HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, **both | {name: not both[name]})
+        """,
+        given="both = {'keep_clean_accuracy': True, 'fine_tune': False}",
+    ),
+    Case(
+        "recipes/hardened.py",
         "but it must be above 0 and at most 1; write it as 8/255",
         "HardenOptions(classifier='net:build', weights_sha256='', epsilon=8)",
         "HardenOptions(classifier='net:build', weights_sha256='', epsilon=«as (8/255)»)",

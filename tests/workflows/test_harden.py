@@ -263,3 +263,108 @@ def test_bad_inputs_are_told(users, root, tmp_path) -> None:
         users.hardening(epsilon=8.0)
     with pytest.raises(ValueError, match="attack or suite"):
         users.hardening(attacks="quick")
+
+
+@pytest.fixture(scope="module")
+def mixed(users, root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return users.harden(root / "mixed", keep_clean_accuracy=True)
+
+
+def test_a_mixture_holds_the_net_that_was_brought_and_the_fine_tuned_one(mixed, users) -> None:
+    defense = load(mixed.run.path)
+    brought, _ = read_tensors(users.weights)
+    for name, tensor in defense.accurate.state_dict().items():
+        assert torch.equal(tensor, brought[name])
+    assert any(not torch.equal(value, brought[name]) for name, value in defense.robust.state_dict().items())
+    manifest = mixed.run.read()
+    assert (manifest["model"]["defense"], manifest["hardened"]["keep_clean_accuracy"]) == ("mixture", True)
+    assert list(manifest["stages"]) == ["selector-warm-start"]
+    assert defense.flag_threshold == manifest["flag"]["threshold"]
+    assert 0.5 <= defense.settings.weight <= 1
+    images = users.splits.test.floats()
+    both = defense.robust(images), defense.accurate(images)
+    assert torch.allclose(defense(images), defense.answer(*both))
+
+
+def test_a_mixture_s_record_is_end_to_end_by_member_and_by_transfer(mixed) -> None:
+    record = Record.read(mixed.run.record)
+    assert record == mixed.defense
+    assert {one.knowledge for one in record.attacks} == {"end-to-end", "robust", "accurate"}
+    assert {line.knowledge for line in record.cascades[0].stages} >= {"members", "unclamped", "silent"}
+    assert {"robust", "accurate"}.isdisjoint(line.knowledge for line in record.cascades[0].stages)
+    assert recipe_of(mixed.run).sha256 == mixed.run.read()["recipe_sha256"]
+
+
+def test_every_number_of_a_mixture_s_paragraph_is_a_records(mixed) -> None:
+    original, selector, defense = (
+        Record.read(mixed.run.path / f"{name}.json") for name in ("original", "selector", "record")
+    )
+    text = (mixed.run.path / "gained.txt").read_text()
+    assert text == mixed.paragraph + "\n"
+    expected = []
+    for record in (original, selector, defense):
+        worst = record.worst_case[0]
+        expected += [(record.clean.accuracy, record.clean.ci95), (worst.accuracy, worst.ci95)]
+    found = re.findall(r"([\d.]+) % \(([\d.]+) to ([\d.]+)\)", text)
+    assert found[:6] == [(f"{100 * a:.1f}", f"{100 * ci[0]:.1f}", f"{100 * ci[1]:.1f}") for a, ci in expected]
+    clean = 100 * (defense.clean.accuracy - selector.clean.accuracy)
+    worst = 100 * (defense.worst_case[0].accuracy - selector.worst_case[0].accuracy)
+    assert f"by {clean:+.1f} points and the worst case by {worst:+.1f}" in text
+    assert "memory" not in text
+
+
+@pytest.mark.parametrize(
+    ("clean", "worst", "said"),
+    [
+        (0.87, 0.76, ("no clean accuracy came back that", "no robustness was lost that")),
+        (0.93, 0.76, ("7.0 points of clean accuracy came back, 2.0 points short of what it was", "overlap")),
+        (0.96, 0.60, ("all that was lost, and 17.0 points of the fine-tuned one's robustness were lost", "+10.0")),
+        (0.80, 0.85, ("6.0 points of clean accuracy were lost on top, and 8.0 points of robustness were gained",)),
+        (0.87, None, ("its worst case is not known", "worst case by an unknown number")),
+    ],
+)
+def test_a_mixture_s_verdicts_follow_from_intervals(mixed, clean, worst, said) -> None:
+    def at(right: float, left: float | None) -> Record:
+        ball = mixed.defense.worst_case[0]
+        known = left is not None
+        case = ball.model_copy(
+            update={"accuracy": left, "ci95": (left - 0.02, left + 0.02) if known else None, "undetected": None}
+        )
+        return mixed.defense.model_copy(
+            update={
+                "clean": Accuracy(accuracy=right, ci95=(right - 0.02, right + 0.02)),
+                "worst_case": [case],
+                "detection": [],
+            }
+        )
+
+    text = replace(mixed, original=at(0.95, 0.02), selector=at(0.86, 0.77), defense=at(clean, worst)).paragraph
+    for words in said:
+        assert words in text
+
+
+def test_the_same_mixture_is_taken_as_it_is_and_another_is_refused(mixed, users, root) -> None:
+    assert users.harden(root / "mixed", keep_clean_accuracy=True) == mixed
+    with pytest.raises(ValueError, match="holds another run"):
+        users.harden(root / "mixed")
+
+
+def test_a_run_from_before_mixtures_goes_on(done, users, root) -> None:
+    shutil.copytree(done.run.path, root / "earlier")
+    run = replace(done.run, path=root / "earlier")
+    manifest = run.read()
+    del manifest["hardened"]["keep_clean_accuracy"]
+    run.write(manifest)
+    assert users.harden(root / "earlier").paragraph == done.paragraph
+
+
+def test_what_cannot_be_mixed_is_told(users, root, tmp_path) -> None:
+    with pytest.raises(ValueError, match="fine_tune is off; turn one of both around"):
+        users.hardening(fine_tune=False, keep_clean_accuracy=True)
+    two = load_splits(write_folder(tmp_path / "two", train=4, test=2, classes=CLASSES[:2]))
+    source = images_from(tmp_path / "two", None, two.spec)
+    asked = users.hardening(keep_clean_accuracy=True)
+    with pytest.raises(ValueError, match="2 classes, but a mixture needs at least 3"):
+        harden(asked, users.weights, two, root / "two", source=source)

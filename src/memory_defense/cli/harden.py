@@ -49,6 +49,14 @@ class HardenArguments:
     fine_tune: Annotated[
         bool, typer.Option("--fine-tune/--no-fine-tune", help="Train the classifier on adversarial images first.")
     ] = True
+    keep_clean_accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--keep-clean-accuracy",
+            help="Mix the fine-tuned classifier with yours as it was, in place of the memory; yours decides where "
+            "the fine-tuned one is unsure.",
+        ),
+    ] = False
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -77,6 +85,7 @@ def harden(options: HardenArguments) -> None:
 
     Attacks it as it is, fine-tunes it on adversarial images, trains the memory autoencoder on it, chooses the
     flag's threshold, attacks all of it. A stopped hardening continues when the same command is given again.
+    With --keep-clean-accuracy both classifiers, yours and the fine-tuned one, are mixed instead.
     """
     machine = Machine(device=options.device, threads=options.threads)
     check(options)
@@ -128,6 +137,7 @@ def harden(options: HardenArguments) -> None:
             weights_sha256=weights_sha256(options.weights),
             epsilon=default_epsilon(spec.channels) if epsilon is None else radius(epsilon),
             fine_tune=options.fine_tune,
+            keep_clean_accuracy=options.keep_clean_accuracy,
             epochs=options.epochs,
             attacks=attacks_of(options),
             images=options.images,
@@ -145,7 +155,7 @@ def harden(options: HardenArguments) -> None:
     sections = [Section("as it was", done.original)]
     if options.fine_tune:
         sections.append(Section("fine-tuned, alone", done.selector))
-    print_tables([*sections, Section("Memory Defense", done.defense)])
+    print_tables([*sections, Section("mixed" if options.keep_clean_accuracy else "Memory Defense", done.defense)])
     wide_console().print(done.paragraph, highlight=False, markup=False)
     typer.echo(
         f"\nrun: {done.run.path}\nrecords: original.json, {'selector.json, ' * options.fine_tune}record.json; "
@@ -171,7 +181,13 @@ def check(options: HardenArguments) -> None:
             f"--data {options.data} does not exist; give a folder with train/CLASS/FILE and test/CLASS/FILE, "
             f"a .npz or .safetensors file, or one of {', '.join(DATASETS)}"
         )
-    if options.size is not None and not SIZES[0] <= options.size <= SIZES[1]:
+    if options.keep_clean_accuracy and not options.fine_tune:
+        raise ValueError(
+            "--keep-clean-accuracy mixes your classifier with a fine-tuned copy of it, and --no-fine-tune asks for "
+            "none; leave out one of both"
+        )
+    remembers = not options.keep_clean_accuracy
+    if remembers and options.size is not None and not SIZES[0] <= options.size <= SIZES[1]:
         raise ValueError(
             f"--size is {options.size}, but the memory autoencoder takes {SIZES[0]} to {SIZES[1]} pixels"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from memory_defense.attacks import Pgd
 from memory_defense.attacks.suites import check_attacks
 from memory_defense.defenses.memory.objective import MemoryObjective
+from memory_defense.defenses.mixture import FEWEST_CLASSES
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.recipes.parts import CLASSIFIER_B_WEIGHT, batch_size, epochs_for
 from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Recipe, Stage
@@ -68,6 +69,8 @@ class HardenOptions:
     """Suites and attacks joined by commas; see `attacks.suites.parts_of`."""
     images: int = 1000
     """Test images to attack, at most."""
+    keep_clean_accuracy: bool = False
+    """Mix the fine-tuned classifier with the one that was brought (`defenses.mixture`), in place of the memory."""
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= 1:
@@ -78,6 +81,11 @@ class HardenOptions:
             )
         if self.images < 1:
             raise ValueError(f"images is {self.images}, but at least 1 test image must be attacked")
+        if self.keep_clean_accuracy and not self.fine_tune:
+            raise ValueError(
+                "keep_clean_accuracy mixes the classifier with a fine-tuned copy of it, but fine_tune is off; turn "
+                "one of both around"
+            )
         check_attacks(self.attacks, norms=("linf",))
 
 
@@ -100,6 +108,8 @@ def kept_hardening(manifest: Mapping[str, Any], where: Path) -> HardenOptions:
 def harden_recipe(hardening: HardenOptions, dataset: str, images: ImageSpec, train_images: int) -> Recipe:
     """Return the recipe: fine-tuning by warm-started single steps, the memory autoencoder, one suite of attacks.
 
+    With `HardenOptions.keep_clean_accuracy` the mixture of both classifiers takes the autoencoder's place.
+
     Nothing is mirrored or cropped, since that may change the class of an unknown kind of image.
 
     Parameters
@@ -114,9 +124,16 @@ def harden_recipe(hardening: HardenOptions, dataset: str, images: ImageSpec, tra
     Raises
     ------
     ValueError
-        For a size that the memory autoencoder does not take, or fewer than 2 training images.
+        For a size that the memory autoencoder does not take, fewer than 2 training images, or fewer than 3 classes
+        to mix for.
     """
-    if not SMALLEST <= images.size <= LARGEST:
+    mixes = hardening.keep_clean_accuracy
+    if mixes and len(images.classes) < FEWEST_CLASSES:
+        raise ValueError(
+            f"{dataset} has {len(images.classes)} classes, but a mixture needs at least {FEWEST_CLASSES}: layer "
+            "normalisation leaves nothing of two logits' distance; leave out --keep-clean-accuracy"
+        )
+    if not mixes and not SMALLEST <= images.size <= LARGEST:
         raise ValueError(
             f"images of {dataset} are {images.size} pixels a side, but the memory autoencoder takes {SMALLEST} to "
             f"{LARGEST}; resize them with --size {min(max(images.size, SMALLEST), LARGEST)}, which your classifier "
@@ -138,7 +155,7 @@ def harden_recipe(hardening: HardenOptions, dataset: str, images: ImageSpec, tra
         score="objective",
         fit=_fit(hardening, train_images, _AUTOENCODER, AUTOENCODER_SEES, AUTOENCODER_EPOCHS),
     )
-    return Recipe(
+    whole = Recipe(
         name=f"harden {hardening.classifier} on {dataset}",
         summary=f"Memory Defense around {hardening.classifier}"
         + (", fine-tuned adversarially" if hardening.fine_tune else ", as it was"),
@@ -152,6 +169,14 @@ def harden_recipe(hardening: HardenOptions, dataset: str, images: ImageSpec, tra
             attacks={"pgd-margin": Pgd(steps=20, loss="margin")},
             suite=hardening.attacks,
         ),
+    )
+    if not mixes:
+        return whole
+    return replace(
+        whole,
+        summary=f"{hardening.classifier} mixed with itself, fine-tuned adversarially",
+        model=replace(whole.model, defense="mixture", preset="gelu"),
+        stages=(tuning,),
     )
 
 

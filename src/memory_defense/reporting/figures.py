@@ -44,6 +44,8 @@ _PENS = {
     "end-to-end": _Pen("end-to-end", "o"),
     "target-classifier": _Pen("target-classifier", "v", (0, (1, 1.2))),
     "undefended": _Pen("undefended", "P", (0, (5, 1.5, 1, 1.5))),
+    "robust": _Pen("selector", "<"),
+    "accurate": _Pen("undefended", ">", (0, (3, 1.5))),
 }
 _OTHER = _Pen("other", "X", (0, (2, 1)))
 _WORST = _Pen("ink", "D")

@@ -62,6 +62,17 @@ KNOWLEDGE: dict[str, Knowledge] = {
             "undefended",
             "The adversary differentiates an independently trained plain network and transfers the result.",
         ),
+        Knowledge(
+            "robust",
+            "robust member",
+            "The adversary differentiates the robust classifier of a mixture alone and transfers the result.",
+        ),
+        Knowledge(
+            "accurate",
+            "accurate member",
+            "The adversary differentiates the accurate classifier of a mixture alone, which is not defended, and "
+            "transfers the result.",
+        ),
     )
 }
 """The known adversaries in the order of every table; a name that is not here is shown as it is."""
@@ -79,6 +90,21 @@ ADAPTIVE: dict[str, Knowledge] = {
             "joint",
             "joint",
             "The defense's own answers, with the gradient of selector and classifier-B together.",
+        ),
+        Knowledge(
+            "members",
+            "all members",
+            "The defense's own answers, with the gradient of all its classifiers' log-probabilities together.",
+        ),
+        Knowledge(
+            "weakest",
+            "weakest member",
+            "The defense's own answers, with the gradient of the member nearest to leaving the common answer.",
+        ),
+        Knowledge(
+            "unclamped",
+            "unclamped",
+            "The mixture's own answers, with the gradient of the mixture without clamp and power.",
         ),
         Knowledge(
             "silent",

@@ -25,6 +25,12 @@ _MEANINGS = {
     "the other, until the defense's answer is wrong.",
     "joint": "The attacker knows the whole defense and pushes the selector and the classifier behind the slot "
     "towards a wrong answer together.",
+    "members": "The attacker knows the whole defense and pushes all of its classifiers towards a wrong answer "
+    "together.",
+    "weakest": "The attacker knows the whole ensemble and pushes the member that is nearest to leaving the common "
+    "answer, one after the other, until the answer is wrong.",
+    "unclamped": "The attacker knows the whole mixture and follows its gradient as if the robust classifier's "
+    "confidence were not transformed, until the answer is wrong.",
     "silent": "The attacker knows the whole defense and its flag, and wants a wrong answer that is not flagged.",
 }
 """The adaptations that the library's own defenses publish."""

@@ -15,6 +15,7 @@ from memory_defense.data.spec import images_of
 from memory_defense.evaluation.flag import KEY as FLAG
 from memory_defense.evaluation.flag import kept_flag
 from memory_defense.model_spec import ModelSpec
+from memory_defense.names import MEMORY_DEFENSE
 from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory
 from memory_defense.version import __version__
 
@@ -85,11 +86,12 @@ def facts_of(run: RunDirectory) -> Facts:
     manifest = run.read()
     model = ModelSpec(**manifest["model"])
     images = images_of(model)
+    transfers = run.undefended.is_file() and model.defense == MEMORY_DEFENSE  # others have it in their own weights
     return Facts(
         version=__version__,
         torch=torch.__version__,
         model=dict(manifest["model"]),
-        undefended_network=str(manifest["undefended_network"]) if run.undefended.is_file() else None,
+        undefended_network=str(manifest["undefended_network"]) if transfers else None,
         dataset=model.dataset,
         channels=images.channels,
         size=images.size,

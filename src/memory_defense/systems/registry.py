@@ -1,10 +1,11 @@
-"""Every system, one line each: those of the paper's tables, and the memory that proves.
+"""Every system, one line each: those of the paper's tables, the memory that proves, and the mixture.
 
 Nothing here needs torch: the code of a system is imported when it is built.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from memory_defense.names import check_name
 if TYPE_CHECKING:
     from torch import nn
 
-    from memory_defense.data.images import Splits
+    from memory_defense.contracts import Classifier, Images
+    from memory_defense.data.images import ImageSet, Splits
     from memory_defense.defenses.magnet import MagNet
+    from memory_defense.defenses.mixture import Mixture
     from memory_defense.defenses.pixeldefend import PixelDefend
 
 FITTED_IMAGES = 2000
@@ -25,6 +28,21 @@ FITTED_IMAGES = 2000
 
 _SHAPE = ("channels", "size", "classes", "mean", "std")
 _DEFENSES = "memory_defense.defenses"
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """What thresholds, likelihoods and numbers are fitted to, once training is over."""
+
+    splits: Splits
+    """The data; its held-out images alone are used."""
+    attacked: Callable[[Classifier, ImageSet], Images]
+    """Attacks a classifier on these images by the recipe's held-out attack, and returns them attacked."""
+
+    def held_out(self) -> ImageSet:
+        """Return the held-out images, at most `FITTED_IMAGES`."""
+        held_out = self.splits.held_out
+        return held_out.first(min(FITTED_IMAGES, len(held_out)))
 
 
 @dataclass(frozen=True)
@@ -42,15 +60,19 @@ class System:
         and ``std`` of the images (`ImageSpec`), ``preset`` and ``memory_size`` of the model (`ModelSpec`).
     classifier
         Argument and attribute for the classifier, which is trained first and alone; None for a system without one.
+    plain
+        Argument and attribute for a second classifier of the same network, which takes the weights of the run's
+        plain net and is not trained further; None for a system without one.
     finish
-        Called with the trained system and the data, to fit thresholds on held-out images.
+        Called with the trained system and what is left to fit on, see `Finishing`.
     """
 
     title: str
     builder: str | Callable[..., nn.Module]
     takes: tuple[str, ...] = ()
     classifier: str | None = None
-    finish: Callable[[Any, Splits], None] | None = None
+    plain: str | None = None
+    finish: Callable[[Any, Finishing], None] | None = None
 
     def build(self, images: ImageSpec, model: ModelSpec, classifier: nn.Module | None) -> nn.Module:
         """Return the system, freshly initialised: images (B, C, H, W) in [0, 1] to logits (B, K)."""
@@ -58,6 +80,8 @@ class System:
         given: dict[str, Any] = {name: known[name] for name in self.takes}
         if self.classifier is not None:
             given[self.classifier] = classifier
+        if self.plain is not None:
+            given[self.plain] = copy.deepcopy(classifier)
         builder = self.builder
         if isinstance(builder, str):
             module, _, attribute = builder.partition(":")
@@ -73,15 +97,21 @@ def _pixeldefend(*, channels: int, preset: str, **given: Any) -> nn.Module:
     return build_pixeldefend(channels=channels, preset=chosen, stand_in=True, **given)
 
 
-def _fit_likelihoods(defense: PixelDefend, splits: Splits) -> None:
-    held_out = splits.held_out.first(min(FITTED_IMAGES, len(splits.held_out)))
-    defense.fit_likelihoods(held_out.floats())
+def _fit_likelihoods(defense: PixelDefend, finishing: Finishing) -> None:
+    defense.fit_likelihoods(finishing.held_out().floats())
 
 
-def _fit_thresholds(defense: MagNet, splits: Splits) -> None:
+def _fit_mixture(defense: Mixture, finishing: Finishing) -> None:
+    from memory_defense.defenses.mixture import fit
+
+    held_out = finishing.held_out()
+    fit(defense, held_out.floats(), held_out.labels, lambda victim: finishing.attacked(victim, held_out))
+
+
+def _fit_thresholds(defense: MagNet, finishing: Finishing) -> None:
     from memory_defense.defenses.magnet import DROP_RATE
 
-    held_out = splits.held_out.first(min(FITTED_IMAGES, len(splits.held_out)))
+    held_out = finishing.held_out()
     rate = max(DROP_RATE, 1.01 / len(held_out))  # fewer images cannot tell a smaller one
     defense.fit_thresholds(held_out.floats(), rate)
 
@@ -106,12 +136,22 @@ SYSTEMS: dict[str, System] = {
     "memae": System(
         "MemAE without masking", f"{_AUTOENCODERS}:build_memae_defense", (*_SHAPE, "preset", "memory_size")
     ),
-    "magnet": System("MagNet", f"{_DEFENSES}.magnet:build_magnet", ("channels",), "classifier", _fit_thresholds),
-    "pixeldefend": System("PixelDefend", _pixeldefend, _PURIFIER, "classifier", _fit_likelihoods),
+    "magnet": System(
+        "MagNet", f"{_DEFENSES}.magnet:build_magnet", ("channels",), "classifier", finish=_fit_thresholds
+    ),
+    "pixeldefend": System("PixelDefend", _pixeldefend, _PURIFIER, "classifier", finish=_fit_likelihoods),
     "comdefend": System("ComDefend", f"{_DEFENSES}.comdefend:build_comdefend", _PURIFIER, "classifier"),
     "defense-vae": System("Defense-VAE", f"{_DEFENSES}.defense_vae:build_defense_vae", _PURIFIER, "classifier"),
     "proving-memory": System(
         "Proving memory", f"{_DEFENSES}.proving_memory:build_proving_memory", (*_SHAPE, "preset", "memory_size")
+    ),
+    "mixture": System(
+        "Mixture of a robust and an accurate classifier",
+        f"{_DEFENSES}.mixture:build_mixture",
+        ("preset",),
+        "robust",
+        "accurate",
+        _fit_mixture,
     ),
 }
 

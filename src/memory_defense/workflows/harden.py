@@ -1,4 +1,4 @@
-"""Hardening a classifier that somebody brings: before, fine-tuned, with the memory, and what was gained."""
+"""Hardening a classifier that somebody brings: before, fine-tuned, with the memory or mixed; what was gained."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from memory_defense.files import write_text
 from memory_defense.recipes.hardened import KEY, HardenOptions, harden_recipe
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.run_directory import IMAGES_FROM, RunDirectory
+from memory_defense.systems.build import classifier_of
 from memory_defense.systems.load import load_defense
 from memory_defense.systems.own_model import build_user_model
 from memory_defense.training.checkpoint import save_weights
@@ -64,6 +65,9 @@ def harden(
     progress: Progress | None = None,
 ) -> Hardened:
     """Evaluate a classifier, fine-tune it, train the memory autoencoder on it, evaluate again, say what it gave.
+
+    With `HardenOptions.keep_clean_accuracy` the classifier as it was and as it was fine-tuned are mixed in place of
+    the autoencoder.
 
     Whatever is finished in the directory is taken from there, so that a stopped call goes on when it is repeated.
 
@@ -110,7 +114,11 @@ def harden(
         train(recipe, directory, splits, seed=seed, resume=True, selector_weights=run.undefended, progress=progress)
     defense = cast("Any", load_defense(directory)).to(device)
     flag = work.flag(defense)
-    alone = work.evaluated("selector", defense.selector) if hardening.fine_tune else before
+    alone = before
+    if hardening.fine_tune:
+        tuned = classifier_of(recipe.model, defense)
+        assert tuned is not None, "what was fine-tuned is a part of the defense"
+        alone = work.evaluated("selector", tuned)
     whole = work.assessed(defense, flag)
     done = Hardened(
         run=run,
@@ -119,6 +127,7 @@ def harden(
         selector=alone,
         defense=whole,
         fine_tuned=hardening.fine_tune,
+        mixed=hardening.keep_clean_accuracy,
         flag_score=flag.score,
     )
     write_text(run.path / "gained.txt", done.paragraph + "\n")
@@ -181,7 +190,8 @@ class _Work:
         """Return the defense's record with its detection part, from where it lies or made now."""
         record = _kept(self.run.record, self.recipe.sha256, self.seed)
         if record is None:
-            self._note("attacks on the Memory Defense")
+            mixed = self.hardening.keep_clean_accuracy
+            self._note(f"attacks on the {'mixture' if mixed else 'Memory Defense'}")
             record = assess(self.recipe, self.run, defense, self.splits, options=self._options())
         else:
             subset = self.splits.test.first(record.images)
@@ -213,6 +223,8 @@ def _kept(place: Path, sha256: str, seed: int) -> Record | None:
 
 _WHERE = ("source", "notes")
 """Fields of `ImagesFrom` that say where images lie and what was found there; the images are their SHA-256."""
+_SINCE = {"keep_clean_accuracy": False}
+"""Options that hardenings of earlier versions did not have, and what they did."""
 
 
 def _begin(
@@ -223,7 +235,7 @@ def _begin(
     with run.only_writer():
         manifest = run.begin(recipe, seed, len(splits.train), splits.spec.sha256, resume=True)
         for key, entry in entries.items():
-            found = manifest.get(key, entry)
+            found = _SINCE | manifest.get(key, entry)
             different = [name for name in entry if found.get(name) != entry[name] and name not in _WHERE]
             if different:
                 raise ValueError(

@@ -18,15 +18,18 @@ class Measured:
     selector: Record
     """Record of the classifier that chooses the slots: ``selector.json``; `original` if it was not fine-tuned."""
     defense: Record
-    """Record of the whole Memory Defense, with its detection part: ``record.json``."""
+    """Record of the whole Memory Defense or the mixture, with its detection part: ``record.json``."""
     fine_tuned: bool
+    mixed: bool
+    """Whether the defense is the mixture of the classifier as it was and as it was fine-tuned."""
     flag_score: str
     """The score that the defense flags by."""
 
 
 def paragraph(measured: Measured) -> str:
     """Return the paragraph: sentences whose verdicts follow from whether 95 % intervals overlap."""
-    sentences = [_setting(measured), _gain(measured), _memory(measured)]
+    parts = [_fine_tuned(measured), _mixture(measured)] if measured.mixed else [_gain(measured), _memory(measured)]
+    sentences = [_setting(measured), *parts]
     flagged = [one for one in measured.defense.detection if one.score == measured.flag_score]
     if flagged:
         sentences.append(_flag(measured, flagged))
@@ -80,8 +83,16 @@ def _setting(measured: Measured) -> str:
 
 
 def _gain(measured: Measured) -> str:
-    before, after = measured.original, measured.defense
     how = "Fine-tuned adversarially and put" if measured.fine_tuned else "Put, untouched,"
+    return f"{how} in front of the memory autoencoder, {_since(measured.original, measured.defense)}"
+
+
+def _fine_tuned(measured: Measured) -> str:
+    return f"Fine-tuned adversarially, alone, {_since(measured.original, measured.selector)}"
+
+
+def _since(before: Record, after: Record) -> str:
+    """Return the end of a sentence on what came of the classifier as it was, and at which price."""
     cost = after.clean.accuracy - before.clean.accuracy
     price = (
         f"clean accuracy fell by {-100 * cost:.1f} points"
@@ -99,9 +110,40 @@ def _gain(measured: Measured) -> str:
     )
     joined = "but" if direction == 1 and cost < 0 else "and"
     return (
-        f"{how} in front of the memory autoencoder, it is right on {shown(after.clean)} of the clean images and "
-        f"{_in_the_worst_case(after)}: {verdict}, {joined} {price}."
+        f"it is right on {shown(after.clean)} of the clean images and {_in_the_worst_case(after)}: {verdict}, "
+        f"{joined} {price}."
     )
+
+
+def _mixture(measured: Measured) -> str:
+    before, tuned, mixed = measured.original, measured.selector, measured.defense
+    direction, clean = _compared(
+        mixed.clean,
+        tuned.clean,
+        "{} points of clean accuracy came back",
+        "the intervals overlap, so no clean accuracy came back that these images could show",
+        "{} points of clean accuracy were lost on top",
+    )
+    if direction == 1:
+        left = before.clean.accuracy - mixed.clean.accuracy
+        clean += f", {100 * left:.1f} points short of what it was" if left > 0 else ", all that was lost"
+    _, robust = _compared(
+        _worst(mixed),
+        _worst(tuned),
+        "{} points of robustness were gained over the fine-tuned one",
+        "the worst cases' intervals overlap, so no robustness was lost that these images could show",
+        "{} points of the fine-tuned one's robustness were lost",
+    )
+    return (
+        f"Mixed, the fine-tuned classifier and the one as it was are right on {shown(mixed.clean)} of the clean "
+        f"images and {_in_the_worst_case(mixed)}: {clean}, and {robust}. (Measured on these images, clean accuracy "
+        f"differs from the fine-tuned one's by {_signed(mixed.clean, tuned.clean)} points and the worst case by "
+        f"{_signed(_worst(mixed), _worst(tuned))}.)"
+    )
+
+
+def _signed(one: Accuracy | None, other: Accuracy | None) -> str:
+    return "an unknown number" if one is None or other is None else f"{100 * (one.accuracy - other.accuracy):+.1f}"
 
 
 def _memory(measured: Measured) -> str:

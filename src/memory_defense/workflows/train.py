@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from memory_defense.contracts import Progress
+from memory_defense.contracts import Classifier, Images, Progress
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import images_of
 from memory_defense.defenses.defense_vae import DefenseVae
@@ -21,12 +21,12 @@ from memory_defense.files import LockedError, locked, remove
 from memory_defense.machine import device_name
 from memory_defense.outputs import check_folder
 from memory_defense.progress import stage as shown
-from memory_defense.randomness import derive
+from memory_defense.randomness import ImageDraws, derive
 from memory_defense.ranks import current
 from memory_defense.recipes.recipe import OfflinePairs, Recipe, Stage
 from memory_defense.run_directory import SHIPPED, RunDirectory
 from memory_defense.systems.build import build_classifier, build_defense, classifier_of
-from memory_defense.systems.registry import system_of
+from memory_defense.systems.registry import Finishing, system_of
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import Validate, fit
@@ -38,6 +38,7 @@ from memory_defense.training.validate import (
     robust_accuracy,
 )
 from memory_defense.workflows.offline import Workshop, adversarial_pairs, with_adversarial
+from memory_defense.wrappers import frozen
 
 _TURN_SECONDS = 0.5
 _IMAGES = "images_sha256"
@@ -301,15 +302,32 @@ def train(  # noqa: PLR0913 - all keyword-only but what, where and from what
             if stage.releases_classifier and isinstance(defense, DefenseVae):
                 defense.release_classifier()
             training.stage(stage, defense, stage.part, classifier=classifier)
-        finish = system_of(recipe.model).finish
-        if finish is not None:
-            with shown(progress, f"{recipe.name}: finishing"):
-                finish(defense.eval(), splits)
+        _finish(training, defense)
         if ranks.leads:
             save_weights(run.weights, defense, {"recipe": recipe.name})
             run.seal(manifest)
         ranks.total()  # nobody goes on before everything is written
     return run
+
+
+def _finish(training: _Training, defense: nn.Module) -> None:
+    """Give the system the plain net that it holds, and fit what is fitted once training is over."""
+    recipe, seed = training.recipe, training.seed
+    system = system_of(recipe.model)
+    if system.plain is not None:
+        current().total()  # the plain net is written by the rank that leads
+        load_weights(training.run.undefended, defense.get_submodule(system.plain))
+    if system.finish is None:
+        return
+
+    def attacked(victim: Classifier, images: ImageSet) -> Images:
+        draws = ImageDraws.of(seed, "finishing", images.ids, images.labels.device)
+        attack, ball = recipe.held_out.attack, recipe.held_out.ball
+        with frozen(victim):
+            return attack(victim, images.floats(), images.labels, ball, draws)
+
+    with shown(training.progress, f"{recipe.name}: finishing"):
+        system.finish(defense.eval(), Finishing(training.splits, attacked))
 
 
 def _train_undefended(training: _Training, stage: Stage, taken_from: Path | None) -> None:
