@@ -9,11 +9,13 @@ from memory_defense.recipes.fashion_mnist import FASHION_MNIST
 from memory_defense.recipes.proving import PROVING
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.scales import ROWS
+from memory_defense.recipes.selective import SELECTIVE
 from memory_defense.recipes.smoothed import SMOOTHED
 from memory_defense.recipes.strong import STRONG
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG, *SMOOTHED, *CERTIFIED, *PROVING)
+    recipe.name: recipe
+    for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG, *SMOOTHED, *CERTIFIED, *PROVING, *SELECTIVE)
 }
 
 

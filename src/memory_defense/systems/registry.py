@@ -1,4 +1,4 @@
-"""Every system, one line each: those of the paper's tables, and the memory that proves.
+"""Every system, one line each: those of the paper's tables, the memory that proves, and flags that are fought.
 
 Nothing here needs torch: the code of a system is imported when it is built.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memory_defense.data.images import Splits
     from memory_defense.defenses.magnet import MagNet
     from memory_defense.defenses.pixeldefend import PixelDefend
+    from memory_defense.defenses.rectified import Rectified
 
 FITTED_IMAGES = 2000
 """Largest number of held-out images that thresholds and likelihoods are fitted to."""
@@ -86,6 +87,14 @@ def _fit_thresholds(defense: MagNet, splits: Splits) -> None:
     defense.fit_thresholds(held_out.floats(), rate)
 
 
+def _fit_trust(defense: Rectified, splits: Splits) -> None:
+    from memory_defense.defenses.rectified import FALSE_ALARMS
+
+    held_out = splits.held_out.first(min(FITTED_IMAGES, len(splits.held_out)))
+    rate = max(FALSE_ALARMS, 1.01 / len(held_out))  # fewer images cannot tell a smaller one
+    defense.fit_threshold(held_out.floats(), rate)
+
+
 _AUTOENCODERS = f"{_DEFENSES}.autoencoder"
 _PURIFIER = ("channels", "size", "preset")
 
@@ -113,6 +122,10 @@ SYSTEMS: dict[str, System] = {
     "proving-memory": System(
         "Proving memory", f"{_DEFENSES}.proving_memory:build_proving_memory", (*_SHAPE, "preset", "memory_size")
     ),
+    "rectified": System(
+        "Rectified rejection", f"{_DEFENSES}.rectified:build_rectified", (*_SHAPE, "preset"), None, _fit_trust
+    ),
+    "consistent": System("Consistency", f"{_DEFENSES}.consistent:build_consistent", ("preset",), "classifier"),
 }
 
 
