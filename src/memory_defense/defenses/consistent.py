@@ -157,10 +157,10 @@ class Consistent(FlaggingModule):
         return self.watched_score(images) - self.flag_threshold
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return the classifier's own, and three that fight the flag: ``silent``, ``confident``, ``consistent``.
+        """Return the classifier's own, and four that fight the flag.
 
-        ``silent`` lowers the lead at the inner attack's point. ``confident`` raises the confidence of one wrong
-        class after the other at the image alone, ``consistent`` there and at the inner attack's point together.
+        ``silent`` and ``crossing`` lower the lead at the inner attack's point. ``confident`` raises the confidence
+        of one wrong class after the other at the image alone, ``consistent`` there and at that point together.
         """
         found: dict[str, Adaptation] = {}
         if isinstance(self.classifier, Adaptive):

@@ -1,6 +1,8 @@
 """Adversaries that fight a flag: what they differentiate, and what counts as a success for them.
 
-    SilentBinder     errs without being flagged: while an image is flagged, its score is lowered
+    SilentBinder     errs without being flagged: while an image is flagged, its score is lowered. Or, ``crossing``,
+                     only once the answer is wrong: flags often guard the border between two classes, and whoever
+                     heeds them on the near side turns back
     ConfidentBinder  the same success, by the gradient of the confidence in one wrong class after the other
     AlarmBinder      the opposite: gets an image flagged, which costs something where it has hardly been moved
 
@@ -46,12 +48,16 @@ def _right(classifier: Classifier, clean: Images) -> Labels:
         return classifier(clean).argmax(1)
 
 
-def _lifted(logits: Logits, excess: PerImage, right: Labels, weight: float) -> Logits:
-    """Return the logits (B, K), whose largest is a wrong class only if the image is not flagged."""
+def _lifted(logits: Logits, excess: PerImage, right: Labels, weight: float, *, crossing: bool = False) -> Logits:
+    """Return the logits (B, K), whose largest is a wrong class only if the image is not flagged.
+
+    With `crossing` a flagged image whose answer is right keeps the defense's own.
+    """
     seen, own = logits.detach(), right[:, None]
     # A flagged image must never count as fooled: the right class is lifted above the largest logit.
     lead = (seen.amax(1) - seen.gather(1, own).squeeze(1)).clamp(min=0)
-    lift = torch.where(excess > 0, weight * excess + lead + _LEAD, 0.0)
+    heeded = (excess > 0) & (seen.argmax(1) != right) if crossing else excess > 0
+    lift = torch.where(heeded, weight * excess + lead + _LEAD, 0.0)
     return logits.scatter_add(1, own, lift[:, None].to(logits.dtype))
 
 
@@ -63,19 +69,21 @@ class _Penalised:
     excess: Callable[[Images], PerImage]
     right: Labels
     weight: float
+    crossing: bool
 
     def __call__(self, images: Images) -> Logits:
         """Return logits (B, K)."""
-        return _lifted(self.classifier(images), self.excess(images), self.right, self.weight)
+        logits, excess = self.classifier(images), self.excess(images)
+        return _lifted(logits, excess, self.right, self.weight, crossing=self.crossing)
 
     def rows(self, index: Rows) -> _Penalised:
         """Return the classifier for these rows."""
-        return _Penalised(self.classifier, self.excess, self.right[index], self.weight)
+        return _Penalised(self.classifier, self.excess, self.right[index], self.weight, self.crossing)
 
 
 @dataclass(frozen=True, eq=False)
 class SilentBinder:
-    """The adaptation ``silent``: an image counts as fooled only if it is wrong and not flagged.
+    """The adaptations ``silent`` and ``crossing``: an image counts as fooled only if it is wrong and not flagged.
 
     An image that is not flagged has the defense's own logits. For a flagged one the right class wins, by a margin
     that grows with the excess, so that an attack lowers the score below the threshold.
@@ -88,6 +96,8 @@ class SilentBinder:
         `ThresholdFlag.excess`: (B, C, H, W) to (B,), above 0 exactly for the images that are flagged.
     weight
         Logits for each unit of `excess`, above 0.
+    crossing
+        Heed the flag only where the answer is wrong, and go straight for a wrong answer before.
 
     Raises
     ------
@@ -98,6 +108,7 @@ class SilentBinder:
     classifier: Classifier
     excess: Callable[[Images], PerImage]
     weight: float = 10.0
+    crossing: bool = False
 
     def __post_init__(self) -> None:
         _check_weight(self.weight)
@@ -109,7 +120,7 @@ class SilentBinder:
     def bind_to(self, clean: Images, labels: Labels) -> Classifier:
         """Return the same with these classes (B,) as the right ones."""
         del clean
-        return _Penalised(self.classifier, self.excess, labels, self.weight)
+        return _Penalised(self.classifier, self.excess, labels, self.weight, self.crossing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,10 +94,16 @@ class FlaggingModule(nn.Module, ThresholdFlag):
         self.flag.fill_(torch.inf if threshold is None else threshold)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return ``silent``, which errs and is not flagged, once there is a threshold."""
-        if self.flag_threshold is None:
-            return {}
-        return {"silent": Adaptation(SilentBinder(self, self.excess), fights_flag=True)}
+        """Return ``silent`` and ``crossing``, which err and are not flagged, once there is a threshold."""
+        return {} if self.flag_threshold is None else against_flag(self, self.excess)
+
+
+def against_flag(classifier: Classifier, excess: Callable[[Images], PerImage]) -> dict[str, Adaptation]:
+    """Return the adaptations that every flag is fought by; see `SilentBinder` for the arguments."""
+    return {
+        "silent": Adaptation(SilentBinder(classifier, excess), fights_flag=True),
+        "crossing": Adaptation(SilentBinder(classifier, excess, crossing=True), fights_flag=True),
+    }
 
 
 def check_threshold(threshold: float | None) -> None:

@@ -5,10 +5,10 @@
     R-Con = p(y^ | x) A(x)
 
 Where the answer is right the target of A is 1, and where it is wrong the product is as large as the probability of
-the true class: a perfect A makes R-Con at most 1/2 for every wrong answer, however sure the classifier is of it. The
-heads see adversarial images in training. An image is flagged where R-Con lies below a threshold that held-out clean
-images give for a stated rate of false alarms. Nothing is proven: the flag may be fought, by ``silent`` and
-``confident``.
+the true class: a perfect A makes R-Con at most 1/2 for every wrong answer, however sure the classifier is. Both
+heads see adversarial images in training. An image is flagged where R-Con lies below a threshold that held-out
+clean images give for a stated rate of false alarms. Nothing is proven: the flag may be fought, by ``silent``,
+``crossing`` and ``confident``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class RectifiedObjective:
     """Cross-entropy of the answers and binary cross-entropy of A(x), both on crafted images.
 
     Pang et al. take the latter of R-Con and p(y | x); dividing both by p(y^ | x), which has no gradient there,
-    leaves the same optimum and a loss that does not fade where the classifier is unsure. Both heads train the trunk.
+    leaves the same optimum and a loss that does not fade where the classifier is unsure. Both train the trunk.
 
     Raises
     ------
@@ -180,7 +180,7 @@ class Rectified(FlaggingModule):
         return self._scores(logits, trust)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return ``silent`` and ``confident``, once there is a threshold."""
+        """Return ``silent``, ``crossing`` and ``confident``, once there is a threshold."""
         found = dict(super().adaptive())
         if found:
             found["confident"] = Adaptation(ConfidentBinder(self.look), towards_each_class=True, fights_flag=True)

@@ -6,8 +6,8 @@ Chen et al. (2023, arXiv:2305.01139) charge an adversary's best image x' within 
     cost(d)     else, for the nearest x' that is flagged, d its distance to x
     0           else
 
-with a cost that does not rise with d (Charoenphakdee et al. 2021, arXiv:2010.11748, have the clean case). Here it is
-a step: `cost` up to a radius `near`, and nothing beyond, where whoever moved the image that far may well be turned
+with a cost that does not rise with d (Charoenphakdee et al. 2021, arXiv:2010.11748, have the clean case). Here it
+is a step: `cost` up to a radius `near`, and nothing beyond, where whoever moved the image so far may be turned
 away. With ``near = 0`` a flag costs something on clean images alone. The clean image is one of the x'. A flag that
 costs 1 is an error like any other; one that costs nothing lets a defense that flags everything be perfect.
 """

@@ -1,8 +1,8 @@
 """Answer and flag attacked together: how many images does an adversary get wrong and accepted?
 
 Other than a cascade, which drops an image as soon as it is wrong, an image stays until it is wrong *and* accepted.
-Images that are wrong but flagged when clean are attacked too. Afterwards what still stands is attacked in a small ball
-by who wants it flagged (`rejection`).
+Images that are wrong but flagged when clean are attacked too. Afterwards what still stands is attacked in a small
+ball by who wants it flagged (`rejection`).
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ NOTES = (
     "Attacked: wrong and accepted counts every image for which some image in the ball, the clean one included, is "
     "known to be answered wrongly and accepted; robust are those right and accepted when clean that no attack got "
     "there.",
-    "Total loss: 1 for an image that can be wrong and accepted, else the cost c if the clean image is flagged, else "
-    "0; its mean times 100. Near: c also where an attack got it flagged within a tenth of the radius.",
+    "Total loss: 1 for an image that can be wrong and accepted, else the cost c if the clean image is flagged, "
+    "else 0; its mean times 100. Near: c also where an attack got it flagged within a tenth of the radius.",
 )
 
 

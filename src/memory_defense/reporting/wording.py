@@ -86,6 +86,11 @@ ADAPTIVE: dict[str, Knowledge] = {
             "The defense's own answers, where an image that would be flagged does not count as fooled.",
         ),
         Knowledge(
+            "crossing",
+            "across the flag",
+            "The same, heeding the flag only where the answer is wrong: it may be crossed on the way there.",
+        ),
+        Knowledge(
             "confident",
             "confident and silent",
             "The same, by the gradient of the confidence in one wrong class after the other, until it is accepted.",

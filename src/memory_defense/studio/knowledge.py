@@ -26,6 +26,8 @@ _MEANINGS = {
     "joint": "The attacker knows the whole defense and pushes the selector and the classifier behind the slot "
     "towards a wrong answer together.",
     "silent": "The attacker knows the whole defense and its flag, and wants a wrong answer that is not flagged.",
+    "crossing": "The attacker knows the whole defense and its flag, goes straight for a wrong answer, and then "
+    "sees to it that it is not flagged.",
     "confident": "The attacker knows the whole defense and its flag, and raises the confidence of one wrong class "
     "after the other until that class is the answer and is not flagged.",
     "consistent": "The attacker knows the whole defense and its flag, and raises the confidence of one wrong class "
