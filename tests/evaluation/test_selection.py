@@ -124,3 +124,22 @@ def test_bad_arguments_are_refused() -> None:
         select(Guarded(), test, attacks=ATTACKS, balls=[Linf(0.1)], costs=[2])
     with pytest.raises(ValueError, match="no attack was given"):
         select(Guarded(), test, attacks={}, balls=[Linf(0.1)], costs=[0.1])
+
+
+def test_who_names_targets_runs_with_what_leads_to_each_class_or_else_with_everything() -> None:
+    class Confident(Guarded):
+        def adaptive(self):
+            one = super().adaptive()["silent"]
+            return {
+                "silent": one,
+                "plain": one._replace(fights_flag=False),
+                "each": one._replace(towards_each_class=True),
+            }
+
+    def ran(defense) -> list[tuple[str, str]]:
+        (one,) = select(defense, at(PIXELS, LABELS), attacks=ATTACKS, balls=[Linf(0.1)], costs=[])
+        return [(stage.attack, stage.knowledge) for stage in one.stages]
+
+    both = [(attack, known) for attack in ATTACKS for known in ("silent", "crossing")]
+    assert ran(Guarded()) == [*both, ("pgd-margin", "alarm")]
+    assert ran(Confident()) == [("pgd-margin", "silent"), ("apgd-t", "each"), ("pgd-margin", "alarm")]

@@ -105,8 +105,8 @@ def select(
         Seed, batch size and so on; nothing is saved between attacks.
     attacks
         By name. Each runs with every adaptation that fights the flag, or end-to-end where nothing is flagged and
-        nothing was found; one that names targets with those that are worth attacking towards each class, every
-        other with the rest. The first of them also tries to raise the flag.
+        nothing was found; one that names targets with those that are worth attacking towards each class, if there
+        are any, every other with the rest. The first of them also tries to raise the flag.
     balls
         What is lost in a smaller ball of a norm is lost in every larger one.
     costs
@@ -180,11 +180,13 @@ class _Selection:
         if not self.flags:
             known = [] if self.found else [EXACT_KNOWLEDGE]
             return [(name, attack, one) for name, attack in self.attacks.items() for one in known]
+        fighters = self.fighters
+        towards = [known for known, one in fighters.items() if one.towards_each_class]
+        others = [known for known in fighters if known not in towards]
         return [
             (name, attack, known)
             for name, attack in self.attacks.items()
-            for known, one in self.fighters.items()
-            if one.towards_each_class == isinstance(attack, Targeting)
+            for known in ((towards or others) if isinstance(attack, Targeting) else others)
         ]
 
     @property
