@@ -49,7 +49,7 @@ _INTRODUCTION = """\
 
 Fashion-MNIST, one ball, the same test images for every row. A flag is fitted, learnt or proven; each is attacked by
 adversaries that fight it ([certificates](../certificates.md#flags-that-are-trained-or-looked-for)). A gate's
-"robust with rejection" is proven, that of every other row is what these attacks left.
+"robust with rejection" is proven: it is what it has right and accepted. That of any other row is what attacks left.
 """
 
 

@@ -104,8 +104,8 @@ def select(
     options
         Seed, batch size and so on; nothing is saved between attacks.
     attacks
-        By name. Each runs with every adaptation that fights the flag, or end-to-end where nothing is flagged and
-        nothing was found; one that names targets with those that are worth attacking towards each class, if there
+        By name. Each runs with every adaptation that fights the flag, or end-to-end where nothing is flagged; one
+        that names targets with those that are worth attacking towards each class, if there
         are any, every other with the rest. The first of them also tries to raise the flag.
     balls
         What is lost in a smaller ball of a norm is lost in every larger one.
@@ -178,8 +178,7 @@ class _Selection:
     def pairs(self) -> list[tuple[str, Attack, str]]:
         """Return each attack by name, with what its maker knows."""
         if not self.flags:
-            known = [] if self.found else [EXACT_KNOWLEDGE]
-            return [(name, attack, one) for name, attack in self.attacks.items() for one in known]
+            return [(name, attack, EXACT_KNOWLEDGE) for name, attack in self.attacks.items()]
         fighters = self.fighters
         towards = [known for known, one in fighters.items() if one.towards_each_class]
         others = [known for known in fighters if known not in towards]
