@@ -122,6 +122,14 @@ _MIXED = {
 }
 """The recipes of the mixture of a robust and an accurate classifier."""
 
+_SELECTIVE = {
+    "fashion-mnist/rectified": "rectified",
+    "fashion-mnist/rectified-tiny": "rectified",
+    "fashion-mnist/consistent": "consistent",
+    "fashion-mnist/consistent-tiny": "consistent",
+}
+"""The recipes of classifiers with a flag that is attacked together with their answers."""
+
 _ROWS = {
     f"{dataset}/{scale}/{row}": system
     for dataset in ("fashion-mnist", "cifar10")
@@ -134,6 +142,7 @@ RECIPES: dict[str, str] = {
     **dict.fromkeys(_UNDEFENDED, "undefended"),
     **dict.fromkeys(_PROVING, "proving-memory"),
     **dict.fromkeys(_MIXED, "mixture"),
+    **_SELECTIVE,
     **_ROWS,
 }
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
@@ -143,6 +152,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     **_UNDEFENDED,
     **_PROVING,
     **_MIXED,
+    **dict.fromkeys(_SELECTIVE, ("pgd", "pgd-margin")),
     **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
 }
 """The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""
@@ -210,6 +220,15 @@ def check_false_alarms(share: float) -> None:
         raise ValueError(
             f"false_alarms is {share}, but the share of clean images that may be flagged lies between 0 and "
             "1; write 1 % as 0.01"
+        )
+
+
+def check_rejection_cost(cost: float) -> None:
+    """Raise ValueError unless this is what a flag may cost beside a wrong answer, which costs 1: in [0, 1]."""
+    if not 0 <= cost <= 1:
+        raise ValueError(
+            f"the cost of a flag is {cost}, but it lies between 0 and 1, which is that of a wrong answer; give "
+            "0.1, say"
         )
 
 

@@ -54,6 +54,21 @@ SMALLER = {
     ),
     "memdef certify runs/memory --radius 0.25 --radius 0.5": "memdef certify runs/memory --radius 0.1 --images 4",
     "memdef predict runs/memory my-images --gate 0.5": "memdef predict runs/memory my-images --gate 0.1",
+    "memdef train fashion-mnist/rectified --out runs/rectified": (
+        "memdef train fashion-mnist/rectified-tiny --out runs/rectified"
+    ),
+    "memdef train fashion-mnist/consistent --out runs/consistent": (
+        "memdef train fashion-mnist/consistent-tiny --out runs/consistent"
+    ),
+    **{
+        f"memdef evaluate runs/{name} --rejection-cost 0.1 --rejection-cost 0.3": (
+            f"memdef evaluate runs/{name} --rejection-cost 0.1 --rejection-cost 0.3 {TINY}"
+        )
+        for name in ("rectified", "consistent")
+    },
+    "memdef evaluate runs/mine --detection --rejection-cost 0.1 --rejection-cost 0.3": (
+        f"memdef evaluate runs/mine --detection --rejection-cost 0.1 --rejection-cost 0.3 {TINY}"
+    ),
     "memdef queue list": "memdef queue list",
     "memdef train fashion-mnist/sound-pgd --out runs/mine": "memdef train fashion-mnist/tiny --out runs/trained",
     "memdef evaluate runs/mine --epsilon 8/255 --epsilon 0.1": (

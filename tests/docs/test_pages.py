@@ -10,8 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
+from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.rejection import selection_result
 from memory_defense.paper.printed.published import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +144,48 @@ def test_the_architecture_page_names_files_that_are_there() -> None:
     ][0]
     drawn = re.findall(r"[\w|>]+", text[text.index("```\ncli") : text.index("version\n```") + 7])
     assert [word for word in drawn if word not in (">", "|")] == re.findall(r"\w+", " ".join(layers["layers"]))
+
+
+def test_the_page_of_flags_shows_the_records_that_are_there(tmp_path: Path) -> None:
+    made = script("make_flags")
+    empty = made.page(tmp_path)
+    assert all(title in empty for title in made.ROWS.values())
+    assert "Not measured yet" in empty
+    images, right = 20, 15
+    verdicts = torch.arange(images)
+    for name, lost in (("gate", 0), ("none", 8)):
+        one = selection_result(
+            verdicts < right,
+            verdicts >= right + 2,
+            verdicts < lost,
+            verdicts >= images,
+            costs=[0.1],
+            norm="linf",
+            epsilon=0.1,
+            near=0.01,
+        )
+        record = Record.read(ROOT / "docs" / "results" / "demo" / "sound.json")
+        clean = accuracy(right, images)
+        changed = {
+            "images": images,
+            "clean": clean,
+            "selection": (one,),
+            "attacks": (),
+            "worst_case": (),
+            "cascades": (),
+        }
+        record.model_copy(update=changed).write(tmp_path / f"{name}.json")
+    page = made.page(tmp_path)
+    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
+    assert "75.0" in lines[made.ROWS["gate"]]
+    assert "35.0" in lines[made.ROWS["none"]], "seven of twenty stand"
+    assert made.ROWS["memory"] not in lines
+    assert made.ROWS["memory"] in page
+
+
+def test_records_of_other_images_are_not_put_side_by_side(tmp_path: Path) -> None:
+    made, record = script("make_flags"), Record.read(ROOT / "docs" / "results" / "demo" / "sound.json")
+    record.write(tmp_path / "gate.json")
+    record.model_copy(update={"dataset": "cifar10"}).write(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="make them anew with the same --images"):
+        made.page(tmp_path)

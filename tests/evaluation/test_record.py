@@ -136,7 +136,7 @@ def test_the_schema_is_the_documented_one(tmp_path) -> None:
     assert list(written) == [
         "schema", "defense", "recipe", "dataset", "images", "clean", "attacks", "worst_case",
             "cascades", "submissions", "bfloat16", "batch_invariance", "odd_images", "detection",
-            "certified", "certificates", "certificates_sha256",
+            "selection", "certified", "certificates", "certificates_sha256",
             "per_image", "per_image_sha256", "notes", "audit", "provenance", "checksum",
     ]  # fmt: skip
     assert written["schema"] == 1

@@ -96,6 +96,22 @@ def stepped(images):
         f"{RUN} --false-alarms 0.1 «with (--detection)»",
         "run()",
     ),
+    Case(
+        "cli/evaluate_checks.py",
+        "--rejection-cost: only for a run directory; call evaluation.selection.select for your own",
+        f"memdef('{OWN} --epsilon 0.1 --rejection-cost 0.1')",
+        r"""
+        from memory_defense.data.images import ImageSet
+        from memory_defense.defenses.undefended import Undefended
+        from memory_defense.evaluation import selection
+        found = selection.«call evaluation\.selection\.(select)»(
+            Undefended(net), ImageSet(images, labels, torch.arange(8)),
+            attacks={"pgd": Pgd(steps=2)}, balls=[threat.Linf(0.1)], costs=[0.1],
+        )
+        assert len(found) == 1
+        """,
+        given=MINE,
+    ),
     _asked(
         "leave it out, and smooth your own classifier with 'memdef certify'",
         f"{OWN} --epsilon 0.1 --gate 0.1",

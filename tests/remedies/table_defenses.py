@@ -28,6 +28,25 @@ defense = build_memory_defense(selector=classifier, **shape).eval()
 
 CASES = (
     Case(
+        "defenses/consistent.py",
+        "radius is 0, but nothing can be looked for there; give half of an adversary's",
+        "InnerAttack(radius=0)",
+        r"Consistent(net, InnerAttack(radius=0.1 / {'half': 2}['«give (half)»'])).suspicious(images)",
+    ),
+    Case(
+        "defenses/consistent.py",
+        "but a step has a length above 0; give 0.25, say",
+        "InnerAttack(radius=0.1, step=0)",
+        r"InnerAttack(radius=0.1, step=«give (\S+), say»)",
+    ),
+    Case(
+        "defenses/rectified.py",
+        "so there is nothing for a second head to share; give a network such as networks.classifiers.LeNetSmall or",
+        "Rectified(nn.Linear(2, 2))",
+        r"Rectified(classifiers.«networks\.classifiers\.(\w+)»(**shape))(torch.rand(2, 1, 28, 28))",
+        given="from memory_defense.networks import classifiers\n",
+    ),
+    Case(
         "defenses/gated.py",
         "proves nothing by itself, so a gate has nothing to go by; give a defense with certificates",
         "Gated(net, 0.1)",
@@ -234,7 +253,7 @@ defense = build_defense_vae(channels=1, size=28, classifier=classifier, preset="
         given=MEMORY,
     ),
     Case(
-        "defenses/flagging.py",
+        "defenses/flag_adversaries.py",
         "but the weight of the flag must be above 0",
         "SilentBinder(net, lambda images: images.flatten(1).mean(1), weight=0)",
         "SilentBinder(net, lambda images: images.flatten(1).mean(1), weight=1).bind(images)(images)",

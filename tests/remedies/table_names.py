@@ -7,6 +7,12 @@ ROOMS = ("names.py",)
 CASES = (
     Case(
         "names.py",
+        "but it lies between 0 and 1, which is that of a wrong answer; give 0.1, say",
+        "check_rejection_cost(10)",
+        r"check_rejection_cost(«give (\S+), say»)",
+    ),
+    Case(
+        "names.py",
         "; did you mean …?",
         "memdef('memdef train fashion-mnist/tinny --out run')",
         "memdef(\"memdef train «mean '(.*)'» --out run --train-images 50\")",

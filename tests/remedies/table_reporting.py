@@ -22,6 +22,16 @@ def part(says: str, wrong: str, right: str = "Gallery(**good)") -> Case:
 
 CASES = (
     Case(
+        "reporting/selection.py",
+        "make it anew with 'memdef evaluate RUN --rejection-cost 0.1'",
+        "compared([Section('mine', record)], 'linf', 0.1)",
+        r"""
+        memdef("«'(memdef .*?)'» --epsilon 0.1 --images 2 --attacks fgsm --out new.json")
+        compared([Section("mine", Record.read(Path("new.json")))], "linf", 0.1)
+        """,
+        given=f"run('RUN'); {RECORD}",
+    ),
+    Case(
         "reporting/figures.py",
         "'memdef evaluate RUN' attacks at the radii of the recipe's curve",
         "accuracy_figure(record, 'linf', prefix='a')",

@@ -154,7 +154,7 @@ def test_everything_published_is_offered_and_adaptive_ones_say_so(library, flagg
     offered = describe_run(library, RUN).knowledge
     assert [one.name for one in offered] == [*flagged.surrogates(), *flagged.adaptive()]
     adaptive = [one for one in offered if one.adaptive]
-    assert {one.name for one in adaptive} == {"steering", "joint", "silent"}
+    assert {one.name for one in adaptive} == {"steering", "joint", "silent", "crossing"}
     for one in adaptive:
         assert one.meaning.startswith("The attacker ")
         assert one.meaning.count(".") == 1

@@ -84,6 +84,11 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             keep_flag(run, flag)
             progress.note(f"the flag's threshold is kept in {run.manifest_path}")
             record = add_detection(record, place, defense, splits, recipe.evaluation, flag, chosen)
+        if options.rejection_cost and speaks:  # nor those on answer and flag together
+            from memory_defense.workflows.selecting import add_selection
+
+            costs = options.rejection_cost
+            record = add_selection(record, place, defense, splits, recipe.evaluation, costs, chosen)
     if speaks:
         print_tables([Section(recipe.summary, record)])
         typer.echo(f"record: {place}")

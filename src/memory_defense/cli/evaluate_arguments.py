@@ -87,6 +87,13 @@ class EvaluateArguments:
             "attacks fight that flag."
         ),
     ] = None
+    rejection_cost: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Of a run: attack answer and flag together, and state the total loss where a flag costs this "
+            "much, such as 0.1, and a wrong and accepted answer 1; may be repeated."
+        ),
+    ] = None
     out: Annotated[
         Path | None,
         typer.Option(

@@ -21,6 +21,7 @@ from memory_defense.names import (
     check_false_alarms,
     check_name,
     check_norm,
+    check_rejection_cost,
 )
 from memory_defense.outputs import beside, check_file
 from memory_defense.run_directory import HARDENED, RunDirectory, is_exported
@@ -40,6 +41,8 @@ def check_evaluate(options: EvaluateArguments) -> None:
         if not options.detection:
             raise ValueError("--false-alarms: only together with --detection, whose threshold it decides")
         check_false_alarms(options.false_alarms)
+    for cost in options.rejection_cost or ():
+        check_rejection_cost(cost)
     if is_classifier(options.target):
         _check_classifier(options)
         sources = {
@@ -136,6 +139,10 @@ def _check_classifier(options: EvaluateArguments) -> None:
         raise ValueError(
             "--gate: only for a run directory whose defense proves its answers; leave it out, and smooth your own "
             "classifier with 'memdef certify'"
+        )
+    if options.rejection_cost:
+        raise ValueError(
+            "--rejection-cost: only for a run directory; call evaluation.selection.select for your own"
         )
     if options.detection:
         raise ValueError("--detection: only for a run directory, whose held-out images the threshold comes from")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from memory_defense.contracts import Adaptation, Classifier, Images, Labels, Logits, PerImage, Rows
+from memory_defense.contracts import Adaptation, Classifier, Images, PerImage
+from memory_defense.defenses.flag_adversaries import AlarmBinder, SilentBinder
 from memory_defense.names import check_name
 
 SCORED_AT_ONCE = 256
@@ -65,6 +66,10 @@ class ThresholdFlag(ABC):
             )
         return (self.watched_score(images) - threshold) / max(abs(threshold), SMALLEST_UNIT)
 
+    def alarm(self) -> AlarmBinder:
+        """Return the adversary that wants images flagged; it needs a threshold when it is asked."""
+        return AlarmBinder(cast("Classifier", self), self.excess)
+
 
 class FlaggingModule(nn.Module, ThresholdFlag):
     """A module whose flag's threshold is part of its state; subclasses define `scores` and set `flag_score`."""
@@ -89,10 +94,16 @@ class FlaggingModule(nn.Module, ThresholdFlag):
         self.flag.fill_(torch.inf if threshold is None else threshold)
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return ``silent``, which errs and is not flagged, once there is a threshold."""
-        if self.flag_threshold is None:
-            return {}
-        return {"silent": Adaptation(SilentBinder(self, self.excess), fights_flag=True)}
+        """Return ``silent`` and ``crossing``, which err and are not flagged, once there is a threshold."""
+        return {} if self.flag_threshold is None else against_flag(self, self.excess)
+
+
+def against_flag(classifier: Classifier, excess: Callable[[Images], PerImage]) -> dict[str, Adaptation]:
+    """Return the adaptations that every flag is fought by; see `SilentBinder` for the arguments."""
+    return {
+        "silent": Adaptation(SilentBinder(classifier, excess), fights_flag=True),
+        "crossing": Adaptation(SilentBinder(classifier, excess, crossing=True), fights_flag=True),
+    }
 
 
 def check_threshold(threshold: float | None) -> None:
@@ -139,64 +150,3 @@ def scores_of(images: Images, score: Callable[[Images], Tensor]) -> Tensor:
     """Return ``score(images)`` in passes of `SCORED_AT_ONCE` images, without gradients."""
     with torch.no_grad():
         return torch.cat([score(part) for part in torch.split(images, SCORED_AT_ONCE)])
-
-
-@dataclass(frozen=True, eq=False)
-class _PenalisedByFlag:
-    """The defense's logits, with the right class raised for flagged images; row-bound."""
-
-    classifier: Classifier
-    excess: Callable[[Images], PerImage]
-    right: Labels
-    """(B,) the classes answered for the clean images."""
-    weight: float
-
-    def __call__(self, images: Images) -> Logits:
-        """Return logits (B, K) whose largest is a wrong class only if the image would not be flagged."""
-        logits, excess = self.classifier(images), self.excess(images)
-        seen, own = logits.detach(), self.right[:, None]
-        # A flagged image must never count as fooled: the right class is lifted above the largest logit.
-        lead = (seen.amax(1) - seen.gather(1, own).squeeze(1)).clamp(min=0)
-        lift = torch.where(excess > 0, self.weight * excess + lead + 1e-3, 0.0)
-        return logits.scatter_add(1, own, lift[:, None].to(logits.dtype))
-
-    def rows(self, index: Rows) -> _PenalisedByFlag:
-        """Return the classifier for these rows."""
-        return _PenalisedByFlag(self.classifier, self.excess, self.right[index], self.weight)
-
-
-@dataclass(frozen=True, eq=False)
-class SilentBinder:
-    """The adaptation ``silent``: an image counts as fooled only if it is wrong and not flagged.
-
-    An image that is not flagged has the defense's own logits. For a flagged one the right class wins, by a margin
-    that grows with the excess, so that an attack lowers the score below the threshold.
-
-    Parameters
-    ----------
-    classifier
-        The defense's own logits, with a gradient.
-    excess
-        `ThresholdFlag.excess`: (B, C, H, W) to (B,), above 0 exactly for the images that are flagged.
-    weight
-        Logits for each unit of `excess`, above 0.
-
-    Raises
-    ------
-    ValueError
-        For a weight that is not positive.
-    """
-
-    classifier: Classifier
-    excess: Callable[[Images], PerImage]
-    weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"weight is {self.weight}, but the weight of the flag must be above 0")
-
-    def bind(self, clean: Images) -> Classifier:
-        """Return the classifier for attacks on these images; the right class is the one answered for them."""
-        with torch.no_grad():
-            right = self.classifier(clean).argmax(1)
-        return _PenalisedByFlag(self.classifier, self.excess, right, self.weight)

@@ -77,7 +77,7 @@ class Gated(FlaggingModule):
         return self.defense.surrogates()
 
     def adaptive(self) -> Mapping[str, Adaptation]:
-        """Return the defense's own, and ``silent``, which errs and is accepted."""
+        """Return the defense's own, and ``silent`` and ``crossing``, which err and are accepted."""
         found = dict(super().adaptive())
         if isinstance(self.defense, Adaptive):
             found |= self.defense.adaptive()

@@ -14,6 +14,15 @@ from typing import Any
 
 _CLOSE = 1e-6
 _Z = NormalDist().inv_cdf(0.975)
+_SELECTION = (
+    "clean_right_accepted",
+    "clean_right_flagged",
+    "clean_wrong_accepted",
+    "wrong_accepted",
+    "robust",
+    "flagged",
+    "flagged_near",
+)
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
@@ -66,6 +75,9 @@ def _shares(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any],
         yield f"certified.{number}", one, one["images"]
         for name in ("right_or_flagged", "clean_accepted", "clean_wrong_accepted") if one["gate"] else ():
             yield f"certified.{number}.gate.{name}", one["gate"][name], one["images"]
+    for number, one in enumerate(record.get("selection", ())):
+        for name in _SELECTION:
+            yield f"selection.{number}.{name}", one[name], images
     for number, one in enumerate(record["detection"]):
         for name in ("clean_flagged", "clean_right", "attacked_right"):
             yield f"detection.{number}.{name}", one[name], images
@@ -77,6 +89,8 @@ def _shares(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any],
 def _orders(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is larger than something that it cannot be larger than."""
     yield from _certified_orders(record.get("certified", ()))
+    for number, one in enumerate(record.get("selection", ())):
+        yield from _selection_orders(f"selection.{number}", one, record["clean"]["accuracy"])
     clean = record["clean"]["accuracy"]
     for name in ("attacks", "worst_case"):
         for number, one in enumerate(record[name]):
@@ -151,3 +165,26 @@ def _certified_orders(certified: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         parts = gate["right_or_flagged"]["accuracy"] + gate["clean_wrong_accepted"]["accuracy"]
         if abs(parts - gate["clean_accepted"]["accuracy"]) > _CLOSE:
             yield f"{where}.gate: what is accepted is neither right nor wrong for some images"
+
+
+def _selection_orders(where: str, one: Mapping[str, Any], clean: float) -> Iterator[str]:
+    """Yield what cannot be true of answer and flag together."""
+    share = {name: one[name]["accuracy"] for name in _SELECTION}
+    right = share["clean_right_accepted"] + share["clean_right_flagged"]
+    if abs(right - clean) > _CLOSE:
+        yield f"{where} has {right} right when clean, the record {clean}"
+    larger = (
+        ("clean_wrong_accepted", share["wrong_accepted"], "wrong_accepted"),
+        ("robust", share["clean_right_accepted"], "clean_right_accepted"),
+        ("robust", 1 - share["wrong_accepted"], "what is never wrong and accepted"),
+        ("flagged", share["flagged_near"], "flagged_near"),
+        ("flagged_near", 1 - share["wrong_accepted"], "what is never wrong and accepted"),
+    )
+    for name, most, what in larger:
+        if share[name] > most + _CLOSE:
+            yield f"{where}.{name} is {share[name]}, more than {what}, {most}"
+    for at, loss in enumerate(one["losses"]):
+        for name, flags in (("loss", "flagged"), ("loss_near", "flagged_near")):
+            expected = share["wrong_accepted"] + loss["cost"] * share[flags]
+            if abs(loss[name] - expected) > _CLOSE:
+                yield f"{where}.losses.{at}.{name} is {loss[name]}, but its parts give {expected}"

@@ -205,6 +205,56 @@ class CertifiedResult(Accuracy):
     gate: CertifiedGate | None = None
 
 
+class RejectionLoss(_Strict):
+    """The total robust loss (Chen et al. 2023), 1 for a wrong and accepted image; see `evaluation.rejection`."""
+
+    cost: Fraction
+    """Of an image that nothing gets wrong and accepted, and that is flagged."""
+    loss: Fraction
+    """Mean over all images where it costs that to flag a clean image, and nothing to flag a moved one."""
+    loss_near: Fraction
+    """The same where it costs as much to flag an image that was moved by no more than `SelectionResult.near`."""
+
+
+class SelectionStage(_Strict):
+    """One attack on answer and flag together, on the images that those before it had not got past both."""
+
+    attack: str
+    knowledge: str
+    tried: Annotated[int, Field(ge=0)]
+    lost: Annotated[int, Field(ge=0)]
+    """Images among them for which it found a wrong answer that is accepted; for ``alarm``, a flag."""
+    seconds: Annotated[float, Field(ge=0)]
+    parameters: dict[str, Parameter] = {}
+    """The attack's own configuration."""
+
+
+class SelectionResult(_Strict):
+    """What a defense is worth that answers only what it does not flag, under attacks that fight its flag."""
+
+    norm: str
+    epsilon: Annotated[float, Field(ge=0)]
+    score: str
+    """Name of the score that is compared with the threshold; empty for a defense without a flag."""
+    threshold: float | None
+    clean_right_accepted: Accuracy
+    clean_right_flagged: Accuracy
+    clean_wrong_accepted: Accuracy
+    wrong_accepted: Accuracy
+    """Images for which some image within epsilon, the clean one included, is known to be wrong and accepted."""
+    robust: Accuracy
+    """Robust accuracy with rejection: right and accepted when clean, and right or flagged under every attack."""
+    flagged: Accuracy
+    """Flagged when clean, and never wrong and accepted."""
+    near: Annotated[float, Field(ge=0)]
+    """Radius in pixel units within which attacks tried to raise the flag."""
+    flagged_near: Accuracy
+    """Flagged when clean or within `near`, and never wrong and accepted."""
+    losses: tuple[RejectionLoss, ...]
+    stages: tuple[SelectionStage, ...] = ()
+    """The attacks in order; the evaluation's own images come before them."""
+
+
 class AuditLine(_Strict):
     """One check of the evaluation or the defense."""
 
@@ -272,6 +322,8 @@ class Record(_Strict):
     """Images without a finite answer or gradient, by kind; empty where every image had both."""
     detection: tuple[DetectionResult, ...] = ()
     """One entry for each score and attack; empty where detection was not evaluated."""
+    selection: tuple[SelectionResult, ...] = ()
+    """One entry for each ball; empty where answer and flag were not attacked together."""
     certified: tuple[CertifiedResult, ...] = ()
     """One entry for each radius; empty where nothing was certified."""
     certificates: str | None = None

@@ -10,12 +10,13 @@ from memory_defense.recipes.mixed import MIXED
 from memory_defense.recipes.proving import PROVING
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.recipes.scales import ROWS
+from memory_defense.recipes.selective import SELECTIVE
 from memory_defense.recipes.smoothed import SMOOTHED
 from memory_defense.recipes.strong import STRONG
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG, *SMOOTHED, *CERTIFIED, *PROVING, *MIXED)
+    for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG, *SMOOTHED, *CERTIFIED, *PROVING, *MIXED, *SELECTIVE)
 }
 
 

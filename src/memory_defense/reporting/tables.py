@@ -29,6 +29,7 @@ from memory_defense.reporting.rows import (
     table_attacks,
     table_worst_cases,
 )
+from memory_defense.reporting.selection import selection_tables
 from memory_defense.reporting.sources import Sources
 from memory_defense.reporting.wording import (
     MISSING,
@@ -73,6 +74,7 @@ def result_tables(record: Record) -> tuple[Table, ...]:
         *certified_tables(record),
         matrix_table(record),
         *cascade_tables(record),
+        *selection_tables(record),
         *detection_tables(record),
         results_table(record),
         *(curve_table(record, norm) for norm in curve_norms(record)),

@@ -12,6 +12,7 @@ from rich.text import Text
 from memory_defense.reporting.cells import Cell, Table
 from memory_defense.reporting.certified import certified_tables
 from memory_defense.reporting.rows import Section, answer, caution
+from memory_defense.reporting.selection import selection_tables
 from memory_defense.reporting.tables import (
     audit_table,
     cascade_tables,
@@ -35,7 +36,11 @@ def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
         tables += [_terminal(table, f"{section.title}: {table.title}") for table in proven]
         if section.record.attacks:
             tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
-        more = (*cascade_tables(section.record), *detection_tables(section.record))
+        more = (
+            *cascade_tables(section.record),
+            *selection_tables(section.record),
+            *detection_tables(section.record),
+        )
         tables += [_terminal(table, f"{section.title}: {table.title}") for table in more]
         if section.record.audit:
             brief = audit_table(section.record, explained=False)
@@ -85,7 +90,11 @@ def markdown(sections: Sequence[Section]) -> str:
         blocks += [f"{escaped(one.title)}\n\n{table_markdown(one)}" for one in proven]
         if section.record.attacks or not proven:
             blocks.append(table_markdown(matrix_table(section.record)))
-        more = (*cascade_tables(section.record), *detection_tables(section.record))
+        more = (
+            *cascade_tables(section.record),
+            *selection_tables(section.record),
+            *detection_tables(section.record),
+        )
         blocks += [f"{escaped(one.title)}\n\n{table_markdown(one)}" for one in more]
         if section.record.audit:
             blocks.append(table_markdown(audit_table(section.record)))

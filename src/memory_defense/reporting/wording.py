@@ -112,6 +112,21 @@ ADAPTIVE: dict[str, Knowledge] = {
             "The defense's own answers, where an image that would be flagged does not count as fooled.",
         ),
         Knowledge(
+            "crossing",
+            "across the flag",
+            "The same, heeding the flag only where the answer is wrong: it may be crossed on the way there.",
+        ),
+        Knowledge(
+            "confident",
+            "confident and silent",
+            "The same, by the gradient of the confidence in one wrong class after the other, until it is accepted.",
+        ),
+        Knowledge(
+            "consistent",
+            "consistent and silent",
+            "The same, of the confidence at the image and at the point that the defense's own inner attack finds.",
+        ),
+        Knowledge(
             "queries",
             "queries only",
             "The defense's answers and nothing else: it was handed over without a gradient.",

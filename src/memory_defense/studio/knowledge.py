@@ -32,6 +32,12 @@ _MEANINGS = {
     "unclamped": "The attacker knows the whole mixture and follows its gradient as if the robust classifier's "
     "confidence were not transformed, until the answer is wrong.",
     "silent": "The attacker knows the whole defense and its flag, and wants a wrong answer that is not flagged.",
+    "crossing": "The attacker knows the whole defense and its flag, goes straight for a wrong answer, and then "
+    "sees to it that it is not flagged.",
+    "confident": "The attacker knows the whole defense and its flag, and raises the confidence of one wrong class "
+    "after the other until that class is the answer and is not flagged.",
+    "consistent": "The attacker knows the whole defense and its flag, and raises the confidence of one wrong class "
+    "after the other at the image and where the defense looks around it.",
 }
 """The adaptations that the library's own defenses publish."""
 

@@ -10,6 +10,7 @@ from memory_defense.evaluation.kept import read_whole
 from memory_defense.reporting import Section, headline_table, matrix_table, write_report
 from memory_defense.reporting.cells import Table
 from memory_defense.reporting.rows import answer, caution
+from memory_defense.reporting.selection import selection_tables
 from memory_defense.reporting.tables import audit_table, cascade_tables, detection_tables
 from memory_defense.studio.messages import Message
 from memory_defense.studio.runs import Run
@@ -103,6 +104,7 @@ def _record(name: str, section: Section) -> RecordView:
     record = section.record
     tables = [matrix_table(record)] if record.attacks else []
     tables += cascade_tables(record)
+    tables += selection_tables(record)
     tables += detection_tables(record)
     if record.audit:
         tables.append(audit_table(record))

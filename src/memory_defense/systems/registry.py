@@ -1,4 +1,4 @@
-"""Every system, one line each: those of the paper's tables, the memory that proves, and the mixture.
+"""Every system, one line each: those of the tables, the memory that proves, the mixture, flags that are fought.
 
 Nothing here needs torch: the code of a system is imported when it is built.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memory_defense.defenses.magnet import MagNet
     from memory_defense.defenses.mixture import Mixture
     from memory_defense.defenses.pixeldefend import PixelDefend
+    from memory_defense.defenses.rectified import Rectified
 
 FITTED_IMAGES = 2000
 """Largest number of held-out images that thresholds and likelihoods are fitted to."""
@@ -116,6 +117,14 @@ def _fit_thresholds(defense: MagNet, finishing: Finishing) -> None:
     defense.fit_thresholds(held_out.floats(), rate)
 
 
+def _fit_trust(defense: Rectified, finishing: Finishing) -> None:
+    from memory_defense.defenses.rectified import FALSE_ALARMS
+
+    held_out = finishing.held_out()
+    rate = max(FALSE_ALARMS, 1.01 / len(held_out))  # fewer images cannot tell a smaller one
+    defense.fit_threshold(held_out.floats(), rate)
+
+
 _AUTOENCODERS = f"{_DEFENSES}.autoencoder"
 _PURIFIER = ("channels", "size", "preset")
 
@@ -153,6 +162,10 @@ SYSTEMS: dict[str, System] = {
         "accurate",
         _fit_mixture,
     ),
+    "rectified": System(
+        "Rectified rejection", f"{_DEFENSES}.rectified:build_rectified", (*_SHAPE, "preset"), finish=_fit_trust
+    ),
+    "consistent": System("Consistency", f"{_DEFENSES}.consistent:build_consistent", ("preset",), "classifier"),
 }
 
 

@@ -23,7 +23,7 @@ def test_the_set_is_published_and_the_flag_adds_to_it(build) -> None:
     assert defense.adaptive()["steering"].towards_each_class
     assert not defense.adaptive()["joint"].towards_each_class
     defense.flag_threshold = 0.1
-    assert list(defense.adaptive()) == [*NAMES, "silent"]
+    assert list(defense.adaptive()) == [*NAMES, "silent", "crossing"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,7 +61,7 @@ def test_silent_counts_a_flagged_image_as_right_and_pulls_the_score_down(build, 
     defense.flag_score = score
     defense.flag_threshold = float(defense.scores(images)[score].detach().median()) + 1e-6
     published = defense.adaptive()
-    assert [name for name, one in published.items() if one.fights_flag] == ["silent"]
+    assert [name for name, one in published.items() if one.fights_flag] == ["silent", "crossing"]
     binder = published["silent"].surrogate
     assert isinstance(binder, Binding)
     bound = binder.bind(images)

@@ -17,6 +17,7 @@ an attack stops exactly when the defense errs; its members differ in the gradien
                        classifier-A and classifier-B towards the same wrong class.
     silent             end-to-end, with a penalty on the flagged score: errs and is not flagged. Only if a threshold
                        is set.
+    crossing           the same, with the penalty only where the answer is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch
 from torch import nn
 
 from memory_defense.contracts import Adaptation, Binding, Classifier, Images, Labels, Logits, PerImage, Rows
-from memory_defense.defenses.flagging import SilentBinder
+from memory_defense.defenses.flagging import against_flag
 from memory_defense.defenses.memory.slots import class_mask
 from memory_defense.defenses.memory.slotted import SlottedClassifier
 from memory_defense.networks.layers import Normalize
@@ -202,7 +203,7 @@ class Joint:
 def adaptive_set(
     defense: SlottedClassifier, excess: Callable[[Images], PerImage] | None = None
 ) -> Mapping[str, Adaptation]:
-    """Return every adaptation by name; ``silent`` only if the defense flags images.
+    """Return every adaptation by name; ``silent`` and ``crossing`` only if the defense flags images.
 
     `excess` maps images to (B,), above 0 for those that are flagged (`flagging.ThresholdFlag.excess`); it is None
     while there is no threshold.
@@ -212,5 +213,5 @@ def adaptive_set(
         "joint": Adaptation(Joint(defense)),
     }
     if excess is not None:
-        published["silent"] = Adaptation(SilentBinder(EndToEnd(defense), excess), fights_flag=True)
+        published |= against_flag(EndToEnd(defense), excess)
     return published
