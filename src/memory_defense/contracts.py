@@ -156,7 +156,7 @@ class Rebuilding(Protocol):
     """A defense that can show what each class's part of its memory makes of an image."""
 
     def reconstruct_all(self, images: Images) -> Tensor:
-        """Return (B, K, C, H, W) in pixel units: a picture for each class."""
+        """Return (B, K, C, H, W) in pixel units: every slot's reconstruction, or each class's best item."""
         ...
 
 
@@ -175,7 +175,7 @@ class SlotTrace(Protocol):
 
 
 @runtime_checkable
-class SlotDefense(Defense, Protocol):
+class SlotDefense(Defense, Rebuilding, Protocol):
     """A defense that first chooses a slot (a class) and then answers through it; the audit looks inside."""
 
     @property
@@ -185,10 +185,6 @@ class SlotDefense(Defense, Protocol):
 
     def classify_with_slots(self, images: Images, slots: Labels) -> Logits:
         """Return logits (B, K) when the slots are dictated; never part of `forward`."""
-        ...
-
-    def reconstruct_all(self, images: Images) -> Tensor:
-        """Return (B, K, C, H, W) in pixel units: every slot's reconstruction."""
         ...
 
     def trace(self, images: Images) -> SlotTrace:
