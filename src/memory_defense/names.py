@@ -115,6 +115,14 @@ _PROVING = {
 }
 """The recipes of the memory that proves."""
 
+_DENOISED = {
+    f"{dataset}/denoised{scale}{memory}{box}": f"denoised{memory}"
+    for dataset, scale in (("fashion-mnist", ""), ("cifar10", ""), ("fashion-mnist", "-tiny"))
+    for memory in ("", "-memory")
+    for box in ("", "-black-box")
+}
+"""The recipes of denoisers before a frozen classifier, and the system of each."""
+
 _ROWS = {
     f"{dataset}/{scale}/{row}": system
     for dataset in ("fashion-mnist", "cifar10")
@@ -126,6 +134,7 @@ RECIPES: dict[str, str] = {
     **dict.fromkeys(_OWN_ATTACKS, MEMORY_DEFENSE),
     **dict.fromkeys(_UNDEFENDED, "undefended"),
     **dict.fromkeys(_PROVING, "proving-memory"),
+    **_DENOISED,
     **_ROWS,
 }
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
@@ -134,6 +143,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     **_OWN_ATTACKS,
     **_UNDEFENDED,
     **_PROVING,
+    **dict.fromkeys(_DENOISED, ("pgd",)),
     **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
 }
 """The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""

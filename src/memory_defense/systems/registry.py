@@ -1,4 +1,4 @@
-"""Every system, one line each: those of the paper's tables, and the memory that proves.
+"""Every system, one line each: those of the paper's tables, and those that are made to be certified.
 
 Nothing here needs torch: the code of a system is imported when it is built.
 """
@@ -112,6 +112,13 @@ SYSTEMS: dict[str, System] = {
     "defense-vae": System("Defense-VAE", f"{_DEFENSES}.defense_vae:build_defense_vae", _PURIFIER, "classifier"),
     "proving-memory": System(
         "Proving memory", f"{_DEFENSES}.proving_memory:build_proving_memory", (*_SHAPE, "preset", "memory_size")
+    ),
+    "denoised": System("Denoiser", f"{_DEFENSES}.denoised:build_denoised", ("channels", "preset"), "classifier"),
+    "denoised-memory": System(
+        "Denoiser with memory",
+        f"{_DEFENSES}.denoised:build_memory_denoised",
+        ("channels", "size", "classes", "preset", "memory_size"),
+        "classifier",
     ),
 }
 
