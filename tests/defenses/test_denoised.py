@@ -79,7 +79,9 @@ def stripes(count: int = 48, size: int = 8) -> ImageSet:
 
 def batch(images: Tensor, labels: Tensor | None = None) -> Batch:
     ids = torch.arange(len(images))
-    return Batch(images, ids % CLASSES if labels is None else labels, ids, ImageDraws.of(0, "test", ids), 0.0, images)
+    return Batch(
+        images, ids % CLASSES if labels is None else labels, ids, ImageDraws.of(0, "test", ids), 0.0, images
+    )
 
 
 def noise_of(given: Batch, copies: int) -> Tensor:
@@ -161,7 +163,7 @@ def test_training_takes_the_noise_off(memory: bool) -> None:
 
 
 def test_behind_a_denoiser_that_knows_the_image_every_copy_gets_one_class() -> None:
-    """So that the certificate is the largest that so many copies allow, which the classifier alone falls short of."""
+    """So the certificate is the largest that so many copies allow, which the classifier alone falls short of."""
     image, plan = stripes(2).floats()[1:], DenoiserPlan(channels=1, widths=(4,), blocks=0)
 
     class Knowing(Denoiser):
@@ -235,7 +237,9 @@ def test_what_is_read_is_the_slots_mixture_of_items_image_by_image(side: int, ce
         raw = cosines.softmax(0)
         kept = torch.stack(
             [
-                raw[row] if raw[row] > 1 / 6 or raw[row] == raw[row // 2 * 2 : row // 2 * 2 + 2].max() else raw[row] * 0
+                raw[row]
+                if raw[row] > 1 / 6 or raw[row] == raw[row // 2 * 2 : row // 2 * 2 + 2].max()
+                else raw[row] * 0
                 for row in range(6)
             ]
         )
