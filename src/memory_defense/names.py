@@ -130,6 +130,14 @@ _SELECTIVE = {
 }
 """The recipes of classifiers with a flag that is attacked together with their answers."""
 
+_DENOISED = {
+    f"{dataset}/denoised{scale}{memory}{box}": f"denoised{memory}"
+    for dataset, scale in (("fashion-mnist", ""), ("cifar10", ""), ("fashion-mnist", "-tiny"))
+    for memory in ("", "-memory")
+    for box in ("", "-black-box")
+}
+"""The recipes of denoisers before a frozen classifier, and the system of each."""
+
 _ROWS = {
     f"{dataset}/{scale}/{row}": system
     for dataset in ("fashion-mnist", "cifar10")
@@ -143,6 +151,7 @@ RECIPES: dict[str, str] = {
     **dict.fromkeys(_PROVING, "proving-memory"),
     **dict.fromkeys(_MIXED, "mixture"),
     **_SELECTIVE,
+    **_DENOISED,
     **_ROWS,
 }
 """The system that each recipe trains, as in `recipes.registry.RECIPES`."""
@@ -153,6 +162,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     **_PROVING,
     **_MIXED,
     **dict.fromkeys(_SELECTIVE, ("pgd", "pgd-margin")),
+    **dict.fromkeys(_DENOISED, ("pgd",)),
     **dict.fromkeys(_ROWS, (*_PAPERS, "cw", "cw-confident")),
 }
 """The attacks of each recipe's plan; ``--attacks`` chooses from them, from all others and from the suites."""

@@ -19,8 +19,9 @@ from memory_defense.model_spec import ModelSpec
 from memory_defense.outputs import check_file, check_folder
 
 SCHEMA = 1
-FLAG, IMAGES_FROM, HARDENED = "flag", "images_from", "hardened"
-"""Entries that not every manifest has: see `evaluation.flag`, `workflows.run_images` and `recipes.hardened`."""
+FLAG, IMAGES_FROM, HARDENED, HARDENED_CERTIFIED = "flag", "images_from", "hardened", "hardened_certified"
+"""Entries that not every manifest has: see `evaluation.flag`, `workflows.run_images`, `recipes.hardened` and
+`recipes.hardened_certified`."""
 SHIPPED = "shipped"
 """Entry of a manifest, one of its stages, or a shared classifier's header: the zoo's entry that it came with."""
 _TRAINING, _IMAGES = "training_sha256", "images_sha256"

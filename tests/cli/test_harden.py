@@ -120,6 +120,11 @@ BAD = {
     "grey levels": ({"epsilon": "8"}, "in grey levels is divided by 255 .8/255."),
     "nothing": ({"epsilon": "0"}, "must be above 0"),
     "no copy to mix": ({"keep_clean_accuracy": True, "fine_tune": False}, "leave out one of both"),
+    "noise of nothing": ({"certified": 0.0}, "--certified is 0.0"),
+    "no certificate": ({"radius": ["0.1"], "black_box": True}, "--radius, --black-box: only with --certified"),
+    "both": ({"certified": 0.25, "epsilon": "0.1", "fine_tune": False}, "--epsilon, --no-fine-tune: not together"),
+    "two ways": ({"certified": 0.25, "keep_clean_accuracy": True}, "--keep-clean-accuracy: not together"),
+    "no L2 radius": ({"certified": 0.25, "radius": ["-1"]}, "an L2 radius must be at least 0"),
 }
 
 
@@ -130,6 +135,26 @@ def test_bad_arguments_are_told(place, monkeypatch, name) -> None:
     values = {"classifier": PLACE, "weights": "shapes.safetensors", "data": "shapes"} | changes
     with pytest.raises(ValueError, match=message):
         check(HardenArguments(**(values | {"weights": Path(values["weights"])})))
+
+
+def test_certified_leaves_the_classifier_as_it_is_and_certify_goes_on(place) -> None:
+    brought = (place / "shapes.safetensors").read_bytes()
+    data = ("--weights", "shapes.safetensors", "--data", "shapes", "--out", "proven")
+    few = ("--epochs", "1", "--images", "2", "--samples", "40", "--selection", "10", "--radius", "0.05")
+    done = memdef("harden", PLACE, *data, *few, "--certified", "0.1", "--black-box", at=place)
+    assert done.returncode == 0, done.stderr
+    assert "no weight of shapes_net:build changes" in done.stderr
+    assert "2 images, up to 50 noisy copies of each" in done.stderr
+    said, words = done.stdout.split(), (place / "proven" / "gained.txt").read_text().split()
+    start = next(place for place in range(len(said)) if said[place : place + 3] == words[:3])
+    assert said[start : start + len(words)] == words
+    assert (place / "shapes.safetensors").read_bytes() == brought
+    copies = ("--samples", "40", "--selection", "10")
+    again = memdef("certify", "proven", "--sigma", "0.1", "--radius", "0.05", "--images", "2", *copies, at=place)
+    assert again.returncode == 0, again.stderr
+    assert Record.read(place / "proven" / "certificates.json").certified[0].images == 2
+    kept = Record.read(place / "proven" / "certified-after.json").certified[0]
+    assert Record.read(place / "proven" / "certificates.json").certified[0].accuracy == kept.accuracy
 
 
 def test_the_sizes_are_those_of_the_recipe() -> None:

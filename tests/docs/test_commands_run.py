@@ -49,6 +49,12 @@ SMALLER = {
         "memdef certify runs/proven --bounds ibp --radius 0.01 --images 4"
     ),
     "memdef evaluate runs/proven --gate 0.1": "memdef evaluate runs/proven --gate 0.01 --images 4 --attacks fgsm",
+    "memdef train fashion-mnist/denoised --out runs/denoised": (
+        "memdef train fashion-mnist/denoised-tiny --out runs/denoised --train-images 100"
+    ),
+    "memdef certify runs/denoised --sigma 0.25 --radius 0.25 --radius 0.5 --images 1000": (
+        "memdef certify runs/denoised --sigma 0.25 --radius 0.25 --images 2 --samples 50"
+    ),
     "memdef train fashion-mnist/proving-memory --out runs/memory": (
         "memdef train fashion-mnist/proving-tiny --out runs/memory"
     ),

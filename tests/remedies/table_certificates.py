@@ -5,9 +5,11 @@ from remedies.cases import Case
 ROOMS = (
     "certificates/smoothing.py",
     "cli/certify.py",
+    "cli/harden_certified.py",
     "evaluation/certifying.py",
     "training/noise.py",
     "workflows/certify.py",
+    "workflows/harden_certified.py",
 )
 
 CERTIFIED = """
@@ -53,8 +55,43 @@ def certify(what):
     few = " --samples 100" * ("--sigma" in what)
     memdef(f"memdef certify {what} --radius 0.1{few}")
 """
+HARDEN = """
+from memory_defense.cli.harden import check
+from memory_defense.cli.harden_arguments import HardenArguments
+from workflows.own_folder import write_folder, write_net
+write_net(Path("."), write_folder(Path("shapes"), train=4, test=1))
+
+def checked(**changes):
+    given = {"classifier": "shapes_net:build", "weights": Path("shapes.safetensors"), "data": "shapes"}
+    check(HardenArguments(**given | changes))
+
+def harden(more):
+    few = "--epochs 1 --images 1 --samples 40 --selection 10 --radius 0.02 --certified 0.1 --out new"
+    memdef(f"memdef harden shapes_net:hard --weights shapes.safetensors --data shapes {few} {more}")
+"""
 
 CASES = (
+    Case(
+        "cli/harden_certified.py",
+        "…: not together with --certified, which attacks nothing and leaves your classifier as it is; leave it out",
+        "checked(certified=0.25, epsilon='0.1')",
+        "checked(certified=0.25)",
+        given=HARDEN,
+    ),
+    Case(
+        "cli/harden_certified.py",
+        "--certified is …, but noise has a standard deviation above 0; give 0.25, say",
+        "checked(certified=0.0)",
+        r"checked(certified=«give (\S+), say»)",
+        given=HARDEN,
+    ),
+    Case(
+        "workflows/harden_certified.py",
+        "change it, or train the denoiser without it, with --black-box",
+        "harden('')",
+        "harden('«with (--black-box)»')",
+        given=HARDEN,
+    ),
     Case(
         "certificates/smoothing.py",
         "but the noise needs a standard deviation above 0; give 0.25, say",

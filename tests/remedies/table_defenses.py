@@ -47,6 +47,20 @@ CASES = (
         given="from memory_defense.networks import classifiers\n",
     ),
     Case(
+        "defenses/denoised.py",
+        "error and stability are both 0: nothing would teach the denoiser; set one above 0",
+        "DenoiserObjective(sigma=0.25, error=0.0)",
+        "DenoiserObjective(sigma=0.25, error=0.0, stability=1.0)(defense, batch).total.backward()",
+        given=f"{CLASSIFIER}\n{BATCH}\ndefense = build_denoised(channels=1, classifier=classifier, preset='tiny')",
+    ),
+    Case(
+        "defenses/denoised.py",
+        "this denoiser has no memory whose slots could be chosen; set slots to 0",
+        "DenoiserObjective(sigma=0.25, slots=1.0)(defense, batch)",
+        "DenoiserObjective(sigma=0.25, slots=«slots to (\\d)»)(defense, batch).total.backward()",
+        given=f"{CLASSIFIER}\n{BATCH}\ndefense = build_denoised(channels=1, classifier=classifier, preset='tiny')",
+    ),
+    Case(
         "defenses/gated.py",
         "proves nothing by itself, so a gate has nothing to go by; give a defense with certificates",
         "Gated(net, 0.1)",

@@ -12,6 +12,12 @@ CASES = (
         r"ComDefendPlan(channels=1, compress=(«at least (\d)», 8), bits=4, reconstruct=(8,))",
     ),
     Case(
+        "networks/denoiser.py",
+        "but a level has at least 1 channel; give (32,)",
+        "DenoiserPlan(channels=1, widths=(), blocks=1)",
+        r"Denoiser(DenoiserPlan(channels=1, widths=«give (\(.*\))», blocks=1))(torch.rand(2, 1, 8, 8))",
+    ),
+    Case(
         "networks/defense_vae.py",
         "but Defense-VAE takes multiples of 4 from 8",
         "DefenseVaePlan(channels=1, size=30)",

@@ -115,6 +115,49 @@ CASES = (
         """,
     ),
     Case(
+        "recipes/hardened_certified.py",
+        "but it must be at least 1; leave it out to follow the images",
+        "CertifiedOptions(classifier='net:build', weights_sha256='', sigma=0.1, epochs=0)",
+        r"""
+        CertifiedOptions(classifier='net:build', weights_sha256='', sigma=0.1, epochs=«at least (\d)»)
+        CertifiedOptions(classifier='net:build', weights_sha256='', sigma=0.1)
+        """,
+    ),
+    Case(
+        "recipes/hardened_certified.py",
+        "but at least 1 test image must be certified; give 200, say",
+        "CertifiedOptions(classifier='net:build', weights_sha256='', sigma=0.1, images=0)",
+        r"CertifiedOptions(classifier='net:build', weights_sha256='', sigma=0.1, images=«give (\d+), say»)",
+    ),
+    Case(
+        "recipes/hardened_certified.py",
+        "but an L2 radius is at least 0; give …, say",
+        "CertifiedOptions(classifier='net:build', weights_sha256='', sigma=0.1, radii=(-1.0,))",
+        r"CertifiedOptions(classifier='net:build', weights_sha256='', sigma=0.1, radii=(«give (\S+), say»,))",
+    ),
+    Case(
+        "recipes/hardened_certified.py",
+        "give --samples … or more, or a smaller --radius",
+        "asked(samples=100, radii=(0.2,))",
+        r"asked(samples=«--samples (\d+)», radii=(0.2,)); asked(samples=100, radii=(0.1,))",
+        given="""
+        def asked(**values):
+            return CertifiedOptions(classifier="net:build", weights_sha256="", sigma=0.1, **values)
+        """,
+    ),
+    Case(
+        "recipes/hardened_certified.py",
+        "images to train on, but at least 2 are needed; add some",
+        "certified_recipe(options, 'mine', image_spec(splits.spec), len(splits.train.first(1)))",
+        r"certified_recipe(options, 'mine', image_spec(splits.spec), len(splits.train.first(«at least (\d)»)))",
+        given="""
+        from memory_defense.data.own import load_splits
+        from memory_defense.data.spec import image_spec
+        options = CertifiedOptions(classifier="net:build", weights_sha256="", sigma=0.1)
+        splits = load_splits(folder("mine", count=4, size=16))
+        """,
+    ),
+    Case(
         "recipes/recipe.py",
         "trains its classifier after other parts; put those stages first",
         "replace(recipe, stages=recipe.stages[::-1])",

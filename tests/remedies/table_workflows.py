@@ -104,11 +104,11 @@ mine = Fragile(*net)
     Case(
         "workflows/harden.py",
         "share their weights; give each its own, and save again",
-        "_check_untied('mine:net', tied)",
+        "check_untied('mine:net', tied)",
         """
         import copy
         tied[1] = copy.deepcopy(tied[1])
-        _check_untied("mine:net", tied)
+        check_untied("mine:net", tied)
         """,
         given="layer = nn.Linear(4, 4); tied = nn.Sequential(layer, layer)",
     ),
@@ -132,7 +132,7 @@ mine = Fragile(*net)
 
         def begin(out):
             source = kept_images_from(manifest, place)
-            _begin(RunDirectory(Path(out)), recipe, hardening, source, splits, seed=0)
+            begin_run(RunDirectory(Path(out)), recipe, {KEY: asdict(hardening)}, source, splits, seed=0)
         """,
     ),
     Case(

@@ -24,7 +24,7 @@ from memory_defense.names import (
     check_rejection_cost,
 )
 from memory_defense.outputs import beside, check_file
-from memory_defense.run_directory import HARDENED, RunDirectory, is_exported
+from memory_defense.run_directory import HARDENED, HARDENED_CERTIFIED, RunDirectory, is_exported
 
 if TYPE_CHECKING:
     from memory_defense.recipes.recipe import EvaluationPlan
@@ -126,9 +126,9 @@ def _check_run(options: EvaluateArguments) -> None:
         )
     manifest = RunDirectory(Path(options.target)).read_finished()
     recipe = str(manifest["recipe"]).partition(" on ")[0]
-    if HARDENED not in manifest:
+    hardened = HARDENED in manifest or HARDENED_CERTIFIED in manifest
+    if not hardened:
         check_name(recipe, RECIPES, "recipe")
-    hardened = HARDENED in manifest
     norms = ("linf",) if hardened else ()  # those of a recipe's plan are checked with it
     _check_selection(options, PLANNED_HARDENED if hardened else PLANNED[recipe], norms)
     check_run_images(manifest, options.data, options.data_dir)

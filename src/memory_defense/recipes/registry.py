@@ -5,6 +5,7 @@ from __future__ import annotations
 from memory_defense.names import check_name
 from memory_defense.recipes.certified import CERTIFIED
 from memory_defense.recipes.cifar10 import CIFAR10
+from memory_defense.recipes.denoised import DENOISED
 from memory_defense.recipes.fashion_mnist import FASHION_MNIST
 from memory_defense.recipes.mixed import MIXED
 from memory_defense.recipes.proving import PROVING
@@ -16,7 +17,18 @@ from memory_defense.recipes.strong import STRONG
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (*FASHION_MNIST, *CIFAR10, *ROWS, *STRONG, *SMOOTHED, *CERTIFIED, *PROVING, *MIXED, *SELECTIVE)
+    for recipe in (
+        *FASHION_MNIST,
+        *CIFAR10,
+        *ROWS,
+        *STRONG,
+        *SMOOTHED,
+        *CERTIFIED,
+        *PROVING,
+        *MIXED,
+        *SELECTIVE,
+        *DENOISED,
+    )
 }
 
 

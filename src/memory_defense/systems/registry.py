@@ -1,4 +1,4 @@
-"""Every system, one line each: those of the tables, the memory that proves, the mixture, flags that are fought.
+"""Every system, one line each: those of the tables, those made to be certified, mixed, or to flag.
 
 Nothing here needs torch: the code of a system is imported when it is built.
 """
@@ -166,6 +166,13 @@ SYSTEMS: dict[str, System] = {
         "Rectified rejection", f"{_DEFENSES}.rectified:build_rectified", (*_SHAPE, "preset"), finish=_fit_trust
     ),
     "consistent": System("Consistency", f"{_DEFENSES}.consistent:build_consistent", ("preset",), "classifier"),
+    "denoised": System("Denoiser", f"{_DEFENSES}.denoised:build_denoised", ("channels", "preset"), "classifier"),
+    "denoised-memory": System(
+        "Denoiser with memory",
+        f"{_DEFENSES}.denoised:build_memory_denoised",
+        ("channels", "size", "classes", "preset", "memory_size"),
+        "classifier",
+    ),
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -100,13 +102,13 @@ def harden(
     original = build_user_model(
         hardening.classifier, classes=len(spec.classes), channels=spec.channels, size=spec.size, weights=weights
     )
-    _check_untied(hardening.classifier, original)
+    check_untied(hardening.classifier, original)
     device = splits.train.images.device
     original = copy.deepcopy(original).to(device)  # what names a module itself is one module in every place
     if hardening.fine_tune:
         _check_trainable(hardening.classifier, original, splits.train)
     run = RunDirectory(directory)
-    _begin(run, recipe, hardening, source, splits, seed=seed)
+    begin_run(run, recipe, {KEY: asdict(hardening)}, source, splits, seed=seed)
     save_weights(run.undefended, original)
     work = _Work(hardening, recipe, run, splits, seed, progress)
     before = work.evaluated("original", original)
@@ -227,11 +229,23 @@ _SINCE = {"keep_clean_accuracy": False}
 """Options that hardenings of earlier versions did not have, and what they did."""
 
 
-def _begin(
-    run: RunDirectory, recipe: Recipe, hardening: HardenOptions, source: ImagesFrom, splits: Splits, *, seed: int
+def begin_run(
+    run: RunDirectory,
+    recipe: Recipe,
+    asked: Mapping[str, Mapping[str, object]],
+    source: ImagesFrom,
+    splits: Splits,
+    *,
+    seed: int,
 ) -> None:
-    """Begin the run, or find that the directory holds this very one."""
-    entries = {KEY: asdict(hardening), IMAGES_FROM: asdict(source)}
+    """Begin the run, or find that the directory holds this very one.
+
+    Parameters
+    ----------
+    asked
+        The user's options as an entry of the manifest, which `workflows.run_recipe` makes the recipe from again.
+    """
+    entries: dict[str, dict[str, object]] = json.loads(json.dumps({**asked, IMAGES_FROM: asdict(source)}))
     with run.only_writer():
         manifest = run.begin(recipe, seed, len(splits.train), splits.spec.sha256, resume=True)
         for key, entry in entries.items():
@@ -245,7 +259,7 @@ def _begin(
         run.write({**manifest, **entries})
 
 
-def _check_untied(place: str, classifier: nn.Module) -> None:
+def check_untied(place: str, classifier: nn.Module) -> None:
     """Raise ValueError where two names of the state share their numbers: a file of weights has each once."""
     owner: dict[int, str] = {}
     for name, tensor in classifier.state_dict().items():
