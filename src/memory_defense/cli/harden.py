@@ -129,7 +129,7 @@ def _print(done: Hardened) -> None:
     sections = [Section("as it was", done.original)]
     if done.fine_tuned:
         sections.append(Section("fine-tuned, alone", done.selector))
-    print_tables([*sections, Section("mixed" if options.keep_clean_accuracy else "Memory Defense", done.defense)])
+    print_tables([*sections, Section("mixed" if done.mixed else "Memory Defense", done.defense)])
     wide_console().print(done.paragraph, highlight=False, markup=False)
     typer.echo(
         f"\nrun: {done.run.path}\nrecords: original.json, {'selector.json, ' * done.fine_tuned}record.json; "

@@ -15,21 +15,19 @@ from memory_defense.recipes.selective import SELECTIVE
 from memory_defense.recipes.smoothed import SMOOTHED
 from memory_defense.recipes.strong import STRONG
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        *FASHION_MNIST,
-        *CIFAR10,
-        *ROWS,
-        *STRONG,
-        *SMOOTHED,
-        *CERTIFIED,
-        *PROVING,
-        *MIXED,
-        *SELECTIVE,
-        *DENOISED,
-    )
-}
+_ALL = (
+    FASHION_MNIST,
+    CIFAR10,
+    ROWS,
+    STRONG,
+    SMOOTHED,
+    CERTIFIED,
+    PROVING,
+    MIXED,
+    SELECTIVE,
+    DENOISED,
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipes in _ALL for recipe in recipes}
 
 
 def recipe(name: str) -> Recipe:
