@@ -1,8 +1,8 @@
 """Fills the numbers of README.md, paper-map.md and peers-on-cases.md: ``make docs``, which calls this script.
 
 A place to fill is ``<!-- fill NAME -->...<!-- end fill -->``. Names are ``headline``, ``why`` (the demo's),
-``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME``, ``anatomy``, and ``cases/table``,
-``cases/counts``, ``cases/observed`` and ``cases/versions`` (from what ``benchmarks/compare_cases.py`` wrote).
+``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME``, ``anatomy``, ``certificates``, and
+``cases/table``, ``cases/counts``, ``cases/observed`` and ``cases/versions`` (from what ``benchmarks/compare_cases.py`` wrote).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from memory_defense.evaluation.record import Record
+from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.files import write_text
 from memory_defense.paper.printed.published import PUBLISHED, PublishedTable
 from memory_defense.paper.printed.reproduced import LINES, reproduced
 from memory_defense.reporting import Section, headline_markdown, why_protocols_differ
-from memory_defense.reporting.wording import epsilon_text
+from memory_defense.reporting.wording import ball_text, epsilon_text
 from memory_defense.workflows.demo import TITLES as DEMO_TITLES
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md", DOCS / "peers-on-cases.md")
+PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md", DOCS / "peers-on-cases.md", DOCS / "certificates.md")
 SCALES = {
     "paper": "at the paper's size",
     "rental": "with ResNet-50 after minutes of one GPU",
@@ -54,6 +54,8 @@ def _number(name: str, results: Path) -> str:
         return f"\n{_demo(name, results / 'demo')}\n"
     if name == "anatomy":
         return _anatomy(results)
+    if name == "certificates":
+        return f"\n{_certificates(results / 'certificates')}"
     if name.startswith("cases/"):
         return _cases(name.removeprefix("cases/"), results / "cases.json")
     if name.startswith("figure/"):
@@ -66,6 +68,30 @@ def _demo(name: str, demo: Path) -> str:
         return why_protocols_differ(Record.read(demo / "paper.json"))
     sections = [Section(title, Record.read(demo / f"{one}.json")) for one, title in DEMO_TITLES.items()]
     return headline_markdown(sections)
+
+
+def _certificates(place: Path) -> str:
+    """Return what is proven by the records of a folder: a row for each radius of each."""
+    lines = [
+        "| recipe | clean | radius | certified | right or flagged with the gate | clean images accepted | images "
+        "| seconds an image |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for path in sorted(place.glob("*.json")):
+        record = Record.read(path)
+        for number, one in enumerate(record.certified):
+            assert one.gate is not None, f"{path}: a radius of 0 has no gate"
+            shares = (one, one.gate.right_or_flagged, one.gate.clean_accepted)
+            proven = " | ".join(f"{100 * share.accuracy:.1f} {_interval(share)}" for share in shares)
+            first = f"[{path.stem}](results/certificates/{path.name}) | {100 * record.clean.accuracy:.1f}"
+            where, seconds = ball_text(one.norm, one.epsilon), one.seconds / one.images
+            lines.append(f"| {' | ' if number else first} | {where} | {proven} | {one.images:,} | {seconds:.2g} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(share: Accuracy) -> str:
+    low, high = (100 * end for end in share.ci95)
+    return f"[{low:.1f}, {high:.1f}]"
 
 
 def _row(what: str, dataset: str, row: str, *, results: Path) -> str:
