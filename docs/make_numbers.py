@@ -1,8 +1,9 @@
-"""Fills the numbers of README.md, paper-map.md and peers-on-cases.md: ``make docs``, which calls this script.
+"""Fills the numbers of README.md and some pages: ``make docs``, which calls this script.
 
 A place to fill is ``<!-- fill NAME -->...<!-- end fill -->``. Names are ``headline``, ``why`` (the demo's),
 ``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME``, ``anatomy``, ``certificates``, and
-``cases/table``, ``cases/counts``, ``cases/observed`` and ``cases/versions`` (from what ``benchmarks/compare_cases.py`` wrote).
+``cases/table``, ``cases/counts``, ``cases/observed`` and ``cases/versions`` (from what
+``benchmarks/compare_cases.py`` wrote).
 """
 
 from __future__ import annotations
