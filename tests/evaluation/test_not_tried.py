@@ -174,7 +174,7 @@ def test_points_of_a_curve_that_were_not_tried_are_not_drawn(tried) -> None:
 @pytest.mark.parametrize("blank", ["original", "selector", "defense"])
 def test_hardening_claims_nothing_about_what_was_not_tried(untried, tried, blank) -> None:
     records = {"original": tried, "selector": tried, "defense": tried}
-    whole = Measured(classifier="net:build", fine_tuned=True, flag_score="none", **records)
+    whole = Measured(classifier="net:build", fine_tuned=True, mixed=False, flag_score="none", **records)
     assert "not known" not in paragraph(whole)
     said = paragraph(replace(whole, **{blank: untried}))
     assert "its worst case is not known, as " in said

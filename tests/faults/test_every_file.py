@@ -297,11 +297,21 @@ def stage_weights(folder: Path) -> object:
     return [plain(model), said]
 
 
+def write_certificates(folder: Path, version: int) -> None:
+    tensors = {"clean": torch.tensor([True, version == 0]), "answers": torch.tensor([version, 1])}
+    write_tensors(folder / "c.certificates.safetensors", tensors, {"method": "smoothing"})
+
+
+def certificates(folder: Path) -> bytes:
+    return bytes_of(read_tensors(folder / "c.certificates.safetensors")[0])
+
+
 FILES = (
     Kept("r.json", lambda f, v: made_record(70 - v).write(f / "r.json"), lambda f: Record.read(f / "r.json")),
     Kept("r.images.safetensors", lambda f, v: write_per_image(f / "r.images.safetensors", *state(v)), per_image),
     Kept("r.progress.safetensors", write_state, read_state),
     Kept("c.progress.safetensors", write_proofs, proofs),
+    Kept("c.certificates.safetensors", write_certificates, certificates),
     Kept("manifest.json", write_run, lambda f: RunDirectory(f).read()),
     Kept("weights.safetensors", write_run, read_run),
     Kept("undefended.safetensors", write_run, read_run),
@@ -443,6 +453,7 @@ READERS = {
     "systems/onnx_run.py",
     "systems/own_model.py",  # a user's own weights
     "training/checkpoint.py",
+    "workflows/harden_certified.py",  # every image's certificate, beside its record
     "workflows/offline.py",
     "workflows/train.py",  # what several runs share
 }

@@ -13,11 +13,13 @@ from torch.autograd import grad as EARLY_GRAD
 from evaluation.helpers_evaluation import BrightnessDefense, Shift, SlotToy, grey
 from evaluation.test_proofs import BROKE, EDGES, GATE
 from memory_defense.attacks import Bim, Fgsm, Pgd, Square
+from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.contracts import Adaptation
 from memory_defense.evaluation.audit.attacks import black_box_stronger
 from memory_defense.evaluation.audit.behaviour import takes_images_alone, watched_backward
 from memory_defense.evaluation.audit.findings import Findings
 from memory_defense.evaluation.audit.run import audit
+from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Case, evaluate
@@ -349,7 +351,8 @@ def test_every_check_is_explained_and_no_other() -> None:
     page = (Path(__file__).parents[3] / "docs" / "audit.md").read_text()
     rows = [row.split(" | ")[0].removeprefix("| ") for row in page.splitlines() if row.startswith("| ")]
     named = lines(SlotToy(), cases(knowledge="selector"))
-    assert sorted(row for row in rows if row != "Check") == sorted({*named, BROKE, EDGES, GATE})
+    sampled = {one.check for one in sampling_lines(Smoothing(sigma=0.5), [1.0], torch.rand(1, 1, 4, 4))}
+    assert sorted(row for row in rows if row != "Check") == sorted({*named, *sampled, BROKE, EDGES, GATE})
 
 
 def test_modules_are_left_as_they_were() -> None:
