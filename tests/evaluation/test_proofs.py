@@ -51,6 +51,19 @@ def test_a_sound_certificate_stands_and_the_attacks_reach_just_its_edge() -> Non
         assert worst.accuracy - one.accuracy < 0.1, "the attacks are strong, so that the test could fail"
 
 
+def test_an_attack_in_another_norm_is_measured_in_the_certificate_s() -> None:
+    images = images_of(40)
+    labels, radii = Planes().certificates(images)
+    for model, verdict in ((Planes(), "pass"), (Planes(exaggeration=20.0), "fail")):
+        record = memory_defense.evaluate(model, images, labels, epsilon=0.3, norm="linf", attacks="pgd")
+        (worst,) = record.worst_case
+        assert worst.accuracy is not None
+        near = float((radii > 0.3).double().mean())
+        assert worst.accuracy < near, "of some the L-inf distance is below the L2 radius, which is no break"
+        lines = {one.check: one.verdict for one in record.audit}
+        assert lines[BROKE] == verdict
+
+
 def test_a_gate_stands_and_says_what_it_costs() -> None:
     images = images_of(60, seed=2)
     record = evaluated(Gated(Planes(), EPSILON), images)

@@ -1,5 +1,7 @@
 """Every number of a play, computed again by other means."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from memory_defense.attacks import ATTACKS
 from memory_defense.defenses.proving_memory import build_proving_memory
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.randomness import seeded
+from memory_defense.studio.describe import describe_run
 from memory_defense.studio.library import Library
 from memory_defense.studio.messages import AttackChoice, ImageChoice, Proof
 from memory_defense.studio.play import OPTION_LIMITS, Posed, Subject, build_attack, look, options_of, play
@@ -146,6 +149,16 @@ def test_a_proof_is_the_defense_s_own_and_its_items_are_shown(library) -> None:
     assert played.adversarial.proof is not None
     assert played.adversarial.proof.accepted == bool(found.radii[0] >= choice.epsilon / 2)
     assert "The gate for this epsilon accepts" in played.sentence
+
+
+def test_what_a_proving_defense_does_is_told() -> None:
+    with seeded(0, "proving"):
+        shape = {"channels": 1, "size": 28, "classes": 10, "mean": (0.3,), "std": (0.3,)}
+        subject = Subject("proving", build_proving_memory(preset="tiny", **shape).eval(), tuple("abcdefghij"))
+    told = SimpleNamespace(subject=lambda _: subject, runs=SimpleNamespace(find=str), tests_of=lambda _: [])
+    described = describe_run(told, "proving")  # pyright: ignore[reportArgumentType]
+    assert described.flag.startswith("This defense proves its answers (nearest items)")
+    assert not described.slots
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))

@@ -22,10 +22,14 @@ def proven(defense: Certifying, evaluation: Evaluation) -> Certificates:
     return Certificates(labels, torch.cat([one.radii for one in found]).double().cpu())
 
 
-def broken_proofs(evaluation: Evaluation, proofs: Certificates, broken: Broken) -> PerImage:
-    """Return (N,) bool: an attack in this ball changed an answer within the radius that was certified for it."""
+def broken_proofs(evaluation: Evaluation, proofs: Certificates, broken: Broken, norm: str) -> PerImage:
+    """Return (N,) bool: an attack in this ball changed an answer within the radius that was certified for it.
+
+    The distance is measured in the certificate's `norm`, whatever the ball's: a proof in L2 says something of an
+    image that an L-inf attack found, if that is near enough in L2.
+    """
     moved = (broken.images.double() - evaluation.images.double()).flatten(1)
-    distance = length_of(moved, broken.ball.norm).cpu()
+    distance = length_of(moved, norm).cpu()
     found = (broken.breaker >= 0).cpu() & (proofs.labels == evaluation.labels.cpu())
     return found & (distance <= proofs.radii)
 
@@ -115,6 +119,6 @@ def certified_results(
         if gate is not None and passed is not None and gated is not None and epsilon <= gated:
             tried = round(gate.right_or_flagged.accuracy * len(right))
             gate = gate.model_copy(update={"wrong_and_accepted_found": int(passed.sum()), "attacked": tried})
-        broken = int(broken_proofs(evaluation, proofs, one).sum())
+        broken = int(broken_proofs(evaluation, proofs, one, defense.certified_norm).sum())
         results.append(found.model_copy(update={"gate": gate, "broken": broken}))
     return tuple(results)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.contracts import Flagging, SlotDefense
+from memory_defense.contracts import Certifying, Flagging, SlotDefense
 from memory_defense.randomness import ImageDraws
 from memory_defense.studio.knowledge import knowledge_of
 from memory_defense.studio.library import Library
@@ -121,6 +121,11 @@ def describe_run(library: Library, name: str) -> Described:
     except ValueError as error:
         total, fault = 0, str(error)
     flag = "This defense never flags an image."
+    if isinstance(defense, Certifying):
+        flag = (
+            f"This defense proves its answers ({defense.certified_method}); each image shows how far, and whether "
+            "the gate for epsilon accepts it."
+        )
     if isinstance(defense, Flagging):
         threshold = defense.flag_threshold
         flag = (

@@ -20,10 +20,11 @@ _JUST_INSIDE = 1 - 1e-4
 
 def no_attack_broke_a_certificate(findings: Findings) -> AuditLine:
     """Inside its certified radius an image keeps its answer, whatever the attack."""
-    evaluation, proofs = findings.evaluation, findings.proofs
+    defense, evaluation, proofs = findings.defense, findings.evaluation, findings.proofs
+    assert isinstance(defense, Certifying)
     broken = torch.zeros(len(evaluation.images), dtype=torch.bool)
     for one in evaluation.broken:
-        broken |= broken_proofs(evaluation, proofs, one)
+        broken |= broken_proofs(evaluation, proofs, one, defense.certified_norm)
     return _violations(
         "no attack broke a certificate",
         broken,

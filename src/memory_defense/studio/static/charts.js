@@ -151,7 +151,7 @@ export function slots(played, names, group) {
           picture(slot.picture, chooses ? `reconstruction from the slot ${names[place]}` : `best item of ${names[place]}`),
           make("span", { class: "slot-name" }, names[place]),
           make("span", { class: "small" }, `error ${slot.error.toFixed(3)}`),
-          place === (look.slot ?? look.answer) ? make("span", { class: "badge" }, chooses ? "chosen" : "the answer") : null,
+          place === (look.slot ?? look.answer) ? make("span", { class: "badge" }, chooses ? "chosen" : "answer") : null,
           slot.error === best ? make("span", { class: "badge" }, "closest") : null,
         ),
       ),
