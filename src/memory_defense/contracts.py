@@ -14,16 +14,12 @@ from torch import Tensor
 
 Images: TypeAlias = Tensor
 """(B, C, H, W) float32 in [0, 1]."""
-
 Labels: TypeAlias = Tensor
 """(B,) int64 in [0, K)."""
-
 Logits: TypeAlias = Tensor
 """(B, K) float, unnormalised."""
-
 PerImage: TypeAlias = Tensor
 """(B,) one number or flag for each image."""
-
 Rows: TypeAlias = Tensor
 """(N,) int64 positions of images inside a batch."""
 

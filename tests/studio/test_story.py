@@ -37,7 +37,7 @@ def proven(answer: int, radius: float, accepted: bool | None) -> Look:
             "accepts both, which proves that their answers are the same.",
         ),
         (proven(0, 0.1, False), proven(0, 0.4, True), "flags the clean image already."),
-        (proven(0, 0.61, None), proven(0, 0.4, None), "within L2 0.610 of the clean image gets another answer."),
+        (proven(0, 0.61, None), proven(0, 0.4, None), "within L2 0.61 of the clean image gets another answer."),
         (proven(0, 0.0, None), proven(1, 0.4, None), "Nothing is proven."),
     ],
 )

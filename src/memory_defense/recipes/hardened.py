@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +22,8 @@ from memory_defense.threat import Linf
 from memory_defense.training.adversarial import WarmStart
 from memory_defense.training.fit import FitConfig
 from memory_defense.training.optimizer import OptimizerConfig
+
+_Asked = TypeVar("_Asked")
 
 KEY = HARDENED
 """Entry of the manifest with the fields of `HardenOptions`."""
@@ -96,12 +98,17 @@ def default_epsilon(channels: int) -> float:
 
 def kept_hardening(manifest: Mapping[str, Any], where: Path) -> HardenOptions:
     """Return the options in a manifest; raise ValueError, naming `where`, if they are damaged."""
+    return kept_options(HardenOptions, KEY, manifest, where)
+
+
+def kept_options(kind: type[_Asked], key: str, manifest: Mapping[str, Any], where: Path) -> _Asked:
+    """Return an entry of a manifest as the options it was made of; raise ValueError if it is damaged."""
     try:
-        return TypeAdapter(HardenOptions).validate_json(json.dumps(manifest[KEY]), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(manifest[key]), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(
-            f"{where}: {KEY!r} is damaged ({first['msg']}); harden again into a new directory"
+            f"{where}: {key!r} is damaged ({first['msg']}); harden again into a new directory"
         ) from error
 
 
@@ -146,14 +153,14 @@ def harden_recipe(hardening: HardenOptions, dataset: str, images: ImageSpec, tra
         name="warm-start",
         objective=WarmStart(epsilon=hardening.epsilon, step=0.75, horizontal_flip=False),
         score="robust",
-        fit=_fit(hardening, train_images, _TUNING, FINE_TUNING_SEES, FINE_TUNING_EPOCHS),
+        fit=fit_for(hardening.epochs, train_images, _TUNING, FINE_TUNING_SEES, FINE_TUNING_EPOCHS),
     )
     autoencoder = Stage(
         name="joint",
         part="autoencoder",
         objective=MemoryObjective(cross_entropy=CLASSIFIER_B_WEIGHT),
         score="objective",
-        fit=_fit(hardening, train_images, _AUTOENCODER, AUTOENCODER_SEES, AUTOENCODER_EPOCHS),
+        fit=fit_for(hardening.epochs, train_images, _AUTOENCODER, AUTOENCODER_SEES, AUTOENCODER_EPOCHS),
     )
     whole = Recipe(
         name=f"harden {hardening.classifier} on {dataset}",
@@ -180,10 +187,11 @@ def harden_recipe(hardening: HardenOptions, dataset: str, images: ImageSpec, tra
     )
 
 
-def _fit(
-    hardening: HardenOptions, images: int, optimizer: OptimizerConfig, seen: int, limits: tuple[int, int]
+def fit_for(
+    epochs: int | None, images: int, optimizer: OptimizerConfig, seen: int, limits: tuple[int, int]
 ) -> FitConfig:
-    epochs = hardening.epochs or epochs_for(images, seen, least=limits[0], most=limits[1])
+    """Return how a stage is trained on so many images: for so many epochs, or until it has seen `seen` in all."""
+    epochs = epochs or epochs_for(images, seen, least=limits[0], most=limits[1])
     return FitConfig(
         epochs=epochs,
         batch_size=batch_size(images),

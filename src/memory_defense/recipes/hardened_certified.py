@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from memory_defense.attacks import Pgd
 from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.networks.layers import check_side
 from memory_defense.recipes.denoised import OPTIMIZER, denoising
-from memory_defense.recipes.hardened import default_epsilon
-from memory_defense.recipes.parts import batch_size, epochs_for
+from memory_defense.recipes.hardened import default_epsilon, fit_for, kept_options
 from memory_defense.recipes.recipe import EvaluationPlan, HeldOutAttack, Recipe
 from memory_defense.run_directory import HARDENED_CERTIFIED
 from memory_defense.threat import Linf
-from memory_defense.training.fit import FitConfig
 
 KEY = HARDENED_CERTIFIED
 """Entry of the manifest with the fields of `CertifiedOptions`."""
@@ -96,13 +91,7 @@ class CertifiedOptions:
 
 def kept_certified(manifest: Mapping[str, Any], where: Path) -> CertifiedOptions:
     """Return the options in a manifest; raise ValueError, naming `where`, if they are damaged."""
-    try:
-        return TypeAdapter(CertifiedOptions).validate_json(json.dumps(manifest[KEY]), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(
-            f"{where}: {KEY!r} is damaged ({first['msg']}); harden again into a new directory"
-        ) from error
+    return kept_options(CertifiedOptions, KEY, manifest, where)
 
 
 def certified_recipe(asked: CertifiedOptions, dataset: str, images: ImageSpec, train_images: int) -> Recipe:
@@ -127,7 +116,8 @@ def certified_recipe(asked: CertifiedOptions, dataset: str, images: ImageSpec, t
     check_side(images.size, "the denoiser")
     if train_images < 2:
         raise ValueError(f"{dataset} has {train_images} images to train on, but at least 2 are needed; add some")
-    then = None if asked.black_box else _fit(asked, train_images, THEN_SEES, THEN_EPOCHS)
+    then = None if asked.black_box else fit_for(asked.epochs, train_images, OPTIMIZER, THEN_SEES, THEN_EPOCHS)
+    first = fit_for(asked.epochs, train_images, OPTIMIZER, FIRST_SEES, FIRST_EPOCHS)
     ball = Linf(default_epsilon(images.channels))
     return Recipe(
         name=f"harden {asked.classifier} on {dataset}, certified",
@@ -140,21 +130,13 @@ def certified_recipe(asked: CertifiedOptions, dataset: str, images: ImageSpec, t
             images=images,
         ),
         stages=denoising(
-            asked.sigma, _fit(asked, train_images, FIRST_SEES, FIRST_EPOCHS), then, memory=asked.memory
+            asked.sigma,
+            fit_for(asked.epochs, train_images, OPTIMIZER, FIRST_SEES, FIRST_EPOCHS),
+            then,
+            memory=asked.memory,
         ),
         held_out=HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=ball),
         evaluation=EvaluationPlan(
             images=1000, linf=(ball,), attacks={"pgd-margin": Pgd(steps=20, loss="margin")}, suite="fast"
         ),
-    )
-
-
-def _fit(asked: CertifiedOptions, images: int, seen: int, limits: tuple[int, int]) -> FitConfig:
-    epochs = asked.epochs or epochs_for(images, seen, least=limits[0], most=limits[1])
-    return FitConfig(
-        epochs=epochs,
-        batch_size=batch_size(images),
-        optimizer=OPTIMIZER,
-        averaging=0.99,
-        validate_every=max(1, epochs // 10),
     )

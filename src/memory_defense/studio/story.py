@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memory_defense.reporting.wording import ball_text
 from memory_defense.studio.messages import Look, Played
-
-NORM_WORDS = {"linf": "L-inf", "l2": "L2"}
 
 
 def what_happened(clean: Look, adversarial: Look, label: int, classes: Sequence[str], *, moved: bool) -> str:
@@ -91,7 +90,7 @@ def _proven(clean: Look, adversarial: Look) -> str:
     if clean.proof is None or adversarial.proof is None:
         return ""
     if clean.proof.accepted is None:
-        where = f"within {NORM_WORDS[clean.proof.norm]} {clean.proof.radius:.3f} of the clean image"
+        where = f"within {ball_text(clean.proof.norm, clean.proof.radius)} of the clean image"
         return f" Proven: no image {where} gets another answer." if clean.proof.radius else " Nothing is proven."
     if not clean.proof.accepted:
         return " The gate for this epsilon flags the clean image already."
