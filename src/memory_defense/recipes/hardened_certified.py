@@ -129,12 +129,7 @@ def certified_recipe(asked: CertifiedOptions, dataset: str, images: ImageSpec, t
             selector=asked.classifier,
             images=images,
         ),
-        stages=denoising(
-            asked.sigma,
-            fit_for(asked.epochs, train_images, OPTIMIZER, FIRST_SEES, FIRST_EPOCHS),
-            then,
-            memory=asked.memory,
-        ),
+        stages=denoising(asked.sigma, first, then, memory=asked.memory),
         held_out=HeldOutAttack(attack=Pgd(steps=10, loss="margin"), ball=ball),
         evaluation=EvaluationPlan(
             images=1000, linf=(ball,), attacks={"pgd-margin": Pgd(steps=20, loss="margin")}, suite="fast"
