@@ -163,7 +163,7 @@ def parts_of(attacks: object) -> Suite:
     names = names_in(attacks)
     if len(names) == 1 and (name := ALIASES.get(names[0], names[0])) in SUITES:
         return SUITES[name]
-    return lambda norm: _joined(
+    return lambda norm: joined(
         part
         for name in names
         if norm in NORMS_OF.get(name, (norm,))
@@ -171,7 +171,8 @@ def parts_of(attacks: object) -> Suite:
     )
 
 
-def _joined(parts: Iterable[SuitePart]) -> tuple[SuitePart, ...]:
+def joined(parts: Iterable[SuitePart]) -> tuple[SuitePart, ...]:
+    """Return parts in order, each once; one with another's name but not its settings is numbered."""
     kept: dict[str, SuitePart] = {}
     for part in parts:
         number, name = 1, part.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -121,6 +121,26 @@ class Options:
                 f"ids has {len(self.ids)} positions, but there are {count} images; give one for each image, or None"
             )
         return self.ids.cpu()
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options` as keywords of a call, which also takes ``progress=True``."""
+
+    seed: int
+    batch_size: int | None
+    chunk: int
+    device: torch.device | str | None
+    submissions: Submissions | int
+    bfloat16: bool
+    resume: bool
+    alone: bool
+    ids: Rows | Sequence[int] | NDArray[np.integer[Any]] | None
+    start_from: Path | str | None
+    defense: str
+    dataset: str
+    weights_sha256: str
+    notes: tuple[str, ...]
+    progress: Progress | bool | None
 
 
 def _images_in(name: str, count: object) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.checks import real_number, shown
@@ -12,7 +13,7 @@ from memory_defense.data.images import ImageSet, Splits
 from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
-from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.options import OptionFields, Options
 from memory_defense.evaluation.place import Claim, check_place, state_path, tell_replaced
 from memory_defense.evaluation.proofs import certified_result
 from memory_defense.evaluation.provenance import provenance
@@ -37,6 +38,7 @@ from memory_defense.workflows.arguments import (
 from memory_defense.workflows.arguments import radii as radii_of
 from memory_defense.workflows.evaluate import alone_at, as_defense
 from memory_defense.workflows.first_answer import as_found, introduced, on_device
+from memory_defense.workflows.loaders import unpaired
 from memory_defense.wrappers import apart, ordinary_modes, torch_defaults
 
 CERTIFICATES = "certificates.safetensors"
@@ -46,12 +48,13 @@ CERTIFICATES = "certificates.safetensors"
 def certify(
     model: Classifier | Defense,
     images: ImagesLike,
-    labels: LabelsLike,
+    labels: LabelsLike | None = None,
     *,
     radii: Radii,
     smoothing: Smoothing | float | None = None,
     out: Path | str | None = None,
     options: Options | None = None,
+    **also: Unpack[OptionFields],
 ) -> Record:
     """Prove how many images keep their right answer within each radius, and return it as a record.
 
@@ -76,6 +79,8 @@ def certify(
         on from there. None writes nothing.
     options
         Seed, device, ids, names, progress, resuming; the others have no part in it.
+    also
+        Any of them as a keyword of its own, before what `options` says.
 
     Examples
     --------
@@ -93,7 +98,7 @@ def certify(
         For inputs or options that make no sense, or a model without a certificate of its own and no `smoothing`.
     """
     check_model(model)
-    chosen, around, place = options_of(options), torch_defaults(), None
+    chosen, around, place = options_of(options, also), torch_defaults(), None
     if out is not None:
         place = check_path(out, "out", "certificates.json")
     together = in_company("memory_defense.certify", alone=chosen.alone)
@@ -109,9 +114,11 @@ def certify(
         asked = sorted({ball(norm, radius).epsilon for radius in radii_of(radii)})
         defense = as_defense(model)
         with on_device(defense, chosen.device), alone_at(place):
-            pixels = images_of(images)
+            given, truth, order = unpaired(images, labels)
+            chosen = replace(chosen, notes=(*chosen.notes, *filter(None, [order])))
+            pixels = images_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
-            truth = labels_of(labels, pixels)
+            truth = labels_of(truth, pixels)
             defense, _ = introduced(as_found(defense, *around), pixels, follows=False)
             method = method_of(defense, model, smooth, asked, chosen)
             record = certified_record(defense, pixels, truth, method, asked, chosen, place, smoothing=smooth)

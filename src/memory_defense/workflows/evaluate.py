@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeGuard, cast
+from typing import TypeGuard, Unpack, cast
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.attacks.suites import Suite, SuitePart, check_attacks, parts_of, written
+from memory_defense.attacks.own import AttacksLike, suite_of
+from memory_defense.attacks.suites import Suite, SuitePart
 from memory_defense.checks import check_path
 from memory_defense.contracts import (
     Adaptation,
@@ -34,7 +35,7 @@ from memory_defense.evaluation.cases import QUERIES, Case, cross
 from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
-from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.options import OptionFields, Options
 from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
@@ -62,19 +63,21 @@ from memory_defense.workflows.arguments import (
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
+from memory_defense.workflows.loaders import unpaired
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
 
 
 def evaluate(
     model: Classifier | Defense,
     images: ImagesLike,
-    labels: LabelsLike,
+    labels: LabelsLike | None = None,
     *,
     epsilon: Radii,
     norm: str = "linf",
-    attacks: str | Sequence[str] = "fast",
+    attacks: AttacksLike = "fast",
     out: Path | str | None = None,
     options: Options | None = None,
+    **also: Unpack[OptionFields],
 ) -> Record:
     """Attack a classifier image by image until nothing is left to try, audit the result, and return its record.
 
@@ -90,7 +93,8 @@ def evaluate(
     images, labels
         (N, C, H, W) in [0, 1] and (N,): tensors, or arrays of numpy, or lists. Floats of any precision are taken as
         float32, integers of any type as int64, labels on another device are moved to the images'. Grey levels,
-        channels last and one-hot labels are not guessed at: the error says what to write.
+        channels last and one-hot labels are not guessed at: the error says what to write. A `DataLoader`, a
+        `Dataset` of pairs, or what `data.own.load_images` returns, has its own labels, which are then left out.
     epsilon
         Radii in pixel units of [0, 1], such as 8 / 255; numbers of Python, numpy or torch. A float32 counts as the
         decimal that it is written as: ``np.float32(0.1)`` is 0.1. A radius that is given twice is tried once.
@@ -98,24 +102,30 @@ def evaluate(
         ``linf`` or ``l2``.
     attacks
         Suites (``fast``, ``standard``, which is also called ``autoattack``, ``rand``, ``brief``, ``glimpse``) and
-        attacks (`attacks.ATTACKS`), joined by commas or in a list; they run in this order, each once.
+        attacks (`attacks.ATTACKS`), joined by commas or in a list; they run in this order, each once. In a list, or
+        by names in a mapping, also attacks with settings, ``Pgd(steps=100)``, and functions that are attacks
+        themselves, ``mine(model, images, labels, ball, draws)``: see `attacks.own`.
     out
         File of the record, with every image's verdict and adversarial image in a file beside it. A stopped
         evaluation goes on from there. None writes nothing.
     options
         Seed, batch size, device, repetitions, resuming and names; see `Options`.
+    also
+        Any of them as a keyword of its own, before what `options` says: ``seed=1, progress=True``.
 
     Examples
     --------
     >>> import memory_defense, torch
-    >>> from memory_defense import Options
+    >>> from memory_defense.attacks import Pgd
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
     >>> images = torch.rand(8, 1, 4, 4)
     >>> record = memory_defense.evaluate(
-    ...     net, images, net(images).argmax(1), epsilon=0.1, options=Options(seed=1, batch_size=8, device="cpu")
+    ...     net, images, net(images).argmax(1), epsilon=0.1, attacks=["glimpse", Pgd(steps=5)], seed=1, batch_size=8
     ... )
     >>> record.clean.accuracy
     1.0
+    >>> record.recipe
+    'attacks: glimpse,pgd(steps=5)'
 
     Raises
     ------
@@ -130,7 +140,7 @@ def evaluate(
     from images in float32. Its images are copies where it writes to them.
     """
     check_model(model)
-    chosen, around = options_of(options), torch_defaults()
+    chosen, around = options_of(options, also), torch_defaults()
     place = None if out is None else check_path(out, "out", "record.json")
     together = in_company("memory_defense.evaluate", alone=chosen.alone)
     with undisturbed(), ordinary_modes(model) as left, together, apart(model):
@@ -139,18 +149,19 @@ def evaluate(
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
         balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]
-        check_attacks(attacks, norms=(ball,))
-        suite, names, earlier = parts_of(attacks), written(attacks), None
+        (suite, names), earlier = suite_of(attacks, ball), None
         if chosen.start_from is not None:
             file = Path(chosen.start_from)
             earlier = Replay(source=file.name, results=read_per_image(file))
-        cases = cascade_cases(defense, suite, balls, earlier)
+        cases = cascade_cases(defense, suite, balls, earlier, transfers=True)
         _check_something_can_be_tried(defense, cases, names)
         recipe = f"attacks: {names}"
         with on_device(defense, chosen.device), alone_at(place):
-            pixels = images_of(images)
+            given, truth, order = unpaired(images, labels)
+            chosen = _with_note(chosen, order)
+            pixels = images_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
-            truth = labels_of(labels, pixels)
+            truth = labels_of(truth, pixels)
             chosen.numbers(len(pixels))
             follows = any(needs_gradient(case.attack) for case in cases)
             most = largest_pass(len(pixels), pixels.device, chosen.batch_size, cases)
@@ -295,7 +306,12 @@ def _certified(
 
 
 def cascade_cases(
-    defense: Defense, suite: Suite, balls: Sequence[Ball], start_from: Replay | None = None
+    defense: Defense,
+    suite: Suite,
+    balls: Sequence[Ball],
+    start_from: Replay | None = None,
+    *,
+    transfers: bool = False,
 ) -> list[Case]:
     """Return the cascade of every ball: what an earlier evaluation found, then the suite with every knowledge.
 
@@ -306,20 +322,28 @@ def cascade_cases(
     Parameters
     ----------
     defense
-        Its surrogates that decide as it does are attacked, and its adaptive set; transfer belongs to tables.
+        Its surrogates that decide as it does are attacked, and its adaptive set.
     suite
         From `attacks.suites.parts_of`.
     balls
         One cascade each.
     start_from
         Images of an earlier evaluation, tried first.
+    transfers
+        Whether the suite's first attack by gradients also runs on the surrogates that decide otherwise
+        (`contracts.Transferring`), where tables have no rows for them.
     """
     cases: list[Case] = []
+    elsewhere = [known for known in defense.surrogates() if known in transfers_of(defense)] if transfers else []
     for ball in balls:
         if start_from is not None:
             cases.append(Case(name="replay", attack=start_from, knowledge=EARLIER, ball=ball, purpose="cascade"))
-        for part in suite(ball.norm):
+        parts = suite(ball.norm)
+        first = next((part for part in parts if needs_gradient(part.attack)), None)
+        for part in parts:
             known = _knowledge_for(part, defense)
+            if part is first:
+                cases += cross({part.name: part.attack}, elsewhere, [ball], purpose="cascade", role="main")
             cases += cross({part.name: part.attack}, known, [ball], purpose="cascade", role=part.role)
     return cases
 
