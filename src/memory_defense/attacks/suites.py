@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from memory_defense.attacks import ATTACKS, NORMS_OF, attack
 from memory_defense.names import nearest
+from memory_defense.plugins import load_plugins
 
 if TYPE_CHECKING:
     from memory_defense.contracts import Attack
@@ -127,6 +128,8 @@ def check_attacks(attacks: object, also: Iterable[str] = (), norms: Iterable[str
     for name in names_in(attacks):
         if name in others:
             continue
+        if name not in (*SUITES, *ALIASES, *ATTACKS):
+            load_plugins()
         if name not in (*SUITES, *ALIASES, *ATTACKS):
             raise nearest(name, [*SUITES, *ALIASES, *ATTACKS, *others], "attack or suite")
         if wanted and not set(wanted) & set(NORMS_OF.get(name, wanted)):
