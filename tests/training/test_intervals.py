@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from memory_defense.attacks import Pgd
 from memory_defense.certificates.boxes import Box, image_box
 from memory_defense.certificates.intervals import logit_bounds, margin_bounds, margins, verified
 from memory_defense.certificates.reading import steps_of
@@ -84,15 +83,14 @@ def test_radius_and_weight_follow_progress() -> None:
 def test_the_first_term_is_of_attacked_images() -> None:
     """With two classes a linear classifier's worst image is one corner of the box, which one step finds."""
     model, one = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), batch()
-    step = Pgd(steps=1, step_size=1.0, random_start=False, stop_when_fooled=False)
-    losses = IntervalTraining(epsilon=0.1, attack=step, clean_weight=0.9)(model, one)
+    losses = IntervalTraining(epsilon=0.1, steps=1, step=2.0, clean_weight=0.9)(model, one)
     torch.testing.assert_close(losses.clean, losses.worst)
     assert losses.clean > F.cross_entropy(model(one.images), one.labels)
     torch.testing.assert_close(losses.total, 0.9 * losses.clean + 0.1 * losses.worst)
     parts = losses.parts()
     assert parts["attacked batch accuracy"] == pytest.approx(parts["certified batch accuracy"])
     assert "clean loss" not in parts
-    before = IntervalTraining(attack=step)(model, batch(0.0))
+    before = IntervalTraining(steps=1)(model, batch(0.0))
     torch.testing.assert_close(before.clean, F.cross_entropy(model(one.images), one.labels))
 
 
@@ -296,6 +294,8 @@ def test_initialisation_keeps_boxes_from_growing(build) -> None:
         ({"warm_up": 1.5}, "shares of training"),
         ({"clean_weight": 2}, "clean_weight is 2"),
         ({"regularisation": -1.0}, "at least 0"),
+        ({"steps": -1}, "at least 0"),
+        ({"step": 0.0}, "above 0"),
     ],
 )
 def test_bad_values(changed, said) -> None:

@@ -27,8 +27,9 @@ from memory_defense.certificates.boxes import Box, image_box
 from memory_defense.certificates.intervals import Method, check_method, margins
 from memory_defense.certificates.reading import steps_of
 from memory_defense.certificates.steps import Branches, Step, follow
-from memory_defense.contracts import Attack, Batch, Images, Labels, Logits
+from memory_defense.contracts import Batch, Images, Labels, Logits
 from memory_defense.threat import ball
+from memory_defense.training.adversarial import ascend
 from memory_defense.training.synchronised import batch_moments
 
 _TOLERANCE = 0.5
@@ -93,9 +94,11 @@ class IntervalTraining:
     regularisation: float = 0.0
     """Weight of the two terms of Shi et al. 2021 that keep boxes from growing and ReLUs balanced (published: 0.5);
     it falls to 0 as the radius grows."""
-    attack: Attack | None = None
-    """Moves the images of the first term within the box; None leaves them clean. Its step should follow the radius,
-    as it does if `step_size` is left out."""
+    steps: int = 0
+    """Steps up the cross-entropy by which the images of the first term are moved, from a random point of the box;
+    0 leaves them clean."""
+    step: float = 0.75
+    """Length of such a step, in radii."""
 
     def __post_init__(self) -> None:
         ball("linf", self.epsilon)
@@ -109,6 +112,10 @@ class IntervalTraining:
             raise ValueError(
                 f"clean_weight is {self.clean_weight}, but the clean loss's share of both must be in [0, 1]"
             )
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}, but an attack has at least 0")
+        if not self.step > 0:
+            raise ValueError(f"step is {self.step}, but a step's length in radii must be above 0")
         if not self.regularisation >= 0:
             raise ValueError(f"regularisation is {self.regularisation}, but its weight must be at least 0")
 
@@ -142,14 +149,18 @@ class IntervalTraining:
         if self.regularisation and grown < 1:
             extra = imbalance(steps)
             total = total + self.regularisation * (1 - grown) * extra
-        return IntervalLosses(total, clean, worst, extra, logits, found, batch.labels, self.attack is not None)
+        return IntervalLosses(total, clean, worst, extra, logits, found, batch.labels, self.steps > 0)
 
     def _points(self, model: nn.Module, batch: Batch) -> Images:
         """Return the images (B, C, H, W) of the first term."""
-        radius = self.radius(batch.progress)
-        if self.attack is None or radius == 0:
+        within = ball("linf", self.radius(batch.progress))
+        if self.steps == 0 or within.epsilon == 0:
             return batch.images
-        return self.attack(model, batch.images, batch.labels, ball("linf", radius), batch.draws.child("attack"))
+        points = within.random_point(batch.images, batch.draws.child("start"))
+        for _ in range(self.steps):
+            moved = ascend(model, points, batch.labels, self.step * within.epsilon, within)
+            points = within.project(moved, batch.images).detach()
+        return points
 
 
 def imbalance(steps: Sequence[Step]) -> Tensor:
