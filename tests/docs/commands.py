@@ -104,6 +104,8 @@ def memdef_accepts(words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     rest = ["TARGET" if one == "..." else one for one in words]
     path: list[str] = []
+    while rest[:1] == ["--plugin"]:
+        rest = rest[2:]
     while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
         path.append(rest[0])
         command, rest = command.commands[rest[0]], rest[1:]

@@ -66,11 +66,11 @@ CASES = (
     ),
     Case(
         "workflows/loaders.py",
-        "labels are missing, and images are …: give a label for each image, (N,), beside them; only a DataLoader "
-        "or a Dataset has its own",
+        "labels are missing, expected one for each image, (N,): images are …, and only a DataLoader or a Dataset "
+        "has its own labels; give them beside the images",
         "memory_defense.evaluate(net, images, epsilon=0.1)",
         r"""
-        assert '«give (a label for each image)»'; evaluate(net, images, labels, epsilon=0.1)
+        assert '«(give them beside the images)»'; evaluate(net, images, labels, epsilon=0.1)
         memory_defense.evaluate(net, «only a (DataLoader)»(TensorDataset(images, labels), 3), epsilon=0.1)
         """,
         given=GIVEN,
