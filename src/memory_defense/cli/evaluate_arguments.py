@@ -54,6 +54,10 @@ class EvaluateArguments:
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
+    name: Annotated[
+        str | None,
+        typer.Option(help="What the record, reports and comparisons call the defense; else the target, or its recipe."),
+    ] = None
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
     ] = None
@@ -112,6 +116,7 @@ class EvaluateArguments:
         from memory_defense.evaluation.options import Options
 
         return Options(
+            defense=Options.defense if self.name is None else self.name,
             seed=self.seed,
             submissions=self.submissions,
             batch_size=self.batch,
