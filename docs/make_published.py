@@ -72,7 +72,7 @@ def main(clone: Path) -> None:
     found = [entry(clone, commit, date, board, name) for board, names in CHOSEN.items() for name in names.split()]
     content = {"entries": [*found, *others]}
     lines = ",\n".join(json.dumps(one, allow_nan=False) for one in content["entries"])
-    write_text(PAGE, f"{{\"schema\": 1, \"entries\": [\n{lines}\n]}}\n")
+    write_text(PAGE, f'{{"schema": 1, "entries": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def read_tensors(
     path
         The file.
     wanted
-        Whether a tensor is read, by its name; None reads all of them. The checksum covers the whole file either way.
+        Whether a tensor is read, by its name; None reads all of them. The checksum is of the whole file either
+        way.
 
     Raises
     ------

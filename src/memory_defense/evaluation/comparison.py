@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TypeAlias, cast
 
 from memory_defense.evaluation.balls import BallKey, ball_key, table_worst_cases
 from memory_defense.evaluation.naming import names_of
@@ -17,7 +19,7 @@ from memory_defense.evaluation.verdicts import Verdicts, verdicts_of
 
 NORMS = ("linf", "l2")
 
-Right = Callable[[Verdicts], "list[bool] | None"]
+Right: TypeAlias = Callable[[Verdicts], "list[bool] | None"]
 """Which images of a record are right, in one sense; None where that was not asked."""
 
 
@@ -42,15 +44,13 @@ class Comparison:
     measures: tuple[Measure, ...]
     """Clean, then every ball that at least two records have."""
     pairing: tuple[str, ...]
-    """For each record but the first, a sentence: on which images the difference was taken, or why not on the same."""
+    """For each record but the first, a sentence: on which images the difference was taken."""
     differing: tuple[str, ...]
     """A line for whatever else is not alike: attacks, audit, images, settings, radii."""
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
-        import memory_defense
-
-        return memory_defense.comparison_html(self)
+        return cast("str", import_module("memory_defense").comparison_html(self))
 
 
 def compare(*records: Record, names: Sequence[str] | None = None) -> Comparison:
@@ -90,7 +90,7 @@ def compare(*records: Record, names: Sequence[str] | None = None) -> Comparison:
     )
 
 
-Rows = tuple[list[int], list[int]]
+Rows: TypeAlias = tuple[list[int], list[int]]
 """Places of the images that two records share, in the one and in the other."""
 
 
@@ -102,9 +102,7 @@ def _judged(record: Record) -> Verdicts | str:
         return str(error)
 
 
-def _pair(
-    first: Record, ours: Verdicts | str, second: Record, theirs: Verdicts | str
-) -> tuple[Rows | None, str]:
+def _pair(first: Record, ours: Verdicts | str, second: Record, theirs: Verdicts | str) -> tuple[Rows | None, str]:
     """Return the places of the images that two records share, and a sentence about them."""
     unpaired = "the difference is taken as of different images"
     for found in (ours, theirs):
@@ -159,7 +157,7 @@ def _standing_in(ball: BallKey) -> Right:
 
 
 def _paired(ours: Verdicts | str, theirs: Verdicts | str, rows: Rows, right: Right) -> Difference | None:
-    """Return the difference between the second and the first on the images they share; None where it is not known."""
+    """Return the second's share less the first's on the images that both judged; None where it is not known."""
     assert isinstance(ours, Verdicts)
     assert isinstance(theirs, Verdicts)
     first, second = right(ours), right(theirs)

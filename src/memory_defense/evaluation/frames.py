@@ -39,12 +39,16 @@ COLUMNS = (
 """What is said of a case, behind the names of defense, recipe and dataset and the number of images."""
 
 
+_COUNTS = ("tried", "fooled", "first", "forward_passes", "backward_passes", "predicted")
+"""Columns of whole numbers that may be missing."""
+
+
 def case_rows(record: Record) -> Iterator[Row]:
     """Yield one row for each case of a record, in long form.
 
-    The kinds are ``clean``, ``attack`` and ``curve`` (every image was attacked), ``stage`` (of a cascade: it saw only
-    what was still standing, so it has counts and no accuracy), ``worst case``, ``right or flagged`` and ``certified``.
-    What a kind does not have is None.
+    The kinds are ``clean``, ``attack`` and ``curve`` (every image was attacked), ``stage`` (of a cascade: it saw
+    only what was still standing, so it has counts and no accuracy), ``worst case``, ``right or flagged`` and
+    ``certified``. What a kind does not have is None.
     """
     shared: Row = {name: getattr(record, name) for name in ("defense", "recipe", "dataset", "images")}
     for found in _cases(record):
@@ -112,5 +116,4 @@ def data_frame(rows: Iterable[Row]) -> Any:
         ) from error
     found: Any = pandas
     frame = found.DataFrame(list(rows))
-    counts = [name for name in ("tried", "fooled", "first", "forward_passes", "backward_passes") if name in frame]
-    return frame.astype({**dict.fromkeys(counts, "Int64"), **({"predicted": "Int64"} if "predicted" in frame else {})})
+    return frame.astype({name: "Int64" for name in _COUNTS if name in frame})

@@ -1,9 +1,9 @@
 """Differences of two shares, with 95 % intervals, for the same images and for different ones.
 
-Intervals are Newcombe's, made of the two Wilson intervals that records hold: method 10 of R. G. Newcombe, *Improved
-confidence intervals for the difference between binomial proportions based on paired data*, Statistics in Medicine 17
-(1998), 2635-2650, and its unpaired form, method 10 of *Interval estimation for the difference between independent
-proportions*, ibid. 873-890. The test is McNemar's, exact.
+Intervals are Newcombe's, made of the two Wilson intervals that records hold: method 10 of R. G. Newcombe,
+*Improved confidence intervals for the difference between binomial proportions based on paired data*, Statistics in
+Medicine 17 (1998), 2635-2650, and its unpaired form, method 10 of *Interval estimation for the difference between
+independent proportions*, ibid. 873-890. The test is McNemar's, exact.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Difference:
     """Of those, images that the first alone gets right."""
     only_second: int = 0
     p_value: float | None = None
-    """Of McNemar's exact test, two-sided: how likely so uneven a split, or a more uneven one, is by chance alone."""
+    """Of McNemar's exact test, two-sided: how often chance alone splits them so unevenly, or more so."""
 
     @property
     def clear(self) -> bool:
@@ -78,7 +78,7 @@ def _length(one: float, other: float, correlation: float) -> float:
 
 
 def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
-    """Return phi, corrected for continuity where it is positive, as the source has it; 0 where a margin is empty."""
+    """Return phi, corrected for continuity where it is positive, as in the source; 0 where a margin is empty."""
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
     if not margins:
         return 0.0

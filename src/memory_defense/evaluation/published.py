@@ -79,9 +79,7 @@ def _balls(record: Record) -> set[tuple[str, float]]:
 
 
 def _fits(one: Published, dataset: str, norm: str, epsilon: float) -> bool:
-    return (
-        _plain(one.dataset) == dataset and one.norm == norm and abs(one.epsilon - epsilon) <= _SAME * one.epsilon
-    )
+    return _plain(one.dataset) == dataset and one.norm == norm and abs(one.epsilon - epsilon) <= _SAME * one.epsilon
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@ Accuracies are fractions, epsilon is in pixel units of [0, 1], times are seconds
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -353,7 +354,8 @@ class Record(_Strict):
     def __repr__(self) -> str:
         """Return one line: whose record it is, and what was found."""
         worst = [
-            f"{one.norm} {one.epsilon:.4g}: {'not tried' if one.accuracy is None else f'{100 * one.accuracy:.1f} %'}"
+            f"{one.norm} {one.epsilon:.4g}: "
+            + ("not tried" if one.accuracy is None else f"{100 * one.accuracy:.1f} %")
             for one in self.worst_case
         ]
         found = [f"clean {100 * self.clean.accuracy:.1f} %", *([f"worst case {', '.join(worst)}"] if worst else [])]
@@ -440,7 +442,5 @@ class Record(_Strict):
 
 
 def _view(name: str) -> Any:
-    """Return what shows a record, by its name at the public door: other files of this room, and rooms above it."""
-    import memory_defense
-
-    return getattr(memory_defense, name)
+    """Return what shows a record, by its name at the public door: this room knows no other that renders."""
+    return getattr(import_module("memory_defense"), name)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from memory_defense.evaluation.place import per_image_of
 from memory_defense.files import write_text
@@ -60,9 +60,7 @@ class Verdicts:
         odd = _odd_kinds(record)
         for place, position in enumerate(self.ids):
             clean = self._clean(place, odd)
-            inside = [
-                {"norm": ball.norm, "epsilon": ball.epsilon, **_inside(ball, place)} for ball in self.balls
-            ]
+            inside = [{"norm": ball.norm, "epsilon": ball.epsilon, **_inside(ball, place)} for ball in self.balls]
             yield {"id": position, **clean, "balls": inside}
 
     def rows(self, record: Record) -> Iterator[dict[str, Value]]:
@@ -140,7 +138,7 @@ def verdicts_of(record: Record, place: Path | None = None) -> Verdicts:
 
 
 def read_verdicts(path: Path) -> Verdicts:
-    """Return the verdicts in a file that an evaluation wrote; raise ValueError for one that is damaged or another."""
+    """Return the verdicts in an evaluation's file of images; raise ValueError for a damaged or another file."""
     from memory_defense.tensorfiles import read_tensors
 
     tensors, header = read_tensors(path, lambda name: name.rpartition(" ")[2] in _KINDS)
@@ -150,7 +148,7 @@ def read_verdicts(path: Path) -> Verdicts:
             _ball(tensors, f"ball {number}", str(norm), float(epsilon), names)
             for number, (norm, epsilon) in enumerate(json.loads(header["balls"]))
         )
-        ids, labels, predictions = (tensors[name].tolist() for name in ("ids", "labels", "predictions"))
+        ids, labels, predictions = (_numbers(tensors[name]) for name in ("ids", "labels", "predictions"))
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is no file of per-image results ({error}); write it again") from error
     return Verdicts(ids, labels, predictions, balls)
@@ -159,9 +157,14 @@ def read_verdicts(path: Path) -> Verdicts:
 def _ball(
     tensors: dict[str, Tensor], prefix: str, norm: str, epsilon: float, names: list[tuple[str, str]]
 ) -> BallVerdicts:
-    breaker = [None if at < 0 else names[at] for at in tensors[f"{prefix} breaker"].tolist()]
-    standing, distance, lead = (tensors[f"{prefix} {name}"].tolist() for name in ("robust", "distance", "lead"))
+    breaker = [None if at < 0 else names[at] for at in _numbers(tensors[f"{prefix} breaker"])]
+    standing = [bool(one) for one in _numbers(tensors[f"{prefix} robust"])]
+    distance, lead = (cast("list[float]", tensors[f"{prefix} {name}"].tolist()) for name in ("distance", "lead"))
     return BallVerdicts(norm, epsilon, standing, breaker, distance, lead)
+
+
+def _numbers(tensor: Tensor) -> list[int]:
+    return cast("list[int]", tensor.tolist())
 
 
 def _named(text: str) -> tuple[str, str]:

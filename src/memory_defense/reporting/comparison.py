@@ -69,8 +69,8 @@ def _differences(comparison: Comparison) -> Table:
     ]
     if paired:
         notes.append(
-            "Alone: images that one of the two gets right and the other does not. p: of McNemar's exact test. Several "
-            "numbers are compared, and none is corrected for that."
+            "Alone: images that one of the two gets right and the other does not. p: of McNemar's exact test. "
+            "Several numbers are compared, and none is corrected for that."
         )
     return Table(f"Difference to {first}", tuple(columns), rows, tuple(notes))
 

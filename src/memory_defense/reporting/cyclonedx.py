@@ -1,7 +1,7 @@
 """A record as a CycloneDX 1.6 bill of materials: one machine-learning model with its performance metrics.
 
-Every number is a ``performanceMetric`` with its 95 % interval (https://cyclonedx.org/docs/1.6/json, `modelCard`). The
-same record gives the same bytes: the serial number is made of its content, and no date is written.
+Every number is a ``performanceMetric`` with its 95 % interval (https://cyclonedx.org/docs/1.6/json, `modelCard`).
+The same record gives the same bytes: the serial number is made of its content, and no date is written.
 """
 
 from __future__ import annotations
@@ -92,7 +92,11 @@ def _numbers(record: Record) -> Iterator[tuple[str, str, Accuracy]]:
         if (measured := worst.measured) is not None:
             yield "robust accuracy", f"worst case over every attack within {ball}", measured
         if worst.undetected is not None:
-            yield "robust accuracy, right or flagged", f"worst case over every attack within {ball}", worst.undetected
+            yield (
+                "robust accuracy, right or flagged",
+                f"worst case over every attack within {ball}",
+                worst.undetected,
+            )
     for one in table_attacks(record):
         if one.tried != 0:
             adversary = f"{attack_label(one)}, knowledge {knowledge_label(one.knowledge)}"

@@ -1,8 +1,8 @@
 """A record as Hugging Face's ``.eval_results/*.yaml``: one entry for each number, in percent.
 
-The Hub's page on evaluation results (https://huggingface.co/docs/hub/eval-results) has the format: ``dataset.id`` and
-``dataset.task_id``, ``value``, and optionally ``date``, ``source`` and ``notes``. Numbers appear on a model's page; on a
-leaderboard only where the data set's owner has registered a task of that id.
+The Hub's page on evaluation results (https://huggingface.co/docs/hub/eval-results) has the format: ``dataset.id``
+and ``dataset.task_id``, ``value``, and optionally ``date``, ``source`` and ``notes``. Numbers appear on a model's
+page; on a leaderboard only where the dataset's owner has registered a task of that id.
 """
 
 from __future__ import annotations

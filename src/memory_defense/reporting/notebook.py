@@ -22,7 +22,7 @@ from memory_defense.reporting.wording import norm_label, norm_order
 
 
 def record_html(record: Record) -> str:
-    """Return a record for a notebook: its name, the answer in a sentence, the headline, the audit, and the curve."""
+    """Return a record for a notebook: its name, the answer in a sentence, the headline, the audit, the curve."""
     name = name_of(record)
     blocks = [
         Markup("<h4>{}</h4>").format(name),
@@ -40,9 +40,7 @@ def record_html(record: Record) -> str:
 
 def comparison_html(comparison: Comparison) -> str:
     """Return a comparison for a notebook: its tables, and what else differs."""
-    blocks = [
-        Markup("<h4>{}</h4>{}").format(table.title, _table(table)) for table in comparison_tables(comparison)
-    ]
+    blocks = [Markup("<h4>{}</h4>{}").format(table.title, _table(table)) for table in comparison_tables(comparison)]
     lines = Markup("").join(Markup("<li>{}</li>").format(line) for line in comparison.differing)
     if lines:
         blocks.append(Markup("<h4>What else differs</h4><ul>{}</ul>").format(lines))

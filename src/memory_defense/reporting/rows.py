@@ -30,6 +30,7 @@ from memory_defense.reporting.wording import (
     percent,
 )
 
+
 @dataclass(frozen=True)
 class Section:
     """One evaluated system in a report.
