@@ -35,7 +35,7 @@ def compare(
     check_name(format, COMPARISONS, "format")
     if out is not None and format != "html":
         raise ValueError(
-            "--out is for a page; give --format html with it, or send what is printed to a file with >"
+            f"--out is for a page; give --format html with it, or send what is printed to {out} with > {out}"
         )
     sources = {str(path): read_record(path)[0] for path in runs}
     page = out or Path("compare.html")

@@ -56,9 +56,7 @@ class EvaluateArguments:
     weights: OwnWeights = None
     name: Annotated[
         str | None,
-        typer.Option(
-            help="What the record, reports and comparisons call the defense; else the target, or its recipe."
-        ),
+        typer.Option(help="What record, reports and comparisons call the defense; else the target, or its recipe."),
     ] = None
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")

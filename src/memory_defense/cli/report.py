@@ -41,7 +41,7 @@ def report(
 ) -> None:
     """Render records as tables and as one HTML page that needs no network, or print one for other programs."""
     check_name(format, (*REPORTS, *PRINTED), "format")
-    if format != "html" and format != "markdown" and markdown:
+    if markdown and format not in ("html", "markdown"):
         raise ValueError(f"--markdown and --format {format}: give one of them")
     if hub_dataset is not None and format != "eval-results":
         raise ValueError("--hub-dataset: only with --format eval-results, which names a dataset")
@@ -137,7 +137,7 @@ def sections_of(paths: Sequence[Path]) -> list[Section]:
 
 
 def section(path: Path, title: str | None = None) -> Section:
-    """Return the report's section about a run directory or a record file; by default titled by its record's name."""
+    """Return the report's section about a run directory or a record file; by default it has the record's name."""
     from memory_defense.evaluation.naming import name_of
     from memory_defense.reporting import Section
     from memory_defense.run_directory import RunDirectory

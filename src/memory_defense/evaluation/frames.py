@@ -96,7 +96,7 @@ def record_frame(record: Record, each: str = "case") -> Any:
     ValueError
         For another `each`, without pandas, and where the file of every image is asked for and not there.
     """
-    check_name(each, EACH, "each")
+    check_name(each, EACH, "row")
     return data_frame(case_rows(record) if each == "case" else image_rows(record))
 
 

@@ -31,14 +31,13 @@ def names_of(records: Sequence[Record], places: Sequence[Path | None] | None = N
     """
     files = places or [record.place for record in records]
     further = (
-        lambda place: records[place].recipe,
-        lambda place: str(files[place] or ""),
-        lambda place: f"no. {place + 1}",
+        [record.recipe for record in records],
+        [str(file or "") for file in files],
+        [f"no. {place + 1}" for place in range(len(records))],
     )
     names = [name_of(record) for record in records]
-    for more in further:
+    for added in further:
         shared = Counter(names)
-        added = [more(place) for place in range(len(names))]
         names = [
             f"{name}, {added[place]}" if shared[name] > 1 and added[place] and _tells(names, added, place) else name
             for place, name in enumerate(names)

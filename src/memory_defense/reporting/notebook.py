@@ -52,7 +52,7 @@ def _table(table: Table) -> Markup:
     rows = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(cell) for cell in row)) for row in table.rows
     )
-    notes = Markup("<br>").join(table.notes)
+    notes = Markup("<br/>").join(table.notes)
     shape = "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table><small>{}</small>"
     return Markup(shape).format(head, rows, notes)
 
