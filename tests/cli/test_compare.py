@@ -104,3 +104,20 @@ def test_the_command_line_gives_a_name(tmp_path: Path, monkeypatch: pytest.Monke
     assert Record.read("named.json").defense == "what I call it"
     assert memdef(*line, "--out", "plain.json").status == 0
     assert Record.read("plain.json").defense == "own_named:build"
+
+
+def test_a_proof_carries_the_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_proven.py").write_text(
+        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))\n"
+    )
+    images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "data.npz", x_test=images, y_test=np.arange(3) % 2)
+    said = memdef(
+        "certify", "own_proven:build", "--data", "data.npz", "--sigma", "0.25", "--radius", "0.1",
+        "--samples", "50", "--name", "proven by me", "--out", "proof.json",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    assert Record.read("proof.json").defense == "proven by me"
+    assert "proven by me" in said.out

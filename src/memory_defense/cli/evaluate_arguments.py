@@ -11,6 +11,7 @@ import typer
 from memory_defense.cli.arguments import (
     DataDir,
     Device,
+    Name,
     Offline,
     OwnImages,
     OwnWeights,
@@ -54,10 +55,7 @@ class EvaluateArguments:
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
-    name: Annotated[
-        str | None,
-        typer.Option(help="What record, reports and comparisons call the defense; else the target, or its recipe."),
-    ] = None
+    name: Name = None
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
     ] = None
