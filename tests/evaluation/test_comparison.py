@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +39,9 @@ def test_mcnemar_counts_coins(one: int, other: int, p: float) -> None:
 def test_a_paired_interval_holds_the_truth_as_often_as_it_says() -> None:
     generator, chances, images = np.random.default_rng(0), (0.6, 0.12, 0.05, 0.23), 200
     truth = chances[1] - chances[2]
-    held, widths = 0, []
-    for counts in generator.multinomial(images, chances, size=1500):
-        low, high = paired_difference(*map(int, counts)).ci95
+    held, widths = 0, list[float]()
+    for counts in generator.multinomial(images, chances, size=1500).tolist():
+        low, high = paired_difference(*(int(one) for one in counts)).ci95
         held += low <= truth <= high
         widths.append(high - low)
     assert 0.935 <= held / 1500 <= 0.98
@@ -57,24 +59,27 @@ def test_paired_intervals_mirror_and_stay_in_range() -> None:
         assert all(math.isfinite(end) for end in found.ci95)
 
 
-def made(place: Path | None, *, name: str, push: float = 0.0, **more: object) -> Record:
+def made(
+    place: Path,
+    *,
+    name: str,
+    push: float = 0.0,
+    epsilon: float | list[float] = 0.02,
+    attacks: str = "fgsm",
+    ids: Sequence[int] = range(COUNT),
+    dataset: str = "made up",
+) -> Record:
     """A record of a linear net, its weights pushed aside a little."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    linear = nn.Linear(16, 4)
+    net = nn.Sequential(nn.Flatten(), linear)
     images = torch.rand(COUNT, 1, 4, 4)
     labels = net(images).argmax(1)
     with torch.no_grad():
-        net[1].weight += push * torch.randn_like(net[1].weight)
-    settings = {"epsilon": 0.02, "attacks": "fgsm", "ids": range(COUNT), "dataset": "made up", **more}
-    options = Options(defense=name, ids=settings["ids"], dataset=settings["dataset"])  # pyright: ignore
+        linear.weight += push * torch.randn_like(linear.weight)
+    options = Options(defense=name, ids=ids, dataset=dataset)
     return memory_defense.evaluate(
-        net,
-        images,
-        labels,
-        epsilon=settings["epsilon"],
-        attacks=settings["attacks"],
-        out=place,
-        options=options,  # pyright: ignore
+        net, images, labels, epsilon=epsilon, attacks=attacks, out=place, options=options
     )
 
 
@@ -118,7 +123,9 @@ def test_what_else_differs_is_said_in_a_line_each(pair: tuple[Record, Record]) -
         ({"ids": range(1, 1 + COUNT)}, "labels of images with the same position differ"),
     ],
 )
-def test_different_images_are_not_paired(pair: tuple[Record, Record], tmp_path: Path, more: dict, why: str) -> None:
+def test_different_images_are_not_paired(
+    pair: tuple[Record, Record], tmp_path: Path, more: dict[str, Any], why: str
+) -> None:
     found = compare(pair[0], made(tmp_path / "c.json", name="other", **more))
     assert why in found.pairing[0]
     difference = found.measures[0].differences[1]
