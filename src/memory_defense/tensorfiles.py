@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,8 +55,18 @@ def laid_out(
     return (len(header).to_bytes(_LENGTH, "little") + header, content[start:]), checksum
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return every tensor and the metadata of a safetensors file.
+def read_tensors(
+    path: Path, wanted: Callable[[str], bool] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        Whether a tensor is read, by its name; None reads all of them. The checksum is of the whole file either
+        way.
 
     Raises
     ------
@@ -79,7 +89,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if start.lstrip().startswith(b"<"):
         raise ValueError(f"{path} is a web page, not weights; download the file again")
     try:
-        tensors, metadata = _read(path)
+        tensors, metadata = _read(path, wanted)
         said = metadata.pop(CHECKSUM, None)
         found = said if said is None else _checksum_of(path)
     except (SafetensorError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -124,8 +134,8 @@ def _checksum_of(path: Path) -> str:
     return _checksum(entries, metadata, body.digest())
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, wanted: Callable[[str], bool] | None) -> tuple[dict[str, Tensor], dict[str, str]]:
     with cast(Any, safe_open)(path, framework="pt") as archive:
-        names = cast("list[str]", list(archive.keys()))
+        names = [name for name in cast("list[str]", list(archive.keys())) if wanted is None or wanted(name)]
         tensors = {name: cast("Tensor", archive.get_tensor(name)) for name in names}
         return tensors, cast("dict[str, str]", archive.metadata() or {})

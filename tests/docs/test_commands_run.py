@@ -29,6 +29,17 @@ def build():
 """
 TINY = "--attacks fgsm --images 6"
 SMALLER = {
+    **{
+        one: one
+        for one in (
+            "memdef compare runs/demo runs/mine --published",
+            "memdef compare runs/demo runs/mine --format html --out compare.html",
+            *(
+                f"memdef report runs/mine --format {name}"
+                for name in ("model-card", "eval-results", "cyclonedx", "jsonl")
+            ),
+        )
+    },
     "memdef recipes": "memdef recipes",
     "memdef attacks": "memdef attacks",
     "memdef zoo": "memdef zoo",

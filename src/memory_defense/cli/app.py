@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "predict:predict",
     "harden": "harden:harden",
     "report": "report:report",
+    "compare": "compare:compare",
     "export": "export:export",
     "reproduce": "reproduce:reproduce",
     "data": "data:data",

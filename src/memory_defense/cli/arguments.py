@@ -36,6 +36,10 @@ OwnWeights = Annotated[Path | None, typer.Option(help="Your classifier's .safete
 Sharing = Annotated[
     int, typer.Option(min=1, help="Processes that share the images; for several machines use torchrun.")
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(help="What record, reports and comparisons call the defense; else the target, or its recipe."),
+]
 Run = Annotated[Path, typer.Argument(help="Run directory of a trained defense, or zoo:NAME.")]
 
 Options = TypeVar("Options")

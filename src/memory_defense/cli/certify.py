@@ -11,6 +11,7 @@ import typer
 from memory_defense.cli.arguments import (
     DataDir,
     Device,
+    Name,
     Offline,
     OwnImages,
     OwnWeights,
@@ -68,6 +69,7 @@ class CertifyArguments:
         float | None, typer.Option(help="With --sigma: probability that a certificate is wrong; else 0.001.")
     ] = None
     images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
+    name: Name = None
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
@@ -203,7 +205,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
             options=chosen,
         )
     if speaks:
-        print_tables([Section(named, record, record_path=options.place())])
+        print_tables([Section(options.name or named, record, record_path=options.place())])
         typer.echo(f"record: {options.place()}")
 
 
@@ -224,7 +226,8 @@ def _own(
         device=device,
         progress=progress,
     )
-    return own.model, own.images, own.named(Options(seed=options.seed, progress=progress))
+    called = Options.defense if options.name is None else options.name
+    return own.model, own.images, own.named(Options(defense=called, seed=options.seed, progress=progress))
 
 
 def _run(
@@ -248,4 +251,6 @@ def _run(
     )
     test = splits.test.first(min(options.images or len(splits.test), len(splits.test)))
     chosen = options_for(recipe, splits, test, seed=options.seed, progress=progress)
+    if options.name is not None:
+        chosen = replace(chosen, defense=options.name)
     return load_defense(run.path).to(device), test, chosen

@@ -90,7 +90,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             costs = options.rejection_cost
             record = add_selection(record, place, defense, splits, recipe.evaluation, costs, chosen)
     if speaks:
-        print_tables([Section(recipe.summary, record)])
+        print_tables([Section(options.name or recipe.summary, record)])
         typer.echo(f"record: {place}")
 
 
@@ -127,5 +127,5 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             options=replace(own.named(options.options(progress)), start_from=options.start_from),
         )
     if speaks:
-        print_tables([Section(target, record, record_path=out)])
+        print_tables([Section(options.name or target, record, record_path=out)])
         typer.echo(f"record: {out}")

@@ -11,6 +11,7 @@ import typer
 from memory_defense.cli.arguments import (
     DataDir,
     Device,
+    Name,
     Offline,
     OwnImages,
     OwnWeights,
@@ -54,6 +55,7 @@ class EvaluateArguments:
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
+    name: Name = None
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
     ] = None
@@ -112,6 +114,7 @@ class EvaluateArguments:
         from memory_defense.evaluation.options import Options
 
         return Options(
+            defense=Options.defense if self.name is None else self.name,
             seed=self.seed,
             submissions=self.submissions,
             batch_size=self.batch,

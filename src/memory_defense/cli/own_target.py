@@ -37,11 +37,11 @@ class OwnTarget:
     weights_sha256: str
 
     def named(self, options: Options) -> Options:
-        """Return the options with the names, ids and notes of this target."""
+        """Return the options with the ids and notes of this target, and its name where they give none."""
         return replace(
             options,
             ids=self.images.ids,
-            defense=self.target,
+            defense=self.target if options.defense == Options.defense else options.defense,
             dataset=self.dataset,
             notes=self.notes,
             weights_sha256=self.weights_sha256,

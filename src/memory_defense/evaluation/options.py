@@ -61,7 +61,7 @@ class Options:
     """File of adversarial images beside an earlier record (``*.images.safetensors``), of this model or of another:
     they are tried first."""
     defense: str = "a classifier"
-    """Name of the model in the record."""
+    """Name of the model in the record, and so in reports, comparisons and model cards."""
     dataset: str = "images in memory"
     """Name of the images in the record."""
     weights_sha256: str = ""

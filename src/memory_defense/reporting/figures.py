@@ -30,7 +30,7 @@ NARROW = Layout(3.6, 3.5, 9.0, (0.105, 0.135, 0.5, 0.765))
 
 
 @dataclass(frozen=True)
-class _Pen:
+class Pen:
     """Style of one line: name of its colour in `svg.COLOURS`, marker, dashes."""
 
     colour: str
@@ -39,26 +39,28 @@ class _Pen:
 
 
 _PENS = {
-    "fixed-slots": _Pen("fixed-slots", "s", (0, (4, 2))),
-    "selector": _Pen("selector", "^"),
-    "end-to-end": _Pen("end-to-end", "o"),
-    "target-classifier": _Pen("target-classifier", "v", (0, (1, 1.2))),
-    "undefended": _Pen("undefended", "P", (0, (5, 1.5, 1, 1.5))),
-    "robust": _Pen("selector", "<"),
-    "accurate": _Pen("undefended", ">", (0, (3, 1.5))),
+    "fixed-slots": Pen("fixed-slots", "s", (0, (4, 2))),
+    "selector": Pen("selector", "^"),
+    "end-to-end": Pen("end-to-end", "o"),
+    "target-classifier": Pen("target-classifier", "v", (0, (1, 1.2))),
+    "undefended": Pen("undefended", "P", (0, (5, 1.5, 1, 1.5))),
+    "robust": Pen("selector", "<"),
+    "accurate": Pen("undefended", ">", (0, (3, 1.5))),
 }
-_OTHER = _Pen("other", "X", (0, (2, 1)))
-_WORST = _Pen("ink", "D")
-_PROVEN = _Pen("selector", "^")
-_GATED = _Pen("fixed-slots", "s", (0, (4, 2)))
+_OTHER = Pen("other", "X", (0, (2, 1)))
+_WORST = Pen("ink", "D")
+_PROVEN = Pen("selector", "^")
+_GATED = Pen("fixed-slots", "s", (0, (4, 2)))
 
 Point = tuple[float, Accuracy]
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """One line of the figure: what it is, how it is drawn, and its points, smallest radius first."""
+
     label: str
-    pen: _Pen
+    pen: Pen
     points: Sequence[Point]
     bold: bool = False
     joined: bool = True
@@ -109,13 +111,16 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     )
 
 
-def _lines(record: Record, norm: str) -> list[_Line]:
+def _lines(record: Record, norm: str) -> list[Line]:
+    return known_lines(record, norm) if norm in figure_norms(record) else []
+
+
+def known_lines(record: Record, norm: str) -> list[Line]:
+    """Return every line that a record has points for in one norm; a single radius is a line that is not joined."""
     curves = curve_points(record, norm)
-    if norm not in figure_norms(record):
-        return []
     clean: Point = (0.0, record.clean)
     lines = [
-        _Line(knowledge_label(name), _PENS.get(name, _OTHER), [clean, *((r.epsilon, r) for r in results)])
+        Line(knowledge_label(name), _PENS.get(name, _OTHER), [clean, *((r.epsilon, r) for r in results)])
         for name, results in curves.items()
     ]
     worst: list[Point] = sorted(
@@ -127,21 +132,21 @@ def _lines(record: Record, norm: str) -> list[_Line]:
         key=lambda p: p[0],
     )
     if len(worst) > 1:
-        lines.append(_Line("worst case", _WORST, [clean, *worst], bold=True))
+        lines.append(Line("worst case", _WORST, [clean, *worst], bold=True))
     elif worst:
-        lines.append(_Line("worst case", _WORST, worst, bold=True, joined=False))
+        lines.append(Line("worst case", _WORST, worst, bold=True, joined=False))
     return [*lines, *_proven(record, norm, clean)]
 
 
-def _proven(record: Record, norm: str, clean: Point) -> list[_Line]:
+def _proven(record: Record, norm: str, clean: Point) -> list[Line]:
     """Return the line of what is certified, and that of what is right or flagged with a gate, method by method."""
-    lines: list[_Line] = []
+    lines: list[Line] = []
     for method in dict.fromkeys((one.method, one.sigma) for one in record.certified if one.norm == norm):
         found = [one for one in record.certified if (one.method, one.sigma) == method and one.norm == norm]
         points = sorted(((one.epsilon, one) for one in found if one.epsilon > 0), key=lambda point: point[0])
         gated: list[Point] = [(radius, one.gate.right_or_flagged) for radius, one in points if one.gate is not None]
-        lines.append(_Line("proven", _PROVEN, [clean, *points], bold=True))
-        lines.append(_Line("right or flagged, proven", _GATED, gated))
+        lines.append(Line("proven", _PROVEN, [clean, *points], bold=True))
+        lines.append(Line("right or flagged, proven", _GATED, gated))
     return [line for line in lines if line.points]
 
 
@@ -157,7 +162,7 @@ def _frame(axes: Axes, norm: str, layout: Layout) -> None:
     axes.set_title("accuracy, %", loc="left", color=muted, fontsize=layout.text, x=0, pad=8)
 
 
-def _draw(axes: Axes, line: _Line) -> None:
+def _draw(axes: Axes, line: Line) -> None:
     """Draw band, line and markers; the bold line lies under the others, so that none hides another."""
     shade = colour(line.pen.colour)
     across = [epsilon for epsilon, _ in line.points]
@@ -182,7 +187,7 @@ def _draw(axes: Axes, line: _Line) -> None:
     )
 
 
-def _label(axes: Axes, lines: Sequence[_Line], layout: Layout) -> None:
+def _label(axes: Axes, lines: Sequence[Line], layout: Layout) -> None:
     """Write each line's name and last value at the right, spread so that no two overlap."""
     end = max(epsilon for line in lines for epsilon, _ in line.points)
     axes.set_xlim(0, end * 1.02)

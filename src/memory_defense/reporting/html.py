@@ -96,9 +96,9 @@ def write_report(
         _view(place, section, row, path, gallery_limit)
         for place, (section, row) in enumerate(zip(sections, rows, strict=True), start=1)
     ]
-    environment = _environment()
-    page = environment.get_template("report.html.j2")
-    script = environment.get_template("report.js").render()
+    templates = environment()
+    page = templates.get_template("report.html.j2")
+    script = templates.get_template("report.js").render()
     knowledge = {result.knowledge for section in sections for result in section.record.attacks}
     stages = [stage for section in sections for cascade in section.record.cascades for stage in cascade.stages]
     knowledge |= {stage.knowledge for stage in stages}
@@ -110,28 +110,29 @@ def write_report(
             headline=headline_table(sections),
             views=views,
             script=Markup(script),
-            script_hash=_hash(script),
+            script_hash=hash_of(script),
             knowledge=[entry for name, entry in (KNOWLEDGE | ADAPTIVE).items() if name in knowledge],
         ),
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates of the pages, with what they need to draw tables."""
+    templates = Environment(
         loader=PackageLoader("memory_defense.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
-    environment.filters["symbol"] = SYMBOLS.__getitem__
-    cast("dict[str, Any]", environment.globals)["anchor"] = entry_anchor
-    environment.filters["latex"] = latex_table
-    return environment
+    templates.filters["number"] = number
+    templates.filters["symbol"] = SYMBOLS.__getitem__
+    cast("dict[str, Any]", templates.globals)["anchor"] = entry_anchor
+    templates.filters["latex"] = latex_table
+    return templates
 
 
-def _hash(script: str) -> str:
+def hash_of(script: str) -> str:
     """Return what a content security policy calls this inline script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 

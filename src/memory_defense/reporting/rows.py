@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memory_defense.evaluation.balls import BallKey, ball_key, is_curve, table_attacks, table_worst_cases
 from memory_defense.evaluation.record import (
     Accuracy,
     AttackResult,
     AuditLine,
-    CascadeRecord,
     CertifiedResult,
     Record,
     WorstCase,
@@ -29,9 +29,6 @@ from memory_defense.reporting.wording import (
     norm_order,
     percent,
 )
-
-BallKey = tuple[str, float]
-"""A norm and a radius rounded so that equal radii written differently meet."""
 
 
 @dataclass(frozen=True)
@@ -79,31 +76,9 @@ class HeadlineRow:
     worst: tuple[WorstCase | None, ...]
 
 
-def is_curve(result: AttackResult) -> bool:
-    """Return whether this result is a point of the accuracy-against-epsilon figure."""
-    return result.parameters.get("purpose") == "curve"
-
-
 def is_point(result: AttackResult) -> bool:
     """Return whether this result can be drawn: not that of an attack that could not run, unless none was right."""
     return is_curve(result) and result.epsilon > 0 and not (result.tried == 0 and result.accuracy > 0)
-
-
-def ball_key(entry: AttackResult | WorstCase | CascadeRecord | CertifiedResult) -> BallKey:
-    """Return the entry's norm and rounded radius."""
-    return entry.norm, round(entry.epsilon, 7)
-
-
-def table_attacks(record: Record) -> tuple[AttackResult, ...]:
-    """Return the attacks that belong into tables."""
-    return tuple(result for result in record.attacks if not is_curve(result))
-
-
-def table_worst_cases(record: Record) -> tuple[WorstCase, ...]:
-    """Return the worst cases that belong into tables: all but those of balls only the curve visits."""
-    kept = {ball_key(result) for result in (*table_attacks(record), *record.cascades)}
-    curve = {ball_key(result) for result in record.attacks} - kept
-    return tuple(worst for worst in record.worst_case if ball_key(worst) not in curve)
 
 
 def paper_result(record: Record) -> AttackResult | None:

@@ -30,25 +30,26 @@ def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
 
     Titles and names are never read as console markup.
     """
-    tables = [_terminal(headline_table(sections), "Headline")]
+    tables = [terminal_table(headline_table(sections), "Headline")]
     for section in sections:
         proven = certified_tables(section.record)
-        tables += [_terminal(table, f"{section.title}: {table.title}") for table in proven]
+        tables += [terminal_table(table, f"{section.title}: {table.title}") for table in proven]
         if section.record.attacks:
-            tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
+            tables.append(terminal_table(matrix_table(section.record), section.title, intervals=False))
         more = (
             *cascade_tables(section.record),
             *selection_tables(section.record),
             *detection_tables(section.record),
         )
-        tables += [_terminal(table, f"{section.title}: {table.title}") for table in more]
+        tables += [terminal_table(table, f"{section.title}: {table.title}") for table in more]
         if section.record.audit:
             brief = audit_table(section.record, explained=False)
-            tables.append(_terminal(brief, f"{section.title}: audit (explained in the report)"))
+            tables.append(terminal_table(brief, f"{section.title}: audit (explained in the report)"))
     return tuple(tables)
 
 
-def _terminal(table: Table, title: str, *, intervals: bool = True) -> RichTable:
+def terminal_table(table: Table, title: str, *, intervals: bool = True) -> RichTable:
+    """Return one table for the terminal; `intervals` shows what stands beside numbers."""
     notes = [note if intervals else note.replace(", with its 95 % interval", "") for note in table.notes]
     drawn = RichTable(
         title=Text(plain(title), style="bold"),

@@ -176,7 +176,8 @@ def assess(
     out
         File of the record; the run's own by default. A stopped evaluation goes on from a file beside it.
     options
-        Seed, batch size and so on; names and ids are the recipe's and the dataset's.
+        Seed, batch size and so on; ids are the dataset's, and the names the recipe's where `Options.defense` gives
+        none.
     """
     plan, spec = recipe.evaluation, splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
@@ -200,10 +201,11 @@ def assess(
         chosen = replace(chosen, notes=(*chosen.notes, limited))
         if chosen.progress:
             chosen.progress.note(limited.replace("were", "are"))
+    built_of = f"{recipe.model.defense}/{recipe.model.preset}"
     chosen = replace(
         chosen,
         ids=subset.ids,
-        defense=f"{recipe.model.defense}/{recipe.model.preset}",
+        defense=built_of if chosen.defense == Options.defense else chosen.defense,
         dataset=spec.name,
         weights_sha256=recipe.sha256,
     )
