@@ -53,8 +53,8 @@ def unpaired(images: object, labels: object) -> tuple[object, object, str]:
     if isinstance(images, Dataset):
         return *_gathered(_items(images), "dataset", batched=False), ""
     raise ValueError(
-        f"labels are missing, expected one for each image, (N,): images are {shown(type(images).__name__)}, and only "
-        "a DataLoader or a Dataset has its own labels; give them beside the images"
+        f"labels are missing, expected one for each image, (N,): images are {shown(type(images).__name__)}, and "
+        "only a DataLoader or a Dataset has its own labels; give them beside the images"
     )
 
 
