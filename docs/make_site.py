@@ -1,7 +1,7 @@
 """Builds the documentation site: ``make site``, or ``python docs/make_site.py``. No network is needed.
 
-Pages are gathered in ``build/site/pages`` and rendered to ``build/site/html`` by Zensical, in strict mode: a link or
-an anchor that leads nowhere ends the build. What is gathered: ``docs/*.md``, a few pages from elsewhere in the
+Pages are gathered in ``build/site/pages`` and rendered to ``build/site/html`` by Zensical, in strict mode: a link
+or an anchor that leads nowhere ends the build. What is gathered: ``docs/*.md``, a few pages from elsewhere in the
 repository (`MOVED`), the pages of ``docs/site`` and the notebooks. A link to any other file of the repository takes
 that file along (`Gathered.place`), so the site is whole without the repository and without an address of it.
 """
@@ -61,6 +61,11 @@ class Gathered:
             self.write(place, self._listing(source))
         elif path.suffix == ".md":
             self.write(place, self.with_links(path.read_text(encoding="utf-8"), source, place))
+        elif path.suffix == ".ipynb":
+            text, pictures = notebook_page(path, lambda said: self.with_links(said, source, place))
+            self.write(place, text)
+            for name, content in pictures.items():
+                (self.folder / place).with_name(name).write_bytes(content)
         elif path.suffix in SHOWN_AS_CODE:
             text, language = path.read_text(encoding="utf-8").rstrip(), SHOWN_AS_CODE[path.suffix]
             self.write(place, f"# {path.name}\n\n`{source}`\n\n````{language}\n{text}\n````\n")
@@ -80,6 +85,8 @@ class Gathered:
             return MOVED[source]
         if source.startswith("docs/") and path.suffix in (".md", ".png", ".svg"):
             return source.removeprefix("docs/")
+        if path.suffix == ".ipynb":
+            return str(PurePosixPath(source).with_suffix(".md"))
         if path.is_dir():
             return f"{OTHERS}/{source}/index.md"
         if path.suffix in SHOWN_AS_CODE:
@@ -130,11 +137,7 @@ def gather(folder: Path, root: Path = ROOT) -> None:
         if one.suffix in (".md", ".css"):
             pages.write(one.relative_to(root / "docs" / "site").as_posix(), one.read_text(encoding="utf-8"))
     for one in sorted((root / "notebooks").glob("*.ipynb")):
-        source, place = f"notebooks/{one.name}", f"notebooks/{one.stem}.md"
-        text, pictures = notebook_page(one)
-        pages.write(place, pages.with_links(text, source, place))
-        for name, content in pictures.items():
-            (folder / "notebooks" / name).write_bytes(content)
+        pages.add(one.relative_to(root).as_posix())
 
 
 def build(where: Path = BUILD) -> Path:

@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,22 @@ DOTS = 72
 """Dots an inch of a figure: sharp enough for a page, in few bytes."""
 
 
-def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
-    """Return a notebook as a page of Markdown, with its outputs, and the page's pictures by file name."""
+def notebook_page(path: Path, told: Callable[[str], str] = str) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as a page of Markdown, with its outputs, and the page's pictures by file name.
+
+    Parameters
+    ----------
+    path
+        The notebook.
+    told
+        What is done to the text of its Markdown cells, such as leading their links elsewhere.
+    """
     parts: list[str] = []
     pictures: dict[str, bytes] = {}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(text)
+            parts.append(told(text))
             continue
         parts.append(f"```python\n{text}\n```")
         for output in cell["outputs"]:
