@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bool:
     return True
 
 
-def ran(name: str, folder: Path) -> dict[str, object]:
+def ran(name: str, folder: Path) -> dict[str, Any]:
     """Run a copy of a notebook, in under a minute of one core, and return the names it leaves behind."""
     copy = Path(shutil.copy(ROOT / "notebooks" / name, folder))
     before = time.process_time()
@@ -80,12 +81,25 @@ def test_defense_of_your_own(real: bool, tmp_path: Path) -> None:
 def test_the_file_on_the_first_page(real: bool, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"<!-- own defense -->\n```python\n(.*?)```", text, re.DOTALL)
-    scope: dict[str, object] = {}
+    scope: dict[str, Any] = {}
     exec(compile(source, "own defense", "exec", dont_inherit=True), scope)
     clean, worst = map(float, capsys.readouterr().out.split())
     assert worst <= clean
     if real:
         assert (clean, worst) == tuple(float(one) for one in re.findall(r"`(0\.\d+) (0\.\d+)`", text)[0])
+
+
+def test_the_code_of_the_readme(real: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    scope: dict[str, Any] = {}
+    for source in blocks:
+        exec(compile(source, "README.md", "exec", dont_inherit=True), scope)
+    clean, worst = map(float, capsys.readouterr().out.split())
+    assert worst <= clean
+    assert len(blocks) >= 2
+    assert float((scope["adversarial"] - scope["images"]).abs().max()) == pytest.approx(8 / 255, abs=1e-6)
+    if real:
+        assert worst > 0.6
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda one: one.stem)
