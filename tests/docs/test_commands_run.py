@@ -46,6 +46,9 @@ SMALLER = {
     "memdef evaluate zoo:fashion-mnist/sound --attacks fast --images 100": (
         "memdef evaluate zoo:fashion-mnist/sound --attacks fgsm --images 6 --out zoo.json"
     ),
+    "memdef evaluate zoo:fashion-mnist/sound --attacks glimpse --images 100": (
+        "memdef evaluate zoo:fashion-mnist/sound --attacks glimpse --images 6 --out zoo.json"
+    ),
     "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --radius 0.5 --images 1000": (
         "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --images 3 --samples 50 --out p.json"
     ),
@@ -118,6 +121,7 @@ PARSED = {
     "memdef queue unpack": "needs what came back; tests/cli/test_queue.py unpacks it",
     "--device cuda": "for a GPU",
     "--processes": "several processes; tests/training/test_ranks.py runs them",
+    "train_digits:build": "tests/cli/test_tutorial.py trains and evaluates it",
     "docs/tutorial.md": "tests/cli/test_tutorial.py runs every command of it, in order",
     "memdef reproduce anatomy": "tests/paper/test_anatomy.py runs it",
     "few-levels": "tests/docs/test_adding_a_defense.py trains and evaluates it",

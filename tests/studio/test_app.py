@@ -101,7 +101,7 @@ def test_two_defenses_meet_the_same_image(client, library) -> None:
         unlike = {key for key in alone if alone[key] != play[key]}
         assert unlike <= {"seconds"}
     assert all(0 <= answer < 10 for answer in compared["transfer"])
-    assert "Handed the other's image" in compared["sentence"]
+    assert "And the other way round" in compared["sentence"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ These options mean the same in every attack that has them; the classes document 
 raises ValueError when the attack is made. Inputs that `checks` refuses, a model without a usable gradient, and a
 ball that an attack is not made for raise it when the attack is called. An ``epsilon`` of 0 changes nothing.
 
+Parameters
+----------
 steps : int, at least 1
     Gradient steps of one start (for each target, for each search step). Each costs a forward and a backward pass.
 step_size : float above 0, or None

@@ -89,7 +89,7 @@ def headline_table(sections: Sequence[Section]) -> Table:
     columns = [Column("system", numeric=False), Column("clean")]
     if protocols:
         shared = f"{next(iter(protocols))}; " if len(protocols) == 1 else ""
-        columns.append(Column("paper's protocol: fixed slots", f"{shared}not the headline"))
+        columns.append(Column("paper's protocol: fixed slots", f"{shared}spares the selector"))
     columns += [Column("worst case", ball_text(*ball)) for ball in balls]
     flags = [[worst is not None and worst.undetected is not None for worst in row.worst] for row in rows]
     flagged = [place for place in range(len(balls)) if any(row[place] for row in flags)]

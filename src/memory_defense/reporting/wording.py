@@ -14,7 +14,7 @@ PAPER_PROTOCOL = "fixed-slots"
 PAPER_EPSILON = 25 / 255
 PAPER_STEPS = 40
 
-PROTOCOL_LABEL = "paper's protocol, not the headline"
+PROTOCOL_LABEL = "paper's protocol, spares the selector"
 MISSING = "–"
 NOT_TRIED = "not tried"
 NOTHING_RAN = f"{NOT_TRIED}: no attack ran on a correctly classified image, so nothing is known."

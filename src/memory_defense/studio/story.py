@@ -66,7 +66,7 @@ def which_stands(plays: Sequence[Played], transfer: Sequence[int], classes: Sequ
         f"{play.run} answers {classes[answer]} to the image made against {other.run}"
         for play, other, answer in zip(plays, reversed(plays), transfer, strict=True)
     ]
-    return f"{told} Handed the other's image: {' and '.join(handed)}."
+    return f"{told} And the other way round: {' and '.join(handed)}."
 
 
 def _steered(clean: Look, adversarial: Look) -> bool:

@@ -44,7 +44,7 @@ function show(played) {
     you: `Its class, ${names[label]}, is your choice.`,
     defense: `Its class is taken to be ${names[label]}, what the defense answers to the clean image.`,
   };
-  const effort = `${played.forward} images went through the surrogate in ${played.seconds.toFixed(2)} s.`;
+  const effort = `The attack asked the model ${played.forward} times about this image, in ${played.seconds.toFixed(2)} s.`;
   const parts = [
     make("section", { class: "card wide" }, faces(played, names)),
     make("p", { class: "note wide" }, [sources[played.label_source], effort, ...played.notes].join(" ")),
