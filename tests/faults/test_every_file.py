@@ -91,12 +91,12 @@ def state(version: int) -> tuple[State, list[Case]]:
 
 
 def write_state(folder: Path, version: int) -> None:
-    Store(folder / "r.progress.safetensors", "mine").save(state(version)[0], at_once=True)
+    Store(folder / "r.progress.log", "mine").save(state(version)[0], at_once=True)
 
 
 def read_state(folder: Path) -> dict[str, bytes]:
     found = state(0)[0]
-    assert Store(folder / "r.progress.safetensors", "mine").resume(found)
+    assert Store(folder / "r.progress.log", "mine").resume(found)
     return bytes_of(to_tensors(found))
 
 
@@ -309,7 +309,7 @@ def certificates(folder: Path) -> bytes:
 FILES = (
     Kept("r.json", lambda f, v: made_record(70 - v).write(f / "r.json"), lambda f: Record.read(f / "r.json")),
     Kept("r.images.safetensors", lambda f, v: write_per_image(f / "r.images.safetensors", *state(v)), per_image),
-    Kept("r.progress.safetensors", write_state, read_state),
+    Kept("r.progress.log", write_state, read_state),
     Kept("c.progress.safetensors", write_proofs, proofs),
     Kept("c.certificates.safetensors", write_certificates, certificates),
     Kept("manifest.json", write_run, lambda f: RunDirectory(f).read()),

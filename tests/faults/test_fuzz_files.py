@@ -180,7 +180,7 @@ def state() -> tuple[State, list[Case]]:
 
 
 def test_unfinished_evaluations(tmp_path) -> None:
-    path = tmp_path / "record.progress.safetensors"
+    path = tmp_path / "record.progress.log"
     write_tensors(path, to_tensors(state()[0]), {"fingerprint": "mine"})
     fuzz(path, lambda one: Store(one, "mine").resume(state()[0]), 1500, 6)
 

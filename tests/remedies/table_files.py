@@ -41,7 +41,7 @@ def stopped(model=net):
     try:
         evaluated(model, options=Options(progress=Stops()))
     except KeyboardInterrupt:
-        return "r.progress.safetensors"
+        return "r.progress.log"
 """
 )
 RUN = """
@@ -204,7 +204,7 @@ Path("r.json").write_text(json.dumps(said))
         "evaluated(epsilon=0.2)",
         """
         evaluated(epsilon=0.2, out="another.json")
-        Path("«(r.progress.safetensors) belongs»").unlink()
+        Path("«(r.progress.log) belongs»").unlink()
         evaluated(epsilon=0.2)
         """,
         given=STOPPED + "stopped()\n",
@@ -217,7 +217,7 @@ Path("r.json").write_text(json.dumps(said))
         given=STOPPED
         + """
 stopped()
-Path("r.progress.safetensors").rename("r.progress.safetensors.rank-1")
+Path("r.progress.log").rename("r.progress.log.rank-1")
 """,
     ),
     Case(
@@ -226,7 +226,7 @@ Path("r.progress.safetensors").rename("r.progress.safetensors.rank-1")
         "evaluated(mended)",
         """
         evaluated(mended, out="another.json")
-        Path("«(r.progress.safetensors) belongs»").unlink()
+        Path("«(r.progress.log) belongs»").unlink()
         evaluated(mended)
         """,
         given=STOPPED
@@ -241,13 +241,13 @@ answers[0] = 3
         "evaluation/store.py",
         "is damaged (…); remove it to start anew",
         "evaluated()",
-        "Path('«(r.progress.safetensors) is damaged»').unlink()\nevaluated()",
+        "Path('«(r.progress.log) is damaged»').unlink()\nevaluated()",
         given=STOPPED
         + """
 from memory_defense.tensorfiles import read_tensors, write_tensors
 stopped()
-tensors, header = read_tensors(Path("r.progress.safetensors"))
-write_tensors(Path("r.progress.safetensors"), {**tensors, "labels": tensors["labels"][:3].clone()}, header)
+tensors, header = read_tensors(Path("r.progress.log"))
+write_tensors(Path("r.progress.log"), {**tensors, "labels": tensors["labels"][:3].clone()}, header)
 """,
     ),
     Case(
@@ -268,7 +268,7 @@ write_tensors(Path("r.progress.safetensors"), {**tensors, "labels": tensors["lab
         "files.py",
         "wait until it is done, stop it and give the same command again, or write to another place (out)",
         """
-        with locked(Path("r.progress.safetensors")):
+        with locked(Path("r.progress.log")):
             evaluated()
         """,
         "evaluated(out='another.json')\nevaluated()",
