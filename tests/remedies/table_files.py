@@ -244,10 +244,12 @@ answers[0] = 3
         "Path('«(r.progress.log) is damaged»').unlink()\nevaluated()",
         given=STOPPED
         + """
-from memory_defense.tensorfiles import read_tensors, write_tensors
+from memory_defense.evaluation.log import Log
 stopped()
-tensors, header = read_tensors(Path("r.progress.log"))
-write_tensors(Path("r.progress.log"), {**tensors, "labels": tensors["labels"][:3].clone()}, header)
+entries = list(Log(Path("r.progress.log")).entries())
+Path("r.progress.log").unlink()
+tensors, header, _ = entries[0]
+Log(Path("r.progress.log")).append({**tensors, "lead": tensors["lead"][:3]}, header)
 """,
     ),
     Case(
