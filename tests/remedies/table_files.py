@@ -5,9 +5,11 @@ from remedies.cases import Case
 ROOMS = (
     "checksums.py",
     "evaluation/kept.py",
+    "evaluation/log.py",
     "evaluation/place.py",
     "evaluation/record.py",
     "evaluation/results.py",
+    "evaluation/shared_logs.py",
     "evaluation/store.py",
     "files.py",
     "outputs.py",
@@ -250,6 +252,64 @@ entries = list(Log(Path("r.progress.log")).entries())
 Path("r.progress.log").unlink()
 tensors, header, _ = entries[0]
 Log(Path("r.progress.log")).append({**tensors, "lead": tensors["lead"][:3]}, header)
+""",
+    ),
+    Case(
+        "evaluation/store.py",
+        "which kept the state of an evaluation otherwise; finish it with that version, or remove it to start anew",
+        "evaluated()",
+        "Path('«^(.+) was left»').unlink()\nevaluated()",
+        given=STOPPED + "Path('r.progress.safetensors').write_bytes(b'earlier')\n",
+    ),
+    Case(
+        "evaluation/log.py",
+        "is no log of this version; go on with the version that wrote it, or remove it to start anew",
+        "evaluated()",
+        "Path('«^(.+) is no log»').unlink()\nevaluated()",
+        given=STOPPED + "Path('r.progress.log').write_bytes(b'another version')\n",
+    ),
+    Case(
+        "evaluation/log.py",
+        "remove it to start anew, or cut it there to go on from what is before: truncate -s … …",
+        "evaluated()",
+        "import os\nos.truncate('r.progress.log', int('«truncate -s (\\d+)»'))\nevaluated()",
+        given=STOPPED + "stopped()\nflip('r.progress.log', -5)\n",
+    ),
+    Case(
+        "evaluation/log.py",
+        "ends before an image that it holds; restore it, or start anew without it",
+        "os.truncate('a.log', 30)\nlog.blob(place)",
+        "Path('a.log').write_bytes(whole)\nassert log.blob(place) == b'image'",
+        given="""
+import os
+from memory_defense.evaluation.log import Log, with_length
+log = Log(Path("a.log"))
+(place,) = log.append({}, {}, [with_length(b"image")])
+whole = Path("a.log").read_bytes()
+""",
+    ),
+    Case(
+        "evaluation/shared_logs.py",
+        "give all ranks the same out, in a folder that every one of them sees",
+        "shared('elsewhere')",
+        "shared('r.rank-1')",
+        given="""
+from memory_defense.evaluation.log import Log
+from memory_defense.evaluation.shared_logs import beside
+
+class Two:
+    rank, world = 0, 2
+
+    def gather(self, tensors):
+        return [tensors, tensors]
+
+    def agree(self, fault):
+        if fault:
+            raise ValueError(fault)
+
+def shared(other):
+    Log(Path(other))
+    return beside(Path("r"), Log(Path("r.rank-0")), Two())
 """,
     ),
     Case(

@@ -146,9 +146,11 @@ class Log:
 
         Raises ValueError where the file ends before it does.
         """
-        length = int.from_bytes(self._read(place, 4), "little")
-        found = self._read(place + 4, length) if place + 4 + length <= os.fstat(self._handle).st_size else b""
-        if len(found) != length:
+        head = self._read(place, 4)
+        length = int.from_bytes(head, "little")
+        there = len(head) == 4 and place + 4 + length <= os.fstat(self._handle).st_size
+        found = self._read(place + 4, length) if there else b""
+        if not there or len(found) != length:
             raise ValueError(
                 f"{self.path} ends before an image that it holds; restore it, or start anew without it"
             )
