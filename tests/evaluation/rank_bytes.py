@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from memory_defense.evaluation.pixels import Pixels
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 COUNT, SIZES = 24, (16, 96)
-sent = 0
+sent: Counter[str] = Counter()
 
 
 def counted(name: str) -> None:
@@ -26,9 +27,8 @@ def counted(name: str) -> None:
     call = getattr(dist, name)
 
     def watched(*given: Any, **options: Any) -> Any:
-        global sent
         own = given[1] if name == "all_gather" else given[0]
-        sent += own.numel() * own.element_size() if name != "broadcast" or rank == 0 else 0
+        sent["bytes"] += own.numel() * own.element_size() if name != "broadcast" or rank == 0 else 0
         return call(*given, **options)
 
     setattr(dist, name, watched)
@@ -52,8 +52,8 @@ def levels(size: int) -> Tensor:
 
 
 def evaluated(size: int, out: Path | None, *, floats: bool = False, alone: bool = False) -> dict[str, object]:
-    global sent
-    sent, pixels, model = 0, Pixels.of(levels(size)), Coarse().eval()
+    sent.clear()
+    pixels, model = Pixels.of(levels(size)), Coarse().eval()
     labels = model(pixels[:]).argmax(1)
     record = memory_defense.evaluate(
         model,
@@ -65,7 +65,7 @@ def evaluated(size: int, out: Path | None, *, floats: bool = False, alone: bool 
         options=Options(alone=alone),
     )
     worst = [one.model_dump(mode="json") for one in record.worst_case]
-    return {"sent": sent, "worst": worst, "sha256": record.per_image_sha256, "audit": len(record.audit)}
+    return {"sent": sent["bytes"], "worst": worst, "sha256": record.per_image_sha256, "audit": len(record.audit)}
 
 
 def main() -> None:

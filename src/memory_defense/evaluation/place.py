@@ -30,8 +30,13 @@ def per_image_path(record: Path) -> Path:
 
 
 def state_path(record: Path) -> Path:
-    """Return the file that a stopped evaluation goes on from."""
+    """Return the log that a stopped evaluation goes on from."""
     return beside(record, "progress.log")
+
+
+def proofs_state_path(record: Path) -> Path:
+    """Return the file that a stopped certification goes on from."""
+    return beside(record, "progress.safetensors")
 
 
 def per_image_of(record: Record, place: Path) -> Path:

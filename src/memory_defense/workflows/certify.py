@@ -13,7 +13,7 @@ from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.place import Claim, check_place, state_path, tell_replaced
+from memory_defense.evaluation.place import Claim, check_place, proofs_state_path, tell_replaced
 from memory_defense.evaluation.proofs import certified_result
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
@@ -169,7 +169,7 @@ def certified_record(
     recipe = f"certified by {method.name}"
     if smoothing is not None:
         recipe += f", sigma {smoothing.sigma:g}, n {smoothing.samples:,}, alpha {smoothing.alpha:g}"
-    state = None if place is None else state_path(place)
+    state = None if place is None else proofs_state_path(place)
     if place is not None:
         check_place(place)
         check_file(beside(place, CERTIFICATES))
