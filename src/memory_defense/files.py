@@ -77,6 +77,41 @@ def write_bytes(path: Path, *pieces: bytes | memoryview) -> None:
                 view = view[os.write(stream.fileno(), view[:_CHUNK]) :]
 
 
+def append_bytes(path: Path, handle: int, start: int, *pieces: bytes | memoryview) -> int:
+    """Write bytes at the end of an open file, which has `start` bytes; return how many it has then.
+
+    What was written in part is cut off again where the system refuses; a kill may leave it, for `path`'s reader to
+    tell. Raises `WriteError`.
+    """
+    end = start
+    with _explained(path):
+        try:
+            os.lseek(handle, start, os.SEEK_SET)
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    written = os.write(handle, view[:_CHUNK])
+                    view, end = view[written:], end + written
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(handle, start)
+            raise
+    return end
+
+
+def force_to_disk(path: Path, handle: int) -> None:
+    """Return once what was written to an open file is on the disk; raise WriteError where it is not."""
+    with _explained(path):
+        os.fsync(handle)
+
+
+def opened(path: Path) -> int:
+    """Return a file opened for reading and writing, which is made where it is not there; raise WriteError."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically; raise what `atomic` raises."""
     write_bytes(path, text.encode())

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import load as deserialised  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import save as serialised  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from memory_defense.files import check_tensor_file, write_bytes
+from memory_defense.files import append_bytes, atomic, check_tensor_file, write_bytes
 
 CHECKSUM = "memory_defense_sha256"
 """Entry of the metadata; readers do not see it."""
@@ -27,6 +29,8 @@ _METADATA = "__metadata__"
 _LENGTH = 8
 """Bytes of the number that a safetensors file begins with: the length of its header, little-endian."""
 _CHUNK = 1 << 24
+_MOST_STREAMED = 10**18
+"""More bytes than any file has; room for their number is kept in a header that is written last."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -37,6 +41,52 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     pieces, checksum = laid_out(tensors, metadata)
     write_bytes(path, *pieces)
+    return checksum
+
+
+def write_streamed(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    name: str,
+    blocks: Iterable[bytes],
+) -> str:
+    """Write what `write_tensors` does, and bytes as one more tensor, uint8, without having them all at once.
+
+    Parameters
+    ----------
+    path, tensors, metadata
+        As in `write_tensors`.
+    name
+        Of the bytes.
+    blocks
+        The bytes, piece after piece; they are made while they are written.
+    """
+    content = memoryview(serialised({key: one.detach().to("cpu").contiguous() for key, one in tensors.items()}))
+    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    entries, said = json.loads(bytes(content[_LENGTH:start])), dict(sorted(metadata.items()))
+    first = len(content) - start
+
+    def header(size: int, checksum: str) -> bytes:
+        entries[name] = {"dtype": "U8", "shape": [size], "data_offsets": [first, first + size]}
+        return json.dumps({_METADATA: {**said, CHECKSUM: checksum}, **entries}, separators=(",", ":")).encode()
+
+    room = len(header(_MOST_STREAMED, "0" * 64))
+    room += -room % _LENGTH
+    body, size = hashlib.sha256(content[start:]), 0
+    with atomic(path) as temporary:
+        handle = os.open(temporary, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        try:
+            at = append_bytes(path, handle, 0, bytes(_LENGTH + room), content[start:])
+            for block in blocks:
+                body.update(block)
+                at, size = append_bytes(path, handle, at, block), size + len(block)
+            header(size, "")
+            checksum = _checksum(entries, said, body.digest())
+            found = header(size, checksum)
+            append_bytes(path, handle, 0, room.to_bytes(_LENGTH, "little"), found + b" " * (room - len(found)))
+        finally:
+            os.close(handle)
     return checksum
 
 
@@ -65,8 +115,8 @@ def read_tensors(
     path
         The file.
     wanted
-        Whether a tensor is read, by its name; None reads all of them. The checksum is of the whole file either
-        way.
+        Whether a tensor is read, by its name; None reads all of them. Of others `bytes_of` reads parts. The
+        checksum is of the whole file either way.
 
     Raises
     ------
@@ -100,6 +150,59 @@ def read_tensors(
             "again"
         )
     return tensors, metadata
+
+
+def parsed(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return every tensor and the metadata of what `laid_out` returned.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else, or was changed since.
+    """
+    try:
+        start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+        entries = json.loads(content[_LENGTH:start])
+        metadata = cast("dict[str, str]", entries.pop(_METADATA))
+        said = metadata.pop(CHECKSUM)
+        found = _checksum(entries, metadata, hashlib.sha256(memoryview(content)[start:]).digest())
+        if found != said:
+            raise ValueError("its content is not what its checksum says")
+        return deserialised(content), metadata
+    except (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"no whole tensors ({error})") from error
+
+
+def place_of(header: bytes, name: str) -> tuple[int, int]:
+    """Return where the bytes of one tensor begin and end, from the beginning of a file of this kind.
+
+    Parameters
+    ----------
+    header
+        The file's first bytes, up to the end of its header at least.
+    name
+        Of the tensor; KeyError without one.
+    """
+    start = _LENGTH + int.from_bytes(header[:_LENGTH], "little")
+    first, last = json.loads(header[_LENGTH:start])[name]["data_offsets"]
+    return start + first, start + last
+
+
+def place_in(path: Path, name: str) -> tuple[int, int]:
+    """Return where the bytes of one tensor of a file begin and end; raise KeyError without one of the name."""
+    with path.open("rb") as source:
+        length = source.read(_LENGTH)
+        return place_of(length + source.read(int.from_bytes(length, "little")), name)
+
+
+def bytes_of(path: Path, start: int, stop: int) -> bytes:
+    """Return the bytes of a file from `start` up to `stop`; raise ValueError where it has fewer."""
+    with path.open("rb") as source:
+        source.seek(start)
+        found = source.read(stop - start)
+    if len(found) != stop - start:
+        raise ValueError(f"{path} has become shorter since it was read; restore it, or make it again")
+    return found
 
 
 def checksum_of(path: Path) -> str:

@@ -151,7 +151,7 @@ def test_an_error_in_the_middle_names_the_attack_and_what_was_done_is_kept(tmp_p
 
     with pytest.raises(ModelError, match=r"ArithmeticError: a fuse .*under pgd, on images that it was not given"):
         evaluate()
-    state = out.with_suffix(".progress.safetensors")
+    state = out.with_suffix(".progress.log")
     done = read_tensors(state)[0]["case 0 done"]
     assert done.tolist() == [row < 16 for row in range(COUNT)], "two chunks, and not the one that failed"
     model.armed = False

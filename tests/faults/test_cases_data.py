@@ -202,7 +202,7 @@ def test_case_24_company_changes_no_outcome(tmp_path) -> None:
         results = read_per_image(per_image_path(out))
         back = results.ids.argsort()
         broken = results.broken[0]
-        found.append([one[back] for one in (broken.robust, broken.breaker, broken.distance, broken.images)])
+        found.append([one[back] for one in (broken.robust, broken.breaker, broken.distance, broken.images[:])])
     assert 0 < int(found[0][0].sum()) < 26
     for other in found[1:] if record.batch_invariance.granule is not None else []:
         for one, reference in zip(other, found[0], strict=True):

@@ -182,6 +182,20 @@ CASES = (
     ),
     Case(
         "tensorfiles.py",
+        "has become shorter since it was read; restore it, or make it again",
+        "bytes_of(Path('w.safetensors'), start, stop)",
+        "write_tensors(Path('w.safetensors'), held)\nbytes_of(Path('w.safetensors'), start, stop)",
+        given="""
+import os
+from memory_defense.tensorfiles import bytes_of, place_in
+held = {"a": torch.ones(5)}
+write_tensors(Path("w.safetensors"), held)
+start, stop = place_in(Path("w.safetensors"), "a")
+os.truncate("w.safetensors", stop - 1)
+""",
+    ),
+    Case(
+        "tensorfiles.py",
         "make it readable with chmod",
         "read_tensors(Path('weights.safetensors'))",
         """

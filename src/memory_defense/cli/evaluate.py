@@ -98,6 +98,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     from memory_defense.cli.own_target import own_target
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
+    from memory_defense.evaluation.pixels import Pixels
     from memory_defense.reporting import Section
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
 
@@ -118,7 +119,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
         )
         record = evaluate_model(
             own.model,
-            own.images.floats(),
+            Pixels.of(own.images),
             own.images.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
             norm=norm,

@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from memory_defense.checks import check_images, check_labels, real_number, shown
 from memory_defense.contracts import Images, Labels
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import Pictures, Pixels, check_pictures
 from memory_defense.names import NORMS, nearest
 from memory_defense.progress import PrintedProgress
 from memory_defense.wrappers import modules_of, places_of
@@ -84,6 +85,14 @@ def checked_norm(norm: object) -> str:
     raise ValueError(f"unknown norm {shown(norm)}{hint or ';'} known: {', '.join(NORMS)}")
 
 
+def pictures_of(images: object) -> Pictures:
+    """Return what `images_of` does; images by reference are checked, and stay where they are."""
+    if not isinstance(images, Pixels):
+        return images_of(images)
+    check_pictures(images)
+    return images
+
+
 def images_of(images: object) -> Images:
     """Return images (N, C, H, W), float32 in [0, 1]: themselves if they are such a tensor, else a conversion.
 
@@ -102,7 +111,7 @@ def images_of(images: object) -> Images:
     return plain
 
 
-def labels_of(labels: object, images: Images) -> Labels:
+def labels_of(labels: object, images: Pictures) -> Labels:
     """Return labels (N,) int64 on the device of the images.
 
     Raises

@@ -14,7 +14,8 @@ from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.options import OptionFields, Options
-from memory_defense.evaluation.place import Claim, check_place, state_path, tell_replaced
+from memory_defense.evaluation.pixels import Pixels
+from memory_defense.evaluation.place import Claim, check_place, proofs_state_path, tell_replaced
 from memory_defense.evaluation.proofs import certified_result
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
@@ -116,7 +117,7 @@ def certify(
         with on_device(defense, chosen.device), alone_at(place):
             given, truth, order = unpaired(images, labels)
             chosen = replace(chosen, notes=(*chosen.notes, *filter(None, [order])))
-            pixels = images_of(given)
+            pixels = images_of(given[:] if isinstance(given, Pixels) else given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
             truth = labels_of(truth, pixels)
             defense, _ = introduced(as_found(defense, *around), pixels, follows=False)
@@ -176,7 +177,7 @@ def certified_record(
     recipe = f"certified by {method.name}"
     if smoothing is not None:
         recipe += f", sigma {smoothing.sigma:g}, n {smoothing.samples:,}, alpha {smoothing.alpha:g}"
-    state = None if place is None else state_path(place)
+    state = None if place is None else proofs_state_path(place)
     if place is not None:
         check_place(place)
         check_file(beside(place, CERTIFICATES))

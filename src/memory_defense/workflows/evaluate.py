@@ -21,7 +21,6 @@ from memory_defense.contracts import (
     Certifying,
     Classifier,
     Defense,
-    Images,
     Labels,
     Targeting,
     needs_gradient,
@@ -36,6 +35,7 @@ from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import OptionFields, Options
+from memory_defense.evaluation.pixels import Pictures, Pixels
 from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
@@ -44,7 +44,13 @@ from memory_defense.evaluation.results import read_per_image, untried, write_per
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.sizes import taken_by
-from memory_defense.evaluation.store import discard, of_other_company, of_rank, only_writer
+from memory_defense.evaluation.store import (
+    discard,
+    of_earlier_versions,
+    of_other_company,
+    of_rank,
+    only_writer,
+)
 from memory_defense.files import remove
 from memory_defense.foreign import undisturbed
 from memory_defense.passes import granules_of
@@ -57,9 +63,9 @@ from memory_defense.workflows.arguments import (
     Radii,
     check_model,
     checked_norm,
-    images_of,
     labels_of,
     options_of,
+    pictures_of,
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
@@ -69,7 +75,7 @@ from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_d
 
 def evaluate(
     model: Classifier | Defense,
-    images: ImagesLike,
+    images: ImagesLike | Pixels,
     labels: LabelsLike | None = None,
     *,
     epsilon: Radii,
@@ -94,7 +100,9 @@ def evaluate(
         (N, C, H, W) in [0, 1] and (N,): tensors, or arrays of numpy, or lists. Floats of any precision are taken as
         float32, integers of any type as int64, labels on another device are moved to the images'. Grey levels,
         channels last and one-hot labels are not guessed at: the error says what to write. A `DataLoader`, a
-        `Dataset` of pairs, or what `data.own.load_images` returns, has its own labels, which are then left out.
+        `Dataset` of pairs, or what `data.own.load_images` returns, has its own labels, which are then left out. For
+        images that are more than fit into memory as floats, give what `load_images` returns, or
+        `evaluation.pixels.Pixels.of` their grey levels.
     epsilon
         Radii in pixel units of [0, 1], such as 8 / 255; numbers of Python, numpy or torch. A float32 counts as the
         decimal that it is written as: ``np.float32(0.1)`` is 0.1. A radius that is given twice is tried once.
@@ -159,7 +167,7 @@ def evaluate(
         with on_device(defense, chosen.device), alone_at(place):
             given, truth, order = unpaired(images, labels)
             chosen = _with_note(chosen, order)
-            pixels = images_of(given)
+            pixels = pictures_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
             truth = labels_of(truth, pixels)
             chosen.numbers(len(pixels))
@@ -194,7 +202,7 @@ def alone_at(place: Path | None) -> AbstractContextManager[None]:
 
 def saved_evaluation(
     defense: Defense,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     cases: Sequence[Case],
     options: Options,
@@ -214,12 +222,12 @@ def saved_evaluation(
             tell_replaced(place, _claim(images, cases, options, recipe), options.progress)
     if state is not None and not options.resume:
         remove(of_rank(state, current()))  # each process its own, so that none goes on from what another removes
-        for one in of_other_company(state, current()) if current().leads else ():
+        for one in (*of_other_company(state, current()), *of_earlier_versions(state)) if current().leads else ():
             remove(one)
     return attack_all(defense, images, labels, cases, options, state_file=state, keep_state=True)
 
 
-def _claim(images: Images, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
+def _claim(images: Pictures, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
     balls = {(case.ball.norm, case.ball.epsilon) for case in cases if case.purpose != "curve"}
     return Claim(
         defense=options.defense,
@@ -259,8 +267,10 @@ def finished_record(
     )
     per_image, checksum = None if place is None else per_image_path(place), ""
     if per_image is not None:
+        target, ranks = per_image, current()
         with stage(options.progress, f"writing {per_image}"):
-            checksum = write_per_image(per_image if current().leads else None, evaluation.state, evaluation.cases)
+            _, checksum = ranks.lead(lambda: ({}, write_per_image(target, evaluation.state, evaluation.cases)))
+            ranks.total()  # nobody removes what another rank still reads
     record = Record(
         defense=options.defense,
         recipe=recipe,

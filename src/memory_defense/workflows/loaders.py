@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from memory_defense.checks import shown
+from memory_defense.evaluation.pixels import Pixels
 
 
 @runtime_checkable
 class _Held(Protocol):
     """An `ImageSet`, without its class: this room reads no files."""
 
+    images: Tensor
     labels: Tensor
 
     def floats(self) -> Tensor: ...
@@ -42,7 +44,7 @@ def unpaired(images: object, labels: object) -> tuple[object, object, str]:
         return images, labels, ""
     held = images if isinstance(images, _Held) else getattr(images, "images", None)
     if not isinstance(images, Tensor) and isinstance(held, _Held):
-        return held.floats(), held.labels, ""
+        return Pixels.of(held), held.labels, ""
     if isinstance(images, DataLoader):
         loader = cast("DataLoader[Any]", images)
         note = "the loader shuffles: an evaluation that is stopped goes on only from the same order"
