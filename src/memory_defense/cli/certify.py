@@ -195,7 +195,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
             )
         record = certify_model(
             model,
-            images.floats(),
+            images.pixels(device),
             images.labels,
             radii=[radius(text, "l2") for text in options.radius],
             smoothing=smoothing,

@@ -118,7 +118,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
         )
         record = evaluate_model(
             own.model,
-            own.images.floats(),
+            own.images.pixels(device),
             own.images.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
             norm=norm,

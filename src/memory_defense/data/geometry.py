@@ -153,5 +153,5 @@ def _resampled(pixels: np.ndarray, sides: tuple[int, int], how: Image.Resampling
     if pixels.ndim == 3:
         return np.stack([_resampled(pixels[..., c], sides, how) for c in range(pixels.shape[2])], axis=2)
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    resampled = np.asarray(image.resize(sides[::-1], how))
+    resampled = np.asarray(image.resize((sides[1], sides[0]), how))
     return resampled if pixels.dtype == np.uint8 else resampled.clip(pixels.min(), pixels.max())
