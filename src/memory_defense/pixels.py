@@ -22,10 +22,10 @@ FLOAT_BYTES = 64 << 20
 """Bytes of float32 pixels that one chunk of images has at most, where each of an attack's tensors is that large."""
 _WHOLE = 8
 """A chunk has a multiple of so many images, and at least so many, whatever their size."""
-_DESCRIBES = frozenset(
+_DESCRIBES = (
     "shape device dtype ndim layout requires_grad is_meta is_quantized is_nested is_sparse is_cuda is_cpu names "
     "is_leaf grad_fn itemsize nbytes dim size numel nelement element_size stride is_contiguous is_floating_point "
-    "is_complex is_inference get_device storage_offset is_signed __hash__".split()
+    "is_complex is_inference get_device storage_offset is_signed __hash__"
 )
 """What says something of images without a look at their pixels."""
 
@@ -105,8 +105,7 @@ class Pixels(Tensor):
 
     def __getitem__(self, index: Any) -> Tensor:
         """Return what is at this index as a float32 tensor of its own."""
-        whole: tuple[Any, ...] = (index,) if not isinstance(index, tuple) or not index else cast(Any, index)
-        first, others = whole[0], whole[1:]
+        first, others = (index[0], index[1:]) if type(index) is tuple and index else (index, ())
         if first is None or first is Ellipsis or (isinstance(first, Tensor) and first.dim() > 1):
             return self._floats(slice(None))[index]
         found = self._floats(first)
@@ -171,7 +170,7 @@ class Pixels(Tensor):
         del types
         name = getattr(func, "__name__", "")
         described = func.__self__.__name__ if name == "__get__" and hasattr(func, "__self__") else name
-        if described in _DESCRIBES:
+        if described in _DESCRIBES.split():
             with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
                 return func(*args, **(kwargs or {}))
         if name in _OWN and isinstance(args[0], cls):
@@ -225,7 +224,7 @@ class _Parts(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return tuple(self[number] for number in cast("Sequence[int]", range(len(self))[cast(Any, index)]))
-        number: int = range(len(self))[index]
+        number = range(len(self))[int(index)]
         return self.images[number * self.size : (number + 1) * self.size]
 
 

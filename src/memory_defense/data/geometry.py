@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from memory_defense.data.limits import Limits, check_sides, fit
 from memory_defense.data.places import LARGEST_SIDE, SMALLEST_SIDE
 from memory_defense.names import check_name
 
@@ -133,6 +136,66 @@ class Geometry:
             return self.resize
         shorter = min(height, width)
         return self.resize * height // shorter, self.resize * width // shorter
+
+
+Framing = int | Geometry | None
+"""How images are brought to a model's pixels: the largest centred square at so many pixels a side (`limits.fit`), a
+geometry, or as they are."""
+
+
+def framing_of(size: int | None, geometry: Geometry | str | None) -> Framing:
+    """Return the one of both that is given; raise ValueError for both, or a text that is no geometry."""
+    if size is not None and geometry is not None:
+        raise ValueError(f"size is {size} and geometry {str(geometry)!r}, which are two ways to resize; give one")
+    return Geometry.parse(geometry) if isinstance(geometry, str) else geometry if size is None else size
+
+
+def framing_text(how: Framing) -> str:
+    """Return it as it is written by the user and in records: ``size=224``, a geometry's line, or nothing."""
+    return "" if how is None else f"size={how}" if isinstance(how, int) else str(how)
+
+
+def framed_size(where: str, height: int, width: int, how: Framing, limits: Limits) -> tuple[int, int]:
+    """Return the (height, width) that `framed` gives an image of (height, width); raise ValueError as it does."""
+    if not isinstance(how, Geometry):
+        check_sides(where, height, width, how, limits)
+        return (height, width) if how is None else (how, how)
+    check_sides(where, height, width, SMALLEST_SIDE)
+    try:
+        sides = how.size_of(height, width)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    check_sides(where, *sides, None, limits)
+    return sides
+
+
+def framed(where: str, pixels: np.ndarray, how: Framing, limits: Limits) -> np.ndarray:
+    """Return an image (H, W) or (H, W, C) as it is to be; one that fits keeps its pixels bit by bit.
+
+    Raises
+    ------
+    ValueError
+        For an image that is too small or too large, or smaller than what is cut out; the text begins with `where`.
+    """
+    framed_size(where, pixels.shape[0], pixels.shape[1], how, limits)
+    if isinstance(how, Geometry):
+        return how.apply(pixels)
+    return pixels if how is None else fit(pixels, how)
+
+
+def framed_all(where: str, images: Tensor, how: Framing, limits: Limits) -> Tensor:
+    """Return images (N, C, H, W), on the CPU, as `framed` does, of the same type; themselves if nothing changes."""
+    height, width = images.shape[2:]
+    sides = framed_size(where, height, width, how, limits)
+    if how is None or how == height == width:
+        return images.contiguous()
+    found = torch.empty((*images.shape[:2], *sides), dtype=images.dtype, device="meta")
+    limits.check_memory(where, found.numel() * images.element_size(), len(images))
+    found = torch.empty_like(found, device="cpu")
+    for image, place in zip(images, found, strict=True):
+        pixels = framed(where, np.ascontiguousarray(image.permute(1, 2, 0).numpy()), how, limits)
+        place[:] = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    return found
 
 
 def _sides(text: str, value: str) -> int | tuple[int, int]:
