@@ -105,7 +105,8 @@ class Pixels(Tensor):
 
     def __getitem__(self, index: Any) -> Tensor:
         """Return what is at this index as a float32 tensor of its own."""
-        first, others = (index[0], index[1:]) if type(index) is tuple and index else (index, ())
+        parts: list[Any] = [*index] if type(index) is tuple and index else [index]
+        first, others = parts[0], tuple(parts[1:])
         if first is None or first is Ellipsis or (isinstance(first, Tensor) and first.dim() > 1):
             return self._floats(slice(None))[index]
         found = self._floats(first)

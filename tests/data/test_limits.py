@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memory_defense.data.geometry import framed_all
+from memory_defense.data.array_shapes import framed_all
 from memory_defense.data.limits import Limits, Words, check_sides, fit
 from memory_defense.data.places import check_size, check_trained_size
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from memory_defense.data.geometry import framed_all
+from memory_defense.data.array_shapes import framed_all
 from memory_defense.data.limits import Limits
 from memory_defense.data.own import DataSplit, held_out, load_images, load_splits
 from memory_defense.data.sources import DataNotFoundError

@@ -110,6 +110,8 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             source=options.data or "",
             weights=options.weights,
             size=options.size,
+            geometry=options.geometry,
+            classes=options.classes,
             images=options.images,
             data_dir=options.data_dir,
             offline=options.offline,

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from memory_defense.checks import check_images, check_labels
 from memory_defense.contracts import Labels, Rows
-from memory_defense.data.array_shapes import channels_first, check_layout, one_axis, understood, whole_numbers
-from memory_defense.data.geometry import Framing, framed_all, framed_size
+from memory_defense.data.array_shapes import (
+    channels_first,
+    check_layout,
+    framed_all,
+    one_axis,
+    understood,
+    whole_numbers,
+)
+from memory_defense.data.geometry import Framing, framed_size
 from memory_defense.data.limits import Limits
 from memory_defense.data.npz import Npz
 from memory_defense.tensorfiles import read_tensors

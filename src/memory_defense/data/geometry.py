@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from memory_defense.data.limits import Limits, check_sides, fit
 from memory_defense.data.places import LARGEST_SIDE, SMALLEST_SIDE
@@ -181,21 +179,6 @@ def framed(where: str, pixels: np.ndarray, how: Framing, limits: Limits) -> np.n
     if isinstance(how, Geometry):
         return how.apply(pixels)
     return pixels if how is None else fit(pixels, how)
-
-
-def framed_all(where: str, images: Tensor, how: Framing, limits: Limits) -> Tensor:
-    """Return images (N, C, H, W), on the CPU, as `framed` does, of the same type; themselves if nothing changes."""
-    height, width = images.shape[2:]
-    sides = framed_size(where, height, width, how, limits)
-    if how is None or how == height == width:
-        return images.contiguous()
-    found = torch.empty((*images.shape[:2], *sides), dtype=images.dtype, device="meta")
-    limits.check_memory(where, found.numel() * images.element_size(), len(images))
-    found = torch.empty_like(found, device="cpu")
-    for image, place in zip(images, found, strict=True):
-        pixels = framed(where, np.ascontiguousarray(image.permute(1, 2, 0).numpy()), how, limits)
-        place[:] = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-    return found
 
 
 def _sides(text: str, value: str) -> int | tuple[int, int]:

@@ -16,9 +16,11 @@ from torch import Tensor
 from memory_defense.checks import check_at_least
 from memory_defense.contracts import Labels, Progress, Rows
 from memory_defense.data.array_files import ArrayFile
-from memory_defense.data.class_order import ORDER_FILE
+from memory_defense.data.array_shapes import framed_all
+from memory_defense.data.class_map import Numbers, class_names
+from memory_defense.data.class_order import ORDER_FILE, POSITIONS
 from memory_defense.data.folders import ImageFolder
-from memory_defense.data.geometry import Framing, Geometry, framed_all, framing_of, framing_text
+from memory_defense.data.geometry import Framing, Geometry, framing_of, framing_text
 from memory_defense.data.images import ImageSet, Splits, first_of_each, load_dataset
 from memory_defense.data.limits import Limits
 from memory_defense.data.places import (
@@ -212,6 +214,37 @@ def load_splits(
     )
     chosen = ImageSet(train.images[rest:], train.labels[rest:], train.ids[rest:])
     return Splits(train.first(rest).to(device), chosen.to(device), test.to(device), spec, notes, opened.otherwise)
+
+
+def relabelled(data: DataSplit, numbers: Numbers, outputs: int) -> DataSplit:
+    """Return the same images, labelled by the outputs of a model that knows other classes too.
+
+    Parameters
+    ----------
+    data
+        Labelled by positions in its classes.
+    numbers
+        The output of each class, from `class_map`.
+    outputs
+        How many the model has.
+
+    Raises
+    ------
+    ValueError
+        For a number beyond the last output.
+    """
+    if (most := max(numbers.outputs)) >= outputs:
+        folder = data.classes[numbers.outputs.index(most)]
+        raise ValueError(
+            f"{data.name}: class {folder!r} has the number {most}, but the model has {outputs} outputs, counted "
+            "from 0; correct the number, or give the model that these classes belong to"
+        )
+    labels = data.images.labels
+    found = replace(data.images, labels=torch.tensor(numbers.outputs, device=labels.device)[labels])
+    classes = class_names(data.classes, numbers.outputs, outputs)
+    doubts = (ORDER_FILE, POSITIONS)  # about positions among the folders, which no longer decide
+    notes = (*(note for note in data.notes if not any(doubt in note for doubt in doubts)), numbers.why)
+    return replace(data, images=found, classes=classes, sha256=_sha256(found), notes=notes, otherwise=None)
 
 
 def held_out(labels: Labels, classes: int) -> Tensor:
