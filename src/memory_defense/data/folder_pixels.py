@@ -106,7 +106,7 @@ class FolderPixels:
                 images = np.empty((len(self.files), *one.pixels.shape), np.uint8)
             if len(one.pixels) > images.shape[1]:
                 images = np.repeat(images, 3, axis=1)
-            images[number], turned = one.pixels, turned + one.turned
+            images[number, :], turned = one.pixels, turned + one.turned
         return torch.from_numpy(images), turned
 
     def _on_disk(self, start: int) -> Iterator[decoded.Picture]:

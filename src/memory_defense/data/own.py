@@ -24,7 +24,6 @@ from memory_defense.data.geometry import Framing, Geometry, framing_of, framing_
 from memory_defense.data.images import ImageSet, Splits, first_of_each, load_dataset
 from memory_defense.data.limits import Limits
 from memory_defense.data.places import (
-    LARGEST_TRAINED_SIDE,
     DataNotFoundError,
     check_size,
     check_trained_size,
@@ -165,7 +164,7 @@ def load_splits(
 ) -> Splits:
     """Return all splits of a source, to train on; the parameters and errors are those of `load_images`.
 
-    Images are squares of at most 128 pixels a side, or are resized to such. Of a folder's or a file's training
+    Images are squares, or are resized to such. Of a folder's or a file's training
     images a tenth of each class, but at least one, is held out: the first of a fixed permutation, the same in every
     run. Mean and standard deviation are those of all training pixels. Every class must have two training images,
     and train and test must be of one shape and type. A known dataset keeps its size.
@@ -176,7 +175,7 @@ def load_splits(
         _check_unnamed(source, classes)
         return load_dataset(source, device=device, **options)
     bounds = limits or Limits()
-    bounds = replace(bounds, side=min(bounds.side, LARGEST_TRAINED_SIDE), square=True)
+    bounds = replace(bounds, square=True)
     bounds = replace(bounds, words=replace(bounds.words, images=""))
     with _readable(source):
         opened = _open(source, bounds, classes, **options)

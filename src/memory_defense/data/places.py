@@ -12,9 +12,7 @@ SUFFIXES = (".npz", ".safetensors")
 
 SMALLEST_SIDE = 4
 LARGEST_SIDE = 1024
-"""Pixels a side of images that a user's own classifier is evaluated on, at most."""
-LARGEST_TRAINED_SIDE = 128
-"""Pixels a side of images that the networks of this library are trained on, at most."""
+"""Pixels a side of images that are evaluated or trained on; a network may take fewer, and says so."""
 
 
 class DataNotFoundError(ValueError):
@@ -27,15 +25,15 @@ def shown(name: object) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def check_size(size: int | None, largest: int = LARGEST_SIDE) -> None:
+def check_size(size: int | None) -> None:
     """Raise ValueError unless images may be resized to this many pixels a side; None leaves them as they are."""
-    if size is not None and not SMALLEST_SIDE <= size <= largest:
-        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {largest} pixels a side")
+    if size is not None and not SMALLEST_SIDE <= size <= LARGEST_SIDE:
+        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side")
 
 
 def check_trained_size(source: str | Path, size: int | None, geometry: object = None) -> None:
     """Raise ValueError as `check_size` does, and for a known dataset that would not be trained on as it is."""
-    check_size(size, LARGEST_TRAINED_SIDE)
+    check_size(size)
     known = isinstance(source, str) and source in DATASETS
     if known and size not in (None, DATASETS[str(source)].size):
         raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")

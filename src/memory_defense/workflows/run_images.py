@@ -107,7 +107,8 @@ def splits_of(
     run
         Finished.
     source
-        Other images (see `data.own.load_splits`), brought to size as the run's; None takes those that the manifest names.
+        Other images (see `data.own.load_splits`), brought to size as the run's; None takes those that the manifest
+        names.
     device, data_dir, offline, may_update, progress, limits
         See `data.own.load_splits`.
 
