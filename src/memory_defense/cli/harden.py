@@ -141,7 +141,7 @@ def _print(done: Hardened) -> None:
 def check(options: HardenArguments) -> None:
     """Raise ValueError for arguments that cannot be right; torch is not needed."""
     from memory_defense.cli.harden_certified import check_certified
-    from memory_defense.data.places import check_trained_size
+    from memory_defense.data.places import LARGEST_SIDE, check_trained_size
     from memory_defense.data.spec import DATASETS
 
     check_classifier(options.classifier)
@@ -169,7 +169,7 @@ def check(options: HardenArguments) -> None:
             f"--size is {options.size}, but the memory autoencoder takes {SIZES[0]} to {SIZES[1]} pixels"
         )
     check_framing(options.size, options.geometry)
-    check_trained_size(options.data, options.size, options.geometry)
+    check_trained_size(options.data, options.size, options.geometry, largest=LARGEST_SIDE)
     check_source(options.data, options.data_dir)
     from memory_defense.attacks.suites import check_attacks
     from memory_defense.run_directory import RunDirectory

@@ -33,7 +33,7 @@ def read_listing(path: Path) -> tuple[str, ...]:
     ValueError
         If it does not exist, or is no list in UTF-8.
     """
-    lines = read_order(path)
+    lines = read_order(path, tabs=True)
     if lines is None:
         raise ValueError(f"{path} does not exist; write a class a line, or FOLDER and a number a line")
     return lines

@@ -100,8 +100,11 @@ def given(classes: Sequence[str], folders: Iterable[Path], where: str) -> tuple[
     return names
 
 
-def read_order(path: Path) -> tuple[str, ...] | None:
-    """Return the names in an order file, None where there is no such file; raise ValueError for what is no list."""
+def read_order(path: Path, *, tabs: bool = False) -> tuple[str, ...] | None:
+    """Return the names in an order file, None where there is no such file; raise ValueError for what is no list.
+
+    With `tabs` a line may have some, which are taken as spaces.
+    """
     if not path.is_file():
         return None
     with path.open("rb") as source:
@@ -112,7 +115,7 @@ def read_order(path: Path) -> tuple[str, ...] | None:
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is no list of class names in UTF-8 ({error}); write one name a line") from error
-    names = tuple(line for line in lines if line)
+    names = tuple(line.replace("\t", " ") if tabs else line for line in lines if line)
     if not names or not all(name.isprintable() for name in names):
         raise ValueError(f"{path} names no class, or one that cannot be shown; write one name a line")
     return names

@@ -24,6 +24,7 @@ from memory_defense.data.geometry import Framing, Geometry, framing_of, framing_
 from memory_defense.data.images import ImageSet, Splits, first_of_each, load_dataset
 from memory_defense.data.limits import Limits
 from memory_defense.data.places import (
+    LARGEST_SIDE,
     DataNotFoundError,
     check_size,
     check_trained_size,
@@ -169,7 +170,7 @@ def load_splits(
     run. Mean and standard deviation are those of all training pixels. Every class must have two training images,
     and train and test must be of one shape and type. A known dataset keeps its size.
     """
-    check_trained_size(source, size, geometry)
+    check_trained_size(source, size, geometry, largest=LARGEST_SIDE)
     how = framing_of(size, geometry)
     if isinstance(source, str) and source in DATASETS:
         _check_unnamed(source, classes)

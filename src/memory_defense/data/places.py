@@ -14,6 +14,9 @@ SMALLEST_SIDE = 4
 LARGEST_SIDE = 1024
 """Pixels a side of images that are evaluated or trained on; a network may take fewer, and says so."""
 
+LARGEST_TRAINED_SIDE = 128
+"""Pixels a side of images that recipes are adapted to, at most; a user's own network takes what it takes."""
+
 
 class DataNotFoundError(ValueError):
     """No source has the dataset; the text lists each, why it failed and what to do."""
@@ -25,15 +28,17 @@ def shown(name: object) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def check_size(size: int | None) -> None:
+def check_size(size: int | None, largest: int = LARGEST_SIDE) -> None:
     """Raise ValueError unless images may be resized to this many pixels a side; None leaves them as they are."""
-    if size is not None and not SMALLEST_SIDE <= size <= LARGEST_SIDE:
-        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side")
+    if size is not None and not SMALLEST_SIDE <= size <= largest:
+        raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {largest} pixels a side")
 
 
-def check_trained_size(source: str | Path, size: int | None, geometry: object = None) -> None:
+def check_trained_size(
+    source: str | Path, size: int | None, geometry: object = None, *, largest: int = LARGEST_TRAINED_SIDE
+) -> None:
     """Raise ValueError as `check_size` does, and for a known dataset that would not be trained on as it is."""
-    check_size(size)
+    check_size(size, largest)
     known = isinstance(source, str) and source in DATASETS
     if known and size not in (None, DATASETS[str(source)].size):
         raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")
