@@ -41,7 +41,8 @@ class Options:
     batch_size: int | None = None
     """Images in one pass through the model, at least 1; None finds the fastest by a probe of at most a second."""
     chunk: int = 1024
-    """Images that an attack holds in memory at once, at least 1; progress is saved between chunks."""
+    """Images that an attack holds in memory at once, at least 1; fewer where these are more than 64 MiB of pixels.
+    Progress is saved between chunks."""
     device: torch.device | str | None = None
     """Device to compute on, such as ``cuda:1``; None is the device of the images. The model returns to its own."""
     submissions: Submissions | int = 1
