@@ -162,9 +162,12 @@ def test_a_listed_order_is_not_doubted(data):
 
 def test_a_model_with_more_classes_than_folders_is_refused_and_the_way_out_works(data):
     asked = ("evaluate", "levels_net:thirteen", "--data", data, "--epsilon", "0.01", "--attacks", "fgsm")
-    refused(memdef(*asked), "13", "add to the data those that the model knows beyond: an empty folder each")
-    (data / "test" / "12").mkdir()
-    assert memdef(*asked).status == 0
+    (data / "test" / "0").rename(data / "test" / "nought")
+    refused(memdef(*asked), "knows 13 classes", "--classes FILE", "an empty folder each")
+    (data / "test" / "nought").rename(data / "test" / "0")
+    said = memdef(*asked)  # names that are numbers say it themselves
+    assert said.status == 0, said.err
+    assert "among the 13 outputs of the model" in said.err
 
 
 def test_a_run_keeps_the_order_that_it_began_with(tmp_path):

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from memory_defense.cli.arguments import (
+    ClassesOption,
     DataDir,
     Device,
+    GeometryOption,
     Name,
     Offline,
     OwnImages,
@@ -20,6 +22,7 @@ from memory_defense.cli.arguments import (
     Size,
     Target,
     Threads,
+    check_framing,
     check_run_images,
     check_source,
     radius,
@@ -72,6 +75,8 @@ class CertifyArguments:
     name: Name = None
     data: OwnImages = None
     size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
     weights: OwnWeights = None
     data_dir: DataDir = None
     offline: Offline = False
@@ -118,7 +123,6 @@ def certify(options: CertifyArguments) -> None:
 def _check(options: CertifyArguments) -> None:
     """Raise ValueError for options that exclude each other, and for values out of range, before torch is loaded."""
     from memory_defense.cli.evaluate_checks import is_classifier
-    from memory_defense.data.places import check_size
     from memory_defense.evaluation.place import check_place
     from memory_defense.files import check_tensor_file
     from memory_defense.names import check_classifier
@@ -127,7 +131,12 @@ def _check(options: CertifyArguments) -> None:
     _check_method(options)
     check_place(options.place(), {"the classifier": Path(options.target), "--weights": options.weights})
     if not is_classifier(options.target):
-        given = {"--weights": options.weights, "--size": options.size}
+        given = {
+            "--weights": options.weights,
+            "--size": options.size,
+            "--geometry": options.geometry,
+            "--classes": options.classes,
+        }
         if only := [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
@@ -145,7 +154,7 @@ def _check(options: CertifyArguments) -> None:
         raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
     elif not Path(options.target).exists():
         raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
-    check_size(options.size)
+    check_framing(options.size, options.geometry, options.classes)
     check_source(options.data, options.data_dir)
     if options.weights is not None:
         check_tensor_file(options.weights)
@@ -178,6 +187,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
     from memory_defense.cli.shared import print_tables
     from memory_defense.contracts import Certifying
     from memory_defense.defenses.interval_proof import proving
+    from memory_defense.evaluation.pixels import Pixels
     from memory_defense.reporting import Section
     from memory_defense.workflows.certify import certify as certify_model
 
@@ -197,7 +207,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
             )
         record = certify_model(
             model,
-            images.floats(),
+            Pixels.of(images).to(device),
             images.labels,
             radii=[radius(text, "l2") for text in options.radius],
             smoothing=smoothing,
@@ -220,6 +230,8 @@ def _own(
         source=options.data or "",
         weights=options.weights,
         size=options.size,
+        geometry=options.geometry,
+        classes=options.classes,
         images=options.images,
         data_dir=options.data_dir,
         offline=options.offline,

@@ -111,6 +111,8 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             source=options.data or "",
             weights=options.weights,
             size=options.size,
+            geometry=options.geometry,
+            classes=options.classes,
             images=options.images,
             data_dir=options.data_dir,
             offline=options.offline,
@@ -119,7 +121,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
         )
         record = evaluate_model(
             own.model,
-            Pixels.of(own.images),
+            Pixels.of(own.images).to(device),
             own.images.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
             norm=norm,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_defense.cli.arguments import (
+    ClassesOption,
     DataDir,
     Device,
+    GeometryOption,
     Name,
     Offline,
     OwnImages,
@@ -54,6 +56,8 @@ class EvaluateArguments:
     norm: Annotated[str | None, typer.Option(help="linf or l2, for your own classifier or an export.")] = None
     data: OwnImages = None
     size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
     weights: OwnWeights = None
     name: Name = None
     start_from: Annotated[

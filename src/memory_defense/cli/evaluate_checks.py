@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_defense.attacks.suites import FAST, check_attacks, names_in
-from memory_defense.cli.arguments import check_run_images, check_source, radius
+from memory_defense.cli.arguments import check_framing, check_run_images, check_source, radius
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
-from memory_defense.data.places import check_size
 from memory_defense.evaluation.place import GALLERY, check_place
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
@@ -111,7 +110,7 @@ def _check_selection(options: EvaluateArguments, planned: Sequence[str], norms: 
 
 
 def _check_run(options: EvaluateArguments) -> None:
-    given, options_of_classifiers = vars(options), ("weights", "size", "norm", "start_from")
+    given, options_of_classifiers = vars(options), ("weights", "size", "geometry", "classes", "norm", "start_from")
     if only := [f"--{name.replace('_', '-')}" for name in options_of_classifiers if given[name] is not None]:
         raise ValueError(
             f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
@@ -163,7 +162,7 @@ def _check_classifier(options: EvaluateArguments) -> None:
     check_attacks(FAST if options.attacks is None else options.attacks, norms=(norm,))
     for text in options.epsilon:
         radius(text, norm)
-    check_size(options.size)
+    check_framing(options.size, options.geometry, options.classes)
     check_source(options.data, options.data_dir)
     for path in (options.weights, options.start_from):
         if path is not None:

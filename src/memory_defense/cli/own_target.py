@@ -16,7 +16,7 @@ from memory_defense.evaluation.options import Options
 from memory_defense.run_directory import is_exported
 from memory_defense.systems.load import load_defense
 from memory_defense.systems.own_model import build_user_model, check_classes
-from memory_defense.workflows.folder_order import counts_otherwise
+from memory_defense.workflows.folder_order import ASKED, counts_otherwise, on_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,8 @@ def own_target(
     source: str,
     weights: Path | None,
     size: int | None,
+    geometry: str | None = None,
+    classes: Path | None = None,
     images: int | None,
     data_dir: Path | None,
     offline: bool,
@@ -65,8 +67,8 @@ def own_target(
         load_images,
         source,
         size=size,
+        geometry=geometry,
         images=images,
-        device=device,
         limits=Limits(words=TYPED),
         data_dir=data_dir if source in DATASETS else None,
         offline=offline,
@@ -85,17 +87,19 @@ def own_target(
             channels=data.channels,
             size=height if height == width else (height, width),
             weights=weights,
+            more_outputs=True,
         )
     ).to(device)
-    if is_exported(Path(target)):
-        check_classes(target, model, data.images.first(1).floats(), len(data.classes))
-    if why := counts_otherwise(model, data.images, data.classes, data.otherwise):
+    data = on_outputs(model, data, device, classes=classes, progress=progress)
+    check_classes(target, model, data.images.first(1).to(device).floats(), len(data.classes))
+    asked = data.images.first(min(ASKED, len(data.images))).to(device)
+    if why := counts_otherwise(model, asked, data.classes, data.otherwise):
         progress.note(why)
         data = read(classes=data.otherwise)
         data = replace(data, notes=(*data.notes, why))
     return OwnTarget(
         model=model,
-        images=data.images,
+        images=data.images,  # not on the device: each pass takes its own there
         target=target,
         dataset=data.name,
         notes=data.notes,

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Device, Offline, Run, Threads, check_run_images, radius
+from memory_defense.cli.arguments import (
+    DataDir,
+    Device,
+    Offline,
+    Run,
+    Threads,
+    check_framing,
+    check_run_images,
+    radius,
+)
 from memory_defense.cli.machine import Machine
 from memory_defense.names import check_false_alarms
 from memory_defense.zoo import located
@@ -19,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memory_defense.contracts import Progress
+    from memory_defense.data.geometry import Geometry
     from memory_defense.data.pictures import LeftOut, Unreadable
     from memory_defense.evaluation.flag import Flag
+    from memory_defense.run_directory import RunDirectory
     from memory_defense.workflows.predict import Prediction
 
     Line = Prediction | Unreadable | LeftOut
@@ -51,6 +62,13 @@ def predict(
         str | None,
         typer.Option(help="Images to choose the threshold on; else those that the run was trained on are found."),
     ] = None,
+    geometry: Annotated[
+        str | None,
+        typer.Option(
+            help="How pictures are brought to the model's pixels; as the run's images were if left out, else the "
+            "largest centred square is taken."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     offline: Offline = False,
     device: Device = "cpu",
@@ -62,6 +80,7 @@ def predict(
     one that cannot be read has a line of its own, and the exit status is then 1.
     """
     machine, run = Machine(device=device, threads=threads), located(run)
+    check_framing(None, geometry)
     _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
 
     from memory_defense.cli.progress import shown
@@ -125,7 +144,8 @@ def predict(
                 + (f"; kept in {found.manifest_path}" if keeps else "")
             )
         progress.begin("predicting, images done", 0)
-        source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED))
+        how = _geometry(found, geometry)
+        source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED), geometry=how)
         lines = _counted(predictions(defense, flag, source, classes=spec.classes, batch=batch), progress)
         try:
             failed = _print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
@@ -137,6 +157,16 @@ def predict(
         _print_table(iter(kept), _caption(flag, epsilon))
     if failed:
         raise typer.Exit(SOME_UNREADABLE)
+
+
+def _geometry(run: RunDirectory, asked: str | None) -> Geometry | None:
+    """Return how pictures are brought to size: as asked, or as the run's own images were."""
+    from memory_defense.data.geometry import Geometry
+    from memory_defense.workflows.run_images import kept_images_from
+
+    entry = kept_images_from(run.read(), run.manifest_path)
+    line = asked or (entry.geometry if entry else None)
+    return None if line is None else Geometry.parse(line)
 
 
 def _counted(lines: Iterator[Line], progress: Progress) -> Iterator[Line]:

@@ -8,13 +8,13 @@ from typing import Unpack
 
 from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.checks import real_number, shown
-from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Images, Labels, Progress
+from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Labels, Progress
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.options import OptionFields, Options
-from memory_defense.evaluation.pixels import Pixels
+from memory_defense.evaluation.pixels import Pictures, Pixels
 from memory_defense.evaluation.place import Claim, check_place, proofs_state_path, tell_replaced
 from memory_defense.evaluation.proofs import certified_result
 from memory_defense.evaluation.provenance import provenance
@@ -32,9 +32,9 @@ from memory_defense.workflows.arguments import (
     LabelsLike,
     Radii,
     check_model,
-    images_of,
     labels_of,
     options_of,
+    pictures_of,
 )
 from memory_defense.workflows.arguments import radii as radii_of
 from memory_defense.workflows.evaluate import alone_at, as_defense
@@ -48,7 +48,7 @@ CERTIFICATES = "certificates.safetensors"
 
 def certify(
     model: Classifier | Defense,
-    images: ImagesLike,
+    images: ImagesLike | Pixels,
     labels: LabelsLike | None = None,
     *,
     radii: Radii,
@@ -117,7 +117,7 @@ def certify(
         with on_device(defense, chosen.device), alone_at(place):
             given, truth, order = unpaired(images, labels)
             chosen = replace(chosen, notes=(*chosen.notes, *filter(None, [order])))
-            pixels = images_of(given[:] if isinstance(given, Pixels) else given)
+            pixels = pictures_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
             truth = labels_of(truth, pixels)
             defense, _ = introduced(as_found(defense, *around), pixels, follows=False)
@@ -164,7 +164,7 @@ def method_of(
 
 def certified_record(
     defense: Defense,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     method: Method,
     radii: list[float],

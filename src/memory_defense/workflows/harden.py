@@ -34,7 +34,7 @@ from memory_defense.training.checkpoint import save_weights
 from memory_defense.workflows.assess import add_detection, assess, calibrated
 from memory_defense.workflows.evaluate import evaluate
 from memory_defense.workflows.harden_words import Measured, paragraph
-from memory_defense.workflows.run_images import ImagesFrom
+from memory_defense.workflows.run_images import ImagesFrom, entry_of
 from memory_defense.workflows.train import train
 
 
@@ -246,7 +246,7 @@ def begin_run(
     asked
         The user's options as an entry of the manifest, which `workflows.run_recipe` makes the recipe from again.
     """
-    entries: dict[str, dict[str, object]] = json.loads(json.dumps({**asked, IMAGES_FROM: asdict(source)}))
+    entries: dict[str, dict[str, object]] = json.loads(json.dumps({**asked, IMAGES_FROM: entry_of(source)}))
     with run.only_writer():
         manifest = run.begin(recipe, seed, len(splits.train), splits.spec.sha256, resume=True)
         for key, entry in entries.items():
