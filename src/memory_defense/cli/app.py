@@ -18,6 +18,7 @@ COMMANDS = {
     "harden": "harden:harden",
     "report": "report:report",
     "export": "export:export",
+    "convert": "convert:convert",
     "reproduce": "reproduce:reproduce",
     "data": "data:data",
     "recipes": "data:recipes",

@@ -14,6 +14,8 @@ from memory_defense.cli.arguments import (
     Offline,
     OwnImages,
     OwnWeights,
+    Preprocess,
+    RandomWeights,
     Seed,
     Sharing,
     Size,
@@ -71,6 +73,8 @@ class CertifyArguments:
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
     data_dir: DataDir = None
     offline: Offline = False
     seed: Seed = 0
@@ -118,14 +122,18 @@ def _check(options: CertifyArguments) -> None:
     from memory_defense.cli.evaluate_checks import is_classifier
     from memory_defense.data.places import check_size
     from memory_defense.evaluation.place import check_place
-    from memory_defense.files import check_tensor_file
-    from memory_defense.names import check_classifier
-    from memory_defense.run_directory import RunDirectory, is_exported
+    from memory_defense.run_directory import RunDirectory
+    from memory_defense.systems.doors import check_target, door_of, path_of
 
     _check_method(options)
-    check_place(options.place(), {"the classifier": Path(options.target), "--weights": options.weights})
+    check_place(options.place(), {"the classifier": path_of(options.target), "--weights": options.weights})
     if not is_classifier(options.target):
-        given = {"--weights": options.weights, "--size": options.size}
+        given = {
+            "--weights": options.weights,
+            "--preprocess": options.preprocess,
+            "--random-weights": options.random_weights or None,
+            "--size": options.size,
+        }
         if only := [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
@@ -135,18 +143,11 @@ def _check(options: CertifyArguments) -> None:
         return
     if options.data is None:
         raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
-    if not is_exported(Path(options.target)):
-        check_classifier(options.target)
-        if options.sigma is None and options.bounds is None:
-            raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
-    elif options.weights is not None:
-        raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
-    elif not Path(options.target).exists():
-        raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
+    check_target(options.target, options.weights, options.preprocess, random_weights=options.random_weights)
+    if door_of(options.target) != "export" and options.sigma is None and options.bounds is None:
+        raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
     check_size(options.size)
     check_source(options.data, options.data_dir)
-    if options.weights is not None:
-        check_tensor_file(options.weights)
 
 
 def _check_method(options: CertifyArguments) -> None:
@@ -217,6 +218,8 @@ def _own(
         options.target,
         source=options.data or "",
         weights=options.weights,
+        preprocess=options.preprocess,
+        random_weights=options.random_weights,
         size=options.size,
         images=options.images,
         data_dir=options.data_dir,

@@ -109,6 +109,8 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             target,
             source=options.data or "",
             weights=options.weights,
+            preprocess=options.preprocess,
+            random_weights=options.random_weights,
             size=options.size,
             images=options.images,
             data_dir=options.data_dir,

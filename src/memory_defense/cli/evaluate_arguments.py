@@ -14,6 +14,8 @@ from memory_defense.cli.arguments import (
     Offline,
     OwnImages,
     OwnWeights,
+    Preprocess,
+    RandomWeights,
     Seed,
     Sharing,
     Size,
@@ -54,6 +56,8 @@ class EvaluateArguments:
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
     ] = None

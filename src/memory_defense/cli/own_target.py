@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 from memory_defense.data.images import ImageSet
 from memory_defense.data.limits import TYPED, Limits
-from memory_defense.data.own import load_images
+from memory_defense.data.own import DataSplit, load_images
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation.options import Options
-from memory_defense.run_directory import is_exported
-from memory_defense.systems.load import load_defense
+from memory_defense.progress import stage
+from memory_defense.systems.doors import LoadedModel, door_of
+from memory_defense.systems.load import load_model
 from memory_defense.systems.own_model import build_user_model, check_classes
+from memory_defense.systems.preprocessed import Preprocessed
+from memory_defense.systems.preprocessing import Preprocessing
 from memory_defense.workflows.folder_order import counts_otherwise
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ def own_target(
     *,
     source: str,
     weights: Path | None,
+    preprocess: str | None = None,
+    random_weights: bool = False,
     size: int | None,
     images: int | None,
     data_dir: Path | None,
@@ -73,31 +78,98 @@ def own_target(
         may_update=True,
         progress=progress,
     )
+    coded = door_of(target) == "code"
+    if not coded:
+        progress.begin("loading the model", 0)
+    loaded = None if coded else load_model(target, preprocess)
     data = read()
-    height, width = data.images.images.shape[2:]
-    progress.begin("loading the model", 0)
-    model = (
-        load_defense(target)
-        if is_exported(Path(target))
-        else build_user_model(
-            target,
-            classes=len(data.classes),
-            channels=data.channels,
-            size=height if height == width else (height, width),
-            weights=weights,
-        )
-    ).to(device)
-    if is_exported(Path(target)):
+    if loaded is None:
+        progress.begin("loading the model", 0)
+        loaded = _built(target, data, weights, preprocess)
+    else:
+        _check_fits(target, loaded, data)
+    model = loaded.module.to(device)
+    if not coded:
         check_classes(target, model, data.images.first(1).floats(), len(data.classes))
     if why := counts_otherwise(model, data.images, data.classes, data.otherwise):
         progress.note(why)
         data = read(classes=data.otherwise)
         data = replace(data, notes=(*data.notes, why))
+    said = _first_look(
+        target, loaded, data, progress, without_weights=coded and weights is None and not random_weights
+    )
     return OwnTarget(
         model=model,
         images=data.images,
         target=target,
         dataset=data.name,
-        notes=data.notes,
-        weights_sha256="" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
+        notes=(*data.notes, *loaded.notes, *_stated(loaded), *said),
+        weights_sha256=loaded.sha256,
     )
+
+
+def _built(target: str, data: DataSplit, weights: Path | None, preprocess: str | None) -> LoadedModel:
+    """Return a classifier of the user's own code, for these images."""
+    height, width = data.images.images.shape[2:]
+    network = build_user_model(
+        target,
+        classes=len(data.classes),
+        channels=data.channels,
+        size=height if height == width else (height, width),
+        weights=weights,
+    )
+    wanted = Preprocessing() if preprocess is None else Preprocessing.parse(preprocess)
+    return LoadedModel(
+        module=Preprocessed(network, wanted, data.channels).eval() if str(wanted) else network,
+        network=network,
+        preprocessing=wanted,
+        channels=data.channels,
+        sha256="" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
+    )
+
+
+def _check_fits(target: str, loaded: LoadedModel, data: DataSplit) -> None:
+    """Raise ValueError for images of other sides than the model takes, where its files say so."""
+    there = tuple(data.images.images.shape[2:])
+    if loaded.sides is not None and there != loaded.sides:
+        height, width = loaded.sides
+        raise ValueError(
+            f"{target} takes images of {width} x {height} pixels, and these have {there[1]} x {there[0]}; give "
+            f"--geometry resize={height}x{width}, or the resizing and the crop that it was trained with"
+        )
+
+
+def _stated(loaded: LoadedModel) -> tuple[str, ...]:
+    if not str(loaded.preprocessing):
+        return ()
+    return (f"the model's first layer is its preprocessing of pixels in [0, 1]: {loaded.preprocessing}",)
+
+
+def _first_look(
+    target: str, loaded: LoadedModel, data: DataSplit, progress: Progress, *, without_weights: bool
+) -> tuple[str, ...]:
+    """Return what a look at the first images says to a record, showing it; refuse a model that was not trained.
+
+    The numbers are shown for every classifier whose pixels are a question: of files of others, and where
+    preprocessing is stated. Of the user's own code they are shown only where another one is clearly better.
+    """
+    if door_of(target) == "export":
+        return ()
+    from memory_defense.workflows.first_look import look
+
+    with stage(progress, "looking at the preprocessing"):
+        seen = look(loaded.network, loaded.preprocessing, data.images, len(data.classes))
+    if seen is None:
+        return ()
+    if seen.chance and without_weights:
+        raise ValueError(
+            f"{target} has no --weights, and {seen.chance}: its weights may be random; give --weights "
+            "FILE.safetensors, or --random-weights if they are meant to be"
+        )
+    if seen.warning:
+        progress.note(seen.warning)
+    elif str(loaded.preprocessing) or door_of(target) != "code":
+        progress.note(seen.line)
+    if seen.chance:
+        progress.note(f"{seen.chance}: are these its weights, and its classes in this order?")
+    return tuple(one for one in (seen.warning, seen.chance) if one)

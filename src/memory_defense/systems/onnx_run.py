@@ -26,14 +26,18 @@ SCORE = "reconstruction"
 """Name of the flag's score for the third output."""
 
 
-def needed(name: str) -> Any:
-    """Return a module of the extra ``export``; raise ValueError that says how to install it."""
+def needed(name: str, extra: str = "export") -> Any:
+    """Return a module of an extra, such as ``export``; raise ValueError that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f"ONNX needs the package {name}, which is not installed: pip install 'memory-defense[export]'"
+            f"this needs the package {name}, which is not installed: pip install 'memory-defense[{extra}]'"
         ) from error
+
+
+class ForeignOnnxError(ValueError):
+    """An ONNX model that ``memdef export RUN`` did not write; `onnx_foreign.load_onnx` reads it."""
 
 
 class OnnxDefense(nn.Module):
@@ -66,7 +70,7 @@ class OnnxDefense(nn.Module):
         self._session = open_session(model, source)
         described = cast("dict[str, str]", self._session.get_modelmeta().custom_metadata_map)
         if KEY not in described:
-            raise ValueError(
+            raise ForeignOnnxError(
                 f"{source} is an ONNX model of something else: its metadata have no {KEY!r}; "
                 "write one with 'memdef export RUN --format onnx'"
             )
