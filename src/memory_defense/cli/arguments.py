@@ -41,6 +41,10 @@ Preprocess = Annotated[
         "imagenet, 255 (grey levels), 127 (as (255 x - 127) / 128), bgr, none."
     ),
 ]
+Argument = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE that package.module:build is given; may be repeated."),
+]
 RandomWeights = Annotated[
     bool,
     typer.Option("--random-weights", help="Take package.module:build without --weights although it only guesses."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from memory_defense.cli.arguments import (
+    Argument,
     DataDir,
     Device,
     Offline,
@@ -73,6 +74,7 @@ class CertifyArguments:
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
+    argument: Argument = None
     preprocess: Preprocess = None
     random_weights: RandomWeights = False
     data_dir: DataDir = None
@@ -130,6 +132,7 @@ def _check(options: CertifyArguments) -> None:
     if not is_classifier(options.target):
         given = {
             "--weights": options.weights,
+            "--argument": options.argument,
             "--preprocess": options.preprocess,
             "--random-weights": options.random_weights or None,
             "--size": options.size,
@@ -143,7 +146,13 @@ def _check(options: CertifyArguments) -> None:
         return
     if options.data is None:
         raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
-    check_target(options.target, options.weights, options.preprocess, random_weights=options.random_weights)
+    check_target(
+        options.target,
+        options.weights,
+        options.preprocess,
+        random_weights=options.random_weights,
+        arguments=options.argument,
+    )
     if door_of(options.target) != "export" and options.sigma is None and options.bounds is None:
         raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
     check_size(options.size)
@@ -218,6 +227,7 @@ def _own(
         options.target,
         source=options.data or "",
         weights=options.weights,
+        arguments=options.argument,
         preprocess=options.preprocess,
         random_weights=options.random_weights,
         size=options.size,

@@ -109,6 +109,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             target,
             source=options.data or "",
             weights=options.weights,
+            arguments=options.argument,
             preprocess=options.preprocess,
             random_weights=options.random_weights,
             size=options.size,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_defense.cli.arguments import (
+    Argument,
     DataDir,
     Device,
     Offline,
@@ -56,6 +57,7 @@ class EvaluateArguments:
     data: OwnImages = None
     size: Size = None
     weights: OwnWeights = None
+    argument: Argument = None
     preprocess: Preprocess = None
     random_weights: RandomWeights = False
     start_from: Annotated[

@@ -29,7 +29,7 @@ from memory_defense.systems.doors import check_no_pickle, check_target, door_of,
 if TYPE_CHECKING:
     from memory_defense.recipes.recipe import EvaluationPlan
 
-_OF_CLASSIFIERS = ("weights", "preprocess", "random_weights", "size", "norm", "start_from")
+_OF_CLASSIFIERS = ("weights", "argument", "preprocess", "random_weights", "size", "norm", "start_from")
 """Options that a run directory has no use for."""
 
 
@@ -156,7 +156,13 @@ def _check_classifier(options: EvaluateArguments) -> None:
         raise ValueError("--knowledge: only for a run directory; your own classifier is its own surrogate")
     if not options.epsilon:
         raise ValueError("how far may an image be moved? give --epsilon, such as 8/255; it may be repeated")
-    check_target(options.target, options.weights, options.preprocess, random_weights=options.random_weights)
+    check_target(
+        options.target,
+        options.weights,
+        options.preprocess,
+        random_weights=options.random_weights,
+        arguments=options.argument,
+    )
     norm = options.norm or "linf"
     check_norm(norm)
     check_attacks(FAST if options.attacks is None else options.attacks, norms=(norm,))

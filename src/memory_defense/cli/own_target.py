@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from memory_defense.data.own import DataSplit, load_images
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation.options import Options
 from memory_defense.progress import stage
-from memory_defense.systems.doors import LoadedModel, door_of
+from memory_defense.systems.doors import LoadedModel, arguments_of, door_of
 from memory_defense.systems.load import load_model
 from memory_defense.systems.own_model import build_user_model, check_classes
 from memory_defense.systems.preprocessed import Preprocessed
@@ -56,6 +57,7 @@ def own_target(
     *,
     source: str,
     weights: Path | None,
+    arguments: Sequence[str] | None = None,
     preprocess: str | None = None,
     random_weights: bool = False,
     size: int | None,
@@ -85,7 +87,7 @@ def own_target(
     data = read()
     if loaded is None:
         progress.begin("loading the model", 0)
-        loaded = _built(target, data, weights, preprocess)
+        loaded = _built(target, data, weights, arguments_of(arguments or ()), preprocess)
     else:
         _check_fits(target, loaded, data)
     model = loaded.module.to(device)
@@ -108,7 +110,9 @@ def own_target(
     )
 
 
-def _built(target: str, data: DataSplit, weights: Path | None, preprocess: str | None) -> LoadedModel:
+def _built(
+    target: str, data: DataSplit, weights: Path | None, arguments: Mapping[str, object], preprocess: str | None
+) -> LoadedModel:
     """Return a classifier of the user's own code, for these images."""
     height, width = data.images.images.shape[2:]
     network = build_user_model(
@@ -117,6 +121,7 @@ def _built(target: str, data: DataSplit, weights: Path | None, preprocess: str |
         channels=data.channels,
         size=height if height == width else (height, width),
         weights=weights,
+        arguments=arguments,
     )
     wanted = Preprocessing() if preprocess is None else Preprocessing.parse(preprocess)
     return LoadedModel(
@@ -124,8 +129,14 @@ def _built(target: str, data: DataSplit, weights: Path | None, preprocess: str |
         network=network,
         preprocessing=wanted,
         channels=data.channels,
+        notes=_built_with(arguments),
         sha256="" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
     )
+
+
+def _built_with(arguments: Mapping[str, object]) -> tuple[str, ...]:
+    shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return (f"the model was built with {shown}",) if shown else ()
 
 
 def _check_fits(target: str, loaded: LoadedModel, data: DataSplit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -22,6 +23,7 @@ Door = Literal["run", "export", "transformers", "onnx", "program", "code"]
 
 PREFIXES: dict[str, Door] = {"hf:": "transformers", "onnx:": "onnx", "pt2:": "program"}
 _PROGRAM = ".pt2"
+_LITERALS = {"true": "true", "false": "false", "none": "null"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,12 @@ def is_transformers(path: Path) -> bool:
 
 
 def check_target(
-    target: str, weights: Path | None, preprocess: str | None, *, random_weights: bool = False
+    target: str,
+    weights: Path | None,
+    preprocess: str | None,
+    *,
+    random_weights: bool = False,
+    arguments: Sequence[str] | None = None,
 ) -> None:
     """Raise ValueError for a classifier that no door takes, or options that its door has no use for.
 
@@ -94,6 +101,9 @@ def check_target(
             raise pickle_refused(weights)
         if door != "code":
             raise ValueError(f"--weights: only for package.module:build; {target} brings its own")
+    if arguments and door != "code":
+        raise ValueError(f"--argument: only for package.module:build; {target} is no code that takes any")
+    arguments_of(arguments or ())
     if random_weights and (door != "code" or weights is not None):
         raise ValueError("--random-weights: only for package.module:build without --weights; leave it out")
     if preprocess is not None:
@@ -113,6 +123,28 @@ def check_target(
         raise ValueError(f"{path} does not exist, or is no file; give the path of one")
     elif door == "export" and not path.exists():
         raise ValueError(f"{target} does not exist; write it with 'memdef export RUN'")
+
+
+def arguments_of(texts: Sequence[str]) -> dict[str, object]:
+    """Return what ``NAME=VALUE`` texts say: numbers, true, false and none as such, all else as text.
+
+    Raises
+    ------
+    ValueError
+        For a text of another form, or a name that is there twice.
+    """
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name in found:
+            raise ValueError(f"--argument {text!r} is not NAME=VALUE, each name once; write depth=50, say")
+        try:
+            found[name] = json.loads(_LITERALS.get(value.lower(), value))
+        except ValueError:
+            found[name] = value
+        if not isinstance(found[name], (bool, int, float, str, type(None))):
+            found[name] = value
+    return found
 
 
 def check_no_pickle(target: str) -> None:

@@ -64,7 +64,7 @@ class InputForm:
         said = {
             "it takes channels last": self.channels_last,
             "it takes whole grey levels: pixels are rounded to them, and gradients pass the rounding": self.levels,
-            f"it takes {self.batch} images at a time": self.batch is not None,
+            f"images are handed to it {self.batch} at a time": self.batch is not None,
         }
         return tuple(text for text, so in said.items() if so)
 
@@ -117,7 +117,7 @@ def _logits(answer: object, count: int) -> Logits:
         several = cast("Sequence[object]", answer)
         return _logits(next((one for one in several if isinstance(one, Tensor)), None), count)
     if not isinstance(answer, Tensor):
-        raise ValueError(f"it answers with {type(answer).__name__}, expected a tensor of logits (B, K)")
+        raise ValueError("it answers with no tensor, expected logits (B, K); export the classifier alone")
     wide = answer.dim() > 2 and answer.numel() == count * answer.shape[1]
     return answer.flatten(1).float() if wide else answer.float()
 

@@ -118,8 +118,7 @@ def load_onnx(path: Path, preprocessing: Preprocessing | None = None) -> LoadedM
     if not path.is_file():
         raise ValueError(f"{path} does not exist, or is no file; give the path of an ONNX model")
     run = OnnxNetwork(path)
-    lengths = cast("Sequence[object]", run.input.shape)
-    shape = tuple(one if isinstance(one, int) and one > 0 else None for one in lengths)
+    shape = tuple(map(_length, cast("Sequence[object]", run.input.shape)))
     levels = run.input.type == "tensor(uint8)"
     form = InputForm.of_shape(shape, str(path), levels=levels)
     about = _described(run.metadata, path)
@@ -190,9 +189,14 @@ def _converted(path: Path, form: InputForm, asked: nn.Module) -> tuple[nn.Module
     )
 
 
+def _length(one: object) -> int | None:
+    """Return the length of an axis; None for one that is left open."""
+    return one if isinstance(one, int) and one > 0 else None
+
+
 def _several(path: Path, outputs: Sequence[Any]) -> tuple[str, ...]:
     names = [str(one.name) for one in outputs]
-    return () if len(outputs) == 1 else (f"{path.name}: of its outputs {', '.join(names)} the first is the answer",)
+    return () if len(names) == 1 else (f"{path.name}: of its outputs {', '.join(names)} the first is the answer",)
 
 
 def _described(metadata: dict[str, str], path: Path) -> Described | None:

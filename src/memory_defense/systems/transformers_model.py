@@ -1,6 +1,6 @@
 """Image classifiers of transformers, from the folder that ``save_pretrained`` writes.
 
-Its image processor is included: the processor's file is read here, not run: its numbers become the first layer and a `Geometry`.
+The file of its image processor is read, not run; its numbers become the first layer and a `Geometry`.
 """
 
 from __future__ import annotations
