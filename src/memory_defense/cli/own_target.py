@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memory_defense.data.geometry import Geometry
 from memory_defense.data.images import ImageSet
 from memory_defense.data.limits import TYPED, Limits
 from memory_defense.data.own import DataSplit, load_images
@@ -34,11 +35,26 @@ class OwnTarget:
     """The classifier, its images, and what a record says of both."""
 
     model: nn.Module
+    """On the device; `loaded` says what it is made of."""
+    loaded: LoadedModel
     images: ImageSet
+    classes: tuple[str, ...]
+    """Names by label."""
     target: str
     dataset: str
     notes: tuple[str, ...]
     weights_sha256: str
+
+    @property
+    def model_notes(self) -> tuple[str, ...]:
+        """What a record says of the model alone."""
+        return (*self.loaded.notes, *_stated(self.loaded))
+
+    @property
+    def size(self) -> int | Geometry:
+        """How pictures are brought to the pixels of these images."""
+        height, width = self.images.images.shape[2:]
+        return height if height == width else Geometry(resize=(height, width))
 
     def named(self, options: Options) -> Options:
         """Return the options with the names, ids and notes of this target."""
@@ -60,6 +76,7 @@ def own_target(
     arguments: Sequence[str] | None = None,
     preprocess: str | None = None,
     random_weights: bool = False,
+    look: bool = True,
     size: int | None,
     images: int | None,
     data_dir: Path | None,
@@ -67,7 +84,11 @@ def own_target(
     device: torch.device,
     progress: Progress,
 ) -> OwnTarget:
-    """Return what the options of a command name; raise ValueError for what does not fit together."""
+    """Return what the options of a command name; raise ValueError for what does not fit together.
+
+    With `look`, the first images are looked at: whether another preprocessing suits the model better, and whether
+    code that is given no weights does more than guess, which it must unless `random_weights` are meant.
+    """
     read = functools.partial(
         load_images,
         source,
@@ -97,12 +118,15 @@ def own_target(
         progress.note(why)
         data = read(classes=data.otherwise)
         data = replace(data, notes=(*data.notes, why))
-    said = _first_look(
-        target, loaded, data, progress, without_weights=coded and weights is None and not random_weights
-    )
+    said: tuple[str, ...] = ()
+    if look:
+        untrained = coded and weights is None and not random_weights
+        said = _first_look(target, loaded, data, progress, without_weights=untrained)
     return OwnTarget(
         model=model,
+        loaded=loaded,
         images=data.images,
+        classes=data.classes,
         target=target,
         dataset=data.name,
         notes=(*data.notes, *loaded.notes, *_stated(loaded), *said),

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Device, Offline, Run, Threads, check_run_images, radius
+from memory_defense.cli.arguments import (
+    Argument,
+    DataDir,
+    Device,
+    Offline,
+    OwnWeights,
+    Preprocess,
+    Size,
+    Target,
+    Threads,
+    check_run_images,
+    radius,
+)
 from memory_defense.cli.machine import Machine
 from memory_defense.names import check_false_alarms
 from memory_defense.zoo import located
@@ -30,7 +42,7 @@ SOME_UNREADABLE = 1
 
 
 def predict(
-    run: Run,
+    target: Target,
     images: Annotated[
         list[Path],
         typer.Argument(help="Image files, folders of them, or .npz or .safetensors with an array 'images'."),
@@ -49,21 +61,68 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Images held at once.")] = 256,
     data: Annotated[
         str | None,
-        typer.Option(help="Images to choose the threshold on; else those that the run was trained on are found."),
+        typer.Option(
+            help="Images to choose the threshold on; else those that the run was trained on are found. Of a "
+            "classifier: images that say its classes and its pixels."
+        ),
     ] = None,
+    size: Size = None,
+    weights: OwnWeights = None,
+    argument: Argument = None,
+    preprocess: Preprocess = None,
     data_dir: DataDir = None,
     offline: Offline = False,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Say what images show, how sure that is, and whether they look attacked.
+    """Say what images show, how sure that is, and, of a trained defense, whether they look attacked.
 
-    The flag's threshold comes from held-out clean images. Of a folder every file has its turn, those below it too;
-    one that cannot be read has a line of its own, and the exit status is then 1.
+    The flag's threshold comes from held-out clean images. A classifier has no flag. Of a folder every file has its
+    turn, those below it too; one that cannot be read has a line of its own, and the exit status is then 1.
     """
-    machine, run = Machine(device=device, threads=threads), located(run)
-    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
+    from memory_defense.cli.evaluate_checks import is_classifier
 
+    machine = Machine(device=device, threads=threads)
+    if is_classifier(target):
+        from memory_defense.cli.predict_classifier import Pictured, predict_classifier
+
+        pictured = Pictured(
+            target=target,
+            pictures=images,
+            data=data,
+            size=size,
+            weights=weights,
+            argument=argument,
+            preprocess=preprocess,
+            batch=batch,
+            data_dir=data_dir,
+            offline=offline,
+        )
+        pictured.check({"--false-alarms": false_alarms, "--gate": gate})
+        predict_classifier(pictured, machine, as_json=as_json)
+        return
+    own = {"--weights": weights, "--argument": argument, "--preprocess": preprocess, "--size": size}
+    if only := [name for name, value in own.items() if value is not None]:
+        raise ValueError(f"{', '.join(only)}: only for package.module:build, but {target} is a run directory")
+    run = located(target)
+    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
+    said = _Asked(false_alarms=false_alarms, gate=gate, batch=batch, data=data, data_dir=data_dir, offline=offline)
+    _predict_run(run, images, said, machine, as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What was asked of a run's flag."""
+
+    false_alarms: float | None
+    gate: str | None
+    batch: int
+    data: str | None
+    data_dir: Path | None
+    offline: bool
+
+
+def _predict_run(run: Path, images: list[Path], asked: _Asked, machine: Machine, *, as_json: bool) -> None:
     from memory_defense.cli.progress import shown
     from memory_defense.cli.run_splits import run_splits
     from memory_defense.data.limits import TYPED, Limits
@@ -84,7 +143,7 @@ def predict(
     model = ModelSpec(**found.read()["model"])
     spec = images_of(model)
     place = machine.ready()
-    epsilon = None if gate is None else radius(gate, "l2")
+    epsilon = None if asked.gate is None else radius(asked.gate, "l2")
     defense = load_defense(run) if epsilon is None else Gated(proving(load_defense(run), radii=[epsilon]), epsilon)
     defense = defense.to(place)
     kept: list[Line] = []
@@ -100,14 +159,14 @@ def predict(
                     lambda: (
                         run_splits(
                             found,
-                            source=data,
+                            source=asked.data,
                             device=place,
-                            data_dir=data_dir,
-                            offline=offline,
+                            data_dir=asked.data_dir,
+                            offline=asked.offline,
                             progress=progress,
                         ).held_out
                     ),
-                    false_alarms=false_alarms,
+                    false_alarms=asked.false_alarms,
                     progress=progress,
                 )
             )
@@ -126,20 +185,20 @@ def predict(
             )
         progress.begin("predicting, images done", 0)
         source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED))
-        lines = _counted(predictions(defense, flag, source, classes=spec.classes, batch=batch), progress)
+        lines = counted(predictions(defense, flag, source, classes=spec.classes, batch=asked.batch), progress)
         try:
-            failed = _print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
+            failed = print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
         except KeyboardInterrupt:
             if kept:
-                _print_table(iter(kept), _caption(flag, epsilon))
+                print_table(iter(kept), _caption(flag, epsilon))
             raise
     if not as_json:
-        _print_table(iter(kept), _caption(flag, epsilon))
+        print_table(iter(kept), _caption(flag, epsilon))
     if failed:
         raise typer.Exit(SOME_UNREADABLE)
 
 
-def _counted(lines: Iterator[Line], progress: Progress) -> Iterator[Line]:
+def counted(lines: Iterator[Line], progress: Progress) -> Iterator[Line]:
     """Yield what is predicted, telling how many images that were."""
     for one in lines:
         yield one
@@ -185,7 +244,7 @@ def _check(
         check_run_images(manifest, data, data_dir)
 
 
-def _print_json(lines: Iterator[Line]) -> int:
+def print_json(lines: Iterator[Line]) -> int:
     """Write a line for each image as soon as it is known; return the number that could not be read."""
     from memory_defense.data.pictures import LeftOut, Unreadable
     from memory_defense.reporting.wording import plain
@@ -223,7 +282,7 @@ def _caption(flag: Flag, gate: float | None) -> str:
     )
 
 
-def _print_table(lines: Iterator[Line], caption: str) -> int:
+def print_table(lines: Iterator[Line], caption: str, *, flagged: bool = True) -> int:
     """Print a table, and a line for each image that could not be read; return the number of these."""
     from rich import box
     from rich.table import Table
@@ -238,7 +297,8 @@ def _print_table(lines: Iterator[Line], caption: str) -> int:
         caption=Text(caption),
         caption_justify="left",
     )
-    for title in ("file", "label", "confidence", "flag", "score", "note"):
+    titles = ("flag", "score") if flagged else ()
+    for title in ("file", "label", "confidence", *titles, "note"):
         table.add_column(title, justify="right" if title in ("confidence", "score") else "left", overflow="fold")
     failed: list[Unreadable] = []
     left_out: list[LeftOut] = []
@@ -248,14 +308,20 @@ def _print_table(lines: Iterator[Line], caption: str) -> int:
             continue
         if isinstance(one, Unreadable):
             failed.append(one)
-            table.add_row(Text(plain(one.name)), MISSING, MISSING, Text("not read", style="red"), MISSING, "")
+            said = (
+                (MISSING, Text("not read", style="red"), MISSING) if flagged else (Text("not read", style="red"),)
+            )
+            table.add_row(Text(plain(one.name)), MISSING, *said, "")
             continue
+        verdict = (
+            Text(one.flag or "", style="bold yellow" if one.flag == "suspicious" else ""),
+            MISSING if one.score is None else number(one.score),
+        )
         table.add_row(
             Text(plain(one.file)),
             Text(plain(one.label)),
             f"{percent(one.confidence)} %",
-            Text(one.flag, style="bold yellow" if one.flag == "suspicious" else ""),
-            number(one.score),
+            *(verdict if flagged else ()),
             Text("; ".join(one.changes)),
         )
     wide_console().print(table)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from memory_defense.checks import check_images
+from memory_defense.data.geometry import Geometry
 from memory_defense.data.image_files import decode_image
 from memory_defense.data.leftovers import is_leftover, listed
 from memory_defense.data.limits import Limits, check_sides, fit
@@ -55,7 +56,7 @@ class LeftOut:
 
 
 def pictures(
-    paths: Sequence[Path], *, channels: int, size: int, limits: Limits | None = None
+    paths: Sequence[Path], *, channels: int, size: int | Geometry | None, limits: Limits | None = None
 ) -> Iterator[Picture | Unreadable | LeftOut]:
     """Yield the pictures of files, folders and files of arrays, in the order given; folders sorted by name.
 
@@ -68,8 +69,10 @@ def pictures(
     ----------
     paths
         Nothing is raised for any of them: what cannot be read is yielded as `Unreadable`.
-    channels, size
-        C, 1 or 3, and H = W of the model's images.
+    channels
+        C of the model's images, 1 or 3.
+    size
+        H = W of the model's images, or how they are brought to its pixels; None leaves them.
     limits
         Largest files that are decoded.
     """
@@ -140,7 +143,9 @@ def _entry(file: Path, root: str) -> Path | Unreadable:
     return file if file.is_file() else Unreadable(str(file), f"{file} is no file of pixels; remove it")
 
 
-def _of_arrays(path: Path, channels: int, size: int, limits: Limits) -> Iterator[Picture | Unreadable]:
+def _of_arrays(
+    path: Path, channels: int, size: int | Geometry | None, limits: Limits
+) -> Iterator[Picture | Unreadable]:
     images = _images_in(path, limits)
     limits.check_count(str(path), len(images) if images.ndim else 0)
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
@@ -177,17 +182,26 @@ def _images_in(path: Path, limits: Limits) -> np.ndarray:
     )
 
 
-def _picture(name: str, pixels: np.ndarray, channels: int, size: int, *, turned: bool = False) -> Picture:
+def _picture(
+    name: str, pixels: np.ndarray, channels: int, size: int | Geometry | None, *, turned: bool = False
+) -> Picture:
     """Return pixels (H, W) or (H, W, 3), uint8 or float in [0, 1], as the model reads them."""
     height, width = pixels.shape[:2]
-    check_sides(name, height, width, size)
+    check_sides(name, height, width, size if isinstance(size, int) else None)
     if pixels.dtype != np.uint8:
         pixels = _checked(name, pixels)
     changes = ["turned as its EXIF orientation says"] if turned else []
     if pixels.ndim == 3 and channels == 1:
         pixels = _grey(pixels)
         changes.append("colour made grey")
-    if (height, width) != (size, size):
+    if isinstance(size, Geometry):
+        try:
+            pixels = size.apply(np.ascontiguousarray(pixels))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if pixels.shape[:2] != (height, width):
+            changes.append(f"from {width} x {height} to {pixels.shape[1]} x {pixels.shape[0]} by {size}")
+    elif size is not None and (height, width) != (size, size):
         cut = "" if height == width else ", the sides cut off"
         changes.append(f"resized from {width} x {height} to {size} x {size}{cut}")
         pixels = fit(np.ascontiguousarray(pixels), size)

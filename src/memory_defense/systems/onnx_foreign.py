@@ -18,7 +18,7 @@ from memory_defense.data.geometry import Geometry
 from memory_defense.evaluation.cases import QUERIES
 from memory_defense.systems.doors import LoadedModel
 from memory_defense.systems.inputs import Fitted, InputForm, Queried, why_no_gradient
-from memory_defense.systems.onnx_run import needed
+from memory_defense.systems.onnx_run import check_whole, needed
 from memory_defense.systems.preprocessed import Preprocessed
 from memory_defense.systems.preprocessing import Preprocessing
 
@@ -80,7 +80,9 @@ class OnnxNetwork(nn.Module):
             )
         self.input, self.outputs = inputs[0], tuple(outputs)
         self._type = _TYPES[inputs[0].type]
-        digest = hashlib.sha256(path.read_bytes()).digest()
+        model = path.read_bytes()
+        check_whole(model, path)
+        digest = hashlib.sha256(model).digest()
         self.register_buffer("identity", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
 
     @property
@@ -145,7 +147,7 @@ def load_onnx(path: Path, preprocessing: Preprocessing | None = None) -> LoadedM
         channels=form.channels,
         sides=form.sides,
         notes=(*(about.notes if about else ()), *notes),
-        sha256=bytes(run.identity.tolist()).hex(),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
 

@@ -154,10 +154,15 @@ def read_onnx(path: Path) -> OnnxDefense:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; {made_again(path)}")
     model = path.read_bytes()
+    check_whole(model, path)
+    return from_bytes(model, path)
+
+
+def check_whole(model: bytes, source: Path) -> None:
+    """Raise ValueError for a model whose content is not what the checksum at its end says; most have none."""
     content, kept = model[:-_TAIL], model[-_TAIL:]
     if kept.startswith(_HEAD) and kept != _tail(content):
-        raise ValueError(f"{path} is damaged: its content is not what its checksum says; {made_again(path)}")
-    return from_bytes(model, path)
+        raise ValueError(f"{source} is damaged: its content is not what its checksum says; {made_again(source)}")
 
 
 def with_checksum(model: bytes) -> bytes:
