@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from memory_defense.cli.machine import Machine
-from memory_defense.cli.predict import SOME_UNREADABLE, Line, counted, print_json, print_table
+from memory_defense.cli.predicted import SOME_UNREADABLE, counted, print_json, print_table
 from memory_defense.data.geometry import Geometry
 from memory_defense.systems.doors import LoadedModel, check_target, door_of
+
+if TYPE_CHECKING:
+    from memory_defense.cli.predicted import Line
 
 _CLASSES_SEEN = 64
 """Images of --data that are read at most, to see in which order the classes are."""
