@@ -21,6 +21,7 @@ from torch import Tensor
 
 from memory_defense.contracts import Images, Labels
 from memory_defense.names import check_path, nearest, shown
+from memory_defense.pixels import Pixels
 
 __all__ = [
     "NoGradientError",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 _ROUNDING = 1e-6
+_LOOKED_AT = 64
+"""Images whose values are looked at together, where not all are floats at once."""
 _OVERSHOOT = (-0.3, 1.3)
 """Bicubic and Lanczos resizing go beyond [0, 1] so far at most, on both sides; subtracting a mean moves to one."""
 _LITTLE = -0.05
@@ -109,7 +112,7 @@ def check_images(
         raise ValueError(f"images are {images.dtype}, expected torch.float32; use {called}{_to_pixels(images)}")
     if vouched_for(images):
         return
-    low, high = cast("list[float]", torch.stack(torch.aminmax(images.detach())).tolist())
+    low, high = _span(images.detach())
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(images)).sum())
         raise ValueError(
@@ -120,6 +123,14 @@ def check_images(
         raise ValueError(
             f"images span [{low:.4g}, {high:.4g}], expected [0, 1]; {_range_remedy(low, high, called)}"
         )
+
+
+def _span(images: Images) -> tuple[float, float]:
+    """Return the smallest and the largest value, NaN where there is one; images kept as levels go part by part."""
+    parts = torch.split(images, _LOOKED_AT) if isinstance(images, Pixels) else (images,)
+    ends = torch.stack([torch.stack(torch.aminmax(part)) for part in parts])  # (parts, 2)
+    low, high = cast("list[float]", torch.stack([ends[:, 0].min(), ends[:, 1].max()]).tolist())
+    return low, high
 
 
 def _check_tensor(given: object, called: str, what: str, expected: str) -> None:

@@ -109,7 +109,7 @@ def pickle_refused(path: Path, then: str = "") -> ValueError:
     """Return the error for a pickle: why it is not loaded, and the command that converts it."""
     return ValueError(
         f"{path} is a pickle, whatever its name, and pickles can run code: it is not loaded; convert it once, its "
-        f"weights alone, with: memdef convert {path} {path.with_suffix('.safetensors')}{then}"
+        f"weights alone, with: memdef convert {path} {path.stem}.safetensors{then}"
     )
 
 

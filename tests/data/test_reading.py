@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from memory_defense.data import folders
+from memory_defense.data import folder_pixels
 from memory_defense.data.folders import ImageFolder
 from memory_defense.data.limits import TYPED, Limits
 from memory_defense.data.own import load_images, load_splits
@@ -30,8 +30,10 @@ def fill(root, split="test", *, classes=("ant", "bee"), count=5, shape=(8, 8, 3)
 @pytest.fixture
 def decoded(monkeypatch):
     """Return the paths that are decoded, as they are."""
-    paths, decode = [], folders.decode_image
-    monkeypatch.setattr(folders, "decode_image", lambda path, limits: paths.append(path) or decode(path, limits))
+    paths, decode = [], folder_pixels.decode_image
+    monkeypatch.setattr(
+        folder_pixels, "decode_image", lambda path, limits: paths.append(path) or decode(path, limits)
+    )
     return paths
 
 

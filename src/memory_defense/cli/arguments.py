@@ -22,6 +22,22 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; torch decides if left out.")]
 Size = Annotated[int | None, typer.Option(help="Resize these images to this many pixels a side.")]
+GeometryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--geometry",
+        help="Bring these images to the model's pixels as its training did: 'resize=256,crop=224,"
+        "interpolation=bicubic' makes the shorter side 256, then cuts out the middle.",
+    ),
+]
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        help="File that says which output of the model a class folder is: the model's classes, a name a line, or "
+        "lines of FOLDER NUMBER.",
+    ),
+]
 Target = Annotated[
     str,
     typer.Argument(
@@ -76,6 +92,21 @@ def with_options(options: type[Options]) -> Callable[[Callable[[Options], None]]
         return called
 
     return decorate
+
+
+def check_framing(size: int | None, geometry: str | None, classes: Path | None = None) -> None:
+    """Raise ValueError for a size out of range, a geometry or a list of classes that is none, or both sizes."""
+    from memory_defense.data.places import check_size
+
+    check_size(size)
+    if classes is not None:
+        from memory_defense.data.class_map import read_listing
+
+        read_listing(classes)
+    if geometry is not None:
+        from memory_defense.data.geometry import framing_of
+
+        framing_of(size, geometry)
 
 
 def check_data_dir(data_dir: Path | None) -> None:

@@ -10,8 +10,10 @@ import typer
 
 from memory_defense.cli.arguments import (
     Argument,
+    ClassesOption,
     DataDir,
     Device,
+    GeometryOption,
     Offline,
     OwnImages,
     OwnWeights,
@@ -22,6 +24,7 @@ from memory_defense.cli.arguments import (
     Size,
     Target,
     Threads,
+    check_framing,
     check_run_images,
     check_source,
     radius,
@@ -73,6 +76,8 @@ class CertifyArguments:
     images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
     data: OwnImages = None
     size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
     weights: OwnWeights = None
     argument: Argument = None
     preprocess: Preprocess = None
@@ -122,7 +127,6 @@ def certify(options: CertifyArguments) -> None:
 def _check(options: CertifyArguments) -> None:
     """Raise ValueError for options that exclude each other, and for values out of range, before torch is loaded."""
     from memory_defense.cli.evaluate_checks import is_classifier
-    from memory_defense.data.places import check_size
     from memory_defense.evaluation.place import check_place
     from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.doors import check_target, door_of, path_of
@@ -136,6 +140,8 @@ def _check(options: CertifyArguments) -> None:
             "--preprocess": options.preprocess,
             "--random-weights": options.random_weights or None,
             "--size": options.size,
+            "--geometry": options.geometry,
+            "--classes": options.classes,
         }
         if only := [name for name, value in given.items() if value is not None]:
             raise ValueError(
@@ -155,7 +161,7 @@ def _check(options: CertifyArguments) -> None:
     )
     if door_of(options.target) != "export" and options.sigma is None and options.bounds is None:
         raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
-    check_size(options.size)
+    check_framing(options.size, options.geometry, options.classes)
     check_source(options.data, options.data_dir)
 
 
@@ -205,7 +211,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
             )
         record = certify_model(
             model,
-            images.floats(),
+            images.pixels(device),
             images.labels,
             radii=[radius(text, "l2") for text in options.radius],
             smoothing=smoothing,
@@ -231,6 +237,8 @@ def _own(
         preprocess=options.preprocess,
         random_weights=options.random_weights,
         size=options.size,
+        geometry=options.geometry,
+        classes=options.classes,
         images=options.images,
         data_dir=options.data_dir,
         offline=options.offline,

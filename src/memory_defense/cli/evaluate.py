@@ -113,6 +113,8 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             preprocess=options.preprocess,
             random_weights=options.random_weights,
             size=options.size,
+            geometry=options.geometry,
+            classes=options.classes,
             images=options.images,
             data_dir=options.data_dir,
             offline=options.offline,
@@ -121,7 +123,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
         )
         record = evaluate_model(
             own.model,
-            own.images.floats(),
+            own.images.pixels(device),
             own.images.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
             norm=norm,

@@ -10,8 +10,10 @@ import typer
 
 from memory_defense.cli.arguments import (
     Argument,
+    ClassesOption,
     DataDir,
     Device,
+    GeometryOption,
     Offline,
     OwnImages,
     OwnWeights,
@@ -56,6 +58,8 @@ class EvaluateArguments:
     norm: Annotated[str | None, typer.Option(help="linf or l2, for your own classifier or an export.")] = None
     data: OwnImages = None
     size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
     weights: OwnWeights = None
     argument: Argument = None
     preprocess: Preprocess = None

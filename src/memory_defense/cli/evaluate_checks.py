@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_defense.attacks.suites import FAST, check_attacks, names_in
-from memory_defense.cli.arguments import check_run_images, check_source, radius
+from memory_defense.cli.arguments import check_framing, check_run_images, check_source, radius
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
-from memory_defense.data.places import check_size
 from memory_defense.evaluation.place import GALLERY, check_place
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
@@ -29,7 +28,17 @@ from memory_defense.systems.doors import check_no_pickle, check_target, door_of,
 if TYPE_CHECKING:
     from memory_defense.recipes.recipe import EvaluationPlan
 
-_OF_CLASSIFIERS = ("weights", "argument", "preprocess", "random_weights", "size", "norm", "start_from")
+_OF_CLASSIFIERS = (
+    "weights",
+    "argument",
+    "preprocess",
+    "random_weights",
+    "size",
+    "geometry",
+    "classes",
+    "norm",
+    "start_from",
+)
 """Options that a run directory has no use for."""
 
 
@@ -168,7 +177,7 @@ def _check_classifier(options: EvaluateArguments) -> None:
     check_attacks(FAST if options.attacks is None else options.attacks, norms=(norm,))
     for text in options.epsilon:
         radius(text, norm)
-    check_size(options.size)
+    check_framing(options.size, options.geometry, options.classes)
     check_source(options.data, options.data_dir)
     if options.start_from is not None:
         check_tensor_file(options.start_from)

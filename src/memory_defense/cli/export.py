@@ -9,7 +9,9 @@ import typer
 
 from memory_defense.cli.arguments import (
     Argument,
+    ClassesOption,
     DataDir,
+    GeometryOption,
     Offline,
     OwnImages,
     OwnWeights,
@@ -43,6 +45,8 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     data: OwnImages = None,
     size: Size = None,
+    geometry: GeometryOption = None,
+    classes: ClassesOption = None,
     weights: OwnWeights = None,
     argument: Argument = None,
     preprocess: Preprocess = None,
@@ -67,6 +71,8 @@ def export(
             force=force,
             data=data,
             size=size,
+            geometry=geometry,
+            classes=classes,
             weights=weights,
             argument=argument,
             preprocess=preprocess,
@@ -77,7 +83,15 @@ def export(
         classifier.check(format)
         export_classifier(classifier)
         return
-    own = {"--data": data, "--weights": weights, "--argument": argument, "--preprocess": preprocess, "--size": size}
+    own = {
+        "--data": data,
+        "--weights": weights,
+        "--argument": argument,
+        "--preprocess": preprocess,
+        "--size": size,
+        "--geometry": geometry,
+        "--classes": classes,
+    }
     if only := [name for name, value in {**own, "--random-weights": random_weights or None}.items() if value]:
         raise ValueError(f"{', '.join(only)}: only for package.module:build, but {target} is a run directory")
     from memory_defense.run_directory import RunDirectory

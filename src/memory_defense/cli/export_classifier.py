@@ -22,6 +22,8 @@ class ToExport:
     force: bool
     data: str | None
     size: int | None
+    geometry: str | None
+    classes: Path | None
     weights: Path | None
     argument: list[str] | None
     preprocess: str | None
@@ -39,8 +41,7 @@ class ToExport:
 
     def check(self, format: str) -> None:
         """Raise ValueError for options that do not go together, and for a place that cannot be written."""
-        from memory_defense.cli.arguments import check_source
-        from memory_defense.data.places import check_size
+        from memory_defense.cli.arguments import check_framing, check_source
         from memory_defense.outputs import check_file
 
         if format != "onnx":
@@ -58,7 +59,7 @@ class ToExport:
             random_weights=self.random_weights,
             arguments=self.argument,
         )
-        check_size(self.size)
+        check_framing(self.size, self.geometry, self.classes)
         check_source(self.data, self.data_dir)
         if self.place.exists() and not self.force:
             raise ValueError(f"{self.place} already exists; give --force to replace it, or another name")
@@ -83,6 +84,8 @@ def export_classifier(options: ToExport) -> None:
             preprocess=options.preprocess,
             random_weights=options.random_weights,
             size=options.size,
+            geometry=options.geometry,
+            classes=options.classes,
             images=_COMPARED,
             data_dir=options.data_dir,
             offline=options.offline,
@@ -90,7 +93,7 @@ def export_classifier(options: ToExport) -> None:
             progress=progress,
         )
         progress.begin(f"exporting {options.target} as onnx", 0)
-        geometry = own.loaded.geometry
+        geometry = options.geometry or own.loaded.geometry
         described = Described(
             classes=own.classes,
             geometry="" if geometry is None else str(geometry),

@@ -21,7 +21,7 @@ from memory_defense.systems.load import load_model
 from memory_defense.systems.own_model import build_user_model, check_classes
 from memory_defense.systems.preprocessed import Preprocessed
 from memory_defense.systems.preprocessing import Preprocessing
-from memory_defense.workflows.folder_order import counts_otherwise
+from memory_defense.workflows.folder_order import ASKED, counts_otherwise, on_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +78,8 @@ def own_target(
     random_weights: bool = False,
     look: bool = True,
     size: int | None,
+    geometry: str | None = None,
+    classes: Path | None = None,
     images: int | None,
     data_dir: Path | None,
     offline: bool,
@@ -89,22 +91,24 @@ def own_target(
     With `look`, the first images are looked at: whether another preprocessing suits the model better, and whether
     code that is given no weights does more than guess, which it must unless `random_weights` are meant.
     """
+    coded = door_of(target) == "code"
+    if not coded:
+        progress.begin("loading the model", 0)
+    loaded = None if coded else load_model(target, preprocess)
+    stated = None if loaded is None or size is not None else loaded.geometry
+    framing = geometry if geometry is not None else stated
     read = functools.partial(
         load_images,
         source,
         size=size,
+        geometry=framing,
         images=images,
-        device=device,
         limits=Limits(words=TYPED),
         data_dir=data_dir if source in DATASETS else None,
         offline=offline,
         may_update=True,
         progress=progress,
     )
-    coded = door_of(target) == "code"
-    if not coded:
-        progress.begin("loading the model", 0)
-    loaded = None if coded else load_model(target, preprocess)
     data = read()
     if loaded is None:
         progress.begin("loading the model", 0)
@@ -112,20 +116,22 @@ def own_target(
     else:
         _check_fits(target, loaded, data)
     model = loaded.module.to(device)
-    if not coded:
-        check_classes(target, model, data.images.first(1).floats(), len(data.classes))
-    if why := counts_otherwise(model, data.images, data.classes, data.otherwise):
+    data = on_outputs(model, data, device, classes=classes, names=loaded.names, progress=progress)
+    check_classes(target, model, data.images.first(1).to(device).floats(), len(data.classes))
+    asked = data.images.first(min(ASKED, len(data.images))).to(device)
+    if why := counts_otherwise(model, asked, data.classes, data.otherwise):
         progress.note(why)
         data = read(classes=data.otherwise)
         data = replace(data, notes=(*data.notes, why))
+        asked = data.images.first(len(asked)).to(device)
     said: tuple[str, ...] = ()
     if look:
         untrained = coded and weights is None and not random_weights
-        said = _first_look(target, loaded, data, progress, without_weights=untrained)
+        said = _first_look(target, loaded, data, asked, progress, untrained=untrained)
     return OwnTarget(
         model=model,
         loaded=loaded,
-        images=data.images,
+        images=data.images,  # not on the device: each pass takes its own there
         classes=data.classes,
         target=target,
         dataset=data.name,
@@ -146,6 +152,7 @@ def _built(
         size=height if height == width else (height, width),
         weights=weights,
         arguments=arguments,
+        more_outputs=True,
     )
     wanted = Preprocessing() if preprocess is None else Preprocessing.parse(preprocess)
     return LoadedModel(
@@ -181,7 +188,7 @@ def _stated(loaded: LoadedModel) -> tuple[str, ...]:
 
 
 def _first_look(
-    target: str, loaded: LoadedModel, data: DataSplit, progress: Progress, *, without_weights: bool
+    target: str, loaded: LoadedModel, data: DataSplit, asked: ImageSet, progress: Progress, *, untrained: bool
 ) -> tuple[str, ...]:
     """Return what a look at the first images says to a record, showing it; refuse a model that was not trained.
 
@@ -193,10 +200,10 @@ def _first_look(
     from memory_defense.workflows.first_look import look
 
     with stage(progress, "looking at the preprocessing"):
-        seen = look(loaded.network, loaded.preprocessing, data.images, len(data.classes))
+        seen = look(loaded.network, loaded.preprocessing, asked, len(data.classes))
     if seen is None:
         return ()
-    if seen.chance and without_weights:
+    if seen.chance and untrained:
         raise ValueError(
             f"{target} has no --weights, and {seen.chance}: its weights may be random; give --weights "
             "FILE.safetensors, or --random-weights if they are meant to be"

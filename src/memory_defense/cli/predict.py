@@ -10,8 +10,10 @@ import typer
 
 from memory_defense.cli.arguments import (
     Argument,
+    ClassesOption,
     DataDir,
     Device,
+    GeometryOption,
     Offline,
     OwnWeights,
     Preprocess,
@@ -57,6 +59,8 @@ def predict(
         ),
     ] = None,
     size: Size = None,
+    geometry: GeometryOption = None,
+    classes: ClassesOption = None,
     weights: OwnWeights = None,
     argument: Argument = None,
     preprocess: Preprocess = None,
@@ -81,6 +85,8 @@ def predict(
             pictures=images,
             data=data,
             size=size,
+            geometry=geometry,
+            classes=classes,
             weights=weights,
             argument=argument,
             preprocess=preprocess,
@@ -91,7 +97,14 @@ def predict(
         pictured.check({"--false-alarms": false_alarms, "--gate": gate})
         predict_classifier(pictured, machine, as_json=as_json)
         return
-    own = {"--weights": weights, "--argument": argument, "--preprocess": preprocess, "--size": size}
+    own = {
+        "--weights": weights,
+        "--argument": argument,
+        "--preprocess": preprocess,
+        "--size": size,
+        "--geometry": geometry,
+        "--classes": classes,
+    }
     if only := [name for name, value in own.items() if value is not None]:
         raise ValueError(f"{', '.join(only)}: only for package.module:build, but {target} is a run directory")
     run = located(target)

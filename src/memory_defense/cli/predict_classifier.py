@@ -11,7 +11,7 @@ import typer
 
 from memory_defense.cli.machine import Machine
 from memory_defense.cli.predicted import SOME_UNREADABLE, counted, print_json, print_table
-from memory_defense.data.geometry import Geometry
+from memory_defense.data.geometry import Framing, Geometry, framing_of
 from memory_defense.systems.doors import LoadedModel, check_target, door_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Pictured:
     pictures: Sequence[Path]
     data: str | None
     size: int | None
+    geometry: str | None
+    classes: Path | None
     weights: Path | None
     argument: list[str] | None
     preprocess: str | None
@@ -38,13 +40,12 @@ class Pictured:
 
     def check(self, flags: Mapping[str, object]) -> None:
         """Raise ValueError for options that do not go together; those in `flags` are for trained defenses alone."""
-        from memory_defense.cli.arguments import check_source
-        from memory_defense.data.places import check_size
+        from memory_defense.cli.arguments import check_framing, check_source
 
         if only := [name for name, value in flags.items() if value is not None]:
             raise ValueError(f"{', '.join(only)}: only for a run directory; {self.target} has no flag")
         check_target(self.target, self.weights, self.preprocess, arguments=self.argument)
-        check_size(self.size)
+        check_framing(self.size, self.geometry, self.classes)
         if self.data is not None:
             check_source(self.data, self.data_dir)
         elif door_of(self.target) == "code":
@@ -82,6 +83,8 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
                 preprocess=options.preprocess,
                 look=False,
                 size=options.size,
+                geometry=options.geometry,
+                classes=options.classes,
                 images=_CLASSES_SEEN,
                 data_dir=options.data_dir,
                 offline=options.offline,
@@ -103,9 +106,9 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
         raise typer.Exit(SOME_UNREADABLE)
 
 
-def _framing(options: Pictured, loaded: LoadedModel) -> int | Geometry | None:
-    if options.size is not None:
-        return options.size
+def _framing(options: Pictured, loaded: LoadedModel) -> Framing:
+    if options.size is not None or options.geometry is not None:
+        return framing_of(options.size, options.geometry)
     if loaded.geometry is not None:
         return loaded.geometry
     return None if loaded.sides is None else Geometry(resize=loaded.sides)

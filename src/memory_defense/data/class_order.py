@@ -14,6 +14,8 @@ from memory_defense.names import nearest
 
 ORDER_FILE = "class_order.txt"
 """Beside the splits of a folder: the names of the classes, a line each, in the order of their labels."""
+POSITIONS = "labels are positions among the folders"
+"""What a note about the order says where it says no more."""
 _MOST_BYTES = 1 << 20
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 
@@ -135,7 +137,7 @@ def _numbered(text: tuple[str, ...], root: Path) -> Order:
         (f"{name} is label {label}" for label, name in enumerate(classes) if int(name) != label), None
     ):
         notes.append(
-            f"class folder {other}: labels are positions among the folders, whose numbers do not count from 0 "
+            f"class folder {other}: {POSITIONS}, whose numbers do not count from 0 "
             "without a gap; if your model has outputs for the other numbers, make an empty folder for each"
         )
     return Order(classes, tuple(notes), text if classes != text else None)

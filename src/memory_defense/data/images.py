@@ -14,6 +14,7 @@ from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.data.decode import Arrays
 from memory_defense.data.sources import SourceOptions, find
 from memory_defense.data.spec import DatasetSpec, dataset_spec
+from memory_defense.pixels import Pixels
 from memory_defense.randomness import generator
 
 
@@ -90,6 +91,13 @@ class ImageSet:
         A grey level is divided by 255; float pixels are what they are.
         """
         return _floats(self.images, index)
+
+    def pixels(self, device: torch.device | str | None = None) -> Pixels:
+        """Return all images as float32 in [0, 1] that are made where they are asked for; see `Pixels`.
+
+        Rows are put on this device, that of the images if None; the images themselves stay where they are.
+        """
+        return Pixels(self.images, device)
 
     def clean_floats(self, index: Rows | None = None) -> Images:
         """Return what `floats` does, of the images before an attack changed them."""

@@ -33,11 +33,14 @@ def check_size(size: int | None, largest: int = LARGEST_SIDE) -> None:
         raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {largest} pixels a side")
 
 
-def check_trained_size(source: str | Path, size: int | None) -> None:
+def check_trained_size(source: str | Path, size: int | None, geometry: object = None) -> None:
     """Raise ValueError as `check_size` does, and for a known dataset that would not be trained on as it is."""
     check_size(size, LARGEST_TRAINED_SIDE)
-    if isinstance(source, str) and source in DATASETS and size not in (None, DATASETS[source].size):
+    known = isinstance(source, str) and source in DATASETS
+    if known and size not in (None, DATASETS[str(source)].size):
         raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")
+    if known and geometry is not None:
+        raise ValueError(f"geometry is {geometry}, but {source} is trained on as it is; leave geometry out")
 
 
 def check_directory(directory: Path, by: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.store import fingerprint
+from memory_defense.pixels import chunk_of
 
 
 def terms_of(
@@ -35,4 +37,7 @@ def terms_of(
 
 
 def _hash(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
+    digest = hashlib.sha256()
+    for part in torch.split(tensor, chunk_of(tensor, len(tensor) or 1)):  # not all images as floats at once
+        digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

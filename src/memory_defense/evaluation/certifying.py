@@ -200,7 +200,16 @@ def certify_all(
         mine = ranks.rows(len(images))
         if ranks.world > 1:
             ranks.agree_on(terms_of(model, images, labels, ids, (), options) | {"how to certify": method.terms})
-        run = _Run(model, images[mine], labels[mine], ids[mine], method, options, ranks, state_file)
+        run = _Run(
+            model,
+            images.index_select(0, mine.to(images.device)),
+            labels[mine],
+            ids[mine],
+            method,
+            options,
+            ranks,
+            state_file,
+        )
         found = run.go()
         whole = {name: tensor.new_empty((len(images), *tensor.shape[1:])) for name, tensor in found.items()}
         seconds = run.seconds

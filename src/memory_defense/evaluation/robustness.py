@@ -65,6 +65,7 @@ from memory_defense.passes import (
     micro_batches_of,
     pass_limit,
 )
+from memory_defense.pixels import chunk_of
 from memory_defense.progress import between, stage
 from memory_defense.randomness import DRAWS, seeded
 from memory_defense.ranks import Ranks, in_company
@@ -203,7 +204,7 @@ def _evaluate(
         with granules_of(found.granule):
             passes = len(mine) * (1 + chosen.repetitions.count)
             asking = stage(chosen.progress, "asking the model about the clean images", passes)
-            own, ids = images[mine], numbers[mine]
+            own, ids = images.index_select(0, mine.to(images.device)), numbers[mine]
             with asking, located(defense, own, ids, "judging clean images"):
                 state = run.begin(own, labels[mine], ids)
             with stage(chosen.progress, "timing passes of several sizes"):
@@ -362,7 +363,7 @@ class _Run:
     def _attack(self, state: State, position: int, rows: Rows) -> None:
         """Try a case on these rows, chunk by chunk, saving between chunks."""
         runner, done = CaseRunner(defense=self.defense, options=self.options), 0
-        for part in torch.split(rows, self.options.chunk):
+        for part in torch.split(rows, chunk_of(state.images, self.options.chunk)):
             if len(part):
                 with self._kept(state), self.watch.part(state, position, rows, done, len(part)):
                     self._attempt(state, position, part, runner)

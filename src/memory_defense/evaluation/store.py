@@ -26,6 +26,7 @@ from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.state import CaseState, State
 from memory_defense.files import locked, remove
 from memory_defense.noticed import least
+from memory_defense.pixels import chunk_of
 from memory_defense.ranks import Ranks
 from memory_defense.tensorfiles import read_tensors, write_tensors
 from memory_defense.wrappers import modules_of
@@ -46,7 +47,9 @@ def fingerprint(
         for name, tensor in module.state_dict().items():
             digest.update(name.encode())
             digest.update(_bytes(tensor))
-    for tensor in (images, labels, ids):
+    for part in torch.split(images, chunk_of(images, len(images) or 1)):  # not all of them as floats at once
+        digest.update(_bytes(part))
+    for tensor in (labels, ids):
         digest.update(_bytes(tensor))
     for case in cases:
         content = getattr(case.attack, "sha256", "")  # of images that an attack brings along

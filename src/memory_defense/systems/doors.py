@@ -151,7 +151,5 @@ def check_no_pickle(target: str) -> None:
     """Raise ValueError for a target that is a file of weights as torch pickles them, with the way to go on."""
     path = path_of(target)
     if door_of(target) == "run" and path.is_file() and is_pickle(path):
-        weights = path.with_suffix(".safetensors")
-        raise pickle_refused(
-            path, f", and name the code that they belong to: package.module:build --weights {weights}"
-        )
+        then = f", and name the code that they belong to: package.module:build --weights {path.stem}.safetensors"
+        raise pickle_refused(path, then)

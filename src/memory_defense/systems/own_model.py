@@ -34,6 +34,7 @@ def build_user_model(
     weights: Path | str | None = None,
     arguments: Mapping[str, object] | None = None,
     seed: int = 0,
+    more_outputs: bool = False,
 ) -> nn.Module:
     """Return a classifier of the user's own: images (B, C, H, W) in [0, 1] to logits (B, K).
 
@@ -52,9 +53,12 @@ def build_user_model(
     weights
         A ``.safetensors`` file of its state dict. Without it the model keeps the weights that the factory gave it.
     arguments
-        What else the class or the function is given by keyword; they go before `classes`, `channels` and `size`.
+        What else the class or the function is given by keyword. They go before `classes`, `channels` and `size`,
+        which it is then given only where its signature names them: not in its ``**options``.
     seed
         Seed of what the user's code draws; the global generators are left as they were.
+    more_outputs
+        Whether it may answer for more classes than it was told of.
 
     Returns
     -------
@@ -79,7 +83,10 @@ def build_user_model(
             if any(is_lazy(parameter) for parameter in model.parameters()):
                 _answer(place, model, images)
             _load(place, model, Path(weights))
-        _check(place, model, _answer(place, model, images), (len(images), classes))
+        answer = _answer(place, model, images)
+        if more_outputs and isinstance(answer, Tensor) and answer.dim() == 2:
+            classes = max(classes, answer.shape[1])
+        _check(place, model, answer, (len(images), classes))
     return model
 
 
@@ -167,8 +174,8 @@ def _accepted(
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # some built-in callables have none
         return dict(arguments)
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return {**sizes, **arguments}
+    if not arguments and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(sizes)
     by_keyword = {
         parameter.name
         for parameter in parameters
@@ -266,6 +273,16 @@ def _check(place: str, model: nn.Module, answer: object, expected: tuple[int, in
 
 
 @torch.no_grad()
+def outputs_of(model: nn.Module, images: Images) -> int | None:
+    """Return how many classes a model knows, by its answer to the first image; None where it gives none."""
+    try:
+        answer = regular(model)(images[:1])
+    except ValueError:
+        return None
+    return answer.shape[1] if answer.dim() == 2 else None
+
+
+@torch.no_grad()
 def check_classes(place: str, model: nn.Module, images: Images, classes: int) -> None:
     """Raise ValueError where a model, called `place`, knows another number of classes than the data has.
 
@@ -286,8 +303,8 @@ def check_classes(place: str, model: nn.Module, images: Images, classes: int) ->
         return
     if answer.dim() == 2 and answer.shape[1] != classes:
         remedy = (
-            "add to the data those that it knows beyond: an empty folder each, or their names in the 'classes' of "
-            "a file of arrays"
+            "say by --classes FILE which of its outputs each class is, or add to the data those that it knows "
+            "beyond: an empty folder each, or their names in the 'classes' of a file of arrays"
             if answer.shape[1] > classes
             else "leave out the images of the classes that it does not know"
         )

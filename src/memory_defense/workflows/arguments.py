@@ -21,6 +21,7 @@ from memory_defense.checks import check_images, check_labels, real_number, shown
 from memory_defense.contracts import Images, Labels
 from memory_defense.evaluation.options import Options
 from memory_defense.names import NORMS
+from memory_defense.pixels import Pixels
 from memory_defense.wrappers import modules_of, places_of
 
 ImagesLike: TypeAlias = "Images | NDArray[Any] | Sequence[Tensor] | Sequence[NDArray[Any]]"
@@ -120,7 +121,7 @@ def _tensor(given: object, name: str, expected: str) -> tuple[Tensor, str]:
     """Return what was given as a plain tensor, and the expression of the caller's words that gives it."""
     if isinstance(given, Tensor):
         plain = given.detach()
-        plain = plain if type(plain) is Tensor else plain.as_subclass(Tensor)
+        plain = plain if type(plain) in (Tensor, Pixels) else plain.as_subclass(Tensor)
         return (plain.clone() if plain.is_inference() and not torch.is_inference_mode_enabled() else plain), name
     if _a(given, list, tuple) and given:
         return _stacked(cast("Sequence[object]", given), name, expected)

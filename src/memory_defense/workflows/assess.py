@@ -210,7 +210,7 @@ def assess(
     trained_as = _trained_as(recipe, run, spec)
     with alone_at(place):
         evaluation = saved_evaluation(
-            defense, subset.floats(), subset.labels, cases, chosen, place, recipe=trained_as
+            defense, subset.pixels(), subset.labels, cases, chosen, place, recipe=trained_as
         )
         record = finished_record(defense, evaluation, chosen, place, recipe=trained_as, classes=len(spec.classes))
         if current().leads:

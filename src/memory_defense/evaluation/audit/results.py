@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from memory_defense.contracts import Attack, Ball, Restarting, Targeting, targets_of, transfers_of
+import torch
+
+from memory_defense.contracts import Attack, Ball, Labels, Restarting, Targeting, targets_of, transfers_of
 from memory_defense.evaluation.audit.findings import HALF_POINT, Check, Findings, above, gradient_free, line, pieces
 from memory_defense.evaluation.cases import parameters_of
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.record import AttackResult, AuditLine
 from memory_defense.evaluation.robustness import Outcome
+from memory_defense.pixels import chunk_of
 from memory_defense.threat import TOLERANCE
 
 
@@ -57,9 +60,13 @@ def stronger_than_noise(findings: Findings) -> AuditLine:
     if not attacked:
         return line(check, None, None, meaning, remedy)
     ball = max(attacked, key=lambda one: one.epsilon)
-    signs = 2 * findings.draws("noise", len(evaluation.images)).integers(2, *evaluation.images.shape[1:]) - 1
-    noisy = (evaluation.images + ball.epsilon * signs).clamp(0, 1)
-    under_noise = (predict(findings.defense, noisy) == evaluation.labels).float().mean().item()
+    draws, rows = findings.draws("noise", len(evaluation.images)), torch.arange(len(evaluation.images))
+    answers: list[Labels] = []
+    for part in torch.split(rows.to(evaluation.images.device), chunk_of(evaluation.images, len(rows))):
+        signs = 2 * draws.rows(part).integers(2, *evaluation.images.shape[1:]) - 1
+        noisy = (evaluation.images[part] + ball.epsilon * signs).clamp(0, 1)
+        answers.append(predict(findings.defense, noisy))
+    under_noise = (torch.cat(answers) == evaluation.labels).float().mean().item()
     worst = evaluation.state.inside(ball).robust.float().mean().item()
     gap = under_noise - worst
     return line(check, gap < HALF_POINT and worst > 1.5 / findings.classes, gap, meaning, remedy)
