@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults.helpers_faults import memdef, refused
-from systems.doors import CLASSES, SIDE, Last, Levels, Net, fitted, images, write_onnx, write_program
 from torch import nn
 
 import memory_defense
+from faults.helpers_faults import memdef, refused
 from memory_defense.data.geometry import Geometry
 from memory_defense.data.own import load_images
 from memory_defense.systems.load import load_model
+from systems.doors import CLASSES, SIDE, Last, Levels, Net, fitted, images, write_onnx, write_program
 
 EPSILON = 2 / 255
 ASKED = ("--epsilon", "2/255", "--attacks", "pgd", "--threads", 1)
@@ -210,7 +210,8 @@ def test_weights_that_nobody_trained_are_refused_unless_they_are_meant(home, mon
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(home)
     Path("random_net.py").write_text(
-        "from torch import nn\ndef build(classes):\n    head = nn.Linear(3072, classes)\n    nn.init.zeros_(head.weight)\n"
+        "from torch import nn\ndef build(classes):\n    head = nn.Linear(3072, classes)\n"
+        "    nn.init.zeros_(head.weight)\n"
         "    return nn.Sequential(nn.Flatten(), head)\n"
     )
     asked = ("evaluate", "random_net:build", "--data", "data", *ASKED, "--out", "n.json")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from faults.helpers_faults import memdef
 
 CODE = pytest.importorskip("efficientnet_lite_pytorch")

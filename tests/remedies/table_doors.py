@@ -224,7 +224,10 @@ for label in "ab":
     Case(
         "systems/onnx_foreign.py",
         "but a classifier takes one input of images, …; export the classifier alone",
-        "write_onnx(nn.Embedding(4, 2), torch.zeros(2, 3, dtype=torch.long), Path('x.onnx')); load_onnx(Path('x.onnx'))",
+        """
+        write_onnx(nn.Embedding(4, 2), torch.zeros(2, 3, dtype=torch.long), Path("x.onnx"))
+        load_onnx(Path("x.onnx"))
+        """,
         "load_onnx(Path('mine.onnx'))",
         given=ONNX,
     ),
@@ -373,11 +376,10 @@ onnx.save(model, "mine.onnx")
     ),
     Case(
         "systems/convert.py",
-        "save model.state_dict() with torch.save",
+        "holds no tensor (…); save model.state_dict() with torch.save",
         "torch.save({'epoch': 3}, 'w.pth'); convert(Path('w.pth'), Path('w.safetensors'))",
         "torch.save(model.state_dict(), 'w.pth'); convert(Path('w.pth'), Path('w.safetensors'))",
         given="model = net",
-        within="holds no tensor (…); save model.state_dict() with torch.save",
     ),
     Case(
         "systems/convert.py",
@@ -412,5 +414,24 @@ class Counts(nn.Module):
         return pixels.mean((2, 3))[:, :2] * float(len(pixels))
 """,
         ends="evaluate it as it is, or write it as a program with torch.export.save",
+    ),
+    Case(
+        "systems/classifier_export.py",
+        "evaluate it as it is, or write it as a program with torch.export.save",
+        "export_classifier(Untraceable(), Path('c.onnx'), pixels, about)",
+        "«(evaluate) it as it is»(Untraceable(), pixels, [0, 1], epsilon=0.1, attacks='fgsm')",
+        given=f"""{MADE}
+about = Described(classes=("a", "b"), geometry="", source="mine", notes=())
+class Untraceable(nn.Module):
+    def forward(self, pixels):
+        return torch.linalg.lu_factor(pixels[:, 0])[0][:, 0, :2]
+""",
+    ),
+    Case(
+        "cli/predict.py",
+        "only for package.module:build, but … is a run directory",
+        "memdef('memdef predict run data --preprocess 255 --gate 0.1')",
+        "memdef('memdef predict run data --data fashion-mnist')",
+        given="run(); folder(size=28)",
     ),
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults.helpers_faults import memdef, refused
 from torch import nn
 
+from faults.helpers_faults import memdef, refused
 from memory_defense.systems.convert import convert, peeled
 from memory_defense.systems.own_model import build_user_model
 from memory_defense.tensorfiles import read_tensors

@@ -11,11 +11,11 @@ import typer
 
 from memory_defense.cli.machine import Machine
 from memory_defense.cli.predicted import SOME_UNREADABLE, counted, print_json, print_table
-from memory_defense.data.geometry import Framing, Geometry, framing_of
 from memory_defense.systems.doors import LoadedModel, check_target, door_of
 
 if TYPE_CHECKING:
     from memory_defense.cli.predicted import Line
+    from memory_defense.data.geometry import Framing
 
 _CLASSES_SEEN = 64
 """Images of --data that are read at most, to see in which order the classes are."""
@@ -107,6 +107,8 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
 
 
 def _framing(options: Pictured, loaded: LoadedModel) -> Framing:
+    from memory_defense.data.geometry import Geometry, framing_of
+
     if options.size is not None or options.geometry is not None:
         return framing_of(options.size, options.geometry)
     if loaded.geometry is not None:

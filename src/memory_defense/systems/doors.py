@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from memory_defense.data.geometry import Geometry
 from memory_defense.files import check_tensor_file, is_pickle, pickle_refused
 from memory_defense.names import check_classifier
 from memory_defense.run_directory import CONFIG, is_exported
@@ -16,6 +15,8 @@ from memory_defense.systems.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from memory_defense.data.geometry import Geometry
 
 Door = Literal["run", "export", "transformers", "onnx", "program", "code"]
 """A run directory; what ``memdef export`` wrote; a folder of transformers; an ONNX file; a program of torch.export;
