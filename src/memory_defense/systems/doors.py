@@ -120,10 +120,10 @@ def check_target(
             f"{path} has no {CONFIG}, so it is no folder of transformers; write one with "
             f"model.save_pretrained({str(path)!r}) and processor.save_pretrained({str(path)!r})"
         )
+    elif (door == "export" or target.endswith(".onnx")) and target == str(path) and not path.exists():
+        raise ValueError(f"{target} does not exist; write it with 'memdef export RUN'")
     elif door in ("onnx", "program") and not path.is_file():
         raise ValueError(f"{path} does not exist, or is no file; give the path of one")
-    elif door == "export" and not path.exists():
-        raise ValueError(f"{target} does not exist; write it with 'memdef export RUN'")
 
 
 def arguments_of(texts: Sequence[str]) -> dict[str, object]:
