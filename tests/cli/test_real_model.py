@@ -20,6 +20,7 @@ IMAGES = ("--data", "data", "--geometry", "resize=224,crop=224,interpolation=bic
 RADII = ("--epsilon", "1/255", "--epsilon", "4/255", "--attacks", "fgsm", "--batch", 20, "--threads", 1)
 
 
+@pytest.mark.timeout(1800)
 def test_an_imagenet_classifier_is_evaluated_predicted_exported_and_evaluated_again(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for picture in sorted(Path(FOOLBOX.__file__).parent.glob("data/imagenet_*.jpg")):
