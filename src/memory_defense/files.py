@@ -125,6 +125,29 @@ def check_tensor_file(path: Path) -> None:
         raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
 
 
+def is_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle by its content, bare or as torch packs one, whatever its name.
+
+    Raises ValueError where it cannot be read.
+    """
+    try:
+        with path.open("rb") as source:
+            start = source.read(9)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); make it readable with chmod u+r") from error
+    # A safetensors header 128 bytes longer than a multiple of 256 also begins with 0x80; its text follows at the
+    # ninth byte.
+    return start.startswith((b"\x80", b"PK\x03\x04")) and start[8:] != b"{"
+
+
+def pickle_refused(path: Path, then: str = "") -> ValueError:
+    """Return the error for a pickle: why it is not loaded, and the command that converts it."""
+    return ValueError(
+        f"{path} is a pickle, whatever its name, and pickles can run code: it is not loaded; convert it once, its "
+        f"weights alone, with: memdef convert {path} {path.stem}.safetensors{then}"
+    )
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there; raise WriteError where that is forbidden."""
     with _explained(path):

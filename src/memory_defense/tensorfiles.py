@@ -19,12 +19,11 @@ from safetensors.torch import load as deserialised  # pyright: ignore[reportUnkn
 from safetensors.torch import save as serialised  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from memory_defense.files import append_bytes, atomic, check_tensor_file, write_bytes
+from memory_defense.files import append_bytes, atomic, check_tensor_file, is_pickle, pickle_refused, write_bytes
 
 CHECKSUM = "memory_defense_sha256"
 """Entry of the metadata; readers do not see it."""
 
-_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 _METADATA = "__metadata__"
 _LENGTH = 8
 """Bytes of the number that a safetensors file begins with: the length of its header, little-endian."""
@@ -125,17 +124,10 @@ def read_tensors(
         safetensors.
     """
     check_tensor_file(path)
-    try:
-        with path.open("rb") as source:
-            start = source.read(9)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); make it readable with chmod u+r") from error
-    # A header 128 bytes longer than a multiple of 256 also begins with 0x80; its text follows at the ninth byte.
-    if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
-        raise ValueError(
-            f"{path} is a pickle, whatever its name, and pickles can run code: it is not loaded; "
-            "convert it where you trust it with torch.load(..., weights_only=True) and safetensors.torch.save_file"
-        )
+    if is_pickle(path):
+        raise pickle_refused(path)
+    with path.open("rb") as source:
+        start = source.read(9)
     if start.lstrip().startswith(b"<"):
         raise ValueError(f"{path} is a web page, not weights; download the file again")
     try:

@@ -29,6 +29,7 @@ COMMANDS = (
     "reproduce",
     "report",
     "export",
+    "convert",
     "harden",
     "queue",
     "data",

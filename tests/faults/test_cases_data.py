@@ -176,7 +176,7 @@ def test_case_23_values_and_names(tmp_path, monkeypatch) -> None:
     )
     five_classes(odd / "fünf five.npz")
     command = ("evaluate", "mine_fault_23:build", "--data", odd / "fünf five.npz", "--epsilon", "8/255")
-    said = memdef(*command, "--attacks", "fgsm", "--out", odd / "rec örd.json")
+    said = memdef(*command, "--random-weights", "--attacks", "fgsm", "--out", odd / "rec örd.json")
     assert said.status == 0, said
     assert memdef("report", odd / "rec örd.json", "--out", odd / "page.html").status == 0
 

@@ -117,22 +117,6 @@ def stepped(images):
         f"{OWN} --epsilon 0.1 --gate 0.1",
         "«with '(memdef certify)'» mine:build --data pictures --radius 0.1 --sigma 0.2 --samples 50",
     ),
-    _asked(
-        "--weights: only for package.module:build; … brings its own",
-        "memdef evaluate run.safetensors --weights mine.safetensors --data fashion-mnist --epsilon 0.1",
-        "memdef evaluate run.safetensors --data fashion-mnist --epsilon 0.1 --attacks fgsm --images 2",
-        f"run(); memdef('memdef export run')\n{MINE}",
-    ),
-    Case(
-        "cli/evaluate_checks.py",
-        "does not exist; write it with 'memdef export RUN'",
-        "memdef('memdef evaluate RUN.safetensors --data fashion-mnist --epsilon 0.1 --attacks fgsm --images 2')",
-        """
-        memdef("«with '(memdef .*)'»")
-        memdef("memdef evaluate RUN.safetensors --data fashion-mnist --epsilon 0.1 --attacks fgsm --images 2")
-        """,
-        "run('RUN')",
-    ),
     Case(
         "cli/harden.py",
         "write one with safetensors.torch.save_file(net.state_dict(), ...)",

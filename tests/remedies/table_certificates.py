@@ -210,21 +210,4 @@ write_tensors(Path("c.progress.safetensors"), {**tensors, "radii": tensors["radi
         r"certify('run --images 1 «(--sigma) to» «such as ([\d.]+),»')",
         given=OWN + "run()\n",
     ),
-    Case(
-        "cli/certify.py",
-        "--weights: only for package.module:build; … brings its own",
-        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2 --weights run.safetensors')",
-        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')",
-        given=OWN + "run()\nmemdef('memdef export run --out run.safetensors')\n",
-    ),
-    Case(
-        "cli/certify.py",
-        "does not exist; write it with 'memdef export RUN'",
-        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')",
-        """
-        memdef("«'(memdef export) RUN'» run --out run.safetensors")
-        certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')
-        """,
-        given=OWN + "run()\n",
-    ),
 )

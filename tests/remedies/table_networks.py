@@ -195,26 +195,28 @@ os.truncate("w.safetensors", stop - 1)
 """,
     ),
     Case(
-        "tensorfiles.py",
-        "make it readable with chmod",
-        "read_tensors(Path('weights.safetensors'))",
+        "files.py",
+        "make it readable with chmod u+r",
+        "tensorfiles.read_tensors(Path('weights.safetensors'))",
         """
         subprocess.run(["chmod", "«chmod (.*)»", "weights.safetensors"], check=True)
-        read_tensors(Path('weights.safetensors'))
+        tensorfiles.read_tensors(Path('weights.safetensors'))
         """,
-        given="write_tensors(Path('weights.safetensors'), net.state_dict()); Path('weights.safetensors').chmod(0)",
+        given="""
+        from memory_defense import tensorfiles
+        tensorfiles.write_tensors(Path('weights.safetensors'), net.state_dict())
+        Path('weights.safetensors').chmod(0)
+        """,
     ),
     Case(
-        "tensorfiles.py",
-        "convert it where you trust it with torch.load(..., weights_only=True) and safetensors.torch.save_file",
-        "read_tensors(Path('weights.pt'))",
-        r"""
-        import safetensors
-        state = torch.load('weights.pt', «(weights_only=True)»)
-        «and (safetensors.torch.save_file)»(state, 'weights.safetensors')
-        read_tensors(Path('weights.safetensors'))
+        "files.py",
+        "convert it once, its weights alone, with: memdef convert",
+        "tensorfiles.read_tensors(Path('weights.pt'))",
+        """
+        memdef("«with: (memdef convert \\S+ \\S+)»")
+        tensorfiles.read_tensors(Path('weights.safetensors'))
         """,
-        given="torch.save(net.state_dict(), 'weights.pt')",
+        given="from memory_defense import tensorfiles; torch.save(net.state_dict(), 'weights.pt')",
     ),
     Case(
         "tensorfiles.py",

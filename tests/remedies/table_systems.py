@@ -240,7 +240,7 @@ other = load(untrained("fashion-mnist/tiny"))
     ),
     Case(
         "systems/onnx_run.py",
-        "ONNX needs the package …, which is not installed: pip install 'memory-defense[export]'",
+        "this needs the package …, which is not installed: pip install 'memory-defense[…]'",
         "memdef('memdef export run --format onnx')",
         r"""
         from importlib.metadata import requires
@@ -260,7 +260,7 @@ other = load(untrained("fashion-mnist/tiny"))
     Case(
         "systems/onnx_run.py",
         "its metadata have no …; write one with 'memdef export RUN --format onnx'",
-        "load('mine.onnx')",
+        "read_onnx(Path('mine.onnx'))",
         "memdef(\"«with '(memdef .*)'»\"); load('RUN.onnx')",
         given="""
         import warnings
@@ -371,7 +371,7 @@ onnx.save(model, "mine.onnx")
     ),
     Case(
         "systems/own_model.py",
-        "give the others defaults, or write a function that sets them",
+        "give the others with --argument NAME=VALUE, or defaults, or write a function that sets them",
         f"""
         code("mine.py", '''
         def build(classes, width):

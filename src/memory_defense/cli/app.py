@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "report:report",
     "compare": "compare:compare",
     "export": "export:export",
+    "convert": "convert:convert",
     "reproduce": "reproduce:reproduce",
     "data": "data:data",
     "recipes": "data:recipes",

@@ -41,7 +41,8 @@ ClassesOption = Annotated[
 Target = Annotated[
     str,
     typer.Argument(
-        help="Run directory of a trained defense, zoo:NAME, an export, or package.module:build for your classifier."
+        help="Run directory of a trained defense, zoo:NAME, an export, or a classifier: package.module:build, "
+        "hf:DIR (transformers), onnx:FILE, FILE.pt2 (torch.export)."
     ),
 ]
 OwnImages = Annotated[
@@ -49,6 +50,21 @@ OwnImages = Annotated[
     typer.Option(help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."),
 ]
 OwnWeights = Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        help="What your classifier wants its pixels to be, joined by commas: mean=0.485/0.456/0.406, std=..., "
+        "imagenet, 255 (grey levels), 127 (as (255 x - 127) / 128), bgr, none."
+    ),
+]
+Argument = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE that package.module:build is given; may be repeated."),
+]
+RandomWeights = Annotated[
+    bool,
+    typer.Option("--random-weights", help="Take package.module:build without --weights although it only guesses."),
+]
 Sharing = Annotated[
     int, typer.Option(min=1, help="Processes that share the images; for several machines use torchrun.")
 ]

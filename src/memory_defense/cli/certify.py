@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from memory_defense.cli.arguments import (
+    Argument,
     ClassesOption,
     DataDir,
     Device,
@@ -17,6 +18,8 @@ from memory_defense.cli.arguments import (
     Offline,
     OwnImages,
     OwnWeights,
+    Preprocess,
+    RandomWeights,
     Seed,
     Sharing,
     Size,
@@ -78,6 +81,9 @@ class CertifyArguments:
     geometry: GeometryOption = None
     classes: ClassesOption = None
     weights: OwnWeights = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
     data_dir: DataDir = None
     offline: Offline = False
     seed: Seed = 0
@@ -124,15 +130,17 @@ def _check(options: CertifyArguments) -> None:
     """Raise ValueError for options that exclude each other, and for values out of range, before torch is loaded."""
     from memory_defense.cli.evaluate_checks import is_classifier
     from memory_defense.evaluation.place import check_place
-    from memory_defense.files import check_tensor_file
-    from memory_defense.names import check_classifier
-    from memory_defense.run_directory import RunDirectory, is_exported
+    from memory_defense.run_directory import RunDirectory
+    from memory_defense.systems.doors import check_target, door_of, path_of
 
     _check_method(options)
-    check_place(options.place(), {"the classifier": Path(options.target), "--weights": options.weights})
+    check_place(options.place(), {"the classifier": path_of(options.target), "--weights": options.weights})
     if not is_classifier(options.target):
         given = {
             "--weights": options.weights,
+            "--argument": options.argument,
+            "--preprocess": options.preprocess,
+            "--random-weights": options.random_weights or None,
             "--size": options.size,
             "--geometry": options.geometry,
             "--classes": options.classes,
@@ -146,18 +154,17 @@ def _check(options: CertifyArguments) -> None:
         return
     if options.data is None:
         raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
-    if not is_exported(Path(options.target)):
-        check_classifier(options.target)
-        if options.sigma is None and options.bounds is None:
-            raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
-    elif options.weights is not None:
-        raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
-    elif not Path(options.target).exists():
-        raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
+    check_target(
+        options.target,
+        options.weights,
+        options.preprocess,
+        random_weights=options.random_weights,
+        arguments=options.argument,
+    )
+    if door_of(options.target) != "export" and options.sigma is None and options.bounds is None:
+        raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
     check_framing(options.size, options.geometry, options.classes)
     check_source(options.data, options.data_dir)
-    if options.weights is not None:
-        check_tensor_file(options.weights)
 
 
 def _check_method(options: CertifyArguments) -> None:
@@ -229,6 +236,9 @@ def _own(
         options.target,
         source=options.data or "",
         weights=options.weights,
+        arguments=options.argument,
+        preprocess=options.preprocess,
+        random_weights=options.random_weights,
         size=options.size,
         geometry=options.geometry,
         classes=options.classes,

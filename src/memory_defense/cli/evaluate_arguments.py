@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_defense.cli.arguments import (
+    Argument,
     ClassesOption,
     DataDir,
     Device,
@@ -17,6 +18,8 @@ from memory_defense.cli.arguments import (
     Offline,
     OwnImages,
     OwnWeights,
+    Preprocess,
+    RandomWeights,
     Seed,
     Sharing,
     Size,
@@ -60,6 +63,9 @@ class EvaluateArguments:
     classes: ClassesOption = None
     weights: OwnWeights = None
     name: Name = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
     ] = None

@@ -16,22 +16,36 @@ from memory_defense.names import (
     PLANNED,
     PLANNED_HARDENED,
     RECIPES,
-    check_classifier,
     check_false_alarms,
     check_name,
     check_norm,
     check_rejection_cost,
 )
 from memory_defense.outputs import beside, check_file
-from memory_defense.run_directory import HARDENED, HARDENED_CERTIFIED, RunDirectory, is_exported
+from memory_defense.run_directory import HARDENED, HARDENED_CERTIFIED, RunDirectory
+from memory_defense.systems.doors import check_no_pickle, check_target, door_of, path_of
 
 if TYPE_CHECKING:
     from memory_defense.recipes.recipe import EvaluationPlan
 
+_OF_CLASSIFIERS = (
+    "weights",
+    "argument",
+    "preprocess",
+    "random_weights",
+    "size",
+    "geometry",
+    "classes",
+    "norm",
+    "start_from",
+)
+"""Options that a run directory has no use for."""
+
 
 def is_classifier(target: str) -> bool:
-    """Return whether this names the user's own classifier or an exported one, rather than a run directory."""
-    return (":" in target and not Path(target).exists()) or is_exported(Path(target))
+    """Return whether this names a classifier by one of its doors, or an export, rather than a run directory."""
+    check_no_pickle(target)
+    return door_of(target) != "run"
 
 
 def check_evaluate(options: EvaluateArguments) -> None:
@@ -49,7 +63,7 @@ def check_evaluate(options: EvaluateArguments) -> None:
             "--start-from": options.start_from,
             "--data": Path(options.data or ""),
         }
-        check_place(place_of(options), {"the classifier": Path(options.target), **sources})
+        check_place(place_of(options), {"the classifier": path_of(options.target), **sources})
     else:
         _check_run(options)
         run = RunDirectory(Path(options.target))
@@ -110,8 +124,8 @@ def _check_selection(options: EvaluateArguments, planned: Sequence[str], norms: 
 
 
 def _check_run(options: EvaluateArguments) -> None:
-    given, options_of_classifiers = vars(options), ("weights", "size", "geometry", "classes", "norm", "start_from")
-    if only := [f"--{name.replace('_', '-')}" for name in options_of_classifiers if given[name] is not None]:
+    given = vars(options)
+    if only := [f"--{name.replace('_', '-')}" for name in _OF_CLASSIFIERS if given[name] not in (None, False)]:
         raise ValueError(
             f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
         )
@@ -151,12 +165,13 @@ def _check_classifier(options: EvaluateArguments) -> None:
         raise ValueError("--knowledge: only for a run directory; your own classifier is its own surrogate")
     if not options.epsilon:
         raise ValueError("how far may an image be moved? give --epsilon, such as 8/255; it may be repeated")
-    if not is_exported(Path(options.target)):
-        check_classifier(options.target)
-    elif options.weights is not None:
-        raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
-    elif not Path(options.target).exists():
-        raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
+    check_target(
+        options.target,
+        options.weights,
+        options.preprocess,
+        random_weights=options.random_weights,
+        arguments=options.argument,
+    )
     norm = options.norm or "linf"
     check_norm(norm)
     check_attacks(FAST if options.attacks is None else options.attacks, norms=(norm,))
@@ -164,6 +179,5 @@ def _check_classifier(options: EvaluateArguments) -> None:
         radius(text, norm)
     check_framing(options.size, options.geometry, options.classes)
     check_source(options.data, options.data_dir)
-    for path in (options.weights, options.start_from):
-        if path is not None:
-            check_tensor_file(path)
+    if options.start_from is not None:
+        check_tensor_file(options.start_from)

@@ -43,7 +43,7 @@ class _Model(NamedTuple):
     """What the model takes."""
 
     channels: int
-    size: int
+    size: int | None
     geometry: Geometry | None
 
 
@@ -68,7 +68,7 @@ def pictures(
     paths: Sequence[Path],
     *,
     channels: int,
-    size: int,
+    size: int | None,
     limits: Limits | None = None,
     geometry: Geometry | None = None,
 ) -> Iterator[Picture | Unreadable | LeftOut]:
@@ -83,8 +83,10 @@ def pictures(
     ----------
     paths
         Nothing is raised for any of them: what cannot be read is yielded as `Unreadable`.
-    channels, size
-        C, 1 or 3, and H = W of the model's images.
+    channels
+        C of the model's images, 1 or 3.
+    size
+        H = W of the model's images; None leaves them as they are, or as `geometry` makes them.
     limits
         Largest files that are decoded.
     geometry
@@ -205,14 +207,15 @@ def _picture(name: str, pixels: np.ndarray, model: _Model, *, turned: bool = Fal
         changes.append("colour made grey")
     if geometry is not None:
         pixels, before = framed(name, np.ascontiguousarray(pixels), geometry, Limits()), pixels
-        if pixels.shape[:2] != (size, size):
+        tall, wide = pixels.shape[:2]
+        if size is not None and (tall, wide) != (size, size):
             raise ValueError(
-                f"{name} is {pixels.shape[1]} x {pixels.shape[0]} pixels by {geometry}, and the model takes {size} "
-                f"x {size}; give --geometry resize=N,crop={size}"
+                f"{name} is {wide} x {tall} pixels by {geometry}, and the model takes {size} x {size}; give "
+                f"--geometry resize=N,crop={size}"
             )
         if not np.array_equal(before, pixels):
-            changes.append(f"brought from {width} x {height} to {size} x {size} by {geometry}")
-    elif (height, width) != (size, size):
+            changes.append(f"brought from {width} x {height} to {wide} x {tall} by {geometry}")
+    elif size is not None and (height, width) != (size, size):
         cut = "" if height == width else ", the sides cut off"
         changes.append(f"resized from {width} x {height} to {size} x {size}{cut}")
         pixels = fit(np.ascontiguousarray(pixels), size)

@@ -32,6 +32,7 @@ def build_user_model(
     channels: int,
     size: int | tuple[int, int],
     weights: Path | str | None = None,
+    arguments: Mapping[str, object] | None = None,
     seed: int = 0,
     more_outputs: bool = False,
 ) -> nn.Module:
@@ -51,6 +52,9 @@ def build_user_model(
         then the factory is given no `size`.
     weights
         A ``.safetensors`` file of its state dict. Without it the model keeps the weights that the factory gave it.
+    arguments
+        What else the class or the function is given by keyword. They go before `classes`, `channels` and `size`,
+        which it is then given only where its signature names them: not in its ``**options``.
     seed
         Seed of what the user's code draws; the global generators are left as they were.
     more_outputs
@@ -69,8 +73,8 @@ def build_user_model(
     with _current_directory_first(), seeded(seed, "own model"):
         found = _find(place)
         with seeded(seed, "initialisation", "own model"):  # whether or not the import came first
-            given = {"classes": classes, "channels": channels}
-            model = _call(place, found, given | ({"size": size} if isinstance(size, int) else {}))
+            given = {"classes": classes, "channels": channels} | ({"size": size} if isinstance(size, int) else {})
+            model = _call(place, found, given, arguments or {})
         model = model.to("cpu").eval()
         sides = (size, size) if isinstance(size, int) else size
         count = 3 if classes != 3 else 4
@@ -136,13 +140,18 @@ def _find(place: str) -> object:
     return found
 
 
-def _call(place: str, found: object, sizes: Mapping[str, int]) -> nn.Module:
+def _call(place: str, found: object, sizes: Mapping[str, int], arguments: Mapping[str, object]) -> nn.Module:
     """Return the module itself, or what the class or the function returns."""
     if isinstance(found, nn.Module):
+        if arguments:
+            raise ValueError(
+                f"{place} is a module already, which takes no {', '.join(arguments)}; leave --argument out, or "
+                "name the function that makes it"
+            )
         return found
     if not callable(found):
         raise ValueError(f"{place} is {type(found).__name__}, expected an nn.Module, a class of one or a function")
-    accepted = _accepted(place, found, sizes)
+    accepted = _accepted(place, found, sizes, arguments)
     shown = ", ".join(f"{name}={value}" for name, value in accepted.items())
     with _users_code(f"{place}({shown})"):
         model = found(**accepted)
@@ -154,15 +163,18 @@ def _call(place: str, found: object, sizes: Mapping[str, int]) -> nn.Module:
     return model
 
 
-def _accepted(place: str, factory: Callable[..., Any], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return those of `sizes` that the factory takes by keyword; refuse what it needs beyond them."""
+def _accepted(
+    place: str, factory: Callable[..., Any], sizes: Mapping[str, int], arguments: Mapping[str, object]
+) -> dict[str, object]:
+    """Return the arguments, and those of `sizes` that the factory takes by keyword; refuse what it needs beyond."""
+    sizes = {name: value for name, value in sizes.items() if name not in arguments}
     if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:  # its **kwargs take nothing
-        return {}
+        return dict(arguments)
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # some built-in callables have none
-        return {}
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(arguments)
+    if not arguments and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(sizes)
     by_keyword = {
         parameter.name
@@ -175,14 +187,14 @@ def _accepted(place: str, factory: Callable[..., Any], sizes: Mapping[str, int])
         for parameter in parameters
         if parameter.default is parameter.empty
         and parameter.kind not in variadic
-        and not (parameter.name in by_keyword and parameter.name in sizes)
+        and not (parameter.name in by_keyword and (parameter.name in sizes or parameter.name in arguments))
     ]
     if needed:
         raise ValueError(
             f"{place} needs {', '.join(needed)}, but only {', '.join(sizes)} are given, by keyword; "
-            "give the others defaults, or write a function that sets them"
+            "give the others with --argument NAME=VALUE, or defaults, or write a function that sets them"
         )
-    return {name: value for name, value in sizes.items() if name in by_keyword}
+    return {**{name: value for name, value in sizes.items() if name in by_keyword}, **arguments}
 
 
 def _load(place: str, model: nn.Module, path: Path) -> None:
