@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory_defense.evaluation.record import Accuracy, Record
+from memory_defense.reporting.failures import failure
 from memory_defense.reporting.rows import Section, audit_lines, ordered_worst_cases
 from memory_defense.reporting.summary import best_attack, gaps
 from memory_defense.reporting.tables import matrix_table
 from memory_defense.reporting.text import escaped, headline_markdown, table_markdown
-from memory_defense.reporting.wording import ball_text, interval, number, percent
+from memory_defense.reporting.wording import ball_text, interval, percent
 
 _LOADING = """```python
 import memory_defense  # pip install memory-defense
@@ -112,11 +113,7 @@ def _audit(record: Record) -> str:
     head = f"{len(failed)} of {len(lines)} checks failed, {counts}, {skipped} were not run."
     if not lines:
         return "No check was run, so nothing says whether these numbers can be believed."
-    items = (
-        f"- **{escaped(line.check)}** ({number(line.value)}): {escaped(line.meaning)}. "
-        f"What to do: {escaped(line.remedy)}."
-        for line in failed
-    )
+    items = (f"- **{escaped(failure(line))}** What to do: {escaped(line.remedy)}." for line in failed)
     return "\n".join((head, "", *items)).rstrip()
 
 
