@@ -33,7 +33,7 @@ def test_markdown_tables_are_rectangular(record):
 
 def test_headline_markdown(record):
     lines = headline_markdown([Section("mine", record)]).splitlines()
-    assert lines[0].startswith("| system | clean | paper's protocol: fixed slots (PGD-40, L-inf 25/255; not the ")
+    assert lines[0].startswith("| system | clean | the paper's attack (PGD-40, L-inf 25/255; spares the selector) ")
     assert lines[2] == (
         "| mine | 93.1 [91.4, 94.5] | 83.4 [81.0, 85.6] | **1.1** [0.6, 2.0] | **20.6** [18.2, 23.2] |"
     )

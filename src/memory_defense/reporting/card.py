@@ -15,7 +15,7 @@ from memory_defense.reporting.rows import Section, audit_lines, ordered_worst_ca
 from memory_defense.reporting.summary import best_attack, gaps
 from memory_defense.reporting.tables import matrix_table
 from memory_defense.reporting.text import escaped, headline_markdown, table_markdown
-from memory_defense.reporting.wording import ball_text, interval, percent
+from memory_defense.reporting.wording import ball_text, interval, number, percent
 
 _LOADING = """```python
 import memory_defense  # pip install memory-defense
@@ -113,7 +113,11 @@ def _audit(record: Record) -> str:
     head = f"{len(failed)} of {len(lines)} checks failed, {counts}, {skipped} were not run."
     if not lines:
         return "No check was run, so nothing says whether these numbers can be believed."
-    items = (f"- **{escaped(failure(line))}** What to do: {escaped(line.remedy)}." for line in failed)
+    items = (
+        f"- **{escaped(failure(line))}** ({escaped(line.check)}: {number(line.value)}.) "
+        f"What to do: {escaped(line.remedy)}."
+        for line in failed
+    )
     return "\n".join((head, "", *items)).rstrip()
 
 

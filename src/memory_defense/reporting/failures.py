@@ -20,7 +20,7 @@ Weight = Literal["decisive", "doubt", "note"]
 
 @dataclass(frozen=True)
 class Failure:
-    """What is wrong when a check fails: a sentence with places for its ``{value}`` and its ``{share}`` in percent."""
+    """What is wrong when a check fails: a sentence with places for its ``{value}`` or ``{share}`` in percent."""
 
     weight: Weight
     sentence: str
@@ -103,8 +103,8 @@ FAILURES: dict[str, Failure] = {
     ),
     "meaningless images do not get the right answers": Failure(
         "decisive",
-        "Noise or black images get the label of the image in whose place they stand, {share} % of them: the answers "
-        "do not come from the image.",
+        "Noise or black images get the label of the image in whose place they stand, {share} % of them: the "
+        "answers do not come from the image.",
     ),
     "same answer alone and in a batch": Failure(
         "doubt", "{share} % of the images are answered otherwise when other images stand beside them in the batch."
@@ -130,7 +130,8 @@ FAILURES: dict[str, Failure] = {
     # is there a gradient to follow?
     "the cross-entropy has a gradient": Failure(
         "doubt",
-        "For {share} % of the images the cross-entropy has no gradient: an attack that follows it cannot move there.",
+        "For {share} % of the images the cross-entropy has no gradient: an attack that follows it cannot move "
+        "there.",
     ),
     "the margin loss has a gradient": Failure(
         "decisive",
@@ -138,8 +139,8 @@ FAILURES: dict[str, Failure] = {
     ),
     "attacks find all that 50 draws of noise do": Failure(
         "doubt",
-        "Random noise broke {share} % of the images that it was tried on and that no attack had broken: the attacks "
-        "were too weak for these.",
+        "Random noise broke {share} % of the images that it was tried on and that no attack had broken: the "
+        "attacks were too weak for these.",
     ),
     "the attack breaks a model that is known to break": Failure(
         "decisive",
@@ -154,13 +155,13 @@ FAILURES: dict[str, Failure] = {
     ),
     "no transferred image finds what white-box attacks miss": Failure(
         "doubt",
-        "{share} % of the images were broken only by images made for another model, or found earlier: the attacks on "
-        "the defense itself were misled.",
+        "{share} % of the images were broken only by images made for another model, or found earlier: the attacks "
+        "on the defense itself were misled.",
     ),
     "every gradient attack had a gradient": Failure(
         "decisive",
-        "{share} % of the gradient attacks found no gradient and could not run: the accuracy under them is the clean "
-        "one and proves nothing.",
+        "{share} % of the gradient attacks found no gradient and could not run: the accuracy under them is the "
+        "clean one and proves nothing.",
     ),
     "classes suit the losses": Failure(
         "doubt",
@@ -254,8 +255,8 @@ FAILURES: dict[str, Failure] = {
     ),
     "answers do not switch half-way between images": Failure(
         "decisive",
-        "Half-way between two images the answer jumps from one label to the other: the model answers with the label "
-        "of the nearest image that it keeps.",
+        "Half-way between two images the answer jumps from one label to the other: the model answers with the "
+        "label of the nearest image that it keeps.",
     ),
     "the model holds none of the images judged": Failure(
         "decisive", "{share} % of the images that the model is judged on are stored inside it."

@@ -207,7 +207,7 @@ def _label(axes: Axes, lines: Sequence[_Line], layout: Layout) -> None:
     order = sorted(lines, key=lambda line: line.points[-1][1].accuracy)
     if layout.below:
         at, top = 0.05 * inch[0], -2 - inch[1] * 0.5
-        places = [top - step * number for number in range(len(order), 0, -1)]
+        places = [top - step * (number - 0.5) for number in range(len(order), 0, -1)]
     else:
         at = end * 1.02 + 0.1 * inch[0]
         places = _spread([100 * line.points[-1][1].accuracy for line in order], step, 0.0, 100.0)

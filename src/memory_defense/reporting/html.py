@@ -240,8 +240,9 @@ def _figure(section: Section, norm: str, prefix: str) -> View:
         f"{joined(sorted(attacks))}; one line for each knowledge, that is, for what the attack can look into. In "
         "bold, the worst case of all attacks. Bands are 95 % intervals."
         if attacks
-        else "How much is proven to stay right as more of the image may be changed (epsilon, 0 is the clean image), "
-        "and, where a gate flags images, how much is proven to be right or flagged. Bands are 95 % intervals."
+        else "How much is proven to stay right as more of the image may be changed (epsilon, 0 is the clean "
+        "image), and, where a gate flags images, how much is proven to be right or flagged. Bands are 95 % "
+        "intervals."
     )
     wide, narrow = (
         Markup(accuracy_figure(record, norm, prefix=f"{prefix}{suffix}", layout=layout))

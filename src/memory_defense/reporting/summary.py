@@ -125,8 +125,8 @@ def gaps(record: Record) -> tuple[str, ...]:
         said.append("Images that no attack here had broken were not attacked further (no cascade was run).")
     elif not attacks:
         said.append(
-            "Each attack was tried only on images that those before it had not broken, so attacks cannot be compared (no "
-            "table was run)."
+            "Each attack was tried only on images that those before it had not broken, so attacks cannot be "
+            "compared (no table was run)."
         )
     if attacks and known == {PAPER_PROTOCOL} and not record.cascades:
         said.append("The selector was never attacked.")
@@ -161,8 +161,8 @@ def why_not_run(record: Record, line: AuditLine) -> str:
         return "No image made for another model, or found by an earlier evaluation, was tried."
     if line.check in NEED_TABLE and record.cascades and not table_attacks(record):
         return (
-            "This check compares attacks that were all tried on every image. This record was made by a cascade alone: "
-            "each attack was tried only on images that those before it had not broken."
+            "This check compares attacks that were all tried on every image. This record was made by a cascade "
+            "alone: each attack was tried only on images that those before it had not broken."
         )
     return ""
 
@@ -188,9 +188,9 @@ def why_protocols_differ(record: Record) -> str:
     if not same_ball or not following or following[0] < 0.5:
         return ""
     return (
-        f"Why these numbers lie so far apart: the memory holds items for each class, its slots, and one part of the "
-        f"system, the selector, chooses the slot. The paper's own attack ({protocol_text(paper)}) never touches the "
-        f"selector, and leaves {percent(paper.accuracy)} % right. But the answer is the slot: if a slot is drawn at "
-        f"random, its class is the answer for {percent(following[0])} % of the images. So an attack of the same "
-        f"size on the selector alone leaves {percent(min(same_ball))} % right."
+        f"Why these numbers lie so far apart: the memory holds items for each class, its slots, and one part of "
+        f"the system, the selector, chooses the slot. The paper's own attack ({protocol_text(paper)}) never "
+        f"touches the selector, and leaves {percent(paper.accuracy)} % right. But the answer is the slot: if a "
+        f"slot is drawn at random, its class is the answer for {percent(following[0])} % of the images. So an "
+        f"attack of the same size on the selector alone leaves {percent(min(same_ball))} % right."
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from memory_defense.evaluation.record import (
     Accuracy,
     AttackResult,
+    AuditLine,
     CascadeRecord,
     DetectionResult,
     Record,
@@ -177,7 +178,8 @@ def matrix_table(record: Record) -> Table:
                     rows.append((name, where, *blank, _accuracy(worst.undetected, sources)))
     notes = (
         "Accuracy in %, with its 95 % interval; columns are what the adversary knows.",
-        "Worst case: images that no attack broke, whatever it knew, while it changed them by no more than the ball says.",
+        "Worst case: images that no attack broke, whatever it knew, while it changed them by no more than the ball "
+        "says.",
         f"{MISSING}: not run.",
     )
     said = _explained(notes, rows) if rows else ("No attack was run.",)
@@ -274,7 +276,7 @@ def audit_table(record: Record, *, explained: bool = True) -> Table:
     columns, sources = tuple(Column(name, numeric=name == "value") for name in names), Sources(record)
     rows = tuple(
         (
-            Cell(failure(line) if line.verdict == "fail" else plain(line.check)),
+            Cell(_said(line)),
             Cell(f"{SYMBOLS[line.verdict]} {line.verdict}", strong=line.verdict == "fail"),
             Cell(number(line.value), source=sources.of(line, "value")),
             Cell(plain(line.meaning)),
@@ -284,6 +286,12 @@ def audit_table(record: Record, *, explained: bool = True) -> Table:
         if explained or line.verdict != "pass"
     )
     return Table("Audit", columns, rows, () if rows and explained else (audit_sentence(record),))
+
+
+def _said(line: AuditLine) -> str:
+    """Return a check's name, which says what should be so; of a failed one, what is wrong, with its name."""
+    name = plain(line.check)
+    return f"{failure(line)} (check: {name})" if line.verdict == "fail" else name
 
 
 def cascade_tables(record: Record) -> tuple[Table, ...]:
@@ -319,8 +327,8 @@ def _cascade_table(cascade: CascadeRecord, images: int, sources: Sources) -> Tab
         for stage, source in zip(cascade.stages, map(sources.of, cascade.stages), strict=True)
     )
     notes = (
-        "Each attack was tried only on images that those above it had not broken; scouts, which are cheap, are first "
-        "compared on a few images.",
+        "Each attack was tried only on images that those above it had not broken; scouts, which are cheap, are "
+        "first compared on a few images.",
         "Passes: how often the model was asked (forward) or differentiated (backward), divided by all images.",
     )
     return Table(f"Cascade, {ball_text(cascade.norm, cascade.epsilon)}", columns, rows, notes)

@@ -66,7 +66,8 @@ KNOWLEDGE: dict[str, Knowledge] = {
         Knowledge(
             "robust",
             "robust member",
-            "The attack is made for the robust classifier of a mixture alone; its images are handed to the mixture.",
+            "The attack is made for the robust classifier of a mixture alone; its images are handed to the "
+            "mixture.",
         ),
         Knowledge(
             "accurate",

@@ -31,7 +31,7 @@ class Word:
 
 
 def change_text(norm: str, epsilon: float) -> str:
-    """Return in words how far an attack may change an image, such as ``every pixel by at most 9 of 255 grey levels``."""
+    """Return how far an attack may change an image, such as ``every pixel by at most 9 of 255 grey levels``."""
     written = epsilon_text(epsilon)
     if norm == "linf":
         levels, grey, _ = written.partition("/255")
@@ -111,7 +111,7 @@ def _flags(records: Sequence[Record]) -> bool:
 
 
 def first_table(sections: Sequence[Section]) -> Table:
-    """Return the headline with a system in each column and whole phrases in front, for readers who are new to it."""
+    """Return the headline with a system in each column, in whole phrases, for readers who are new to it."""
     (balls, rows), (proofs, proven_rows) = headline(sections), proven(sections)
     counts = {section.record.images for section in sections}
     whose = f" of {counts.pop():,} test images" if len(counts) == 1 else ""
