@@ -14,8 +14,8 @@ from reporting.pages import Page, report
     ("norm", "epsilon", "text"),
     [
         ("linf", 9 / 255, "every pixel by at most 9 of 255 grey levels"),
-        ("linf", 0.1, "every pixel by at most 0.1, where black is 0 and white is 1"),
-        ("l2", 1.5, "all pixels together by at most 1.5 (the root of the sum of their squared changes)"),
+        ("linf", 0.1, "every pixel by at most 0.1 (black is 0, white is 1)"),
+        ("l2", 1.5, "all pixels together by at most 1.5 (the square root of the summed squares)"),
         ("l1", 3.0, "by at most 3 in the norm l1"),
     ],
 )
@@ -60,9 +60,9 @@ def test_the_first_table_has_a_system_in_each_column_and_its_numbers(record):
     table = first_table([Section("mine", record), Section("other", record.model_copy(update={"worst_case": ()}))])
     assert [column.title for column in table.columns] == ["right, in % of 1,000 test images", "mine", "other"]
     rows = {row[0].text: [str(cell) for cell in row[1:]] for row in table.rows}
-    assert rows["unchanged (clean)"] == ["93.1 [91.4, 94.5]"] * 2
-    linf = "worst case of every attack tried, every pixel by at most 25 of 255 grey levels (L-inf 25/255)"
-    assert rows[linf] == ["1.1 [0.6, 2.0]", "–"]
+    assert rows["clean: the images as they are"] == ["93.1 [91.4, 94.5]"] * 2
+    linf = f"under every attack tried that changes {change_text('linf', 25 / 255)}"
+    assert rows[f"worst case, L-inf 25/255: {linf}"] == ["1.1 [0.6, 2.0]", "–"]
     assert all(len(row) == 3 for row in table.rows)
     assert table.notes[-1] == "–: not measured."
 
@@ -70,4 +70,7 @@ def test_the_first_table_has_a_system_in_each_column_and_its_numbers(record):
 def test_the_first_table_says_what_is_proven():
     proven = make().model_copy(update={"certified": (certified(0.25, 7, 9),)})
     said = [row[0].text for row in first_table([Section("s", proven)]).rows]
-    assert any(text.startswith("proven against every attack there can be, all pixels together") for text in said)
+    assert any(
+        text.startswith("proven, L2 0.25: under any attack at all that changes all pixels together")
+        for text in said
+    )

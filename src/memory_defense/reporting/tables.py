@@ -114,6 +114,11 @@ def headline_table(sections: Sequence[Section]) -> Table:
         body.append(tuple(cells))
     if any(cell.text == MISSING for cells in body for cell in cells):
         notes.append(f"{MISSING}: not run.")
+    if balls:
+        notes.append(
+            "Worst case: right under every attack that was tried. L-inf bounds the change of each pixel, L2 that "
+            "of all of them together."
+        )
     if certified:
         notes.append("Proven: right, and no image within the radius gets another answer, whatever the attack.")
     for section, row in zip(sections, rows, strict=True):

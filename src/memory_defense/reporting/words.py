@@ -35,10 +35,10 @@ def change_text(norm: str, epsilon: float) -> str:
     written = epsilon_text(epsilon)
     if norm == "linf":
         levels, grey, _ = written.partition("/255")
-        size = f"{levels} of 255 grey levels" if grey else f"{written}, where black is 0 and white is 1"
+        size = f"{levels} of 255 grey levels" if grey else f"{written} (black is 0, white is 1)"
         return f"every pixel by at most {size}"
     if norm == "l2":
-        return f"all pixels together by at most {written} (the root of the sum of their squared changes)"
+        return f"all pixels together by at most {written} (the square root of the summed squares)"
     return f"by at most {written} in the norm {norm_label(norm)}"
 
 
@@ -116,16 +116,16 @@ def first_table(sections: Sequence[Section]) -> Table:
     counts = {section.record.images for section in sections}
     whose = f" of {counts.pop():,} test images" if len(counts) == 1 else ""
     columns = [Column(f"right, in %{whose}", numeric=False), *(Column(plain(one.title)) for one in sections)]
-    body = [(Cell("unchanged (clean)"), *(_cell(section.record.clean) for section in sections))]
+    body = [(Cell("clean: the images as they are"), *(_cell(section.record.clean) for section in sections))]
     if any(row.paper is not None for row in rows):
         body.append(
-            (Cell("changed by the paper's own attack, which spares a part"), *(_paper(row.paper) for row in rows))
+            (Cell("the paper's attack: it spares the part that decides"), *(_paper(row.paper) for row in rows))
         )
     for place, ball in enumerate(balls):
-        said = f"worst case of every attack tried, {change_text(*ball)} ({ball_text(*ball)})"
+        said = f"worst case, {ball_text(*ball)}: under every attack tried that changes {change_text(*ball)}"
         body.append((Cell(said), *(_cell(row.worst[place], strong=True) for row in rows)))
     for place, ball in enumerate(proofs):
-        said = f"proven against every attack there can be, {change_text(*ball)} ({ball_text(*ball)})"
+        said = f"proven, {ball_text(*ball)}: under any attack at all that changes {change_text(*ball)}"
         body.append((Cell(said), *(_cell(row[place], strong=True) for row in proven_rows)))
     notes = (
         "In brackets, how far each number may be off because only so many images were tested (95 % interval).",
