@@ -293,7 +293,8 @@ def verdict(record: Record) -> str:
     if not decisive:
         return ""
     said = " ".join(map(failure, decisive[:2]))
-    more = f" {len(decisive) - 2} more such checks failed." if len(decisive) > 2 else ""
+    left = len(decisive) - 2
+    more = f" {left} more such check{'s' if left > 1 else ''} failed." if left > 0 else ""
     return f"Do not rely on these numbers: the robust accuracy may be far too high. {said}{more}"
 
 

@@ -121,16 +121,17 @@ def headline_table(sections: Sequence[Section]) -> Table:
         )
     if certified:
         notes.append("Proven: right, and no image within the radius gets another answer, whatever the attack.")
+    warnings: list[str] = []
     for section, row in zip(sections, rows, strict=True):
         whose = f"{plain(row.title)}: " if len(rows) > 1 else ""
         if failed := verdict(section.record):
-            notes.insert(0, f"{whose}{plain(failed)}")
+            warnings.append(f"{whose}{plain(failed)}")
         said = [plain(note) for note in section.record.notes]
         notes += [
             f"{whose or one[:1].upper()}{one if whose else one[1:]}{'' if one.endswith('.') else '.'}"
             for one in said
         ]
-    return Table("Headline", tuple(columns), tuple(body), _explained(notes, body))
+    return Table("Headline", tuple(columns), tuple(body), _explained((*warnings, *notes), body))
 
 
 def _split(results: list[AttackResult]) -> dict[str, list[AttackResult]]:
