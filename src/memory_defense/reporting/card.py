@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from memory_defense.evaluation.naming import name_of
 from memory_defense.evaluation.record import Accuracy, Record
+from memory_defense.reporting.failures import failure
 from memory_defense.reporting.hub import HUB_DATASETS
 from memory_defense.reporting.rows import Section, audit_lines, ordered_worst_cases
 from memory_defense.reporting.summary import best_attack, gaps
@@ -155,7 +156,7 @@ def _audit(record: Record) -> str:
     if not lines:
         return "No check was run, so nothing says whether these numbers can be believed."
     items = (
-        f"- **{escaped(line.check)}** ({number(line.value)}): {escaped(line.meaning)}. "
+        f"- **{escaped(failure(line))}** ({escaped(line.check)}: {number(line.value)}.) "
         f"What to do: {escaped(line.remedy)}."
         for line in failed
     )

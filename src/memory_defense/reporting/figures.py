@@ -12,21 +12,30 @@ from matplotlib.ticker import MaxNLocator
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.reporting.rows import curve_points, figure_norms
 from memory_defense.reporting.svg import bare, colour, drawn
-from memory_defense.reporting.wording import KNOWLEDGE, knowledge_label, norm_label
+from memory_defense.reporting.wording import KNOWLEDGE, epsilon_text, knowledge_label, norm_label
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Size in inches, text size in points, and the axes' left, bottom, width and height in figure shares."""
+    """Size in inches, text size in points, and the axes' left, bottom, width and height in inches.
+
+    The lines' names stand to the right of the axes, or `below` them, where each makes the figure higher.
+    """
 
     width: float
     height: float
     text: float
     axes: tuple[float, float, float, float]
+    below: bool = False
+
+    @property
+    def row(self) -> float:
+        """Height of one line of text."""
+        return 1.3 * self.text / 72
 
 
-WIDE = Layout(7.4, 3.7, 9.5, (0.062, 0.135, 0.735, 0.775))
-NARROW = Layout(3.6, 3.5, 9.0, (0.105, 0.135, 0.5, 0.765))
+WIDE = Layout(7.4, 3.7, 9.5, (0.46, 0.5, 5.0, 2.87))
+NARROW = Layout(3.6, 2.9, 9.0, (0.38, 0.5, 3.1, 2.1), below=True)
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,12 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
         )
         raise ValueError(f"the record of {record.defense!r} holds no curve in the norm {norm!r}; {remedy}")
 
+    height = layout.height + (layout.row * len(lines) if layout.below else 0)
+
     def paint(figure: Figure) -> None:
-        axes = figure.add_axes(layout.axes)
+        left, bottom, across, up = layout.axes
+        bottom += height - layout.height
+        axes = figure.add_axes((left / layout.width, bottom / height, across / layout.width, up / height))
         _frame(axes, norm, layout)
         for line in lines:
             _draw(axes, line)
@@ -103,7 +116,7 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     best = ", ".join(f"{line.label} {100 * line.points[-1][1].accuracy:.1f} %" for line in lines)
     return drawn(
         paint,
-        size=(layout.width, layout.height),
+        size=(layout.width, height),
         text=layout.text,
         prefix=prefix,
         title=f"Accuracy against epsilon, {norm_label(norm)}",
@@ -188,27 +201,31 @@ def _draw(axes: Axes, line: Line) -> None:
 
 
 def _label(axes: Axes, lines: Sequence[Line], layout: Layout) -> None:
-    """Write each line's name and last value at the right, spread so that no two overlap."""
+    """Write each line's mark, name and last value beside the axes, spread so that no two overlap, or below them.
+
+    No line leads from a name to its curve: it would be taken for one.
+    """
     end = max(epsilon for line in lines for epsilon, _ in line.points)
     axes.set_xlim(0, end * 1.02)
-    step = 100 * layout.text * 1.3 / (72 * layout.height * layout.axes[3])
+    inch = end * 1.02 / layout.axes[2], 104 / layout.axes[3]  # in units of the two axes
+    step = inch[1] * layout.row
     order = sorted(lines, key=lambda line: line.points[-1][1].accuracy)
-    places = _spread([100 * line.points[-1][1].accuracy for line in order], step, 0.0, 100.0)
+    if layout.below:
+        at, top = 0.05 * inch[0], -2 - inch[1] * 0.5
+        places = [top - step * (number - 0.5) for number in range(len(order), 0, -1)]
+    else:
+        at = end * 1.02 + 0.1 * inch[0]
+        places = _spread([100 * line.points[-1][1].accuracy for line in order], step, 0.0, 100.0)
     for line, place in zip(order, places, strict=True):
         epsilon, last = line.points[-1]
-        shade, value = colour(line.pen.colour), 100 * last.accuracy
+        shade, where = colour(line.pen.colour), "" if epsilon == end else f" at {epsilon_text(epsilon)}"
         axes.plot(
-            [epsilon, end * 1.025, end * 1.055],
-            [value, value if epsilon < end else (value + place) / 2, place],
-            color=shade,
-            linewidth=0.8,
-            alpha=0.6,
-            clip_on=False,
+            [at], [place], marker=line.pen.marker, color=shade, markersize=5, markeredgewidth=0, clip_on=False
         )
         axes.text(
-            end * 1.07,
+            at + 0.1 * inch[0],
             place,
-            f"{line.label} {value:.1f}",
+            f"{line.label} {100 * last.accuracy:.1f}{where}",
             color=shade,
             fontsize=layout.text,
             fontweight="bold" if line.bold else "normal",

@@ -13,9 +13,9 @@ from memory_defense.evaluation.naming import name_of
 from memory_defense.evaluation.record import Record
 from memory_defense.reporting.cells import Cell, Table
 from memory_defense.reporting.comparison import comparison_tables
+from memory_defense.reporting.failures import audit_sentence
 from memory_defense.reporting.figures import Line, accuracy_figure, known_lines
 from memory_defense.reporting.rows import Section, answer, caution, figure_norms
-from memory_defense.reporting.summary import audit_sentence
 from memory_defense.reporting.svg import COLOURS
 from memory_defense.reporting.tables import headline_table
 from memory_defense.reporting.wording import norm_label, norm_order

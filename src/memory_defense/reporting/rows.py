@@ -18,6 +18,7 @@ from memory_defense.evaluation.record import (
     Record,
     WorstCase,
 )
+from memory_defense.reporting.failures import verdict
 from memory_defense.reporting.sources import Piece, Sources
 from memory_defense.reporting.wording import (
     PAPER_EPSILON,
@@ -185,11 +186,13 @@ def ordered_worst_cases(record: Record) -> tuple[WorstCase, ...]:
 
 
 def caution(record: Record) -> str:
-    """Return what the worst case does not cover, or nothing: an evaluation that never attacked the selector."""
+    """Return what the worst case does not cover, or nothing: a failed check, a selector that was never attacked."""
+    if said := verdict(record):
+        return said
     known = {result.knowledge for result in table_attacks(record)}
     if known != {PAPER_PROTOCOL} or record.cascades:
         return ""
-    return "Only the paper's protocol was run: the selector was never attacked, so this is no worst case."
+    return "Only the paper's own attack was run: the selector was never attacked, so this is no worst case."
 
 
 def curve_points(record: Record, norm: str) -> dict[str, list[AttackResult]]:
