@@ -1,19 +1,22 @@
-"""Evaluations of the runs as the page's tables, and as the report that `reporting` writes."""
+"""Records, of runs and of any other classifier, as the page's tables and as the report that `reporting` writes."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 
 from memory_defense.evaluation.kept import read_whole
+from memory_defense.evaluation.record import Record
 from memory_defense.reporting import Section, headline_table, matrix_table, write_report
 from memory_defense.reporting.cells import Table
-from memory_defense.reporting.rows import answer, caution
+from memory_defense.reporting.rows import answer, caution, ordered_worst_cases
 from memory_defense.reporting.selection import selection_tables
+from memory_defense.reporting.summary import audit_sentence
 from memory_defense.reporting.tables import audit_table, cascade_tables, detection_tables
+from memory_defense.reporting.wording import NOT_TRIED, ball_text, interval, number, percent, plain
 from memory_defense.studio.messages import Message
-from memory_defense.studio.runs import Run
+from memory_defense.studio.runs import Evaluated, Runs
 
 TITLE = "Memory Defense: what survives"
 
@@ -43,64 +46,87 @@ class TableView(Message):
     notes: list[str]
 
 
-class RecordView(Message):
-    """One run's evaluation."""
+class NumberView(Message):
+    """One number of a record's first line."""
 
-    run: str
+    name: str
+    text: str
+    detail: str
+    """Its 95 % interval; empty where nothing was measured."""
+
+
+class FailedView(Message):
+    """One check of the audit that failed."""
+
+    check: str
+    value: str
+    meaning: str
+    remedy: str
+
+
+class RecordView(Message):
+    """One evaluation."""
+
+    name: str
     title: str
+    run: bool
+    """Whether it is a run's, which can be played with; else it is a record of any other classifier."""
+    numbers: list[NumberView]
     answer: str
     caution: str
+    audit: str
+    """The audit in one sentence."""
+    failed: list[FailedView]
     images: int
     dataset: str
     tables: list[TableView]
 
 
 class Records(Message):
-    """Every evaluation below the root."""
+    """Every record in the folders given."""
 
+    looked: list[str]
+    """The folders, in words."""
     headline: TableView | None
     records: list[RecordView]
     faults: list[str]
     """Records that cannot be read, and why."""
 
 
-def records_of(runs: Sequence[Run]) -> Records:
-    """Return the tables of every run that has a record; damaged ones are named among the faults."""
+def records_of(runs: Runs) -> Records:
+    """Return the tables of every record; damaged ones are named among the faults."""
     faults: list[str] = []
-    sections: list[Section] = []
-    names: list[str] = []
-    for run in runs:
-        if not run.directory.record.is_file():
-            continue
+    found: list[tuple[Evaluated, Record]] = []
+    for one in runs.evaluated().values():
         try:
-            sections.append(_section(run))
-            names.append(run.name)
+            found.append((one, read_whole(one.record)))
         except (ValueError, OSError) as error:
-            faults.append(f"{run.name}: {error}")
+            faults.append(f"{one.name}: {error}")
+    named = Counter(record.defense for one, record in found if not one.run)
+    sections = [_section(one, record, alone=named[record.defense] == 1) for one, record in found]
     return Records(
+        looked=runs.looked,
         headline=_view(headline_table(sections)) if sections else None,
-        records=[_record(name, section) for name, section in zip(names, sections, strict=True)],
+        records=[_record(one, section) for (one, _), section in zip(found, sections, strict=True)],
         faults=faults,
     )
 
 
-def report_of(run: Run) -> str:
-    """Return one run's whole report as a page; raise ValueError when it has no record."""
-    if not run.directory.record.is_file():
-        raise ValueError(f"{run.name} has no record; make one with: memdef evaluate {run.directory.path}")
+def report_of(one: Evaluated) -> str:
+    """Return one record's whole report as a page."""
     with tempfile.TemporaryDirectory(prefix="memdef-studio-") as directory:
         page = Path(directory) / "report.html"
-        write_report(page, [_section(run)], title=TITLE)
+        write_report(page, [_section(one, read_whole(one.record), alone=True)], title=TITLE)
         return page.read_text(encoding="utf-8")
 
 
-def _section(run: Run) -> Section:
-    record = read_whole(run.directory.record)
-    gallery = run.directory.gallery
-    return Section(title=run.name, record=record, gallery_path=gallery if gallery.is_file() else None)
+def _section(one: Evaluated, record: Record, *, alone: bool) -> Section:
+    """Return a record under its run's name, or its classifier's, with its file's where others have the same."""
+    called = one.name if one.run else record.defense if alone else f"{record.defense} ({one.name})"
+    return Section(title=called, record=record, gallery_path=one.gallery)
 
 
-def _record(name: str, section: Section) -> RecordView:
+def _record(one: Evaluated, section: Section) -> RecordView:
     record = section.record
     tables = [matrix_table(record)] if record.attacks else []
     tables += cascade_tables(record)
@@ -108,15 +134,35 @@ def _record(name: str, section: Section) -> RecordView:
     tables += detection_tables(record)
     if record.audit:
         tables.append(audit_table(record))
+    failed = [line for line in record.audit if line.verdict == "fail"]
     return RecordView(
-        run=name,
+        name=one.name,
         title=section.title,
+        run=one.run,
+        numbers=_numbers(record),
         answer=answer(section),
         caution=caution(record),
+        audit=audit_sentence(record),
+        failed=[
+            FailedView(
+                check=plain(line.check), value=number(line.value), meaning=plain(line.meaning), remedy=plain(line.remedy)
+            )
+            for line in failed
+        ],
         images=record.images,
         dataset=record.dataset,
         tables=[_view(table) for table in tables],
     )
+
+
+def _numbers(record: Record) -> list[NumberView]:
+    """Return the accuracy on clean images and in each ball's worst case, in %."""
+    said = [NumberView(name="clean", text=percent(record.clean.accuracy), detail=interval(record.clean))]
+    for worst in ordered_worst_cases(record):
+        where, found = ball_text(worst.norm, worst.epsilon), worst.measured
+        text, detail = (NOT_TRIED, "") if found is None else (percent(found.accuracy), interval(found))
+        said.append(NumberView(name=f"worst case, {where}", text=text, detail=detail))
+    return said
 
 
 def _view(table: Table) -> TableView:
