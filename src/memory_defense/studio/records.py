@@ -142,7 +142,7 @@ def _record(one: Evaluated, section: Section) -> RecordView:
         numbers=_numbers(record),
         answer=answer(section),
         caution=caution(record),
-        audit=audit_sentence(record),
+        audit=_audit(record),
         failed=[
             FailedView(
                 check=plain(line.check), value=number(line.value), meaning=plain(line.meaning), remedy=plain(line.remedy)
@@ -163,6 +163,15 @@ def _numbers(record: Record) -> list[NumberView]:
         text, detail = (NOT_TRIED, "") if found is None else (percent(found.accuracy), interval(found))
         said.append(NumberView(name=f"worst case, {where}", text=text, detail=detail))
     return said
+
+
+def _audit(record: Record) -> str:
+    """Return how many checks failed; what was not checked at all is said as the report says it."""
+    verdicts = Counter(line.verdict for line in record.audit)
+    if not verdicts:
+        return audit_sentence(record)
+    failed, passed, skipped = verdicts["fail"], verdicts["pass"], verdicts["not run"]
+    return f"Audit: {failed} of {len(record.audit)} checks failed, {passed} passed, {skipped} not run."
 
 
 def _view(table: Table) -> TableView:

@@ -6,7 +6,7 @@ import { byId, make } from "./dom.js";
 import { classes, request, state } from "./state.js";
 
 const latest = newest(140);
-let ready = null; // the prepared example while it is the one that is asked for
+let ready = null; // the prepared example, until it or something else was computed here
 
 export function refreshPlay(tell) {
   const asked = request();
@@ -14,13 +14,14 @@ export function refreshPlay(tell) {
     if (state.described) forget();
     return;
   }
+  const example = ready;
+  ready = null;
   byId("play").setAttribute("aria-busy", "true");
   latest(async (signal) => {
     try {
       const played = await post("/api/play", { run: state.run, ...asked }, signal);
       signal.throwIfAborted(); // a newer question may have come while this answer was read
-      show(played, ready && [agreement(ready, played)]);
-      ready = null;
+      show(played, example ? [agreement(example, played)] : []);
       tell(played.sentence, played.fooled ? "fail" : "pass");
     } catch (error) {
       if (error.name === "AbortError") throw error;
@@ -28,6 +29,7 @@ export function refreshPlay(tell) {
       tell(error.message, "trouble");
     }
     byId("play").removeAttribute("aria-busy");
+    byId("play").classList.remove("prepared");
   });
 }
 
@@ -41,6 +43,7 @@ function forget() {
 /** Show what was prepared for the shipped weights until the same is computed here. */
 export function showPrepared(played, tell) {
   ready = played;
+  byId("play").classList.add("prepared"); // it stays clear while it is computed again
   show(played, ["This example came with the model. It is being computed again here, now."]);
   tell(played.sentence, played.fooled ? "fail" : "pass");
 }
@@ -67,7 +70,7 @@ function show(played, more) {
   };
   const parts = [
     make("section", { class: "card wide", id: "faces" }, faces(played, names)),
-    make("p", { class: "note wide" }, [sources[played.label_source], effort(played), ...played.notes, ...(more ?? [])].join(" ")),
+    make("p", { class: "note wide" }, [sources[played.label_source], effort(played), ...played.notes, ...more].join(" ")),
   ];
   if (clean.slot !== null) parts.push(meaning());
   if (clean.selector) {
