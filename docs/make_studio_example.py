@@ -1,7 +1,7 @@
 """Write what the studio opens with: a flag for the shipped weights, and one attack on one image that works.
 
-Usage: .venv/bin/python docs/make_studio_example.py, after the zoo changed. It needs Fashion-MNIST; the threshold takes
-half a minute of one core for each run. ``tests/studio/test_prepared.py`` computes the example again.
+Usage: .venv/bin/python docs/make_studio_example.py, after the zoo changed. It needs Fashion-MNIST; a threshold
+takes half a minute of one core. ``tests/studio/test_prepared.py`` computes the example again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 from dataclasses import asdict
 from pathlib import Path
+
+import typer
 
 from memory_defense import zoo
 from memory_defense.data.images import Splits, load_dataset
@@ -35,9 +37,7 @@ def prepare(name: str, splits: Splits, test: int | None) -> Prepared:
     directory = zoo.ROOT / name
     defense = load_defense(directory)
     flag = calibrated(defense, splits.held_out, DEFAULT_FALSE_ALARMS)
-    made = Prepared(
-        weights_sha256=sha256_of(directory / "weights.safetensors"), flag=FlagChoice(**asdict(flag))
-    )
+    made = Prepared(weights_sha256=sha256_of(directory / "weights.safetensors"), flag=FlagChoice(**asdict(flag)))
     if test is None:
         return made
     library = Library(Runs(shipped=zoo.ROOT), tests={"fashion-mnist": splits.test})
@@ -57,13 +57,14 @@ def prepare(name: str, splits: Splits, test: int | None) -> Prepared:
 
 
 def main() -> None:
+    """Write one file for each shipped run."""
     splits = load_dataset("fashion-mnist", offline=True)
     PLACE.mkdir(exist_ok=True)
     for name, test in EXAMPLES.items():
         made = prepare(name, splits, test)
         path = PLACE / f"{name.replace('/', '-')}.json"
         path.write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        print(f"{path}: {made.flag}")
+        typer.echo(f"{path}: {made.flag}")
 
 
 if __name__ == "__main__":

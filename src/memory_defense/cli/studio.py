@@ -23,7 +23,7 @@ def studio(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Directories that hold runs or records; by default runs, if there is one, and the records right here."
+            help="Directories with runs or records; by default runs, if there is one, and the records right here."
         ),
     ] = None,
     data_dir: DataDir = None,

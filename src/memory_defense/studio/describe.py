@@ -57,8 +57,6 @@ class AttackView(Message):
     options: list[OptionView]
 
 
-
-
 class Shelf(Message):
     """Everything that can be chosen before a defense is loaded."""
 
@@ -168,8 +166,8 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
         threshold = defense.flag_threshold
         if threshold is None:
             return (
-                f"It can flag suspicious images by their {defense.flag_score} score, but nobody has chosen yet above "
-                f"which score it does; choose it with: memdef evaluate {library.runs.find(name).directory.path} "
+                f"It can flag suspicious images by their {defense.flag_score} score, but nobody has chosen yet "
+                f"above which score it does; choose it with: memdef evaluate {library.runs.find(name).directory.path} "
                 "--detection"
             )
         said = f"It flags an image as suspicious when its {defense.flag_score} score is above {threshold:.4g}."
@@ -183,8 +181,8 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
         )
     if isinstance(defense, Certifying):
         return (
-            f"It proves its answers ({defense.certified_method}): each image shows how far, and whether the gate for "
-            "epsilon accepts it."
+            f"It proves its answers ({defense.certified_method}): each image shows how far, and whether the gate "
+            "for epsilon accepts it."
         )
     return "It never flags an image."
 

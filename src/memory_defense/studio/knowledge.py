@@ -25,9 +25,10 @@ _PLAIN = {
     "never attacked. The paper measures like this, and it makes the model look stronger than it is.",
     "selector": "The attacker goes for the selector alone, so that the model opens the wrong slot.",
     "end-to-end": "The attacker knows the whole model, from the image to the answer, and uses all of it.",
-    "target-classifier": "The attacker knows only the classifier that names what a slot has redrawn, and attacks that.",
-    "undefended": "The attacker knows nothing of this model: the image is made against an ordinary network and then "
-    "tried here.",
+    "target-classifier": "The attacker knows only the classifier that names what a slot has redrawn, and attacks "
+    "that.",
+    "undefended": "The attacker knows nothing of this model: the image is made against an ordinary network and "
+    "then tried here.",
 }
 """The plain surrogates, for a reader who meets them here first; all others are said as the report says them."""
 

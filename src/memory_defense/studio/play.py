@@ -248,11 +248,13 @@ def _notes(case: Case, known: Known, attempt: Attempt, classes: int) -> list[str
     if known.adaptation and known.adaptation.fights_flag:
         notes.append(_own_measure(attempt))
     if not needs_gradient(case.attack) and case.knowledge != EXACT_KNOWLEDGE:
-        notes.append(f"{case.name} only asks for answers, so what the attacker knows decides nothing but whom it asks.")
+        notes.append(
+            f"{case.name} only asks for answers, so what the attacker knows decides nothing but whom it asks."
+        )
     if attempt.disagreements:
         notes.append(
-            "Asked twice about the attacked image, the model gave two answers, as a randomised one does; what counts "
-            "is the one that it gave when it was judged."
+            "Asked twice about the attacked image, the model gave two answers, as a randomised one does; what "
+            "counts is the one that it gave when it was judged."
         )
     return notes
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from memory_defense.evaluation.kept import read_whole
-from memory_defense.evaluation.record import Record
-from memory_defense.reporting import Section, headline_table, matrix_table, write_report
+from memory_defense.evaluation.record import Accuracy, Record
+from memory_defense.reporting import Section, matrix_table, write_report
 from memory_defense.reporting.cells import Table
-from memory_defense.reporting.rows import answer, caution, ordered_worst_cases
+from memory_defense.reporting.rows import answer, caution, ordered_worst_cases, sorted_balls
 from memory_defense.reporting.selection import selection_tables
 from memory_defense.reporting.summary import audit_sentence
 from memory_defense.reporting.tables import audit_table, cascade_tables, detection_tables
-from memory_defense.reporting.wording import NOT_TRIED, ball_text, interval, number, percent, plain
+from memory_defense.reporting.wording import MISSING, NOT_TRIED, ball_text, interval, number, percent, plain
 from memory_defense.studio.messages import Message
 from memory_defense.studio.runs import Evaluated, Runs
 
@@ -73,6 +74,7 @@ class RecordView(Message):
     """Whether it is a run's, which can be played with; else it is a record of any other classifier."""
     numbers: list[NumberView]
     answer: str
+    notes: list[str]
     caution: str
     audit: str
     """The audit in one sentence."""
@@ -106,7 +108,7 @@ def records_of(runs: Runs) -> Records:
     sections = [_section(one, record, alone=named[record.defense] == 1) for one, record in found]
     return Records(
         looked=runs.looked,
-        headline=_view(headline_table(sections)) if sections else None,
+        headline=_headline(sections) if sections else None,
         records=[_record(one, section) for (one, _), section in zip(found, sections, strict=True)],
         faults=faults,
     )
@@ -141,11 +143,15 @@ def _record(one: Evaluated, section: Section) -> RecordView:
         run=one.run,
         numbers=_numbers(record),
         answer=answer(section),
+        notes=[plain(note) for note in record.notes],
         caution=caution(record),
         audit=_audit(record),
         failed=[
             FailedView(
-                check=plain(line.check), value=number(line.value), meaning=plain(line.meaning), remedy=plain(line.remedy)
+                check=plain(line.check),
+                value=number(line.value),
+                meaning=plain(line.meaning),
+                remedy=plain(line.remedy),
             )
             for line in failed
         ],
@@ -156,13 +162,46 @@ def _record(one: Evaluated, section: Section) -> RecordView:
 
 
 def _numbers(record: Record) -> list[NumberView]:
-    """Return the accuracy on clean images and in each ball's worst case, in %."""
-    said = [NumberView(name="clean", text=percent(record.clean.accuracy), detail=interval(record.clean))]
+    """Return the accuracy on clean images, in each ball's worst case, and within each radius of a proof, in %."""
+    said = [_number("clean", record.clean)]
     for worst in ordered_worst_cases(record):
-        where, found = ball_text(worst.norm, worst.epsilon), worst.measured
-        text, detail = (NOT_TRIED, "") if found is None else (percent(found.accuracy), interval(found))
-        said.append(NumberView(name=f"worst case, {where}", text=text, detail=detail))
+        said.append(_number(f"worst case, {ball_text(worst.norm, worst.epsilon)}", worst.measured))
+    for one in record.certified:
+        if one.epsilon > 0:
+            said.append(_number(f"proven, {ball_text(one.norm, one.epsilon)}", one))
     return said
+
+
+def _number(name: str, found: Accuracy | None) -> NumberView:
+    if found is None:
+        return NumberView(name=name, text=NOT_TRIED, detail="")
+    return NumberView(name=name, text=percent(found.accuracy), detail=interval(found))
+
+
+def _headline(sections: Sequence[Section]) -> TableView:
+    """Return one row for each record: its numbers, each radius in a column of its own."""
+    worst = sorted_balls(one for section in sections for one in ordered_worst_cases(section.record))
+    sure = sorted_balls(one for section in sections for one in section.record.certified if one.epsilon > 0)
+    names = ["clean", *(f"worst case, {ball_text(*ball)}" for ball in worst)]
+    names += [f"proven, {ball_text(*ball)}" for ball in sure]
+    rows: list[list[CellView]] = []
+    for section in sections:
+        there = {one.name: one for one in _numbers(section.record)}
+        cells = [CellView(text=plain(section.title), detail="", strong=False)]
+        for name in names:
+            one = there.get(name) or NumberView(name=name, text=MISSING, detail="")
+            cells.append(CellView(text=one.text, detail=one.detail, strong=name != "clean"))
+        rows.append(cells)
+    columns = [ColumnView(title="what", note="", numeric=False)]
+    for name in names:
+        title, _, note = name.partition(", ")
+        columns.append(ColumnView(title=title, note=note, numeric=True))
+    notes = [
+        "Right answers in %, with the 95 % interval.",
+        "Worst case: right under every attack that was tried.",
+    ]
+    notes += [f"{MISSING}: not run."] if any(one.text == MISSING for row in rows for one in row) else []
+    return TableView(title="What was evaluated", columns=columns, rows=rows, notes=notes)
 
 
 def _audit(record: Record) -> str:

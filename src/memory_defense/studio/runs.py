@@ -119,7 +119,7 @@ class Runs:
         return known[name]
 
     def evaluated(self) -> dict[str, Evaluated]:
-        """Return the records by name: those of classifiers without a run first, then the runs', then the shipped."""
+        """Return the records by name: those of no run first, then the runs', then the shipped."""
         alone: dict[str, Evaluated] = {}
         for place in (*self._flat, *self._own):
             for path in self._directories(place.path, place.depth):

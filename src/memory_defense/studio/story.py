@@ -24,32 +24,28 @@ def what_happened(clean: Look, adversarial: Look, label: int, classes: Sequence[
     """
     right, said = classes[label], classes[adversarial.answer]
     if clean.answer != label:
-        told = f"The model takes the clean image for {_a(classes[clean.answer])} already, so it was wrong before any attack."
+        told = f"The model takes the clean image for {_a(classes[clean.answer])}: it was wrong before any attack."
     elif adversarial.answer == label:
         told = f"The attack failed: the answer is still {right}."
         if not moved:
             told = f"No pixel was changed; the answer is {right}."
         if _steered(clean, adversarial):
             told = (
-                f"The attack failed: it made the selector open the slot of {_name(adversarial.slot, classes)}, but "
+                f"The attack failed: it made the selector open the {_name(adversarial.slot, classes)} slot, but "
                 f"the answer is still {right}."
             )
     elif clean.slot is None or adversarial.slot is None:
         told = f"The attack worked: the answer changed from {right} to {said}."
     elif not _steered(clean, adversarial):
         told = (
-            f"The attack worked: the selector still opened the slot of {_name(clean.slot, classes)}, but what was "
+            f"The attack worked: the selector still opened the {_name(clean.slot, classes)} slot, but what was "
             f"redrawn from it was taken for {_a(said)}."
         )
     else:
-        then = (
-            f"so the answer changed from {right} to {said}."
-            if adversarial.slot == adversarial.answer
-            else f"and the answer changed from {right} to {said}."
-        )
+        so = "so" if adversarial.slot == adversarial.answer else "and"
         told = (
-            f"The attack worked: it made the selector open the slot of {_name(adversarial.slot, classes)} instead of "
-            f"that of {_name(clean.slot, classes)}, {then}"
+            f"The attack worked: it made the selector open the {_name(adversarial.slot, classes)} slot instead of "
+            f"the {_name(clean.slot, classes)} slot, {so} the answer is now {said}."
         )
     return told + _flag(adversarial, label) + _proven(clean, adversarial)
 
@@ -84,8 +80,8 @@ def _flag(adversarial: Look, label: int) -> str:
     if adversarial.flagged is None:
         return ""
     if adversarial.flagged:
-        return " The flag went up: the attacked image counts as suspicious."
-    return " The flag stayed down: nothing warns of this image." if adversarial.answer != label else ""
+        return " The attacked image was flagged as suspicious."
+    return " It was not flagged: nothing warns of it." if adversarial.answer != label else ""
 
 
 def _proven(clean: Look, adversarial: Look) -> str:

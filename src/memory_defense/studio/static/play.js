@@ -29,7 +29,7 @@ export function refreshPlay(tell) {
       tell(error.message, "trouble");
     }
     byId("play").removeAttribute("aria-busy");
-    byId("play").classList.remove("prepared");
+    byId("results").classList.remove("prepared");
   });
 }
 
@@ -43,7 +43,7 @@ function forget() {
 /** Show what was prepared for the shipped weights until the same is computed here. */
 export function showPrepared(played, tell) {
   ready = played;
-  byId("play").classList.add("prepared"); // it stays clear while it is computed again
+  byId("results").classList.add("prepared"); // it stays clear while it is computed again
   show(played, ["This example came with the model. It is being computed again here, now."]);
   tell(played.sentence, played.fooled ? "fail" : "pass");
 }

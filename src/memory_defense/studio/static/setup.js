@@ -86,7 +86,7 @@ function firstImage(described, example) {
 
 /** Automatic is the class as the dataset has it; for a picture of one's own, what the defense says. */
 function labels(run) {
-  return [["", "as the dataset says; else the model's own answer"], ...run.classes.map((name, place) => [place, name])];
+  return [["", "automatic"], ...run.classes.map((name, place) => [place, name])];
 }
 
 function offerKnowledge(knowledge) {

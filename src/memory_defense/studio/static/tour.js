@@ -9,22 +9,22 @@ const KEPT = "memdef-studio-tour";
 const STEPS = [
   {
     title: "An attack that works",
-    text: "The first picture is one that the model names correctly. The second is the same picture after an attack: it looks almost the same, yet the model answers something else. The coloured sentence above them says what happened. If the attack on your own model fails, it says that.",
+    text: "Below are a picture that the model names correctly, and the same picture after an attack: almost the same, yet the model gives another answer. The coloured sentence says what happened.",
     at: ["told"],
   },
   {
     title: "What the attack went for",
-    text: "The selector guesses the class first. Its guess opens one slot, the part of the memory that belongs to that class, and the picture is redrawn from it. Blue bars are for the clean picture, orange ones for the attacked picture: watch another slot being opened.",
+    text: "The model answers in two stages, the selector and a slot; this box says what they are. In the charts below it, blue bars belong to the clean picture and orange ones to the attacked picture.",
     at: ["meaning", "told"],
   },
   {
     title: "Try it yourself",
-    text: "Move the slider to let the attack change more or less. Under Image, choose another picture, upload one or draw one. Under Attack, choose how it is attacked and what the attacker knows. Everything is computed again at once.",
-    at: ["dial"],
+    text: "Move the slider to let the attack change more or less. Choose another picture under Image, or upload or draw one; choose another method under Attack. The answer follows at once.",
+    at: ["setup"],
   },
   {
     title: "Flags, comparisons, records",
-    text: "Under Model you read when it flags a picture as suspicious. Compare attacks two models on one picture. Records shows what 'memdef evaluate' found, also for classifiers of your own.",
+    text: "Model says when a picture is flagged as suspicious. Compare attacks two models on one picture. Records shows what 'memdef evaluate' found, also for classifiers of your own.",
     at: ["tabs"],
   },
 ];
