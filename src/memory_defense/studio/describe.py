@@ -165,10 +165,10 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
     if isinstance(defense, Flagging):
         threshold = defense.flag_threshold
         if threshold is None:
+            place = library.runs.find(name).directory.path
             return (
                 f"It can flag suspicious images by their {defense.flag_score} score, but nobody has chosen yet "
-                f"above which score it does; choose it with: memdef evaluate {library.runs.find(name).directory.path} "
-                "--detection"
+                f"above which score it does; choose it with: memdef evaluate {place} --detection"
             )
         said = f"It flags an image as suspicious when its {defense.flag_score} score is above {threshold:.4g}."
         ready = prepared_for(library.runs.find(name)) if library.flag_is_ours(name) else None

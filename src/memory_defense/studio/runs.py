@@ -18,7 +18,7 @@ MOST = 200
 
 _SKIPPED = ("stages", "__pycache__")
 _START = 1 << 12
-_MARKS = (b'"schema"', b'"defense"', b'"recipe"', b'"dataset"')
+_MARKS = (b'"schema"', b'"defense"', b'"dataset"', b'"images"', b'"clean"')
 """What a record says at its start, by which it is told from other JSON files."""
 
 
