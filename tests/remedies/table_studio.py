@@ -279,10 +279,10 @@ def labelled(label):
         """,
     ),
     _studio(
-        "records",
+        "runs",
         "has no record; make one with: memdef evaluate …",
-        "get('/report', run='first')",
-        "memdef(\"«with: (.*)» --images 2\"); get('/report', run='first')",
+        "get('/report', name='first')",
+        "memdef(\"«with: (.*)» --images 2\"); get('/report', name='first')",
     ),
     _studio(
         "runs",

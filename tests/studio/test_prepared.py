@@ -113,6 +113,13 @@ def test_other_weights_get_nothing_whatever_the_manifest_says(tmp_path) -> None:
     assert prepared_for(run) is None
 
 
+def test_without_a_folder_named_the_example_comes_first(root, tmp_path) -> None:
+    found = shelf(Library(Runs(root, shipped=zoo.ROOT, flat=tmp_path)))
+    assert found.first == SOUND
+    assert found.opening is not None
+    assert shelf(Library(Runs(flat=tmp_path))).first == ""
+
+
 def test_a_run_of_one_s_own_opens_first_and_the_shipped_ones_stay(root) -> None:
     found = shelf(Library(Runs(root, shipped=zoo.ROOT)))
     assert [run.name for run in found.runs if not run.shipped] == ["deeper/second", "first", "stopped"]

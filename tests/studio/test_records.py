@@ -120,7 +120,7 @@ def test_the_report_is_the_usual_page(evaluated) -> None:
     assert page.startswith("<!doctype html>")
     for text in ("first", "93.1", "20.6"):
         assert text in page
-    with pytest.raises(ValueError, match="unknown record"):
+    with pytest.raises(ValueError, match="make one with: memdef evaluate"):
         evaluated.evaluation("deeper/second")
 
 

@@ -113,7 +113,7 @@ def shelf(library: Library) -> Shelf:
     """Return all runs and attacks, and what the page opens with."""
     runs = library.runs.all()
     views = [_run_view(library, run) for run in runs.values()]
-    first = _first([runs[view.name] for view in views if not view.fault])
+    first = _first([runs[view.name] for view in views if not view.fault], named=library.runs.named)
     return Shelf(
         version=__version__,
         runs=views,
@@ -144,11 +144,13 @@ def describe_run(library: Library, name: str) -> Described:
     )
 
 
-def _first(usable: list[Run]) -> str:
-    """Return the name of the run to open with: the first of one's own, then what has an example, then any."""
-    own = [run.name for run in usable if not run.shipped]
-    shipped = sorted((run for run in usable if run.shipped), key=lambda run: _opening(run) is None)
-    return next(iter([*own, *(run.name for run in shipped)]), "")
+def _first(usable: list[Run], *, named: bool) -> str:
+    """Return the name of the run to open with: the example's; the first of one's own where a folder was named."""
+    own = [run for run in usable if not run.shipped]
+    shipped = [run for run in usable if run.shipped]
+    example = [run for run in shipped if _opening(run) is not None]
+    order = [*own, *example, *shipped] if named else [*example, *own, *shipped]
+    return order[0].name if order else ""
 
 
 def _opening(run: Run) -> Example | None:

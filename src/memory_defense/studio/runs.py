@@ -85,7 +85,8 @@ class Runs:
     shipped
         Root of what comes with the package, listed last under the names that commands know it by; None for none.
     flat
-        A folder whose own files are looked at for records, and nothing below it; None for none.
+        A folder whose own files are looked at for records, and nothing below it, where nobody named a folder; None
+        where somebody did.
 
     Raises
     ------
@@ -103,6 +104,8 @@ class Runs:
         self._own = _places(roots)
         self._shipped = [_Place(shipped.resolve(), DEPTH, PREFIX, PREFIX)] if shipped is not None else []
         self._flat = [_Place(flat.resolve(), 0, "./", ".")] if flat is not None else []
+        self.named = flat is None
+        """Whether somebody named the folders."""
         self.looked = [f"{root} (with the folders in it, {DEPTH} levels down)" for root in roots]
         self.looked += [f"{flat.resolve()} (its own files alone)"] if flat is not None else []
         self.looked += ["what comes with the package"] if shipped is not None else []
@@ -134,6 +137,9 @@ class Runs:
     def evaluation(self, name: str) -> Evaluated:
         """Return the record of this name; raise ValueError when there is none, naming the known ones."""
         known = self.evaluated()
+        run = self.all().get(name)
+        if name not in known and run is not None:
+            raise ValueError(f"{name} has no record; make one with: memdef evaluate {run.directory.path}")
         if name not in known:
             raise nearest(name[:100], known, "record")
         return known[name]
