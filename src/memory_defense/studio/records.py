@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from memory_defense.evaluation.kept import read_whole
@@ -135,7 +136,7 @@ def _record(one: Evaluated, section: Section) -> RecordView:
     tables += selection_tables(record)
     tables += detection_tables(record)
     if record.audit:
-        tables.append(audit_table(record))
+        tables.append(replace(audit_table(record), title="Audit: every check"))
     failed = [line for line in record.audit if line.verdict == "fail"]
     return RecordView(
         name=one.name,
@@ -190,7 +191,7 @@ def _headline(sections: Sequence[Section]) -> TableView:
         cells = [CellView(text=plain(section.title), detail="", strong=False)]
         for name in names:
             one = there.get(name) or NumberView(name=name, text=MISSING, detail="")
-            cells.append(CellView(text=one.text, detail=one.detail, strong=name != "clean"))
+            cells.append(CellView(text=one.text, detail=one.detail, strong=name in there and name != "clean"))
         rows.append(cells)
     columns = [ColumnView(title="what", note="", numeric=False)]
     for name in names:
