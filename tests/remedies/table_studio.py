@@ -89,6 +89,21 @@ CASES = (
         "get('«start at (.*)»')",
     ),
     _studio(
+        "describe",
+        "above which score it does; choose it with: memdef evaluate … --detection",
+        "raise ValueError(flag_of('first'))",
+        """
+        memdef("«with: (.*)» --attacks fgsm --images 2")
+        assert flag_of("first").startswith("It flags")
+        """,
+        """
+from memory_defense.studio.describe import describe_run
+
+def flag_of(name):
+    return describe_run(Library(Runs(Path("runs"))), name).flag
+""",
+    ),
+    _studio(
         "duel",
         "takes images of …, … those of …; choose two runs of one dataset",
         "compared('second')",
