@@ -216,7 +216,7 @@ def test_only_one_of_two_publishes_it(library, flagged) -> None:
     wanted = CompareRequest(runs=[RUN, "first"], image=ImageChoice(test=right_image(library)), attack=choice)
     compared = compare(library, wanted, Ticket(60))
     assert [one.knowledge for one in compared.plays] == ["silent", "end-to-end"]
-    assert "does not publish the knowledge silent" in " ".join(compared.plays[1].notes)
+    assert "There is no silent for this model; the attacker knows " in " ".join(compared.plays[1].notes)
 
 
 class Quiet(Undefended):
