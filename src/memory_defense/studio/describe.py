@@ -184,7 +184,7 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
     if isinstance(defense, Certifying):
         return (
             f"It proves its answers ({defense.certified_method}): each image shows how far. The gate for an "
-            "epsilon lets an image pass only if its answer is proven within half of that epsilon, and flags all others."
+            "epsilon lets an image pass only if its answer is proven within half of it, and flags all others."
         )
     return "It never flags an image."
 
