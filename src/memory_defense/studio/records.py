@@ -12,9 +12,9 @@ from memory_defense.evaluation.kept import read_whole
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.reporting import Section, matrix_table, write_report
 from memory_defense.reporting.cells import Table
+from memory_defense.reporting.failures import audit_sentence
 from memory_defense.reporting.rows import answer, caution, ordered_worst_cases, sorted_balls
 from memory_defense.reporting.selection import selection_tables
-from memory_defense.reporting.summary import audit_sentence
 from memory_defense.reporting.tables import audit_table, cascade_tables, detection_tables
 from memory_defense.reporting.wording import MISSING, NOT_TRIED, ball_text, interval, number, percent, plain
 from memory_defense.studio.messages import Message
