@@ -81,8 +81,8 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
         chosen = replace(options.options(progress), notes=(*splits.notes, *gated))
         record = assess(recipe, run, defense, splits, out=out, options=chosen)
         if flag is not None and speaks:  # the attacks on the flag are not shared out
-            keep_flag(run, flag)
-            progress.note(f"the flag's threshold is kept in {run.manifest_path}")
+            if keep_flag(run, flag):
+                progress.note(f"the flag's threshold is kept in {run.manifest_path}")
             record = add_detection(record, place, defense, splits, recipe.evaluation, flag, chosen)
         if options.rejection_cost and speaks:  # nor those on answer and flag together
             from memory_defense.workflows.selecting import add_selection

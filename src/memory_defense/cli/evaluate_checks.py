@@ -24,6 +24,7 @@ from memory_defense.names import (
 from memory_defense.outputs import beside, check_file
 from memory_defense.run_directory import HARDENED, HARDENED_CERTIFIED, RunDirectory
 from memory_defense.systems.doors import check_no_pickle, check_target, door_of, path_of
+from memory_defense.zoo import is_entry
 
 if TYPE_CHECKING:
     from memory_defense.recipes.recipe import EvaluationPlan
@@ -44,6 +45,8 @@ _OF_CLASSIFIERS = (
 
 def is_classifier(target: str) -> bool:
     """Return whether this names a classifier by one of its doors, or an export, rather than a run directory."""
+    if is_entry(target):
+        return False
     check_no_pickle(target)
     return door_of(target) != "run"
 
