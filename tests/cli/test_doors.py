@@ -105,7 +105,8 @@ def test_without_a_converter_only_queries_are_made_and_both_record_and_audit_say
     assert done.status == 0, done
     record = json.loads(Path("q.json").read_text())
     assert any("attacks only ask" in one and "pip install" in one for one in record["notes"])
-    assert {one["knowledge"] for one in record["attacks"]} == {"queries"}
+    stages = [stage for cascade in record["cascades"] for stage in cascade["stages"]]
+    assert {one["knowledge"] for one in stages} == {"queries"}
     gradients = [one for one in record["audit"] if "gradient" in one["check"]]
     assert any(one["verdict"] != "pass" for one in gradients)
 

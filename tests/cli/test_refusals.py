@@ -186,6 +186,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*HARDEN, "--attacks", "pgd", "--attacks", "cw"), "cw works in l2 balls only, and none is evaluated here"),
     ((*HARDEN, "--attacks", "fats"), "unknown attack or suite 'fats'; did you mean 'fast'?"),
     ((*HARDEN, "--device", "gpu"), NO_DEVICE),
+    (("compare", "nowhere", "record.json"), "nowhere does not exist; give the file that an evaluation wrote"),
     (("report", "nowhere"), "nowhere"),
     (("report", "run"), "run has no record.json; make one with: memdef evaluate run"),
     (("report", "run", "--format", "latex"), "run has no record.json; make one with: memdef evaluate run"),
@@ -252,6 +253,7 @@ ACCEPTED: list[tuple[str, ...]] = [
     ("queue", "run", "pixelcnn", "--tiny"),
     ("data", "cifar10"),
     ("recipes",),
+    ("compare", "record.json", "record.json"),
     ("studio", "."),
 ]
 
@@ -332,8 +334,8 @@ def test_nothing_is_written(calls, place) -> None:
 
 def test_every_command_that_takes_values_is_tried() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {arguments[0] for arguments, _ in REFUSED} == set(commands) - {"recipes", "attacks", "zoo"}
-    assert {arguments[0] for arguments in ACCEPTED} == set(commands) - {"attacks", "zoo"}
+    assert {arguments[0] for arguments, _ in REFUSED} == set(commands) - {"recipes", "attacks", "zoo", "systems"}
+    assert {arguments[0] for arguments in ACCEPTED} == set(commands) - {"attacks", "zoo", "systems"}
 
 
 def test_attacks_are_listed_without_torch() -> None:

@@ -258,10 +258,9 @@ def test_images_need_not_be_square_where_nothing_is_trained(tmp_path):
     assert load_splits(tmp_path, size=6).spec.size == 6
 
 
-def test_224_pixels_are_evaluated_but_not_trained_on(tmp_path):
+def test_224_pixels_are_evaluated_and_trained_on(tmp_path):
     for split in ("train", "test"):
         fill(tmp_path, split, count=2, shape=(224, 224, 3))
     assert load_images(tmp_path).size == load_images(tmp_path, size=224).size == 224
-    with pytest.raises(ValueError, match=r"is 224 x 224 pixels, but images must be at most 128 .* size=128"):
-        load_splits(tmp_path)
+    assert load_splits(tmp_path).spec.size == 224
     assert load_splits(tmp_path, size=128).spec.size == 128

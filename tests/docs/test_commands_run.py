@@ -126,6 +126,13 @@ PARSED = {
     "memdef reproduce anatomy": "tests/paper/test_anatomy.py runs it",
     "few-levels": "tests/docs/test_adding_a_defense.py trains and evaluates it",
     "RUN": "a form, not a command",
+    "hf:DIR": "needs a folder of transformers; tests/cli/test_doors.py makes one and evaluates it",
+    "onnx:FILE.onnx": "needs somebody's model; tests/cli/test_doors.py makes some and evaluates them",
+    "FILE.pt2": "needs somebody's program; tests/cli/test_doors.py exports some and evaluates them",
+    "memdef convert": "needs a checkpoint; tests/remedies converts one",
+    "efficientnet_lite_pytorch": "minutes; tests/cli/test_real_model.py runs it",
+    "lite0.onnx": "minutes; tests/cli/test_real_model.py runs it",
+    "--geometry": "needs pictures of that size; tests/workflows/test_own_pictures.py makes some and evaluates them",
     "cifar10": "needs the dataset; tests/data loads every layout of it",
 }
 """Why a command is parsed and not run, by what it begins with or contains."""

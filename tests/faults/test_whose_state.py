@@ -183,7 +183,7 @@ def test_the_command_line_says_the_same(tmp_path, monkeypatch) -> None:
         "--attacks",
         "fgsm,pgd",
     )
-    command = (*command, "--out", out, "--threads", "1")
+    command = (*command, "--random-weights", "--out", out, "--threads", "1")
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

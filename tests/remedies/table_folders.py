@@ -394,7 +394,7 @@ for file in Path("mine").rglob("*.png"):
         r"load_splits('mine', «with (size=\d+)»)",
         given="""
 for file in Path("mine").rglob("*.png"):
-    Image.new("L", (200, 200)).save(file)
+    Image.new("L", (1100, 1100)).save(file)
 """,
     ),
     of_folder(

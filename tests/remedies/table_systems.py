@@ -234,6 +234,7 @@ write_tensors(Path("mine.safetensors"), tensors | {{"more": torch.zeros(1)}}, he
         "compare(read_onnx(Path('mine.onnx')), other, (torch.rand(8, 1, 28, 28), 0))",
         "memdef('memdef export RUN «it with (--format safetensors)»')",
         given=f"""{ONNX}
+from memory_defense.systems.onnx_export import compare
 from memory_defense.systems.onnx_run import read_onnx
 other = load(untrained("fashion-mnist/tiny"))
 """,

@@ -118,7 +118,7 @@ def test_a_steered_image_is_the_one_that_an_evaluation_finds() -> None:
     for index, image in enumerate(images.split(1)):
         result, found = play(Subject("narrow", defense, CLASSES), Posed(image, index, 0, "you"), choice, Ticket(60))
         assert result.fooled
-        assert torch.equal(found[0], whole.broken[0].images[index])
+        assert torch.equal(found[0], whole.broken[0].images[torch.tensor([index])][0])
 
 
 @pytest.mark.parametrize(("targets", "fooled", "said"), [(9, True, "9 wrong"), (3, False, "3 likeliest wrong")])

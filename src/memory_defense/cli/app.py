@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memory_defense.plugins import VARIABLE, load_plugins, loaded
+from memory_defense.plugins import VARIABLE, load_plugins
 from memory_defense.version import __version__
 
 COMMANDS = {
@@ -71,4 +71,5 @@ def options(
     """Train Memory Defense and its baselines, attack them, and see what survives."""
     del version
     load_plugins(plugin or ())
-    os.environ[VARIABLE] = ",".join(loaded())  # for the processes that a command may start
+    if plugin:  # for the processes that a command may start
+        os.environ[VARIABLE] = ",".join(filter(None, [os.environ.get(VARIABLE), *plugin]))

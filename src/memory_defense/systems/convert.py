@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,18 +99,18 @@ def _read(source: Path) -> object:
         return read_tensors(source)[0]
     try:
         return cast("object", torch.load(source, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # what torch raises for damaged files, scripts and others has many types
+        if type(error).__name__ != "UnpicklingError":
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{source} is no checkpoint that torch {torch.__version__} reads as weights only "
+                f"({type(error).__name__}: {said}); save model.state_dict() with torch.save, or a "
+                "whole program with torch.export.save"
+            ) from error
         named = str(error).partition("GLOBAL ")[2].split(" ")[0] or "more than weights"
         raise ValueError(
             f"{source} holds {named}, which would run code when it is read, so it is not; where you trust it, save "
             "its weights alone in the program that made it: torch.save(model.state_dict(), FILE)"
-        ) from error
-    except Exception as error:  # what torch raises for damaged files, scripts and others has many types
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{source} is no checkpoint that torch {torch.__version__} reads as weights only "
-            f"({type(error).__name__}: {said}); save model.state_dict() with torch.save, or a "
-            "whole program with torch.export.save"
         ) from error
 
 
