@@ -254,6 +254,7 @@ ACCEPTED: list[tuple[str, ...]] = [
     ("data", "cifar10"),
     ("recipes",),
     ("compare", "record.json", "record.json"),
+    ("convert", "net.safetensors", "converted.safetensors"),
     ("studio", "."),
 ]
 
