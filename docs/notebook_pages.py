@@ -60,6 +60,7 @@ def run(path: Path) -> dict[str, Any]:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     scope: dict[str, Any] = {"__name__": "__main__"}
     number = 0
+    _figures()  # of whoever drew before, which are not the notebook's
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             number += 1
