@@ -19,7 +19,7 @@ from memory_defense.evaluation import options
 from memory_defense.evaluation.place import state_path
 from memory_defense.workflows import evaluate as workflow
 
-MOST_MODULES = 85
+MOST_MODULES = 75
 
 SCRIPT = """
 import json, sys

@@ -45,7 +45,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from memory_defense.names import nearest
-from memory_defense.plugins import load_plugins
 
 if TYPE_CHECKING:  # the classes as attributes, for type checkers; `__getattr__` finds them from the table
     from memory_defense.attacks.apgd import Apgd as Apgd
@@ -133,6 +132,8 @@ def attack(name: str, **options: Any) -> Attack:
         For an unknown name or option, naming the known ones, or a value out of range.
     """
     if name not in ATTACKS:
+        from memory_defense.plugins import load_plugins  # few callers need it
+
         load_plugins()
     if name not in ATTACKS:
         raise nearest(name, ATTACKS, "attack")

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from memory_defense.attacks import ATTACKS, NORMS_OF, attack
 from memory_defense.names import nearest
-from memory_defense.plugins import load_plugins
 
 if TYPE_CHECKING:
     from memory_defense.contracts import Attack
@@ -129,6 +128,8 @@ def check_attacks(attacks: object, also: Iterable[str] = (), norms: Iterable[str
         if name in others:
             continue
         if name not in (*SUITES, *ALIASES, *ATTACKS):
+            from memory_defense.plugins import load_plugins  # few callers need it
+
             load_plugins()
         if name not in (*SUITES, *ALIASES, *ATTACKS):
             raise nearest(name, [*SUITES, *ALIASES, *ATTACKS, *others], "attack or suite")

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from memory_defense.checksums import parted, sealed
 from memory_defense.evaluation.consistency import contradiction
 from memory_defense.files import write_text
 from memory_defense.names import check_path
@@ -406,6 +405,8 @@ class Record(_Strict):
     def write(self, path: Path | str) -> None:
         """Write the record as JSON with a checksum, atomically."""
         place = check_path(path, "path", "record.json")
+        from memory_defense.checksums import sealed  # a record that is never written needs none
+
         content = sealed(self.model_dump(by_alias=True, mode="json"))
         write_text(place, json.dumps(content, indent=1, allow_nan=False) + "\n")
         self._place = self._place or place
@@ -425,6 +426,8 @@ class Record(_Strict):
             raise ValueError(f"{place} is a folder; give the record in it, such as {place / 'record.json'}")
         if not place.exists():
             raise ValueError(f"{place} does not exist; give the file that an evaluation wrote, such as record.json")
+        from memory_defense.checksums import parted
+
         text, damage = parted(place.read_bytes())
         try:
             record = cls.model_validate_json(text)

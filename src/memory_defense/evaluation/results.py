@@ -12,7 +12,6 @@ from torch import Tensor
 
 from memory_defense.answers import ANSWERS
 from memory_defense.contracts import Attack, Images, Labels, PerImage, Rows
-from memory_defense.evaluation import filed
 from memory_defense.evaluation.broken_images import FiledImages
 from memory_defense.evaluation.cases import Case, parameters_of
 from memory_defense.evaluation.metrics import accuracy
@@ -151,6 +150,8 @@ def write_per_image(path: Path, state: State, cases: Sequence[Case]) -> str:
     `read_per_image` reads it. An image that counts in several balls is there once. Images are written one after the
     other, with the grey levels of the clean one (`coded`), so that they can be read without the dataset.
     """
+    from memory_defense.evaluation import filed  # an evaluation that writes nothing needs none
+
     tensors = {"ids": state.ids, "labels": state.labels, "predictions": state.predictions, ANSWERS: state.answers}
     kept, numbers = filed.numbered(state)
     for number, (broken, its) in enumerate(zip(state.broken, numbers, strict=True)):
@@ -170,6 +171,8 @@ def read_per_image(path: Path) -> PerImageResults:
     Images stay in the file until somebody asks for one; a file of an earlier version has them as float32, and they
     are read at once.
     """
+    from memory_defense.evaluation import filed
+
     tensors, header = read_tensors(path, lambda name: name != filed.BYTES)
     try:
         broken: list[Broken] = []

@@ -30,7 +30,6 @@ from memory_defense.contracts import (
     Rows,
     transfers_of,
 )
-from memory_defense.evaluation.agreement import terms_of
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
@@ -44,7 +43,6 @@ from memory_defense.evaluation.pixels import Pictures, Pixels, check_pictures, c
 from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
-from memory_defense.evaluation.shared_logs import beside, nameless
 from memory_defense.evaluation.sizes import located
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import (
@@ -193,6 +191,8 @@ def _evaluate(
             raise nearest(case.knowledge, surrogates, "knowledge")
     numbers = chosen.numbers(len(images))
     if ranks.world > 1:
+        from memory_defense.evaluation.agreement import terms_of  # only several processes need it
+
         ranks.agree_on(terms_of(defense, images, labels, numbers, cases, chosen))
     mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
     with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
@@ -311,6 +311,8 @@ class _Run:
 
     def _open_logs(self, state: State) -> None:
         """Have every rank's broken images where all of them can read them, and know so before the work begins."""
+        from memory_defense.evaluation.shared_logs import beside, nameless  # only several processes need it
+
         assert self.store is not None
         if self.state_file is None:
             self.store.log, self.logs = nameless(self.ranks)
@@ -333,6 +335,8 @@ class _Run:
         """Return `whole` with what every rank found; broken images stay where each rank wrote them."""
         assert self.store is not None
         if self.state_file is not None:
+            from memory_defense.evaluation.shared_logs import beside  # only several processes need it
+
             assert self.store.log is not None
             self.store.force(at_once=True)
             self.logs = beside(self.state_file, self.store.log, self.ranks)  # anew, to see all that was written

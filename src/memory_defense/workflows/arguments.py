@@ -85,6 +85,18 @@ def checked_norm(norm: object) -> str:
     raise ValueError(f"unknown norm {shown(norm)}{hint or ';'} known: {', '.join(NORMS)}")
 
 
+def paired(images: object, labels: object) -> tuple[object, object, str]:
+    """Return images, labels, and a line for the record; without labels, those that the images bring along.
+
+    Raises what `loaders.unpaired` raises.
+    """
+    if labels is not None:
+        return images, labels, ""
+    from memory_defense.workflows.loaders import unpaired  # few callers need it
+
+    return unpaired(images)
+
+
 def pictures_of(images: object) -> Pictures:
     """Return what `images_of` does; images by reference are checked, and stay where they are."""
     if not isinstance(images, Pixels):

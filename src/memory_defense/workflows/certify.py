@@ -34,12 +34,12 @@ from memory_defense.workflows.arguments import (
     check_model,
     labels_of,
     options_of,
+    paired,
     pictures_of,
 )
 from memory_defense.workflows.arguments import radii as radii_of
 from memory_defense.workflows.evaluate import alone_at, as_defense
 from memory_defense.workflows.first_answer import as_found, introduced, on_device
-from memory_defense.workflows.loaders import unpaired
 from memory_defense.wrappers import apart, ordinary_modes, torch_defaults
 
 CERTIFICATES = "certificates.safetensors"
@@ -115,7 +115,7 @@ def certify(
         asked = sorted({ball(norm, radius).epsilon for radius in radii_of(radii)})
         defense = as_defense(model)
         with on_device(defense, chosen.device), alone_at(place):
-            given, truth, order = unpaired(images, labels)
+            given, truth, order = paired(images, labels)
             chosen = replace(chosen, notes=(*chosen.notes, *filter(None, [order])))
             pixels = pictures_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeGuard, Unpack, cast
+from typing import TYPE_CHECKING, TypeGuard, Unpack, cast
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.attacks.own import AttacksLike, suite_of
-from memory_defense.attacks.suites import Suite, SuitePart
+from memory_defense.attacks.suites import Suite, SuitePart, check_attacks, parts_of, written
 from memory_defense.checks import check_path
 from memory_defense.contracts import (
     Adaptation,
@@ -65,12 +64,15 @@ from memory_defense.workflows.arguments import (
     checked_norm,
     labels_of,
     options_of,
+    paired,
     pictures_of,
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
-from memory_defense.workflows.loaders import unpaired
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
+
+if TYPE_CHECKING:
+    from memory_defense.attacks.own import AttacksLike
 
 
 def evaluate(
@@ -157,7 +159,7 @@ def evaluate(
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
         balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]
-        (suite, names), earlier = suite_of(attacks, ball), None
+        (suite, names), earlier = _suite_of(attacks, ball), None
         if chosen.start_from is not None:
             file = Path(chosen.start_from)
             earlier = Replay(source=file.name, results=read_per_image(file))
@@ -165,7 +167,7 @@ def evaluate(
         _check_something_can_be_tried(defense, cases, names)
         recipe = f"attacks: {names}"
         with on_device(defense, chosen.device), alone_at(place):
-            given, truth, order = unpaired(images, labels)
+            given, truth, order = paired(images, labels)
             chosen = _with_note(chosen, order)
             pixels = pictures_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
@@ -186,6 +188,16 @@ def evaluate(
             if place is not None and current().leads:
                 discard(state_path(place))
     return record
+
+
+def _suite_of(attacks: AttacksLike, norm: str) -> tuple[Suite, str]:
+    """Return what is named, or given, as one suite, and a text that names it in records."""
+    if isinstance(attacks, str):
+        check_attacks(attacks, norms=(norm,))
+        return parts_of(attacks), written(attacks)
+    from memory_defense.attacks.own import suite_of  # names alone do without it
+
+    return suite_of(attacks, norm)
 
 
 def _with_note(options: Options, text: str) -> Options:

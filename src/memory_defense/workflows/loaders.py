@@ -23,25 +23,21 @@ class _Held(Protocol):
     def floats(self) -> Tensor: ...
 
 
-def unpaired(images: object, labels: object) -> tuple[object, object, str]:
-    """Return images, labels, and a line for the record; both are in `images` where no labels were given.
+def unpaired(images: object) -> tuple[object, object, str]:
+    """Return the images, the labels that they bring along, and a line for the record.
 
     Parameters
     ----------
     images
-        With labels, whatever it is. Without: a `DataLoader` whose batches are pairs (images, labels), a `Dataset`
-        of pairs (image, label), an `ImageSet`, or the `DataSplit` that `load_images` returns. Datasets are read
-        from their first image to their last, a loader once, as it comes.
-    labels
-        Returned as they are; None looks for them in `images`.
+        A `DataLoader` whose batches are pairs (images, labels), a `Dataset` of pairs (image, label), an `ImageSet`,
+        or the `DataSplit` that `load_images` returns. Datasets are read from their first image to their last, a
+        loader once, as it comes.
 
     Raises
     ------
     ValueError
         For something without labels, for items that are no pairs, and for a loader or dataset that has nothing.
     """
-    if labels is not None:
-        return images, labels, ""
     held = images if isinstance(images, _Held) else getattr(images, "images", None)
     if not isinstance(images, Tensor) and isinstance(held, _Held):
         return Pixels.of(held), held.labels, ""
