@@ -190,7 +190,7 @@ write_tensors(Path("c.progress.safetensors"), {**tensors, "radii": tensors["radi
         given=OWN + "run()\n",
     ),
     Case(
-        "cli/certify.py",
+        "cli/own_options.py",
         "only for package.module:build, but … is a run directory",
         "certify('run --sigma 0.2 --images 1 --size 28')",
         "certify('run --sigma 0.2 --images 1')\ncertify('mine:build --data data --sigma 0.2 --size 8')",

@@ -9,6 +9,7 @@ ROOMS = tuple(
         "arguments",
         "compare",
         "machine",
+        "own_options",
         "predict",
         "queue",
         "report",

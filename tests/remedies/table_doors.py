@@ -428,7 +428,7 @@ class Untraceable(nn.Module):
 """,
     ),
     Case(
-        "cli/predict.py",
+        "cli/own_options.py",
         "only for package.module:build, but … is a run directory",
         "memdef('memdef predict run data --preprocess 255 --gate 0.1')",
         "memdef('memdef predict run data --data fashion-mnist')",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from dataclasses import fields
 from typing import get_type_hints
 
@@ -62,14 +62,13 @@ def test_an_unknown_keyword_is_named() -> None:
 
 
 def test_progress_prints(capsys) -> None:
-    judged(attacks="fgsm", progress=True, bfloat16=False)
-    quiet = capsys.readouterr()
-    assert quiet.out == ""
-    from memory_defense.progress import PrintedProgress
-
-    PrintedProgress().note("a line")
-    assert "a line" in capsys.readouterr().err
-    judged(attacks="fgsm", progress=False)
+    _, images, labels = problem()
+    shuffled = DataLoader(TensorDataset(images, labels), 5, shuffle=True)
+    judged(shuffled, attacks="fgsm", progress=True)
+    said = capsys.readouterr()
+    assert "the loader shuffles" in said.err
+    assert said.out == ""
+    judged(shuffled, attacks="fgsm", progress=False)
     assert capsys.readouterr().err == ""
 
 
@@ -152,7 +151,23 @@ def test_another_text_of_the_function_begins_anew(tmp_path) -> None:
         prints.append(OwnAttack(names["mine"]).sha256)
     assert prints[0] != prints[1]
     assert OwnAttack(one_step).sha256 == OwnAttack(one_step).sha256 != OwnAttack(too_far).sha256
-    assert inspect.signature(OwnAttack(one_step).__call__) is not None
+    stronger, weaker = (functools.partial(stepping, factor=factor) for factor in (1.0, 0.5))
+    assert OwnAttack(stronger).sha256 != OwnAttack(weaker).sha256
+    assert OwnAttack(stronger).sha256 == OwnAttack(functools.partial(stepping, factor=1.0)).sha256
+    assert OwnAttack(made(1.0)).sha256 != OwnAttack(made(0.5)).sha256
+    assert OwnAttack(made(1.0)).sha256 == OwnAttack(made(1.0)).sha256
+
+
+def stepping(model, images, labels, ball, draws, *, factor):
+    del model, labels, ball, draws
+    return images * factor
+
+
+def made(factor):
+    def mine(model, images, labels, ball, draws):
+        return stepping(model, images, labels, ball, draws, factor=factor)
+
+    return mine
 
 
 class Stream(IterableDataset):

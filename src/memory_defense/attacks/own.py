@@ -9,6 +9,7 @@ returns is checked as any attack's is: finite, inside the ball and inside [0, 1]
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -206,12 +207,40 @@ def _called(function: object) -> str:
 
 
 def _fingerprint(function: Any) -> str:
-    """Return a hash of a function's, or an object's class's, source; of its code where there is no source."""
-    subject = cast("Any", function if inspect.isroutine(function) else type(function))
+    """Return a hash of what decides what a function or an object does, as far as it can be written down.
+
+    That is the source of the function, or of the object's class, else its code, and the values that a
+    `functools.partial`, a closure, defaults or the object itself bring along, where they say what they are.
+    """
+    if isinstance(function, functools.partial):
+        held = cast("functools.partial[Any]", function)
+        values = [*held.args, *sorted(held.keywords.items())]
+        return _hash(_fingerprint(held.func), *map(_said, values))
+    if not inspect.isroutine(function):
+        return _hash(_source(type(function)), _said(function), *map(_said, sorted(_attributes(function).items())))
+    plain = getattr(function, "__func__", function)
+    cells = [cell.cell_contents for cell in getattr(plain, "__closure__", None) or ()]
+    defaults = [*(getattr(plain, "__defaults__", None) or ()), getattr(plain, "__kwdefaults__", None)]
+    return _hash(_source(plain), *map(_said, [*cells, *defaults, getattr(function, "__self__", None)]))
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _attributes(one: object) -> dict[str, object]:
+    return dict(getattr(one, "__dict__", {}))
+
+
+def _source(subject: Any) -> str:
     try:
-        text = inspect.getsource(subject).encode()
+        return inspect.getsource(subject)
     except (OSError, TypeError):
-        code = getattr(getattr(subject, "__func__", subject), "__code__", None)
-        text = b"" if code is None else code.co_code
-    values = "" if inspect.isroutine(function) or " at 0x" in repr(function) else repr(function)
-    return hashlib.sha256(text + values.encode()).hexdigest()
+        code = getattr(subject, "__code__", None)
+        return "" if code is None else repr((code.co_code, code.co_names, [_said(one) for one in code.co_consts]))
+
+
+def _said(value: object) -> str:
+    """Return what a value says of itself; its type where that would differ from one process to the next."""
+    text = repr(value)
+    return type(value).__qualname__ if " at 0x" in text else text

@@ -25,9 +25,7 @@ from memory_defense.cli.arguments import (
     Size,
     Target,
     Threads,
-    check_framing,
     check_run_images,
-    check_source,
     radius,
     with_options,
 )
@@ -129,42 +127,21 @@ def certify(options: CertifyArguments) -> None:
 def _check(options: CertifyArguments) -> None:
     """Raise ValueError for options that exclude each other, and for values out of range, before torch is loaded."""
     from memory_defense.cli.evaluate_checks import is_classifier
+    from memory_defense.cli.own_options import OwnOptions
     from memory_defense.evaluation.place import check_place
     from memory_defense.run_directory import RunDirectory
-    from memory_defense.systems.doors import check_target, door_of, path_of
+    from memory_defense.systems.doors import door_of, path_of
 
     _check_method(options)
     check_place(options.place(), {"the classifier": path_of(options.target), "--weights": options.weights})
     if not is_classifier(options.target):
-        given = {
-            "--weights": options.weights,
-            "--argument": options.argument,
-            "--preprocess": options.preprocess,
-            "--random-weights": options.random_weights or None,
-            "--size": options.size,
-            "--geometry": options.geometry,
-            "--classes": options.classes,
-        }
-        if only := [name for name, value in given.items() if value is not None]:
-            raise ValueError(
-                f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
-            )
+        OwnOptions.of(options).refuse()
         manifest = RunDirectory(Path(options.target)).read_finished()
         check_run_images(manifest, options.data, options.data_dir)
         return
-    if options.data is None:
-        raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
-    check_target(
-        options.target,
-        options.weights,
-        options.preprocess,
-        random_weights=options.random_weights,
-        arguments=options.argument,
-    )
+    OwnOptions.of(options).check()
     if door_of(options.target) != "export" and options.sigma is None and options.bounds is None:
         raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
-    check_framing(options.size, options.geometry, options.classes)
-    check_source(options.data, options.data_dir)
 
 
 def _check_method(options: CertifyArguments) -> None:
@@ -229,25 +206,10 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
 def _own(
     options: CertifyArguments, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, ImageSet, Options]:
-    from memory_defense.cli.own_target import own_target
+    from memory_defense.cli.own_options import OwnOptions
     from memory_defense.evaluation.options import Options
 
-    own = own_target(
-        options.target,
-        source=options.data or "",
-        weights=options.weights,
-        arguments=options.argument,
-        preprocess=options.preprocess,
-        random_weights=options.random_weights,
-        size=options.size,
-        geometry=options.geometry,
-        classes=options.classes,
-        images=options.images,
-        data_dir=options.data_dir,
-        offline=options.offline,
-        device=device,
-        progress=progress,
-    )
+    own = OwnOptions.of(options).load(device, progress, images=options.images)
     called = Options.defense if options.name is None else options.name
     return own.model, own.images, own.named(Options(defense=called, seed=options.seed, progress=progress))
 

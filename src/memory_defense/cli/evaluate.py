@@ -95,7 +95,7 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
 
 
 def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, speaks: bool) -> None:
-    from memory_defense.cli.own_target import own_target
+    from memory_defense.cli.own_options import OwnOptions
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
     from memory_defense.evaluation.pixels import Pixels
@@ -106,22 +106,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     with shown(silent=not speaks) as progress:
         if assumed := options.assumed():
             progress.note(f"assumed: {', '.join(assumed)}")
-        own = own_target(
-            target,
-            source=options.data or "",
-            weights=options.weights,
-            arguments=options.argument,
-            preprocess=options.preprocess,
-            random_weights=options.random_weights,
-            size=options.size,
-            geometry=options.geometry,
-            classes=options.classes,
-            images=options.images,
-            data_dir=options.data_dir,
-            offline=options.offline,
-            device=device,
-            progress=progress,
-        )
+        own = OwnOptions.of(options).load(device, progress, images=options.images)
         record = evaluate_model(
             own.model,
             Pixels.of(own.images).to(device),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_defense.attacks.suites import FAST, check_attacks, names_in
-from memory_defense.cli.arguments import check_framing, check_run_images, check_source, radius
+from memory_defense.cli.arguments import check_run_images, radius
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
+from memory_defense.cli.own_options import OwnOptions
 from memory_defense.evaluation.place import GALLERY, check_place
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
@@ -23,24 +24,11 @@ from memory_defense.names import (
 )
 from memory_defense.outputs import beside, check_file
 from memory_defense.run_directory import HARDENED, HARDENED_CERTIFIED, RunDirectory
-from memory_defense.systems.doors import check_no_pickle, check_target, door_of, path_of
+from memory_defense.systems.doors import check_no_pickle, door_of, path_of
 from memory_defense.zoo import is_entry
 
 if TYPE_CHECKING:
     from memory_defense.recipes.recipe import EvaluationPlan
-
-_OF_CLASSIFIERS = (
-    "weights",
-    "argument",
-    "preprocess",
-    "random_weights",
-    "size",
-    "geometry",
-    "classes",
-    "norm",
-    "start_from",
-)
-"""Options that a run directory has no use for."""
 
 
 def is_classifier(target: str) -> bool:
@@ -127,11 +115,7 @@ def _check_selection(options: EvaluateArguments, planned: Sequence[str], norms: 
 
 
 def _check_run(options: EvaluateArguments) -> None:
-    given = vars(options)
-    if only := [f"--{name.replace('_', '-')}" for name in _OF_CLASSIFIERS if given[name] not in (None, False)]:
-        raise ValueError(
-            f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
-        )
+    OwnOptions.of(options).refuse({"--norm": options.norm, "--start-from": options.start_from})
     if options.gate is not None:
         radius(options.gate, "l2")
         if options.detection:
@@ -162,25 +146,15 @@ def _check_classifier(options: EvaluateArguments) -> None:
         )
     if options.detection:
         raise ValueError("--detection: only for a run directory, whose held-out images the threshold comes from")
-    if options.data is None:
-        raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
     if options.knowledge is not None:
         raise ValueError("--knowledge: only for a run directory; your own classifier is its own surrogate")
     if not options.epsilon:
         raise ValueError("how far may an image be moved? give --epsilon, such as 8/255; it may be repeated")
-    check_target(
-        options.target,
-        options.weights,
-        options.preprocess,
-        random_weights=options.random_weights,
-        arguments=options.argument,
-    )
+    OwnOptions.of(options).check()
     norm = options.norm or "linf"
     check_norm(norm)
     check_attacks(FAST if options.attacks is None else options.attacks, norms=(norm,))
     for text in options.epsilon:
         radius(text, norm)
-    check_framing(options.size, options.geometry, options.classes)
-    check_source(options.data, options.data_dir)
     if options.start_from is not None:
         check_tensor_file(options.start_from)

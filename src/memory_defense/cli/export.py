@@ -20,6 +20,7 @@ from memory_defense.cli.arguments import (
     Size,
     Target,
 )
+from memory_defense.cli.own_options import OwnOptions
 from memory_defense.names import FORMATS, check_name
 from memory_defense.zoo import is_entry, located
 
@@ -62,38 +63,27 @@ def export(
     """
     from memory_defense.cli.evaluate_checks import is_classifier
 
+    own = OwnOptions(
+        target=target,
+        data=data,
+        size=size,
+        geometry=geometry,
+        classes=classes,
+        weights=weights,
+        argument=argument,
+        preprocess=preprocess,
+        random_weights=random_weights,
+        data_dir=data_dir,
+        offline=offline,
+    )
     if is_classifier(target):
         from memory_defense.cli.export_classifier import ToExport, export_classifier
 
-        classifier = ToExport(
-            target=target,
-            out=out,
-            force=force,
-            data=data,
-            size=size,
-            geometry=geometry,
-            classes=classes,
-            weights=weights,
-            argument=argument,
-            preprocess=preprocess,
-            random_weights=random_weights,
-            data_dir=data_dir,
-            offline=offline,
-        )
+        classifier = ToExport(own=own, out=out, force=force)
         classifier.check(format)
         export_classifier(classifier)
         return
-    own = {
-        "--data": data,
-        "--weights": weights,
-        "--argument": argument,
-        "--preprocess": preprocess,
-        "--size": size,
-        "--geometry": geometry,
-        "--classes": classes,
-    }
-    if only := [name for name, value in {**own, "--random-weights": random_weights or None}.items() if value]:
-        raise ValueError(f"{', '.join(only)}: only for package.module:build, but {target} is a run directory")
+    own.refuse({"--data": data})
     from memory_defense.run_directory import RunDirectory
 
     check_name(format, FORMATS, "format")

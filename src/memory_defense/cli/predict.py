@@ -25,6 +25,7 @@ from memory_defense.cli.arguments import (
     radius,
 )
 from memory_defense.cli.machine import Machine
+from memory_defense.cli.own_options import OwnOptions
 from memory_defense.cli.predicted import SOME_UNREADABLE, counted, print_json, print_table
 from memory_defense.names import check_false_alarms
 from memory_defense.zoo import located
@@ -80,35 +81,26 @@ def predict(
     from memory_defense.cli.evaluate_checks import is_classifier
 
     machine = Machine(device=device, threads=threads)
+    own = OwnOptions(
+        target=target,
+        data=data,
+        size=size,
+        geometry=geometry,
+        classes=classes,
+        weights=weights,
+        argument=argument,
+        preprocess=preprocess,
+        data_dir=data_dir,
+        offline=offline,
+    )
     if is_classifier(target):
         from memory_defense.cli.predict_classifier import Pictured, predict_classifier
 
-        pictured = Pictured(
-            target=target,
-            pictures=images,
-            data=data,
-            size=size,
-            geometry=geometry,
-            classes=classes,
-            weights=weights,
-            argument=argument,
-            preprocess=preprocess,
-            batch=batch,
-            data_dir=data_dir,
-            offline=offline,
-        )
+        pictured = Pictured(own=own, pictures=images, batch=batch)
         pictured.check({"--false-alarms": false_alarms, "--gate": gate})
         predict_classifier(pictured, machine, as_json=as_json)
         return
-    own = {
-        "--weights": weights,
-        "--argument": argument,
-        "--preprocess": preprocess,
-        "--size": size,
-        "--classes": classes,
-    }
-    if only := [name for name, value in own.items() if value is not None]:
-        raise ValueError(f"{', '.join(only)}: only for package.module:build, but {target} is a run directory")
+    own.refuse(but="geometry")
     check_framing(None, geometry)
     run = located(target)
     _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from memory_defense.cli.machine import Machine
+from memory_defense.cli.own_options import OwnOptions
 from memory_defense.cli.predicted import SOME_UNREADABLE, counted, print_json, print_table
-from memory_defense.systems.doors import LoadedModel, check_target, door_of
+from memory_defense.systems.doors import LoadedModel, door_of
 
 if TYPE_CHECKING:
     from memory_defense.cli.predicted import Line
@@ -25,33 +26,19 @@ _CLASSES_SEEN = 64
 class Pictured:
     """A classifier, the pictures that it is asked about, and what brings them to its pixels."""
 
-    target: str
+    own: OwnOptions
     pictures: Sequence[Path]
-    data: str | None
-    size: int | None
-    geometry: str | None
-    classes: Path | None
-    weights: Path | None
-    argument: list[str] | None
-    preprocess: str | None
     batch: int
-    data_dir: Path | None
-    offline: bool
 
     def check(self, flags: Mapping[str, object]) -> None:
         """Raise ValueError for options that do not go together; those in `flags` are for trained defenses alone."""
-        from memory_defense.cli.arguments import check_framing, check_source
-
+        target = self.own.target
         if only := [name for name, value in flags.items() if value is not None]:
-            raise ValueError(f"{', '.join(only)}: only for a run directory; {self.target} has no flag")
-        check_target(self.target, self.weights, self.preprocess, arguments=self.argument)
-        check_framing(self.size, self.geometry, self.classes)
-        if self.data is not None:
-            check_source(self.data, self.data_dir)
-        elif door_of(self.target) == "code":
+            raise ValueError(f"{', '.join(only)}: only for a run directory; {target} has no flag")
+        self.own.check(images=False)
+        if self.own.data is None and door_of(target) == "code":
             raise ValueError(
-                f"{self.target} does not say its classes and its pixels; give --data, images such as it was "
-                "trained on"
+                f"{target} does not say its classes and its pixels; give --data, images such as it was trained on"
             )
         if not any(path.exists() for path in self.pictures):
             named = " or ".join(map(str, self.pictures))
@@ -62,7 +49,6 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
     """Print what a classifier says of pictures."""
     device = machine.ready()
 
-    from memory_defense.cli.own_target import own_target
     from memory_defense.cli.progress import shown
     from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.pictures import Unreadable, pictures
@@ -71,28 +57,14 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
 
     kept: list[Line] = []
     with shown(live=not as_json) as progress:
-        if options.data is None:
-            loaded = load_model(options.target, options.preprocess)
-            model, names, framing = loaded.module.to(device), loaded.names, _framing(options, loaded)
+        asked = options.own
+        if asked.data is None:
+            loaded = load_model(asked.target, asked.preprocess)
+            model, names, framing = loaded.module.to(device), loaded.names, _framing(asked, loaded)
         else:
-            own = own_target(
-                options.target,
-                source=options.data,
-                weights=options.weights,
-                arguments=options.argument,
-                preprocess=options.preprocess,
-                look=False,
-                size=options.size,
-                geometry=options.geometry,
-                classes=options.classes,
-                images=_CLASSES_SEEN,
-                data_dir=options.data_dir,
-                offline=options.offline,
-                device=device,
-                progress=progress,
-            )
+            own = asked.load(device, progress, images=_CLASSES_SEEN, look=False)
             loaded, model, names = own.loaded, own.model, own.classes
-            framing = _framing(options, loaded) or own.size
+            framing = _framing(asked, loaded) or own.size
         source = pictures(
             options.pictures,
             channels=loaded.channels,
@@ -112,7 +84,7 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
         raise typer.Exit(SOME_UNREADABLE)
 
 
-def _framing(options: Pictured, loaded: LoadedModel) -> Framing:
+def _framing(options: OwnOptions, loaded: LoadedModel) -> Framing:
     from memory_defense.data.geometry import Geometry, framing_of
 
     if options.size is not None or options.geometry is not None:

@@ -18,7 +18,7 @@ from memory_defense.data.geometry import Geometry
 from memory_defense.evaluation.cases import QUERIES
 from memory_defense.systems.doors import LoadedModel
 from memory_defense.systems.inputs import Fitted, InputForm, Queried, why_no_gradient
-from memory_defense.systems.onnx_run import check_whole, needed
+from memory_defense.systems.onnx_run import check_whole, needed, open_session
 from memory_defense.systems.preprocessed import Preprocessed
 from memory_defense.systems.preprocessing import Preprocessing
 
@@ -58,19 +58,8 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        runtime = needed("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's own types are not exported
-            raise ValueError(
-                f"{path} is no whole ONNX model that ONNX Runtime {runtime.__version__} can run "
-                f"({str(error).splitlines()[0][:200]}); write or download it again, with the files of its weights "
-                "beside it where it has any"
-            ) from error
+        remedy = "write or download it again, with the files of its weights beside it where it has any"
+        self._session = open_session(str(path), path, remedy)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES:
             shown = ", ".join(f"{one.name}: {one.type}" for one in inputs)

@@ -133,8 +133,11 @@ class FlaggingOnnxDefense(OnnxDefense):
         return self.scores(images)[SCORE] > self.flag_threshold
 
 
-def open_session(model: bytes, source: Path) -> Any:
-    """Return an ONNX Runtime session with as many threads as torch uses; raise ValueError for damaged bytes."""
+def open_session(model: bytes | str, source: Path, remedy: str = "") -> Any:
+    """Return an ONNX Runtime session with as many threads as torch uses.
+
+    Raises ValueError, with a remedy, for bytes, or a file at a path, that it cannot run.
+    """
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -145,7 +148,7 @@ def open_session(model: bytes, source: Path) -> Any:
     except Exception as error:  # the runtime's own types are not exported
         raise ValueError(
             f"{source} is no whole ONNX model that ONNX Runtime {runtime.__version__} can run "
-            f"({str(error).splitlines()[0][:200]}); {made_again(source)}"
+            f"({str(error).splitlines()[0][:200]}); {remedy or made_again(source)}"
         ) from error
 
 
