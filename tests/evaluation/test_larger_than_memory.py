@@ -19,13 +19,14 @@ from memory_defense.data import decoded
 from memory_defense.data.images import image_set
 from memory_defense.evaluation.pixels import Pixels, parts
 
-COUNT, SIDE, ROOM = 36_000, 64, 104 << 20
+COUNT, SIDE, ROOM = 63_000, 48, 104 << 20
 torch.set_num_threads(1)
 torch.manual_seed(0)
-net = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 4)).eval()
+net = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(27, 4)).eval()
 options = memory_defense.Options(batch_size=32, chunk=64, device="cpu")
 few = torch.rand(64, 3, SIDE, SIDE)
 memory_defense.evaluate(net, few, net(few).argmax(1), epsilon=0.01, attacks="fgsm", options=options)  # loads all
+list(map(net, parts(few.repeat(2, 1, 1, 1), 100)))  # a processor's kernels may keep room for batches of this size
 
 noise = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8)
 
@@ -56,6 +57,7 @@ print(json.dumps([kept.numel() / ROOM, record.images, float(record.clean.accurac
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
 def test_a_set_four_times_larger_than_the_memory_allowed_is_evaluated(tmp_path):
     environment = {**os.environ, "MEMDEF_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "1048576"  # what is freed is given back at once
     done = subprocess.run(
         [sys.executable, "-c", LIMITED],
         env=environment,
@@ -67,4 +69,4 @@ def test_a_set_four_times_larger_than_the_memory_allowed_is_evaluated(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     times, images, clean = json.loads(done.stdout.splitlines()[-1])
     assert times >= 3.9
-    assert (images, clean) == (36_000, 1.0)
+    assert (images, clean) == (63_000, 1.0)

@@ -143,6 +143,7 @@ def test_case_07_probabilities_are_noticed_and_the_number_of_classes(tmp_path, m
     said = memdef(*asked, "--random-weights")
     assert said.status == 0, said
     assert "among the 7 outputs of the model" in said.err
+    assert "positions among the folders" not in said.err
 
 
 class Dropping(Front):

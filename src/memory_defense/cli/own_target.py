@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from memory_defense.data.geometry import Geometry
 from memory_defense.data.images import ImageSet
 from memory_defense.data.limits import TYPED, Limits
-from memory_defense.data.own import DataSplit, load_images
+from memory_defense.data.own import DataSplit, is_about_order, load_images
 from memory_defense.data.spec import DATASETS
 from memory_defense.evaluation.options import Options
 from memory_defense.progress import stage
@@ -68,6 +68,31 @@ class OwnTarget:
         )
 
 
+class _Held:
+    """A display that keeps back what is said about the order of class folders until the model was asked."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown, self._kept = shown, list[str]()
+
+    def begin(self, what: str, total: int) -> None:
+        self._shown.begin(what, total)
+
+    def advance(self, steps: int, text: str = "") -> None:
+        self._shown.advance(steps, text)
+
+    def note(self, text: str) -> None:
+        if is_about_order(text):
+            self._kept.append(text)
+        else:
+            self._shown.note(text)
+
+    def release(self, data: DataSplit) -> None:
+        """Show what still holds of these images."""
+        for text in self._kept:
+            if text in data.notes:
+                self._shown.note(text)
+
+
 def own_target(
     target: str,
     *,
@@ -107,9 +132,9 @@ def own_target(
         data_dir=data_dir if source in DATASETS else None,
         offline=offline,
         may_update=True,
-        progress=progress,
     )
-    data = read()
+    held = _Held(progress)
+    data = read(progress=held)
     if loaded is None:
         progress.begin("loading the model", 0)
         loaded = _built(target, data, weights, arguments_of(arguments or ()), preprocess)
@@ -117,11 +142,12 @@ def own_target(
         _check_fits(target, loaded, data)
     model = loaded.module.to(device)
     data = on_outputs(model, data, device, classes=classes, names=loaded.names, progress=progress)
+    held.release(data)
     check_classes(target, model, data.images.first(1).to(device).floats(), len(data.classes))
     asked = data.images.first(min(ASKED, len(data.images))).to(device)
     if why := counts_otherwise(model, asked, data.classes, data.otherwise):
         progress.note(why)
-        data = read(classes=data.otherwise)
+        data = read(classes=data.otherwise, progress=progress)
         data = replace(data, notes=(*data.notes, why))
         asked = data.images.first(len(asked)).to(device)
     said: tuple[str, ...] = ()

@@ -242,9 +242,13 @@ def relabelled(data: DataSplit, numbers: Numbers, outputs: int) -> DataSplit:
     labels = data.images.labels
     found = replace(data.images, labels=torch.tensor(numbers.outputs, device=labels.device)[labels])
     classes = class_names(data.classes, numbers.outputs, outputs)
-    doubts = (ORDER_FILE, POSITIONS)  # about positions among the folders, which no longer decide
-    notes = (*(note for note in data.notes if not any(doubt in note for doubt in doubts)), numbers.why)
+    notes = (*(note for note in data.notes if not is_about_order(note)), numbers.why)
     return replace(data, images=found, classes=classes, sha256=_sha256(found), notes=notes, otherwise=None)
+
+
+def is_about_order(note: str) -> bool:
+    """Return whether a note doubts positions among the folders, which a model's own outputs may make idle."""
+    return ORDER_FILE in note or POSITIONS in note
 
 
 def held_out(labels: Labels, classes: int) -> Tensor:

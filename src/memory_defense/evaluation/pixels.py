@@ -19,7 +19,7 @@ from memory_defense.contracts import Images, Rows
 LEVELS = 255
 """A grey level divided by this is the pixel; `data.images.ImageSet.floats` divides so."""
 
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 24
 """Bytes of images that are looked at or hashed at a time, about."""
 
 
