@@ -179,3 +179,22 @@ def test_predictions_are_the_majority_s() -> None:
 def test_what_makes_no_sense_is_refused(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Smoothing(**{"sigma": 0.25, **wrong})  # pyright: ignore[reportArgumentType]
+
+
+class Precise(nn.Module):
+    """Class 1 for everything where a product of matrices is exact, class 0 where it is rounded to bfloat16."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        exact = torch.full((len(images), 1), 1 + 2**-10) @ torch.ones(1, 1) != 1
+        return torch.cat([~exact, exact], 1).float()
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_classifier_is_asked_in_the_precision_that_is_said(bfloat16: bool) -> None:
+    smoothing = Smoothing(sigma=0.5, samples=100, selection=10, bfloat16=bfloat16)
+    draws = ImageDraws.of(0, "t", 1)
+    found = smoothing.certify(Precise(), eight_bit(1), draws)
+    assert (
+        found.labels.tolist() == smoothing.predict(Precise(), eight_bit(1), draws).tolist() == [int(not bfloat16)]
+    )
+    assert float(found.radii) == pytest.approx(smoothing.radius(100), abs=1e-3)

@@ -49,6 +49,10 @@ def test_a_classifier_of_one_s_own_is_smoothed(mine) -> None:
     assert "right or flagged" in done.out
     assert "proven, with the gate" in done.out
     assert Path("certificates.certificates.safetensors").is_file()
+    assert not any(one.bfloat16 for one in record.certified)
+    done = memdef("certify", "mine:build", "--random-weights", "--data", "images", *SMOOTH, "--bfloat16")
+    assert all(one.bfloat16 for one in Record.read("certificates.json").certified)
+    assert "answered in bfloat16" in " ".join(done.out.split())
 
 
 def test_two_processes_find_what_one_does(mine) -> None:

@@ -76,6 +76,9 @@ class Smoothing:
     """Copies by which its probability is bounded (n)."""
     alpha: float = 0.001
     """Probability that an image's certificate is wrong."""
+    bfloat16: bool = False
+    """Whether the classifier answers in bfloat16 (torch's autocast), in certificates and predictions alike: about
+    twice as fast on processors that multiply it. The certificate is about the classifier that answers so."""
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
@@ -136,12 +139,12 @@ class Smoothing:
             radius is what the copies asked so far prove, all others counted against it.
         """
         asking = regular(model)
-        chosen = torch.cat([*_answers(asking, image, draws.child("selection"), self.sigma, self.selection)])
+        chosen = torch.cat([*self._answers(asking, image, draws.child("selection"), self.selection)])
         guess = int(chosen.mode().values)
         top = asked = 0
         if guess != NO_ANSWER:
             enough = self.least_top(wanted + off_lattice(image)) if wanted > 0 else 0
-            for answers in _answers(asking, image, draws.child("estimation"), self.sigma, self.samples):
+            for answers in self._answers(asking, image, draws.child("estimation"), self.samples):
                 top += int((answers == guess).sum())
                 asked += len(answers)
                 if self.samples - (asked - top) < enough:
@@ -168,23 +171,24 @@ class Smoothing:
         asking, labels = regular(model), list[int]()
         for row, image in enumerate(images):
             own = draws.rows(torch.tensor([row])).child("prediction")
-            counts = (torch.cat([*_answers(asking, image, own, self.sigma, samples)]) + 1).bincount(minlength=2)
+            counts = (torch.cat([*self._answers(asking, image, own, samples)]) + 1).bincount(minlength=2)
             top = counts.topk(2)  # the first place is that of `NO_ANSWER`
             sure = bool(differ(int(top.values[0]), int(top.values[1]), self.alpha))
             labels.append(int(top.indices[0]) - 1 if sure else ABSTAINS)
         return torch.tensor(labels, dtype=torch.int64, device=images.device)
 
+    @torch.no_grad()
+    def _answers(self, model: Classifier, image: Tensor, draws: ImageDraws, count: int) -> Generator[Labels]:
+        """Yield the classes of so many noisy copies, pass by pass; `NO_ANSWER` where the logits are not finite.
 
-@torch.no_grad()
-def _answers(model: Classifier, image: Tensor, draws: ImageDraws, sigma: float, count: int) -> Generator[Labels]:
-    """Yield the classes of so many noisy copies, pass by pass; `NO_ANSWER` where the logits are not finite.
-
-    A pass has as many copies as its images' size says, so that nothing else decides how an answer is rounded.
-    """
-    size = max(1, min(_PASS, _MOST_NUMBERS // image.numel()) // CHUNK) * CHUNK
-    for start in range(0, count, size):
-        logits = model(noisy(image, draws, sigma, start, min(size, count - start)))
-        yield logits.argmax(1).masked_fill_(~logits.isfinite().all(1), NO_ANSWER)
+        A pass has as many copies as its images' size says, so that nothing else decides how an answer is rounded.
+        """
+        size = max(1, min(_PASS, _MOST_NUMBERS // image.numel()) // CHUNK) * CHUNK
+        for start in range(0, count, size):
+            copies = noisy(image, draws, self.sigma, start, min(size, count - start))
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
+                logits = model(copies)
+            yield logits.argmax(1).masked_fill_(~logits.isfinite().all(1), NO_ANSWER)
 
 
 def noisy(image: Tensor, draws: ImageDraws, sigma: float, start: int, count: int) -> Images:

@@ -72,6 +72,14 @@ class CertifyArguments:
     alpha: Annotated[
         float | None, typer.Option(help="With --sigma: probability that a certificate is wrong; else 0.001.")
     ] = None
+    bfloat16: Annotated[
+        bool,
+        typer.Option(
+            "--bfloat16",
+            help="With --sigma: the classifier answers in bfloat16, and the proof is about the one that does. "
+            "Twice as fast on chips that multiply it.",
+        ),
+    ] = False
     images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
     name: Name = None
     data: OwnImages = None
@@ -93,9 +101,10 @@ class CertifyArguments:
         typer.Option(help="Where to write the record; else certificates.json in the run, or here."),
     ] = None
 
-    def counting(self) -> dict[str, float]:
+    def counting(self) -> dict[str, float | bool]:
         """Return what was said of the noisy copies; what was not is left to `Smoothing`."""
         said = {"samples": self.samples, "selection": self.selection, "alpha": self.alpha}
+        said["bfloat16"] = self.bfloat16 or None
         return {name: value for name, value in said.items() if value is not None}
 
     def place(self) -> Path:

@@ -197,6 +197,8 @@ class CertifiedResult(Accuracy):
     """Probability that an image's certificate is wrong; None where it is certain."""
     sigma: Annotated[float, Field(gt=0)] | None = None
     """Standard deviation of the noise, in pixel units."""
+    bfloat16: bool = False
+    """Whether the classifier answered its noisy copies in bfloat16: the proof is about the one that does."""
     seconds: Annotated[float, Field(ge=0)]
     """For all images and all radii of the same method together."""
     broken: Annotated[int, Field(ge=0)] | None = None

@@ -66,4 +66,5 @@ def _share(share: Accuracy | None, sources: Sources, *, strong: bool = False) ->
 def _how(one: CertifiedResult) -> str:
     if one.sigma is None or one.n is None:
         return f"By {plain(one.method)}, in one pass"
-    return f"By randomized smoothing, sigma {one.sigma:g}, {one.n:,} noisy copies"
+    answered = " answered in bfloat16" if one.bfloat16 else ""
+    return f"By randomized smoothing, sigma {one.sigma:g}, {one.n:,} noisy copies{answered}"

@@ -177,6 +177,7 @@ def certified_record(
     recipe = f"certified by {method.name}"
     if smoothing is not None:
         recipe += f", sigma {smoothing.sigma:g}, n {smoothing.samples:,}, alpha {smoothing.alpha:g}"
+        recipe += ", answers in bfloat16" if smoothing.bfloat16 else ""
     state = None if place is None else proofs_state_path(place)
     if place is not None:
         check_place(place)
@@ -220,9 +221,10 @@ def certified_results(
     proofs: Proofs, method: Method, radii: list[float], smoothing: Smoothing | None
 ) -> tuple[CertifiedResult, ...]:
     """Return each radius's entry, with what the gate for it is worth."""
-    drawn = (
-        {} if smoothing is None else {"n": smoothing.samples, "alpha": smoothing.alpha, "sigma": smoothing.sigma}
-    )
+    drawn = {}
+    if smoothing is not None:
+        drawn = {"n": smoothing.samples, "alpha": smoothing.alpha, "sigma": smoothing.sigma}
+        drawn["bfloat16"] = smoothing.bfloat16
     seconds, found = round(proofs.seconds, 1), Certificates(proofs.answers, proofs.radii)
     results = (
         certified_result(proofs.right, found, one, norm=method.norm, method=method.name, seconds=seconds)
