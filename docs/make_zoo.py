@@ -7,6 +7,7 @@ weights by the run's own plan, and writes a card. What is shipped is never train
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,13 +35,13 @@ LIMIT = 16 << 20
 """Most bytes of one file."""
 
 
-def copied(source: RunDirectory, place: Path) -> RunDirectory:
-    """Return a copy of a finished run with its weights in half precision."""
+def copied(source: RunDirectory, place: Path, *, plain: bool) -> RunDirectory:
+    """Return a copy of a finished run with its weights in half precision; with `plain`, its plain net's too."""
     manifest = source.read_finished()
     source.verify(manifest)
     run = RunDirectory(place)
     for old, new in ((source.weights, run.weights), (source.undefended, run.undefended)):
-        if old.is_file():
+        if old.is_file() and (plain or old != source.undefended):
             tensors, header = read_tensors(old)
             write_tensors(new, {name: halved(one) for name, one in tensors.items()}, header)
             if new.stat().st_size > LIMIT:
@@ -56,6 +57,10 @@ def main() -> None:
     parser.add_argument("name", help="DATASET/NAME in the zoo")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--images", type=int, default=None, help="attack so many, not as many as the plan says")
+    parser.add_argument(
+        "--without-undefended", action="store_true", help="leave out the plain net, from which attacks transfer"
+    )
     chosen = parser.parse_args()
     dataset = chosen.name.partition("/")[0]
     if dataset not in DATASETS:
@@ -63,11 +68,16 @@ def main() -> None:
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     place = ROOT / chosen.name
-    run = RunDirectory(place) if (place / "manifest.json").is_file() else copied(RunDirectory(chosen.run), place)
+    run = RunDirectory(place)
+    if not run.manifest_path.is_file():
+        run = copied(RunDirectory(chosen.run), place, plain=not chosen.without_undefended)
     defense: nn.Module = load_defense(run.path)
     with shown() as progress:
         splits = load_dataset(dataset, data_dir=chosen.data_dir, progress=progress)
-        record = assess(recipe_of(run), run, defense, splits, options=Options(progress=progress))  # pyright: ignore
+        recipe = recipe_of(run)
+        if chosen.images is not None:
+            recipe = replace(recipe, evaluation=replace(recipe.evaluation, images=chosen.images))
+        record = assess(recipe, run, defense, splits, options=Options(progress=progress))  # pyright: ignore
     record = record.model_copy(update={"per_image": None, "per_image_sha256": ""})
     record.write(run.record)
     remove(run.record.with_name("record.images.safetensors"))
