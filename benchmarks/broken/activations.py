@@ -59,8 +59,9 @@ class MeanSparse(nn.Module):
     def __init__(self, width: float) -> None:
         super().__init__()
         self.width, self.straight = width, False
-        self.mean, self.deviation = torch.zeros(()), torch.zeros(())
         self.learning = True
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.zeros(()))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the sparse values, rectified."""
@@ -91,7 +92,7 @@ def sparse_net(network: nn.Module, images: Images, width: float, *, straight: bo
 def mean_sparse(kit: Kit) -> Trial:
     """MeanSparse on a net that was trained on attacked images."""
     images = kit.held_out.first(min(2000, len(kit.held_out))).floats()
-    model, smooth = (sparse_net(kit.robust(), images, 0.6, straight=straight) for straight in (False, True))
+    model, smooth = (sparse_net(kit.robust(), images, 0.25, straight=straight) for straight in (False, True))
     return Trial(
         model,
         Climb(on=model, steps=20, step=0.125),
