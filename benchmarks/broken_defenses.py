@@ -69,11 +69,7 @@ def measured(
         )
         evaluated = time.process_time() - began
     return {
-        "title": one.title,
-        "defense": one.defense,
-        "broken_by": one.broken,
-        "weak": one.weak,
-        "why": one.why,
+        **words(one),
         "clean": _share(clean),
         "claimed": _share(claimed),
         "ours": ours(record),
@@ -85,6 +81,17 @@ def measured(
             "training, where not kept": round(trained, 1),
             "evaluation": round(evaluated, 1),
         },
+    }
+
+
+def words(one: Broken) -> dict[str, str]:
+    """Return what is said of a defense beside its numbers."""
+    return {
+        "title": one.title,
+        "defense": one.defense,
+        "broken_by": one.broken,
+        "weak": one.weak,
+        "why": one.why,
     }
 
 
@@ -160,7 +167,7 @@ def main() -> None:
         row = measured(name, BROKEN[name], kit, test.floats(), test.labels)
         document = begun(arguments.out, settings(arguments.images))  # another process may have written rows
         rows = {**document["rows"], name: row}
-        document["rows"] = rows = {one: rows[one] for one in BROKEN if one in rows}
+        document["rows"] = rows = {one: {**rows[one], **words(BROKEN[one])} for one in BROKEN if one in rows}
         document["minutes"] = {
             "clock": round(sum(one["seconds"] for one in rows.values()) / 60, 1),
             "processor": round(sum(one["processor_seconds"]["in all"] for one in rows.values()) / 60, 1),

@@ -114,12 +114,12 @@ def keyed_noise(kit: Kit) -> Trial:
 
 
 class Denoiser(nn.Module):
-    """Takes noise off an image."""
+    """Takes noise off an image, at half its size."""
 
     def __init__(self) -> None:
         super().__init__()
-        layers = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(16, 1, 3, padding=1))
+        layers = [nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(16, 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, images: Images) -> Images:
         """Return images of the same shape."""
@@ -134,7 +134,7 @@ def denoising(model: nn.Module, batch: Batch) -> Loss:
 class Purifier(nn.Module):
     """Makes an image noisy, purifies it and asks a net, several times; the answer is the count of votes."""
 
-    def __init__(self, network: nn.Module, denoiser: nn.Module, votes: int = 8, sigma: float = 0.25) -> None:
+    def __init__(self, network: nn.Module, denoiser: nn.Module, votes: int = 5, sigma: float = 0.25) -> None:
         super().__init__()
         self.network, self.denoiser, self.votes, self.sigma = network, denoiser, votes, sigma
 

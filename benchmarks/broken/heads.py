@@ -79,9 +79,9 @@ def prototypes(kit: Kit) -> Trial:
 class Codes(nn.Module):
     """Answers a word of bits; a class is as likely as its code word correlates with it."""
 
-    def __init__(self, bits: int = 16) -> None:
+    def __init__(self, bits: int = 16, slope: float = 16.0) -> None:
         super().__init__()
-        self.network = small_net(outputs=bits)
+        self.network, self.slope = small_net(outputs=bits), slope
         words = torch.ones(1, 1)
         while len(words) < bits:
             words = torch.cat([torch.cat([words, words], 1), torch.cat([words, -words], 1)])
@@ -89,7 +89,7 @@ class Codes(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         """Return (B, K) logarithms of shares of correlation."""
-        likely = ((4 * self.network(images)).tanh() @ self.words.T).relu()
+        likely = ((self.slope * self.network(images)).tanh() @ self.words.T).relu()
         return (likely / likely.sum(1, keepdim=True).clamp(min=1e-6) + 1e-6).log()
 
     def before(self, images: Images) -> Logits:
@@ -100,7 +100,7 @@ class Codes(nn.Module):
 def bits(model: nn.Module, batch: Batch) -> Loss:
     """Return the logistic loss of every bit."""
     wanted = model.words[batch.labels]  # (B, N)
-    return Loss(F.softplus(-4 * wanted * model.network(batch.images)).mean())
+    return Loss(F.softplus(-model.slope * wanted * model.network(batch.images)).mean())
 
 
 def codes(kit: Kit) -> Trial:

@@ -148,7 +148,7 @@ INPUTS = {
     "jpeg": Broken(
         "JPEG compression",
         "Guo et al. 2018, Das et al. 2017",
-        f"{ATHALYE}: 0 % (ImageNet, L2 0.005 a pixel)",
+        f"{ATHALYE}: 0 % (ImageNet, L2 0.005)",
         THROUGH_ROUNDING,
         NO_GRADIENT,
         jpeg,
