@@ -247,7 +247,7 @@ def _broken(what: str, results: Path) -> str:
 def _broken_table(document: dict[str, Any]) -> str:
     """Return the shares that are claimed, found by the evaluator and true, and what was found."""
     lines = [
-        "| defense | clean | claimed | ours | truth | what broke most | checks that fail |",
+        "| defense | clean | claimed | ours | by hand | what broke most | checks that fail |",
         "|---|---:|---:|---:|---:|---|---|",
     ]
     for row in document["rows"].values():
@@ -283,7 +283,7 @@ def _broken_open(document: dict[str, Any]) -> str:
     for row in document["rows"].values():
         said, true = (100 * row[one]["accuracy"] for one in ("ours", "truth"))
         if said > true + 5 and not row["ours"]["failed"]:
-            fooled.append(f"{row['title']} ({said:.0f} % where {true:.0f} % is true)")
+            fooled.append(f"{row['title']} ({said:.0f} % where {true:.0f} % stand by hand)")
     return ", ".join(fooled) or "none"
 
 

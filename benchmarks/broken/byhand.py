@@ -58,6 +58,8 @@ class Climb:
     """Half the side of the cube, in units of epsilon, within which a gradient is taken at random points."""
     differences: int = 0
     """Directions of central finite differences in place of a gradient, `spread` away; 0 differentiates."""
+    tries: int = 1
+    """Images handed in for each ascent: its end, and others a hundredth of epsilon away."""
 
     def __call__(self, images: Images, labels: Labels, epsilon: float, seed: int = 0) -> list[Images]:
         """Return the point where each ascent ended, inside the ball and inside [0, 1]."""
@@ -67,7 +69,9 @@ class Climb:
             with torch.no_grad():
                 others = self.on(images).scatter(1, labels[:, None], -torch.inf)
             losses += [Towards(one) for one in others.topk(self.ranks, 1).indices.unbind(1)]
-        return [self._ascent(loss, images, labels, epsilon, draws) for loss in losses]
+        ends = [self._ascent(loss, images, labels, epsilon, draws) for loss in losses]
+        near = ((end, _cube(end, draws)) for end in ends for _ in range(self.tries - 1))
+        return [*ends, *(_inside(end + 0.01 * epsilon * away, images, epsilon) for end, away in near)]
 
     def _ascent(self, loss: Loss, images: Images, labels: Labels, epsilon: float, draws: torch.Generator) -> Images:
         points = images

@@ -106,9 +106,9 @@ def keyed_noise(kit: Kit) -> Trial:
         Climb(on=model, steps=10, step=0.25),
         {
             f"the expectation over {DRAWS} draws of such noise": Climb(
-                on=model.drawn, loss=lead, steps=40, samples=DRAWS
+                on=model.drawn, loss=lead, steps=40, samples=DRAWS, tries=50
             ),
-            "the net behind the noise": Climb(on=model.network, loss=lead, steps=60, ranks=3),
+            "the net behind the noise": Climb(on=model.network, loss=lead, steps=60, ranks=3, tries=20),
         },
     )
 

@@ -132,7 +132,7 @@ INPUTS = {
     "bit-depth": Broken(
         "bit-depth reduction",
         "Guo et al. 2018, Xu et al. 2018",
-        f"{ATHALYE}: 0 % (with JPEG, ImageNet); He et al. 2017",
+        f"{ATHALYE}: 0 % (the transformations of Guo et al., ImageNet); He et al. 2017",
         THROUGH_ROUNDING,
         NO_GRADIENT,
         bit_depth,
@@ -148,7 +148,7 @@ INPUTS = {
     "jpeg": Broken(
         "JPEG compression",
         "Guo et al. 2018, Das et al. 2017",
-        f"{ATHALYE}: 0 % (ImageNet, L2 0.005)",
+        f"{ATHALYE}: 0 % (the transformations of Guo et al., ImageNet, L2 0.005)",
         THROUGH_ROUNDING,
         NO_GRADIENT,
         jpeg,

@@ -118,10 +118,14 @@ def test_climbs_reach_the_corner_of_the_ball_that_a_linear_model_names() -> None
     byhand = import_module("broken.byhand")
     weight = torch.randn(2, 784, generator=torch.Generator().manual_seed(4))
     images, labels = pictures(6, 5).floats(), torch.arange(6) % 2
+
+    def linear(points: torch.Tensor) -> torch.Tensor:
+        return points.flatten(1) @ weight.T
+
     wanted = images + EPSILON * (weight[1 - labels] - weight[labels]).sign().view_as(images)
     settings = {"steps": 4}, {"steps": 3, "ranks": 1}, {"steps": 1, "step": 1.0, "starts": 0}
     for setting in (*settings, {"steps": 4, "samples": 2, "spread": 0.1}):
-        climb = byhand.Climb(on=lambda points: points.flatten(1) @ weight.T, loss=byhand.lead, **setting)
+        climb = byhand.Climb(on=linear, loss=byhand.lead, **setting)
         for points in climb(images, labels, EPSILON):
             close = (points - wanted).abs() < 0.02 * EPSILON if "step" not in setting else points.eq(wanted)
             assert close.float().mean() > 0.99, setting
