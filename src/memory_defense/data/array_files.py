@@ -265,7 +265,7 @@ def _open_safetensors(path: Path) -> _Opened:
     def blocks(name: str) -> Iterator[Tensor]:
         values = tensors[name]
         row = values[:1].numel() * values.element_size()
-        return iter(values.split(max(1, BLOCK_BYTES // max(1, row))))
+        return iter(torch.split(values, max(1, BLOCK_BYTES // max(1, row))))
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(tensors[name].shape)

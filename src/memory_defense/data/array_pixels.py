@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ class ArrayPixels:
         """
         state = self.path.stat()
         of = f"{self.path.resolve()}: {self.key} {framing_text(self.how)}".strip()
-        lines = [f"{(state.st_size, state.st_mtime_ns)}", *map(str, order.tolist())]
+        lines = [f"{(state.st_size, state.st_mtime_ns)}", *map(str, cast("list[int]", order.tolist()))]
         wanted = decoded.Wanted(of, lines)
         return decoded.keep(wanted, len(rows), lambda done: self._pictures(rows, done), self.progress).images
 
@@ -95,8 +96,8 @@ class ArrayPixels:
                 if not begun:
                     decoded.check_room(self.where, len(rows) * images[0].numel() * images.element_size())
                 begun = True
-                for image, place in zip(images, here[wanted].tolist(), strict=True):
-                    yield decoded.Picture(image.numpy(), place=place)
+                for image, place in zip(images, here[wanted], strict=True):
+                    yield decoded.Picture(image.numpy(), place=int(place))
             start += len(block)
             if self.progress:
                 self.progress.advance(len(block))
