@@ -19,7 +19,7 @@ from memory_defense.data.limits import Limits
 
 KEPT_FROM = 1 << 28
 """Bytes of images, as they lie in the file or as they are used, from which on they are not held in memory."""
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 22
 """Bytes of an array that are read at a time, about."""
 
 

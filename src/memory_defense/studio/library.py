@@ -136,11 +136,9 @@ class Library:
         """Return what images a run takes; raise ValueError when the run is damaged."""
         if isinstance(run, OwnModel):
             return run.shape
-        manifest = run.directory.read()
-        model = ModelSpec(**manifest["model"])
-        images, kept = images_of(model), kept_images_from(manifest, run.directory.manifest_path)
-        framing = Geometry.parse(kept.geometry) if kept is not None and kept.geometry else None
-        return Shape(model.dataset, images.channels, images.size, tuple(images.classes), framing)
+        model = ModelSpec(**run.directory.read()["model"])
+        images = images_of(model)
+        return Shape(model.dataset, images.channels, images.size, tuple(images.classes), _geometry(run))
 
     def subject(self, name: str) -> Subject:
         """Return a run's defense, loaded again when its files have changed; raise what `load` raises."""
@@ -252,6 +250,15 @@ class Library:
         return Posed(image, identity, label, "you")
 
 
+def _geometry(run: Run) -> Geometry | None:
+    """Return how a run's own images were brought to size, if it was no largest square; None where nothing says."""
+    try:
+        kept = kept_images_from(run.directory.read(), run.directory.manifest_path)
+    except ValueError:  # `tests_of` says what is damaged
+        return None
+    return Geometry.parse(kept.geometry) if kept is not None and kept.geometry else None
+
+
 def _loaded(run: Run, written: tuple[int, ...]) -> _Loaded:
     """Return a run's defense; where it can flag and keeps no threshold, one that was prepared for its weights."""
     defense, ready = load_defense(run.directory.path), None
@@ -265,6 +272,11 @@ def _loaded(run: Run, written: tuple[int, ...]) -> _Loaded:
 def pixels_of(text: str, shape: Shape) -> Images:
     """Return base64 of C x H x W grey levels as one image (1, C, H, W) float32 in [0, 1]; raise ValueError."""
     expected = shape.pixels
+    if len(text) > (most := 4 * -(-expected // 3)):
+        raise ValueError(
+            f"pixels are {len(text)} characters of base64, at most {most} for images of {shape.dataset}; "
+            "upload or draw the image again for this defense"
+        )
     try:
         levels = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
