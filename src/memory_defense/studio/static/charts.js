@@ -111,7 +111,7 @@ export function probabilities(title, clean, attacked, label, names, note = "") {
     { class: "card" },
     make("h3", {}, title),
     note && make("p", { class: "note" }, note),
-    left && make("p", { class: "note" }, `The other ${left} classes are less probable than these, before and after.`),
+    left > 0 && make("p", { class: "note" }, `The other ${left} classes are less probable than these, before and after.`),
     make(
       "table",
       { class: "probabilities" },
