@@ -41,8 +41,8 @@ SplitName = Literal["train", "held-out", "test"]
 _SPLITS: tuple[SplitName, ...] = ("train", "held-out", "test")
 _HELD_OUT_SHARE = 0.1
 _CHUNK, _CHUNK_BYTES = 1000, 1 << 26
-"""Images that are hashed or averaged at a time, and their bytes, at most about: so many that the C library gives them
-back to the system at once, which it does not below 32 MiB."""
+"""Images that are hashed or averaged at a time, and their bytes, at most about: so many that the C library gives
+them back to the system at once, which it does not below 32 MiB."""
 
 
 @dataclass(frozen=True)
