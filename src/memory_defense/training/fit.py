@@ -438,7 +438,8 @@ class _Run:
         if isinstance(self.model, Defense):
             return None
         rows = torch.arange(min(_ASKED, len(self.images)), device=self.images.labels.device)
-        with frozen(self.model), restored(self.model), seeded(self.seed, "answers"):
+        exact = torch.autocast(self.device.type, enabled=False)  # as everywhere, also where a score is saved within
+        with exact, frozen(self.model), restored(self.model), seeded(self.seed, "answers"):
             logits: object = self.model(self.images.floats(rows))
         usual = isinstance(logits, Tensor) and logits.dim() == 2 and bool(logits.isfinite().all())
         return in_short(cast("Tensor", logits)).cpu() if usual else None

@@ -33,7 +33,9 @@ from memory_defense.training.checkpoint import save_weights
 from memory_defense.training.partial import chosen, train_only
 from memory_defense.workflows.assess import add_detection, assess, calibrated
 from memory_defense.workflows.evaluate import evaluate
+from memory_defense.workflows.harden_outlook import FLAG, ORIGINAL, TUNED, outlook_of, whole
 from memory_defense.workflows.harden_words import Measured, paragraph
+from memory_defense.workflows.outlook import Outlook
 from memory_defense.workflows.run_images import ImagesFrom, entry_of
 from memory_defense.workflows.train import train
 
@@ -110,9 +112,11 @@ def harden(
     run = RunDirectory(directory)
     begin_run(run, recipe, {KEY: asdict(hardening)}, source, splits, seed=seed)
     save_weights(run.undefended, original)
+    progress = outlook_of(progress, hardening, recipe, original, splits)
     work = _Work(hardening, recipe, run, splits, seed, progress)
     before = work.evaluated("original", original)
     if not run.read()["complete"]:
+        work.part("fine-tuning" if hardening.fine_tune else "training the autoencoder")
         train(recipe, directory, splits, seed=seed, resume=True, selector_weights=run.undefended, progress=progress)
     defense = cast("Any", load_defense(directory)).to(device)
     plain = hardening.without_memory
@@ -159,6 +163,7 @@ class _Work:
             self._note(f"{place} was finished before, and is taken as it is")
             return kept
         self._note(f"attacks on the classifier: {name}")
+        self.part(ORIGINAL if name == "original" else TUNED)
         stage = "as it was" if name == "original" else "fine-tuned, alone"
         return evaluate(
             classifier.eval(),
@@ -194,6 +199,7 @@ class _Work:
         record = _kept(self.run.record, self.recipe.sha256, self.seed)
         if record is None:
             self._note(f"attacks on the {self.hardening.result}")
+            self.part(whole(self.hardening))
             record = assess(self.recipe, self.run, defense, self.splits, options=self._options())
         else:
             subset = self.splits.test.first(record.images)
@@ -202,7 +208,13 @@ class _Work:
         if record.detection or flag is None:
             return record
         plan = self.recipe.evaluation
+        self.part(FLAG)
         return add_detection(record, self.run.record, defense, self.splits, plan, flag, self._options())
+
+    def part(self, name: str) -> None:
+        """Say that a part of the work begins."""
+        if isinstance(self.progress, Outlook):
+            self.progress.part(name)
 
     def _options(self) -> Options:
         return Options(seed=self.seed, notes=self.splits.notes, progress=self.progress)
