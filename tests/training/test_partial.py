@@ -72,7 +72,7 @@ def test_the_defaults_leave_a_recipe_s_hash_and_a_state_s_fingerprint_as_they_we
         replace(CONFIG, accumulate=17)
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     pass
 
 
@@ -100,12 +100,12 @@ def test_a_training_killed_in_its_score_goes_on_inside_it(tmp_path, monkeypatch,
 
     def right(model, rows):
         if len(asked) == chunks:
-            raise _Killed
+            raise _KilledError
         asked.append(rows)
         return whole(model, rows)
 
     monkeypatch.setattr(broken, "_right", right)
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         fit(network(), OBJECTIVE, images, CONFIG, seed=0, validate=broken, state=state)
     went_on, again = score(), []
     rest = went_on._right
@@ -127,10 +127,10 @@ def test_a_state_is_written_inside_an_epoch_once_a_minute_is_over(tmp_path, monk
         def advance(self, steps_done: int, text: str = "") -> None:
             steps.append(state.exists())
             if len(steps) == 4:
-                raise _Killed
+                raise _KilledError
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         fit(plain(), OBJECTIVE, two_blobs(), CONFIG, seed=0, state=state, progress=Progress())
     assert steps == [False, False, True, True]  # the first call is of what was done before
     assert '"step": 2' in read_tensors(state)[1]["run"]

@@ -9,6 +9,9 @@ import pytest
 
 from memory_defense.workflows.outlook import Outlook, Part
 
+BESIDE = 30_000 * 0.1
+"""Seconds of what an evaluation does beside its attacks, at the speed of the beginning."""
+
 
 class Shown:
     def __init__(self) -> None:
@@ -47,11 +50,11 @@ def work():
 def test_all_parts_count_from_the_beginning(work) -> None:
     _, shown, outlook = work
     outlook.part("attacking before")
-    around = 0.3 * 10, 0.3 * 50  # of the attacks' ten and fifty seconds
+    around = 0.3 * 10 + BESIDE, 0.3 * 50 + BESIDE  # of the attacks' ten and fifty seconds
     assert outlook.left() == pytest.approx(10 + around[0] + 60 + 2 * 5 + 50 + around[1])
     outlook.begin("measuring", 0)
     assert shown.begun == ["1 of 3, attacking before: measuring"]
-    assert re.fullmatch(r"about 2 min 28 s left in all", shown.said[-1])
+    assert re.fullmatch(r"about 1 h \d\d min left in all", shown.said[-1])
 
 
 def test_measured_speed_replaces_what_was_guessed(work) -> None:
@@ -61,9 +64,14 @@ def test_measured_speed_replaces_what_was_guessed(work) -> None:
     clock.now = 4.0
     outlook.begin("attacking", 1)
     outlook.expect(50, 0.2)
-    assert outlook.left() == pytest.approx(50 * 0.2 + (6 - 4) + 60 * 10 * 0.2 + 2 * 50 * 0.2 + 500 * 0.2 * 1.3)
+    assert outlook.left() == pytest.approx(
+        50 * 0.2 + (6 + 2 * BESIDE - 4) + 60 * 10 * 0.2 + 2 * 50 * 0.2 + 500 * 0.2 * 1.3 + 2 * BESIDE
+    )
     clock.now = 14.0
-    outlook.begin("the audit", 0)
+    outlook.begin("preparing what comes next", 0)
+    clock.now = 15.0
+    outlook.begin("auditing, check 3 of 4, ties", 0)
+    assert outlook.left() == pytest.approx(1.0 + 60 * 10 * 0.2 + 2 * 50 * 0.2 + 500 * 0.2 * 1.3 + 2 * BESIDE)
     clock.now = 16.0
     outlook.part("fine-tuning")
     after = 500 * 0.2 + 6.0  # around the attacks it took four seconds before and two after
@@ -88,4 +96,4 @@ def test_a_training_that_goes_on_is_found_by_its_steps(work) -> None:
     for _ in range(4):
         clock.now += 1.0
         outlook.advance(1)
-    assert outlook.left() == pytest.approx(16 * 1.0 + 1 * 5.0 + 50 * 1.3)  # a score was before
+    assert outlook.left() == pytest.approx(16 * 1.0 + 1 * 5.0 + 50 * 1.3 + BESIDE)  # a score was before

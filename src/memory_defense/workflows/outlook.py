@@ -18,10 +18,12 @@ from memory_defense.contracts import FineProgress
 from memory_defense.progress import duration
 
 _SCORE = re.compile(r"held-out score ([\d.e+-]+)")
+_CHECK = re.compile(r"auditing, check (\d+) of (\d+)")
 _FIRST_STEPS = 3
 """Steps of a training after which their speed is believed."""
-_AROUND = 0.3
-"""What an evaluation does beside its attacks, as a share of those, until one was timed."""
+_AROUND, _AROUND_PASSES = 0.3, 30_000
+"""What an evaluation does beside its attacks until one was timed: a share of those, and forward passes of an image,
+in which its batches are measured and its numbers audited."""
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Outlook:
         self._left: float | None = None
         self._done, self._base, self._counting = 0, 0, False
         self._stepping = self._scoring = 0.0
-        self._scores = 0
+        self._scores, self._steps = 0, (0, 0)
 
     def part(self, name: str) -> None:
         """Begin a part; those before it that were not begun need not be done."""
@@ -106,8 +108,9 @@ class Outlook:
             self._attacking = self.clock()
         elif self._attacking is not None and self._attacked is None:
             self._attacked = self.clock()
-        self._stage = what
-        self._text = ""
+        self._stage, self._text = what, ""
+        if found := _CHECK.search(what):
+            self._steps = int(found[1]) - 1, int(found[2])
         self.shown.begin(f"{self._where()}{what}", total)
 
     def advance(self, steps: int, text: str = "") -> None:
@@ -155,19 +158,27 @@ class Outlook:
         seconds = one.cost(self._hardened) * self.rate
         if one.steps:
             return seconds + one.scores * one.score_cost * self.rate
-        return seconds + (max(self._around) if self._around else _AROUND * seconds)
+        return seconds + self._beside_attacks(seconds)
+
+    def _beside_attacks(self, seconds: float) -> float:
+        return max(self._around) if self._around else _AROUND * seconds + _AROUND_PASSES * self.rate
 
     def _of_this(self) -> float:
         one, elapsed = self.parts[self._at], self.clock() - self._began
         if one.steps:
             return self._of_training(one)
-        around = max(self._around) if self._around else max(_AROUND * one.cost(self.survive) * self.rate, 0.0)
+        around = self._beside_attacks(one.cost(self.survive) * self.rate)
         if self._attacking is None:
             return max(around - elapsed, 0.0) + one.cost(self.survive) * self.rate
         if self._attacked is not None:
-            return max(around - self._beside(), 1.0)
+            return self._of_steps() or max(around - self._beside(), 1.0)
         left = one.cost(self.survive) * self.rate if self._left is None else self._left
         return left + max(around - (self._attacking - self._began), 0.0)
+
+    def _of_steps(self) -> float:
+        """Return the rest of the audit by its checks so far; 0 while there are none."""
+        done, total = self._steps
+        return (self.clock() - (self._attacked or 0.0)) * (total - done) / done if 0 < done < total else 0.0
 
     def _beside(self) -> float:
         """Return the time of the part at hand that was not spent on attacks."""
