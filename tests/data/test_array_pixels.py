@@ -78,8 +78,8 @@ def test_a_second_load_reads_a_block_for_what_it_is_and_a_changed_file_is_read_a
     path, blocks = _file(tmp_path, ending), list[int]()
     read = ArrayFile._blocks
 
-    def counted(self: ArrayFile, key: str):
-        for block in read(self, key):
+    def counted(self: ArrayFile, key: str, *size: int):
+        for block in read(self, key, *size):
             blocks.append(len(block))
             yield block
 
