@@ -33,7 +33,7 @@ def build(width=4, outputs=5):
         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * width, outputs),
     )
 """
-MODEL = ("wide_net:build", "--weights", "wide.safetensors", "--argument", "width=6", "--preprocess", "127")
+MODEL = ("plain_wide_net:build", "--weights", "wide.safetensors", "--argument", "width=6", "--preprocess", "127")
 IMAGES = ("--data", "shapes", "--geometry", "resize=16x24,interpolation=bicubic", "--classes", "classes.txt")
 QUICK = ("--epochs", 1, "--attacks", "glimpse", "--images", 9, "--epsilon", "4/255", "--threads", 1)
 ASKED = ("harden", *MODEL, *IMAGES, *QUICK, "--without-memory", "--train-last", 1, "--accumulate", 2)
@@ -47,7 +47,7 @@ def there(tmp_path, monkeypatch):
     for picture in Path("shapes", "train", "bar").iterdir():
         picture.unlink()
     Path("only.png").rename(Path("shapes", "train", "bar", "000.png"))  # one image of a class is enough
-    Path("wide_net.py").write_text(SOURCE)
+    Path("plain_wide_net.py").write_text(SOURCE)
     Path("classes.txt").write_text("bar 4\ndisc 0\nsquare 2\n")
     space: dict[str, object] = {}
     exec(SOURCE, space)
@@ -63,7 +63,7 @@ def there(tmp_path, monkeypatch):
         optimizer.step()
     save_file(net.state_dict(), "wide.safetensors")
     yield tmp_path
-    sys.modules.pop("wide_net", None)
+    sys.modules.pop("plain_wide_net", None)
 
 
 def test_a_run_keeps_geometry_preprocessing_and_classes_and_its_export_does(there) -> None:
