@@ -77,8 +77,8 @@ class Smoothing:
     alpha: float = 0.001
     """Probability that an image's certificate is wrong."""
     bfloat16: bool = False
-    """Whether the classifier answers in bfloat16 (torch's autocast), in certificates and predictions alike: about
-    twice as fast on processors that multiply it. The certificate is about the classifier that answers so."""
+    """Whether the classifier answers in bfloat16 (torch's autocast), in certificates and predictions alike: faster
+    on processors that multiply it. The certificate is about the classifier that answers so."""
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and math.isfinite(self.sigma)):

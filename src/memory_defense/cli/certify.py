@@ -77,7 +77,7 @@ class CertifyArguments:
         typer.Option(
             "--bfloat16",
             help="With --sigma: the classifier answers in bfloat16, and the proof is about the one that does. "
-            "Twice as fast on chips that multiply it.",
+            "Faster on chips that multiply it.",
         ),
     ] = False
     images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
