@@ -7,7 +7,7 @@ ROOMS = ("names.py", "plugins.py")
 CASES = (
     Case(
         "plugins.py",
-        "the plug-in … (…) cannot be imported: …: …; mend it, uninstall it, or leave it out",
+        "the plug-in … (…) cannot be imported: …: …; fix it, uninstall it, or leave it out",
         "Path('of_mine.py').write_text('1 / 0'); load_plugins(['of_mine'])",
         """
         assert '«(mend it)»'

@@ -58,8 +58,8 @@ CASES = (
     Case(
         "paper/tables.py",
         "was taken from the package, at least in part, not trained; give --train another directory (--out)",
-        "trained(recipe, Path('out'), own, seed=0, anew=True)",
-        "trained(recipe, Path('«another (directory)»'), own, seed=0, anew=True)",
+        "trained(recipe, Path('out'), own, seed=0, again=True)",
+        "trained(recipe, Path('«another (directory)»'), own, seed=0, again=True)",
         given=SHIPPED_ROW,
     ),
     Case(
@@ -91,7 +91,7 @@ CASES = (
     ),
     Case(
         "paper/queue_parts.py",
-        "are no archive (…); bring them back anew",
+        "are not an archive (…); bring them back again",
         """
         Path("flat/entry-1-of-2.part").write_bytes(bytes(b"no archive" * 99))
         queue_parts.read_parts(Path("flat"), Path("weights"))

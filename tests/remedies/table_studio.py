@@ -219,7 +219,7 @@ patch.setattr(sources, "SYSTEM", {})
     ),
     _studio(
         "library",
-        "pixels are no base64 (…); upload or draw the image again",
+        "pixels are not base64 (…); upload or draw the image again",
         "play(image={'pixels': '#'})",
         "play(image={'pixels': upload(photo).json()['pixels']})",
     ),

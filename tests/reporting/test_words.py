@@ -58,7 +58,11 @@ def test_two_reports_of_one_recipe_have_different_titles(tmp_path, record):
 
 def test_the_first_table_has_a_system_in_each_column_and_its_numbers(record):
     table = first_table([Section("mine", record), Section("other", record.model_copy(update={"worst_case": ()}))])
-    assert [column.title for column in table.columns] == ["right answers, in % of 1,000 test images", "mine", "other"]
+    assert [column.title for column in table.columns] == [
+        "right answers, in % of 1,000 test images",
+        "mine",
+        "other",
+    ]
     rows = {row[0].text: [str(cell) for cell in row[1:]] for row in table.rows}
     assert rows["clean: the images are unchanged"] == ["93.1 [91.4, 94.5]"] * 2
     linf = f"right under all attacks tried, which may change {change_text('linf', 25 / 255)}"
@@ -71,6 +75,5 @@ def test_the_first_table_says_what_is_proven():
     proven = make().model_copy(update={"certified": (certified(0.25, 7, 9),)})
     said = [row[0].text for row in first_table([Section("s", proven)]).rows]
     assert any(
-        text.startswith("proven, L2 0.25: right under any attack that changes all pixels together")
-        for text in said
+        text.startswith("proven, L2 0.25: right under any attack that changes all pixels together") for text in said
     )

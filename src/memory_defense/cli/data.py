@@ -56,7 +56,7 @@ def _decoded(*, forget: bool) -> None:
 
     found = contents()
     for path, of, size in found:
-        typer.echo(f"{size:>16,} bytes  {path.name}  {of or 'damaged: made anew when it is needed'}")
+        typer.echo(f"{size:>16,} bytes  {path.name}  {of or 'damaged: made again when it is needed'}")
     typer.echo(f"{sum(size for _, _, size in found):>16,} bytes in {folder()}")
     if forget:
         typer.echo(f"{remove_all():>16,} bytes removed")

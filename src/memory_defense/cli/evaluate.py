@@ -105,7 +105,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     target, out, norm = options.target, options.out or Path("record.json"), options.norm or "linf"
     with shown(silent=not speaks) as progress:
         if assumed := options.assumed():
-            progress.note(f"assumed: {', '.join(assumed)}")
+            progress.note(f"not given, so assumed: {', '.join(assumed)}")
         own = OwnOptions.of(options).load(device, progress, images=options.images)
         record = evaluate_model(
             own.model,

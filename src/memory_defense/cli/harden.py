@@ -148,7 +148,7 @@ def check(options: HardenArguments) -> None:
     check_certified(options)
     if options.weights.suffix != ".safetensors":
         raise ValueError(
-            f"--weights {options.weights} is no .safetensors file; write one with "
+            f"--weights {options.weights} is not a .safetensors file; write one with "
             "safetensors.torch.save_file(net.state_dict(), ...)"
         )
     if not options.weights.is_file():

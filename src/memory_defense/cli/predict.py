@@ -186,9 +186,9 @@ def _predict_run(run: Path, images: list[Path], asked: _Asked, machine: Machine,
             ) from error
         if fresh:
             progress.note(
-                f"threshold {number(flag.threshold)} on {flag.score}, chosen on {flag.calibration_images:,} "
+                f"flag: {flag.score} score above {number(flag.threshold)}, chosen on {flag.calibration_images:,} "
                 f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
-                + (f"; kept in {found.manifest_path}" if keeps else "")
+                + (f"; stored in {found.manifest_path}" if keeps and FLAG in found.read() else "")
             )
         progress.begin("predicting, images done", 0)
         how = _geometry(found, asked.geometry)
@@ -261,10 +261,10 @@ def _caption(flag: Flag, gate: float | None) -> str:
 
     if gate is not None:
         return (
-            f"Suspicious where the answer is not proven to stay within {number(gate / 2)}; so no two accepted "
-            f"images within {number(gate)} of each other have different labels."
+            f"Suspicious: the answer is not proven within {number(gate / 2)}. So no two accepted images within "
+            f"{number(gate)} of each other have different labels."
         )
     return (
-        f"Suspicious above {number(flag.threshold)}: {plain(flag.score)}, at most {percent(flag.false_alarms)} % "
-        "of clean images."
+        f"Suspicious: {plain(flag.score)} score above {number(flag.threshold)}; at most "
+        f"{percent(flag.false_alarms)} % of clean images have such a score."
     )

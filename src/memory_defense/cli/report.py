@@ -81,7 +81,9 @@ def check_page(out: Path, sources: Mapping[str, Path]) -> None:
     """Raise ValueError unless a page can be written there, over an earlier page or over nothing."""
     check_file(out, example="report.html", inputs=sources)
     if out.is_file() and not any(mark in out.read_bytes()[:_START] for mark in PAGES):
-        raise ValueError(f"{out} is there and is no page of this program; choose another name, or remove it")
+        raise ValueError(
+            f"{out} already exists and is not a report of this program; choose another name, or remove it"
+        )
 
 
 def read_record(path: Path) -> tuple[Path, Record]:

@@ -50,7 +50,7 @@ def studio(
     given = folders or [one for one in (Path("runs"),) if one.is_dir()]
     for runs in given:
         if not runs.is_dir():
-            raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
+            raise ValueError(f"{runs} is not a directory; give one that holds runs, or make one with 'memdef demo'")
     check_seconds(seconds)
     check_data_dir(data_dir)
 

@@ -154,7 +154,7 @@ def _audit(record: Record) -> str:
     skipped = sum(line.verdict == "not run" for line in lines)
     head = f"{len(failed)} of {len(lines)} checks failed, {counts}, {skipped} were not run."
     if not lines:
-        return "No check was run, so nothing says whether these numbers can be believed."
+        return "No check was run, so it is unknown whether these numbers can be believed."
     items = (
         f"- **{escaped(failure(line))}** ({escaped(line.check)}: {number(line.value)}.) "
         f"What to do: {escaped(line.remedy)}."

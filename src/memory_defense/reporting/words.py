@@ -50,8 +50,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
         Word(
             "clean",
             "clean",
-            "The share of the unchanged test images that the system classifies correctly. The brackets hold the 95 % "
-            "interval: the range in which the true number probably lies, given how few images were tested.",
+            "The share of the unchanged test images that the system classifies correctly. The brackets hold the "
+            "95 % interval: the range in which the true number probably lies, given how few images were tested.",
         )
     ]
     if any(row.paper is not None for row in rows):
@@ -59,8 +59,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
             Word(
                 "paper",
                 "the paper's attack",
-                "The attack that the paper used. It never attacks the selector, the part that chooses a slot of the "
-                "memory (the items of one class), so this number says little about robustness.",
+                "The attack that the paper used. It never attacks the selector, the part that chooses a slot of "
+                "the memory (the items of one class), so this number says little about robustness.",
             )
         )
     if any(ordered_worst_cases(record) for record in records):
@@ -68,8 +68,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
             Word(
                 "worst-case",
                 "worst case",
-                "The share of the images that stay right under every attack that was tried. An image counts as wrong "
-                "as soon as one attack succeeds on it. A better attack could still lower this number.",
+                "The share of the images that stay right under every attack that was tried. An image counts as "
+                "wrong as soon as one attack succeeds on it. A better attack could still lower this number.",
             )
         )
     if any(one.epsilon > 0 for record in records for one in record.certified):
@@ -116,21 +116,24 @@ def first_table(sections: Sequence[Section]) -> Table:
     (balls, rows), (proofs, proven_rows) = headline(sections), proven(sections)
     counts = {section.record.images for section in sections}
     whose = f" of {counts.pop():,} test images" if len(counts) == 1 else ""
-    columns = [Column(f"right answers, in %{whose}", numeric=False), *(Column(plain(one.title)) for one in sections)]
+    columns = [
+        Column(f"right answers, in %{whose}", numeric=False),
+        *(Column(plain(one.title)) for one in sections),
+    ]
     body = [(Cell("clean: the images are unchanged"), *(_cell(section.record.clean) for section in sections))]
     if any(row.paper is not None for row in rows):
         body.append(
             (Cell("the paper's attack: it never attacks the selector"), *(_paper(row.paper) for row in rows))
         )
     for place, ball in enumerate(balls):
-        said = f"worst case, {ball_text(*ball)}: right under all attacks tried, which may change {change_text(*ball)}"
+        said = (
+            f"worst case, {ball_text(*ball)}: right under all attacks tried, which may change {change_text(*ball)}"
+        )
         body.append((Cell(said), *(_cell(row.worst[place], strong=True) for row in rows)))
     for place, ball in enumerate(proofs):
         said = f"proven, {ball_text(*ball)}: right under any attack that changes {change_text(*ball)}"
         body.append((Cell(said), *(_cell(row[place], strong=True) for row in proven_rows)))
-    notes = (
-        "The brackets hold the 95 % interval: the range in which the true number probably lies.",
-    )
+    notes = ("The brackets hold the 95 % interval: the range in which the true number probably lies.",)
     blank = any(cell.text == MISSING for row in body for cell in row)
     return Table(
         "Headline", tuple(columns), tuple(body), (*notes, *([f"{MISSING}: not measured."] if blank else []))
