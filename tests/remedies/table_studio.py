@@ -90,7 +90,7 @@ CASES = (
     ),
     _studio(
         "describe",
-        "above which score it does; choose it with: memdef evaluate … --detection",
+        "no threshold has been chosen; choose one with: memdef evaluate … --detection",
         "raise ValueError(flag_of('first'))",
         """
         memdef("«with: (.*)» --attacks fgsm --images 2")

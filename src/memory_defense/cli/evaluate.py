@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @with_options(EvaluateArguments)
 def evaluate(options: EvaluateArguments) -> None:
-    """Attack a defense, or any classifier, until nothing is left to try, and write the record.
+    """Attack a defense or any other classifier with all attacks of a suite, and write the record.
 
-    A stopped evaluation continues where it was when the same command is given again.
+    After a stop, the same command continues.
     """
     from memory_defense.cli.evaluate_checks import check_evaluate, is_classifier
 

@@ -302,7 +302,7 @@ class _Run:
         if metadata.get("fingerprint") != self._fingerprint():
             raise ValueError(
                 f"{path} belongs to something else (other weights, images, options or seed); remove it to start "
-                "anew, or write to another place"
+                "over, or write to another place"
             )
         try:
             here = metadata["made_on"] == made_on(self.images.device)

@@ -272,7 +272,7 @@ def _batch_invariance(record: Record) -> tuple[tuple[str, str, str], ...]:
 _PROVENANCE = ("version", "git", "seed", "device", "torch", "recipe_sha256")
 
 
-_CHECK = "check (what should hold, or, if it failed, what is wrong)"
+_CHECK = "what should hold (if the check failed: what is wrong)"
 
 
 def audit_table(record: Record, *, explained: bool = True) -> Table:
