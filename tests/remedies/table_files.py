@@ -126,7 +126,7 @@ Path("r.json").write_text(Path("r.json").read_text().replace("a classifier", "an
         "memdef('memdef report r.json --out mine.html')",
         """
         memdef("memdef report r.json --out other.html")
-        Path("«(mine.html) is there»").unlink()
+        Path("«(mine.html) already exists»").unlink()
         memdef("memdef report r.json --out mine.html")
         """,
         given=EVALUATED + "evaluated()\nPath('mine.html').write_text('my page')\n",
@@ -169,7 +169,7 @@ Path("r.json").write_text(Path("r.json").read_text().replace("a classifier", "an
         "evaluated(out='r.json')",
         """
         evaluated(out="another.json")
-        Path("«(r.json) is there»").unlink()
+        Path("«(r.json) already exists»").unlink()
         evaluated(out="r.json")
         """,
         given=EVALUATED + "Path('r.json').write_text('{}')\n",
@@ -266,7 +266,7 @@ Log(Path("r.progress.log")).append({**tensors, "lead": tensors["lead"][:3]}, hea
         "evaluation/log.py",
         "is not a log of this version; go on with the version that wrote it, or remove it to start over",
         "evaluated()",
-        "Path('«^(.+) is no log»').unlink()\nevaluated()",
+        "Path('«^(.+) is not a log»').unlink()\nevaluated()",
         given=STOPPED + "Path('r.progress.log').write_bytes(b'another version')\n",
     ),
     Case(

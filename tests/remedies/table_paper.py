@@ -58,8 +58,8 @@ CASES = (
     Case(
         "paper/tables.py",
         "was taken from the package, at least in part, not trained; give --train another directory (--out)",
-        "trained(recipe, Path('out'), own, seed=0, again=True)",
-        "trained(recipe, Path('«another (directory)»'), own, seed=0, again=True)",
+        "trained(recipe, Path('out'), own, seed=0, anew=True)",
+        "trained(recipe, Path('«another (directory)»'), own, seed=0, anew=True)",
         given=SHIPPED_ROW,
     ),
     Case(

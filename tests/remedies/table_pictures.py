@@ -105,7 +105,7 @@ painted.convert("«grey or (RGB)»").save(photo, "«RGB (\w+)$»")
         "is not a file of pixels; remove it",
         "import os; Path('few').mkdir(); os.mkfifo('few/a.png'); grey.save('few/b.png')",
         "'few'",
-        "Path('«(.*) is no file»').unlink(); read('few')",
+        "Path('«(.*) is not a file»').unlink(); read('few')",
     ),
     of_pictures(
         "the folder holds no file; put one there, such as a …",

@@ -155,7 +155,7 @@ mine = Fragile(*net)
         "is not part of this set of adversarial images; delete it to make it again",
         "attacked_bytes(rounded, net, Pgd(steps=2), threat.Linf(0.1), 0, Workshop(Path('parts')))",
         """
-        Path("«(.*) is no part»").unlink()
+        Path("«(.*) is not part»").unlink()
         attacked_bytes(rounded, net, Pgd(steps=2), threat.Linf(0.1), 0, Workshop(Path("parts")))
         """,
         given=f"""{CLASSIFIER}
