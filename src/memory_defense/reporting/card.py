@@ -114,7 +114,11 @@ def record_card(record: Record) -> str:
 def _found(section: Section) -> tuple[str, ...]:
     record = section.record
     tables = [*([matrix_table(record)] if record.attacks else []), *cascade_tables(record)]
-    attacks = ("### Every attack", *(f"{escaped(table.title)}:\n\n{table_markdown(table)}" for table in tables)) if tables else ()
+    attacks = (
+        ("### Every attack", *(f"{escaped(table.title)}:\n\n{table_markdown(table)}" for table in tables))
+        if tables
+        else ()
+    )
     return (
         "## What an evaluation found",
         f"{record.images:,} test images; the whole record is `record.json` in the same folder.",
