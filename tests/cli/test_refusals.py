@@ -202,7 +202,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "theirs.pt2", *OWN[2:]), "theirs.pt2 does not exist, or is not a file"),
     ((*OWN, "--preprocess", "rgb"), "'rgb' says no preprocessing at 'rgb'"),
     ((*OWN, "--argument", "depth"), "--argument 'depth' is not NAME=VALUE"),
-    (("export", "net:build", "--data", "folder"), "net:build is no run"),
+    (("export", "net:build", "--data", "folder"), "only a trained run can be written in it, and net:build"),
     (("export", "nowhere"), NO_RUN),
     (("export", "unfinished"), UNFINISHED),
     (("export", "run", "--format", "onxx"), "unknown format 'onxx'; did you mean 'onnx'?"),
