@@ -114,7 +114,7 @@ def test_accents_composed_or_not_are_one_class(tmp_path):
     data = load_images(tmp_path)
     assert data.classes == tuple(names)
     assert [label_of(data, 5 + 10 * k) for k in range(4)] == [0, 1, 2, 3]
-    assert "composed otherwise than elsewhere: taken as one class" in " ".join(data.notes)
+    assert "composed differently from elsewhere: taken as one class" in " ".join(data.notes)
     assert load_splits(tmp_path).spec.classes == tuple(names)
 
 

@@ -156,7 +156,7 @@ mine = images_of(16), Planes()(images_of(16)).argmax(1), 3
     ),
     _audit(
         "results",
-        "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, mend the attack",
+        "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, fix the attack",
         "the curve against epsilon reaches 0 %",
         "plain, curve(0.05, 0.1)",
         r"plain, curve(0.05, «radius of ([\d.]+);»)",
@@ -170,7 +170,7 @@ mine = images_of(16), Planes()(images_of(16)).argmax(1), 3
     ),
     _audit(
         "results",
-        "mend the attack's projection; its result is refused",
+        "fix the attack's projection; its result is refused",
         "every image inside its ball and inside [0, 1]",
         "plain, []",
         "plain, cases(pgd=Pgd(steps=2))",

@@ -175,7 +175,7 @@ def test_two_defenses_are_compared(page) -> None:
     page.wait_for_selector("#compare .faces")
     assert page.locator("#compare h3:text-is('first')").count() == 1
     assert page.locator("#compare h3:text-is('deeper/second')").count() == 1
-    until(page, "document.getElementById('told').textContent.includes('Shown the image made against')")
+    until(page, "document.getElementById('told').textContent.includes('For the image made against')")
 
 
 def test_records_have_a_tab(page) -> None:

@@ -69,7 +69,7 @@ class Runs:
     [
         ({"w": torch.zeros(2), "args": Runs()}, "would run code when it is read, so it is not"),
         ({"model": nn.Linear(2, 2)}, "would run code when it is read, so it is not"),
-        ({"epoch": 3}, "holds no tensor (left out, since it is no tensor: epoch)"),
+        ({"epoch": 3}, "holds no tensor (left out, since it is not a tensor: epoch)"),
         ([1, 2], "holds no tensor (a list)"),
         (collections.OrderedDict(), "holds no tensor (it is empty)"),
     ],

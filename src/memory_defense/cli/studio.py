@@ -23,21 +23,21 @@ def studio(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Directories with runs or records; by default runs, if there is one, and the records right here."
+            help="Directories with runs or records; if left out, ./runs, and the records in the current directory."
         ),
     ] = None,
     data_dir: DataDir = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this let other machines in.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8765,
-    seconds: Annotated[float, typer.Option(help="The longest that one attack may take.")] = 20.0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other than 127.0.0.1 lets other machines use the studio.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8765,
+    seconds: Annotated[float, typer.Option(help="Time limit of one attack, in seconds.")] = 20.0,
     threads: Threads = None,
 ) -> None:
-    """Play with trained defenses on a web page: attack an image and watch what happens inside.
+    """Open a web page on this machine to attack images of trained defenses and see how the defenses answer.
 
-    What comes with the package is always there, and so are the records of your own classifiers in the directories
-    given. Needs the extra 'studio'. Nothing is sent anywhere, and no dataset is downloaded.
+    The page shows the models that come with the package, and the runs and records in the given directories. It
+    needs the extra 'studio'. It sends nothing to other machines and downloads nothing.
     """
     try:
         import fastapi
@@ -50,7 +50,7 @@ def studio(
     given = folders or [one for one in (Path("runs"),) if one.is_dir()]
     for runs in given:
         if not runs.is_dir():
-            raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
+            raise ValueError(f"{runs} is not a directory; give one that holds runs, or make one with 'memdef demo'")
     check_seconds(seconds)
     check_data_dir(data_dir)
 

@@ -176,5 +176,5 @@ def verify(case: Case, attacked: Images, clean: Images) -> None:
         raise ValueError(
             f"{case.name} returned {int(outside.sum())} of {len(clean)} images outside its "
             f"{case.ball.norm} ball of radius {case.ball.epsilon:.4g} or outside [0, 1] "
-            f"(largest distance {worst:.4g}); its result is refused: mend the attack's projection"
+            f"(largest distance {worst:.4g}); its result is refused: fix the attack's projection"
         )

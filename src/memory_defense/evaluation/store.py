@@ -198,8 +198,8 @@ class Store:
     def _refuse_earlier(self) -> None:
         for earlier in of_earlier_versions(self.path):
             raise ValueError(
-                f"{earlier} was left by an earlier version, which kept the state of an evaluation otherwise; "
-                "finish it with that version, or remove it to start anew"
+                f"{earlier} was left by an earlier version, which stored the state of an evaluation differently; "
+                "finish it with that version, or remove it to start over"
             )
 
     def _taken_up(
@@ -215,7 +215,7 @@ class Store:
         if metadata.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"{path} belongs to another evaluation (other weights, images, attacks, seed or number of "
-                "processes, or a processor that rounds otherwise); remove it to start anew, or write to another "
+                "processes, or a processor that rounds differently); remove it to start over, or write to another "
                 "place"
             )
         said = "going on where the evaluation stopped"
@@ -225,8 +225,8 @@ class Store:
         moved = self.randomised and metadata.get("made_on") != self.made_on
         if differing and not moved and (ask is None or repeats_itself(ask, state.answers)):
             raise ValueError(
-                f"{path} belongs to another evaluation: the classifier answers otherwise now, on {differing} "
-                f"of {images} clean images; remove it to start anew, or write to another place"
+                f"{path} belongs to another evaluation: the classifier gives other answers now, on {differing} "
+                f"of {images} clean images; remove it to start over, or write to another place"
             )
         with _damage(path):
             given = {name: tensors[name].to(state.labels.device) for name in ("predictions", ANSWERS)}
@@ -382,4 +382,4 @@ def _damage(path: Path) -> Generator[None]:
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to start anew") from error
+        raise ValueError(f"{path} is damaged ({error}); remove it to start over") from error

@@ -136,7 +136,7 @@ def curve_reaches_zero(findings: Findings) -> AuditLine:
         0.01,
         "lowest accuracy at the end of any curve of accuracy against epsilon; an unbounded attack succeeds on "
         "every image, so a curve that ends above 0 ends too early or belongs to a failing attack",
-        "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, mend the attack",
+        "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, fix the attack",
     )
 
 
@@ -170,7 +170,7 @@ def ball_respected(findings: Findings) -> AuditLine:
         max(excess, default=None),
         TOLERANCE * 10,
         "largest distance of any returned image beyond its radius, rounding included",
-        "mend the attack's projection; its result is refused",
+        "fix the attack's projection; its result is refused",
     )
 
 
