@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeGuard, cast
 
@@ -31,6 +32,7 @@ from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.behaviour import required_arguments
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case, cross
+from memory_defense.evaluation.doubts import Doubts
 from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
@@ -62,7 +64,9 @@ from memory_defense.workflows.arguments import (
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
+from memory_defense.workflows.suspicion import doubted, suspected
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
+from memory_defense.wrappers.untouched import Untouched
 
 
 def evaluate(
@@ -138,6 +142,7 @@ def evaluate(
             check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
+        untouched = Untouched(defense)
         balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]
         check_attacks(attacks, norms=(ball,))
         suite, names, earlier = parts_of(attacks), written(attacks), None
@@ -162,8 +167,18 @@ def evaluate(
             chosen = _with_note(_with_note(chosen, taken.note), found)
             with granules_of(taken.granule, taken.most):
                 defense, classes = introduced(defense, pixels, follows=follows)
-                evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place, recipe=recipe)
-                record = finished_record(defense, evaluation, chosen, place, recipe=recipe, classes=classes)
+                defense, doubts = suspected(
+                    defense, untouched, pixels, truth, cases, seed=chosen.seed, progress=chosen.progress
+                )
+                plan = partial(cascade_cases, suite=suite, balls=balls, start_from=earlier)
+                evaluation = saved_evaluation(defense, pixels, truth, plan(defense), chosen, place, recipe=recipe)
+                once_more, doubts = doubted(defense, untouched, evaluation, doubts, seed=chosen.seed)
+                if once_more is not defense:
+                    defense, anew = once_more, replace(chosen, resume=False)
+                    evaluation = saved_evaluation(defense, pixels, truth, plan(defense), anew, place, recipe=recipe)
+                record = finished_record(
+                    defense, evaluation, chosen, place, recipe=recipe, classes=classes, doubts=doubts
+                )
             if place is not None and current().leads:
                 discard(state_path(place))
     return record
@@ -222,7 +237,14 @@ def _claim(images: Images, cases: Sequence[Case], options: Options, recipe: str)
 
 
 def finished_record(
-    defense: Defense, evaluation: Evaluation, options: Options, place: Path | None, *, recipe: str, classes: int
+    defense: Defense,
+    evaluation: Evaluation,
+    options: Options,
+    place: Path | None,
+    *,
+    recipe: str,
+    classes: int,
+    doubts: Doubts | None = None,
 ) -> Record:
     """Return the record of an evaluation, its audit included; write it to `place` with the images beside it.
 
@@ -240,11 +262,19 @@ def finished_record(
         Recipe or suite that the record names.
     classes
         K, for the audit's chance level.
+    doubts
+        What was found out about the model beside its verdicts.
     """
     worst = evaluation.worst_cases()
     proofs, certified = _certified(defense, evaluation, options)
     audited = audit(
-        defense, evaluation, classes=classes, seed=options.seed, proofs=proofs, progress=options.progress
+        defense,
+        evaluation,
+        classes=classes,
+        seed=options.seed,
+        proofs=proofs,
+        doubts=doubts,
+        progress=options.progress,
     )
     per_image, checksum = None if place is None else per_image_path(place), ""
     if per_image is not None:

@@ -28,6 +28,7 @@ from memory_defense.contracts import (
 )
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.doubts import Doubts
 from memory_defense.evaluation.metrics import NO_ANSWER
 from memory_defense.evaluation.record import AttackResult, AuditLine, Verdict
 from memory_defense.evaluation.replay import EARLIER, Replay
@@ -44,6 +45,9 @@ TWO_TENTHS = 0.002
 
 PROBED = 128
 """The most images that a probe of the defense looks at; one batch of the judge."""
+
+NOT_RUN = "not run: "
+"""What stands before the reason for which a check did not run, at the end of its meaning."""
 
 ASKED_AGAIN = 5
 """Forward passes that are compared to find out whether the defense draws at random."""
@@ -72,6 +76,8 @@ class Findings:
     classes: int
     seed: int
     binarisation: bool | None = field(default=None, kw_only=True)
+    doubts: Doubts = field(default_factory=Doubts, kw_only=True)
+    """What was found out before the first attack and after the last one."""
     known_proofs: Certificates | None = field(default=None, kw_only=True)
     """What the defense proves of the clean images (`evaluation.proofs.proven`), if it was asked before."""
 
@@ -193,15 +199,19 @@ def gradient_free(case: Case) -> bool:
     return not any(map(needs_gradient, pieces(case)))
 
 
-def line(check: str, failed: bool | None, value: float | None, meaning: str, remedy: str) -> AuditLine:
-    """Return an audit line; `failed` None means that the check could not run."""
+def line(
+    check: str, failed: bool | None, value: float | None, meaning: str, remedy: str, why: str = ""
+) -> AuditLine:
+    """Return an audit line; `failed` None means that the check did not run, and `why` says for what reason."""
     verdict: Verdict = "not run" if failed is None else "fail" if failed else "pass"
+    if failed is None and why:
+        meaning = f"{meaning}; {NOT_RUN}{why}"
     return AuditLine(check=check, verdict=verdict, value=value, meaning=meaning, remedy=remedy)
 
 
-def above(check: str, value: float | None, limit: float, meaning: str, remedy: str) -> AuditLine:
-    """Return the line of a check that fails if `value` is above `limit`; None means that it could not run."""
-    return line(check, None if value is None else value > limit, value, meaning, remedy)
+def above(check: str, value: float | None, limit: float, meaning: str, remedy: str, why: str = "") -> AuditLine:
+    """Return the line of a check that fails if `value` is above `limit`; None means that it did not run."""
+    return line(check, None if value is None else value > limit, value, meaning, remedy, why)
 
 
 Check = Callable[[Findings], AuditLine]

@@ -1,0 +1,350 @@
+"""What a model keeps beside its weights, as it was before its first answer, and the model that never learns.
+
+A classifier answers an image by what the image shows. One that keeps what it was asked, in an attribute, a list, a
+closure, a class, a global name or a cache, is another one for every image; an evaluation asks about the clean images
+first, so that it meets a defense that has already seen them. Here everything in Python that calling the model can
+reach is written down, so that it can be put back. Generators of random numbers are left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import isfunction, ismethod
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memory_defense.contracts import Classifier, Images, Logits, Rows
+from memory_defense.wrappers.models import rows_of
+
+MOST_THINGS = 200_000
+"""Objects that are looked at; a model that leads to more is written down in part."""
+
+MOST_NUMBERS = 1 << 26
+"""Numbers of tensors and arrays that are copied, over all; those beyond are not put back."""
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Generator)
+_OURS = frozenset({"torch", "numpy", "memory_defense", "builtins", *sys.stdlib_module_names})
+_HOLDERS = frozenset({"collections", "functools", "types", "queue", "weakref", "builtins"})
+"""Modules of the standard library whose objects a model may keep things in."""
+
+_UNSET = object()
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept(Generic[_T]):
+    """One thing that can change, and how it was."""
+
+    thing: _T
+    before: Any
+    now: Callable[[_T], Any]
+    back: Callable[[_T, Any], None]
+
+    def changed(self) -> bool:
+        """Whether the thing is not as it was."""
+        return not _same(self.now(self.thing), self.before)
+
+    def put_back(self) -> None:
+        """Make the thing what it was."""
+        self.back(self.thing, self.before)
+
+
+class Untouched:
+    """Everything that calling a model can reach and change, written down when this is made.
+
+    Parameters
+    ----------
+    model
+        A module, a function, or any other object that is called.
+    """
+
+    def __init__(self, model: object) -> None:
+        self._kept: list[_Kept[Any]] = []
+        room = MOST_NUMBERS
+        for thing in reached(model):
+            for one in _noted(thing, room):
+                room -= one.before.numel() if isinstance(one.before, Tensor) else 0
+                self._kept.append(one)
+
+    def changed(self) -> int:
+        """Return how many things are not as they were: containers, attributes of an object, tensors."""
+        return sum(one.changed() for one in self._kept)
+
+    def put_back(self) -> None:
+        """Make everything what it was."""
+        for one in self._kept:
+            if one.changed():
+                one.put_back()
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """A classifier that answers every batch as if it had never been asked before.
+
+    Parameters
+    ----------
+    model
+        The classifier.
+    untouched
+        What it was like before its first answer.
+    """
+
+    model: Classifier
+    untouched: Untouched = field(repr=False)
+
+    def __call__(self, images: Images) -> Logits:
+        """Return the logits (B, K) of the untouched model."""
+        self.untouched.put_back()
+        return self.model(images)
+
+    def rows(self, index: Rows) -> Forgetful:
+        """Return the classifier for these rows."""
+        return Forgetful(rows_of(self.model, index), self.untouched)
+
+
+def reached(model: object) -> Iterator[object]:
+    """Yield every object that calling the model may lead to, each once."""
+    seen: dict[int, object] = {}
+    pending: list[object] = [model]
+    while pending and len(seen) < MOST_THINGS:
+        thing = pending.pop()
+        if id(thing) in seen or isinstance(thing, Untouched) or (isinstance(thing, _PLAIN) and not _own_class(thing)):
+            continue
+        seen[id(thing)] = thing  # held, so that no other object gets its id meanwhile
+        yield thing
+        pending.extend(_held(thing))
+
+
+def _own_class(thing: object) -> bool:
+    return isinstance(thing, type) and not _library(thing.__module__)
+
+
+def _library(module: object) -> bool:
+    return not isinstance(module, str) or module.partition(".")[0] in _OURS
+
+
+def _held(thing: object) -> Iterator[object]:
+    """Yield what an object holds on to, one level down."""
+    if isinstance(thing, (Tensor, np.ndarray)):
+        return
+    if isinstance(thing, ModuleType):
+        held = vars(thing).values()
+        yield from held if not _library(thing.__name__) else (one for one in held if type(one) in (dict, list, set))
+        return
+    if isinstance(thing, type):
+        yield from vars(thing).values()
+        yield from thing.__bases__
+        return
+    if isinstance(thing, MutableMapping) or type(thing) is dict:
+        yield from list(cast("dict[object, object]", thing).values())
+    elif isinstance(thing, (list, tuple, set, frozenset, deque)):
+        yield from list(cast("list[object]", thing))
+    if isinstance(thing, CellType):
+        yield _content(thing)
+    elif isinstance(thing, partial):
+        yield from (cast("object", thing.func), thing.args, thing.keywords)
+    elif ismethod(thing):
+        yield from (thing.__self__, thing.__func__)
+    elif isinstance(thing, (staticmethod, classmethod)):
+        yield cast("Any", thing).__func__
+    elif isinstance(thing, property):
+        yield from (thing.fget, thing.fset)
+    elif isfunction(thing):
+        yield from _of_function(thing)
+    elif hasattr(thing, "cache_clear"):
+        yield getattr(thing, "__wrapped__", None)
+    elif _opened(thing):
+        yield type(thing)
+        for name, one in list(getattr(thing, "__dict__", {}).items()):
+            # A table of hooks belongs to whoever calls the model as well, so only what is in it counts.
+            yield from list(one.values()) if "hooks" in name and isinstance(one, dict) else (one,)
+        yield from (getattr(thing, name, None) for name in _slots(thing))
+
+
+def _opened(thing: object) -> bool:
+    """Whether what an object keeps is its author's: not so for locks, loggers and the insides of libraries."""
+    root = type(thing).__module__.partition(".")[0]
+    return isinstance(thing, nn.Module) or root in _HOLDERS or root == "memory_defense" or root not in _OURS
+
+
+def _slots(thing: object) -> list[str]:
+    found: list[str] = []
+    for one in type(thing).__mro__:
+        if not _library(one.__module__):
+            named = vars(one).get("__slots__", ())
+            found += [named] if isinstance(named, str) else list(named)
+    return [name for name in found if name not in ("__dict__", "__weakref__")]
+
+
+def _of_function(function: FunctionType) -> Iterator[object]:
+    yield from function.__closure__ or ()
+    if _library(function.__module__):
+        return
+    yield from (function.__defaults__, function.__kwdefaults__, function.__dict__)
+    yield from (function.__globals__.get(name) for name in _names(function.__code__))
+
+
+def _names(code: CodeType) -> set[str]:
+    """Return every global name that a function, or one inside it, asks for."""
+    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _noted(thing: object, room: int) -> Iterator[_Kept[Any]]:
+    """Yield what there is of an object that can change."""
+    if isinstance(thing, Tensor):
+        if thing.layout == torch.strided and not thing.is_meta and thing.numel() <= room:
+            yield _Kept(thing, thing.detach().clone(), _detached, _copied)
+    elif isinstance(thing, np.ndarray):
+        if thing.dtype != object:
+            yield _Kept(cast("Any", thing), thing.copy(), lambda one: one, _filled)
+    elif isinstance(thing, CellType):
+        yield _Kept(thing, _content(thing), _content, _refilled)
+    elif isinstance(thing, type):
+        yield _Kept(thing, _data_of(thing), _data_of, _attributes_back)
+    elif isinstance(thing, ModuleType):
+        yield _Kept(cast("Any", vars(thing)), _data_in(vars(thing)), _data_in, _table_back)
+    elif hasattr(thing, "cache_clear") and hasattr(thing, "cache_info"):
+        cached = cast("Any", thing)
+        yield _Kept(cached, cached.cache_info().currsize, lambda one: one.cache_info().currsize, _cleared)
+    elif isinstance(thing, (dict, MutableMapping)):
+        yield _Kept(cast("Any", thing), dict(cast("Any", thing)), dict, _table_back)
+    elif isinstance(thing, (list, deque, bytearray)):
+        yield _Kept(cast("Any", thing), list(cast("Any", thing)), list, _list_back)
+    elif isinstance(thing, set):
+        yield _Kept(cast("Any", thing), set(cast("Any", thing)), set, _set_back)
+    elif isfunction(thing) and not _library(thing.__module__):
+        names = sorted(_names(thing.__code__))
+        own = partial(_globals_of, names)
+        yield _Kept(thing.__globals__, own(thing.__globals__), own, _globals_back)
+    if not isinstance(thing, (type, ModuleType, Tensor)) and _opened(thing) and hasattr(thing, "__dict__"):
+        yield _Kept(cast("Any", thing.__dict__), _attributes(thing.__dict__), _attributes, _table_back)
+    for name in _slots(thing) if not isinstance(thing, type) and _opened(thing) else ():
+        yield _Kept(
+            cast("Any", thing), getattr(thing, name, _UNSET), partial(_slot, name), partial(_slot_back, name)
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two copies hold the same things: the same objects, or equal plain values."""
+    if one is other:
+        return True
+    if isinstance(one, dict) and isinstance(other, dict):
+        mine, others = cast("dict[Any, Any]", one), cast("dict[Any, Any]", other)
+        return mine.keys() == others.keys() and all(_alike(value, others[key]) for key, value in mine.items())
+    if isinstance(one, list) and isinstance(other, list):
+        mine, others = cast("list[Any]", one), cast("list[Any]", other)
+        return len(mine) == len(others) and all(map(_alike, mine, others))
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return bool(np.array_equal(cast("Any", one), cast("Any", other)))
+    return _alike(one, other) or (isinstance(one, set) and isinstance(other, set) and one == other)
+
+
+def _alike(one: object, other: object) -> bool:
+    return one is other or (type(one) is type(other) and isinstance(one, _PLAIN) and one == other)
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    return tensor.detach()
+
+
+def _copied(tensor: Tensor, before: Tensor) -> None:
+    with torch.no_grad():
+        if tensor.shape == before.shape:
+            tensor.copy_(before)
+        else:
+            tensor.data = before.clone()
+
+
+def _filled(array: Any, before: Any) -> None:
+    array[...] = before
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is not assigned yet
+        return _UNSET
+
+
+def _refilled(cell: CellType, before: object) -> None:
+    if before is _UNSET:
+        del cell.cell_contents
+    else:
+        cell.cell_contents = before
+
+
+def _data_of(owner: type) -> dict[str, object]:
+    """Return a class's own data: attributes that are no functions and no names of Python's own."""
+    return {name: one for name, one in vars(owner).items() if not (isfunction(one) or name.startswith("__"))}
+
+
+def _data_in(module: dict[str, object]) -> dict[str, object]:
+    """Return a module's own data: what is imported on first use, a function or a class is not."""
+    return {name: one for name, one in module.items() if not isinstance(one, (ModuleType, FunctionType, type))}
+
+
+def _attributes_back(owner: type, before: dict[str, object]) -> None:
+    for name in _data_of(owner).keys() - before.keys():
+        delattr(owner, name)
+    for name, one in before.items():
+        if vars(owner).get(name, _UNSET) is not one:
+            setattr(owner, name, one)
+
+
+def _attributes(table: dict[str, object]) -> dict[str, object]:
+    """Return an object's attributes without what belongs to whoever calls it: its mode and its hooks."""
+    return {name: one for name, one in table.items() if name != "training"}
+
+
+def _table_back(table: Any, before: dict[Any, Any]) -> None:
+    for name in [one for one in table if one not in before and one != "training"]:
+        if not isinstance(table[name], (ModuleType, FunctionType, type)):
+            del table[name]
+    for name, one in before.items():
+        if name not in table or table[name] is not one:
+            table[name] = one
+
+
+def _list_back(row: Any, before: list[Any]) -> None:
+    row.clear()
+    row.extend(before)
+
+
+def _set_back(found: Any, before: set[Any]) -> None:
+    found.clear()
+    found.update(before)
+
+
+def _cleared(cached: Any, before: int) -> None:
+    del before
+    cached.cache_clear()
+
+
+def _globals_of(names: list[str], table: dict[str, Any]) -> dict[str, Any]:
+    return {name: table[name] for name in names if name in table}
+
+
+def _globals_back(table: dict[str, Any], before: dict[str, Any]) -> None:
+    table.update(before)
+
+
+def _slot(name: str, thing: object) -> object:
+    return getattr(thing, name, _UNSET)
+
+
+def _slot_back(name: str, thing: object, before: object) -> None:
+    if before is _UNSET:
+        delattr(thing, name)
+    else:
+        object.__setattr__(thing, name, before)
