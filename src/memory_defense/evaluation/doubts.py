@@ -38,6 +38,12 @@ TOLD = 0.1
 """Share of images answered otherwise between two levels above which the model tells them apart."""
 
 
+_EQUAL = 0.02
+"""Spread of the clean images' leads, as a share of their mean, below which the answers are labels in disguise."""
+
+_SATURATED = 1e-6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Doubts:
     """What was found out about a model beside its verdicts."""
@@ -48,6 +54,10 @@ class Doubts:
     """Share of moved images that it answers otherwise than before its first question."""
     levels: float | None = None
     """Share of images that it answers otherwise between two grey levels; None where images are between themselves."""
+    outside: tuple[str, ...] = ()
+    """Files written, connections and programs while it was asked about the clean images."""
+    labels_only: bool = False
+    """Whether its answers look one-hot or saturated, so that they tell little more than a label."""
     rounded: float = 0.0
     """Share of images that were broken at whole grey levels, and not as the attack had them."""
 
@@ -114,6 +124,19 @@ def between_levels(model: Classifier, images: Images, case: Case, *, seed: int) 
     with frozen(model), undisturbed(seed):
         told = tells_levels(model, images, case.ball, draws)
     return float(told.float().mean())
+
+
+def tells_labels_only(model: Classifier, images: Images, *, seed: int) -> bool:
+    """Whether the clean images' logits look one-hot, or so far apart that their softmax is."""
+    with frozen(model), undisturbed(seed):
+        logits = _asked(regular(model), images[:LOOKED_AT], seed).float()
+    if logits.dim() != 2 or logits.shape[1] < 2 or len(logits) < 2 or not bool(logits.isfinite().all()):
+        return False
+    best = logits.topk(2).values
+    lead = best[:, 0] - best[:, 1]
+    others = 1 - logits.softmax(1).amax(1)
+    equal = bool(lead.std() < _EQUAL * lead.mean().abs())
+    return equal or bool((others < _SATURATED).float().mean() > 0.5)
 
 
 @torch.no_grad()

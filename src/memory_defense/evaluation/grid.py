@@ -100,7 +100,9 @@ def tells_levels(model: Classifier, images: Images, ball: Ball, draws: ImageDraw
     half = (point + (draws.child("half").uniform(*shape).to(images) - 0.5) / LEVELS).clamp(0, 1)
     whole = (point + (draws.child("whole").integers(3, *shape).to(images) - 1) / LEVELS).clamp(0, 1)
     asked = regular(model)
-    (here, slope), (between, tilted), (next_to, turned) = (_seen(asked, one) for one in (point, half, at_levels(whole)))
+    (here, slope), (between, tilted), (next_to, turned) = (
+        _seen(asked, one) for one in (point, half, at_levels(whole))
+    )
     length = _length(here).clamp_min(1e-30)
     jumps = _length(between - here) > _LARGER * _length(next_to - here) + _SAME * length
     jumps |= ~between.isfinite().all(1)

@@ -209,8 +209,40 @@ def ordered_worst_cases(record: Record) -> tuple[WorstCase, ...]:
     return tuple(sorted(table_worst_cases(record), key=lambda entry: (norm_order(entry.norm), ball_key(entry)[1])))
 
 
+DECISIVE = frozenset(
+    {
+        "shuffled images take their answers along",
+        "meaningless images do not get the right answers",
+        "asking leaves the defense as it was",
+        "the margin loss has a gradient",
+        "every gradient attack had a gradient",
+        "accuracy reaches chance at a large epsilon",
+        "the attack breaks a model that is known to break",
+        "earlier questions change no answer",
+        "answering leaves files and networks alone",
+        "the clock changes no answer",
+        "images between two grey levels are answered as those at whole ones",
+        "images never seen withstand as those judged do",
+        "answers do not switch half-way between images",
+        "the model holds none of the images judged",
+        "no gradient-free attack finds what gradients miss",
+    }
+)
+"""Checks any one of which says alone that the worst case may be far too high."""
+
+
+def verdict(record: Record) -> str:
+    """Return the failed checks that alone carry the verdict, in a line for the headline; nothing without any."""
+    failed = [line.check for line in record.audit if line.verdict == "fail" and line.check in DECISIVE]
+    if not failed:
+        return ""
+    return f"FAILED: {'; '.join(failed)}. The robust accuracy may be far too high: see the audit."
+
+
 def caution(record: Record) -> str:
-    """Return what the worst case does not cover, or nothing: an evaluation that never attacked the selector."""
+    """Return what the worst case does not cover, or nothing: a failed check, a selector that was never attacked."""
+    if said := verdict(record):
+        return said
     known = {result.knowledge for result in table_attacks(record)}
     if known != {PAPER_PROTOCOL} or record.cascades:
         return ""

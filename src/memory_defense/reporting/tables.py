@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memory_defense.evaluation.record import (
+    AuditLine,
     Accuracy,
     AttackResult,
     CascadeRecord,
@@ -28,6 +29,7 @@ from memory_defense.reporting.rows import (
     sorted_balls,
     table_attacks,
     table_worst_cases,
+    verdict,
 )
 from memory_defense.reporting.selection import selection_tables
 from memory_defense.reporting.sources import Sources
@@ -116,6 +118,8 @@ def headline_table(sections: Sequence[Section]) -> Table:
         notes.append("Proven: right, and no image within the radius gets another answer, whatever the attack.")
     for section, row in zip(sections, rows, strict=True):
         whose = f"{plain(row.title)}: " if len(rows) > 1 else ""
+        if failed := verdict(section.record):
+            notes.insert(0, f"{whose}{plain(failed)}")
         notes += [f"{whose}{plain(note)}{'' if note.endswith('.') else '.'}" for note in section.record.notes]
     return Table("Headline", tuple(columns), tuple(body), _explained(notes, body))
 
@@ -264,7 +268,7 @@ def audit_table(record: Record, *, explained: bool = True) -> Table:
     columns, sources = tuple(Column(name, numeric=name == "value") for name in names), Sources(record)
     rows = tuple(
         (
-            Cell(plain(line.check)),
+            Cell(plain(line.check), "" if explained else _reason(line)),
             Cell(f"{SYMBOLS[line.verdict]} {line.verdict}", strong=line.verdict == "fail"),
             Cell(number(line.value), source=sources.of(line, "value")),
             Cell(plain(line.meaning)),
@@ -273,6 +277,12 @@ def audit_table(record: Record, *, explained: bool = True) -> Table:
         for line in audit_lines(record)
     )
     return Table("Audit", columns, rows, () if rows else ("No check was run.",))
+
+
+def _reason(line: AuditLine) -> str:
+    """Return why a check was not run, for a table without meanings; nothing for one that was."""
+    _, found, reason = line.meaning.rpartition("not run: ")
+    return f"({plain(reason)})" if found and line.verdict == "not run" else ""
 
 
 def cascade_tables(record: Record) -> tuple[Table, ...]:

@@ -64,7 +64,7 @@ from memory_defense.workflows.arguments import (
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
-from memory_defense.workflows.suspicion import doubted, suspected
+from memory_defense.workflows.suspicion import doubted, suspected, with_labels_alone
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
 from memory_defense.wrappers.untouched import Untouched
 
@@ -170,6 +170,7 @@ def evaluate(
                 defense, doubts = suspected(
                     defense, untouched, pixels, truth, cases, seed=chosen.seed, progress=chosen.progress
                 )
+                suite = with_labels_alone(suite, names, doubts)
                 plan = partial(cascade_cases, suite=suite, balls=balls, start_from=earlier)
                 evaluation = saved_evaluation(defense, pixels, truth, plan(defense), chosen, place, recipe=recipe)
                 once_more, doubts = doubted(defense, untouched, evaluation, doubts, seed=chosen.seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from memory_defense.attacks import attack
+from memory_defense.attacks.suites import Suite, SuitePart, names_in
 from memory_defense.checks import NoGradientError
 from memory_defense.contracts import Classifier, Defense, Images, Labels, Progress
 from memory_defense.defenses.undefended import Undefended
@@ -19,11 +21,37 @@ from memory_defense.evaluation.doubts import (
     between_levels,
     first_gradient,
     learned,
+    tells_labels_only,
 )
+from memory_defense.evaluation.elsewhere import watched_outside
 from memory_defense.evaluation.grid import ON_GRID, OnGrid
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.foreign import MemoryShortError, ModelError
+from memory_defense.ranks import current
 from memory_defense.wrappers.untouched import Forgetful, Untouched
+
+
+LABELS_ALONE = "labels-alone"
+"""Name of the short attack that is added where the answers look like labels."""
+
+_QUERIES = 1500
+_SUITES = frozenset({"fast", "brief"})
+
+
+def with_labels_alone(suite: Suite, names: str, doubts: Doubts) -> Suite:
+    """Return the suite with a short attack that sees labels alone, where the answers tell hardly more.
+
+    Parameters
+    ----------
+    suite, names
+        What was asked for; suites of ours are added to, others are what they are called.
+    doubts
+        What was found out about the model.
+    """
+    if not doubts.labels_only or not _SUITES & set(names_in(names)):
+        return suite
+    part = SuitePart(LABELS_ALONE, attack("hop-skip-jump", queries=_QUERIES), "outward")
+    return lambda norm: (*suite(norm), part)
 
 
 class AlsoOnGrid(Undefended):
@@ -65,20 +93,22 @@ def suspected(
     """
     case = first_gradient(cases)
     some, truth = images[:LOOKED_AT], labels[:LOOKED_AT]
-    kept, share, levels = 0, 0.0, None
+    kept, share, levels, bare, outside = 0, 0.0, None, False, list[str]()
     try:
-        kept = after_clean(defense, untouched, some, seed=seed)
+        with watched_outside() as outside:
+            kept = after_clean(defense, untouched, some, seed=seed)
         if kept and case is not None:
             share = learned(defense, untouched, some, truth, case, seed=seed)
         if share > LEARNED:
             defense = _forgetful(defense, untouched)
+        bare = tells_labels_only(defense, some, seed=seed)
         if case is not None:
             levels = between_levels(defense, some, case, seed=seed)
     except (ModelError, MemoryShortError, NoGradientError, RuntimeError, ValueError, IndexError):
         pass  # what is wrong with a model is for the evaluation to say
     if levels is not None and levels > TOLD:
         defense = _also_on_grid(defense)
-    doubts = Doubts(kept=kept, learned=share, levels=levels)
+    doubts = Doubts(kept=kept, learned=share, levels=levels, labels_only=bare, outside=tuple(outside))
     _tell(doubts, progress)
     return defense, doubts
 
@@ -98,13 +128,16 @@ def doubted(
         Seed of the draws.
     """
     case = first_gradient(evaluation.cases)
-    if not _is_forgetful(defense) and case is not None and untouched.changed():
+    changed = 0 if _is_forgetful(defense) else untouched.changed()
+    (somewhere,) = current().total(changed)
+    if somewhere and case is not None:
         try:
             share = learned(defense, untouched, evaluation.images, evaluation.labels, case, seed=seed)
         except (ModelError, MemoryShortError, NoGradientError, RuntimeError, ValueError):
             share = 0.0
-        doubts = replace(doubts, kept=max(untouched.changed(), doubts.kept or 0), learned=max(share, doubts.learned))
-        if share > LEARNED:
+        doubts = replace(doubts, kept=max(changed, doubts.kept or 0), learned=max(share, doubts.learned))
+        (elsewhere,) = current().total(int(share > LEARNED))
+        if elsewhere:
             defense = _forgetful(defense, untouched)
     rounded = sum(one.rounded for one in evaluation.state.cases) / len(evaluation.labels)
     if rounded > ROUNDED:

@@ -116,7 +116,11 @@ def reached(model: object) -> Iterator[object]:
     pending: list[object] = [model]
     while pending and len(seen) < MOST_THINGS:
         thing = pending.pop()
-        if id(thing) in seen or isinstance(thing, Untouched) or (isinstance(thing, _PLAIN) and not _own_class(thing)):
+        if (
+            id(thing) in seen
+            or isinstance(thing, Untouched)
+            or (isinstance(thing, _PLAIN) and not _own_class(thing))
+        ):
             continue
         seen[id(thing)] = thing  # held, so that no other object gets its id meanwhile
         yield thing
@@ -131,33 +135,34 @@ def _library(module: object) -> bool:
     return not isinstance(module, str) or module.partition(".")[0] in _OURS
 
 
-def _held(thing: object) -> Iterator[object]:
+def _held(given: object) -> Iterator[object]:
     """Yield what an object holds on to, one level down."""
-    if isinstance(thing, (Tensor, np.ndarray)):
+    thing = cast("Any", given)
+    if isinstance(given, (Tensor, np.ndarray)):
         return
-    if isinstance(thing, ModuleType):
-        held = vars(thing).values()
-        yield from held if not _library(thing.__name__) else (one for one in held if type(one) in (dict, list, set))
+    if isinstance(given, ModuleType):
+        held = cast("list[object]", list(vars(given).values()))
+        yield from held if not _library(given.__name__) else (one for one in held if type(one) in (dict, list, set))
         return
-    if isinstance(thing, type):
+    if isinstance(given, type):
         yield from vars(thing).values()
         yield from thing.__bases__
         return
-    if isinstance(thing, MutableMapping) or type(thing) is dict:
-        yield from list(cast("dict[object, object]", thing).values())
-    elif isinstance(thing, (list, tuple, set, frozenset, deque)):
-        yield from list(cast("list[object]", thing))
-    if isinstance(thing, CellType):
+    if isinstance(given, (dict, MutableMapping)):
+        yield from list(thing.values())
+    elif isinstance(given, (list, tuple, set, frozenset, deque)):
+        yield from list(thing)
+    if isinstance(given, CellType):
         yield _content(thing)
-    elif isinstance(thing, partial):
-        yield from (cast("object", thing.func), thing.args, thing.keywords)
-    elif ismethod(thing):
+    elif isinstance(given, partial):
+        yield from (thing.func, thing.args, thing.keywords)
+    elif ismethod(given):
         yield from (thing.__self__, thing.__func__)
-    elif isinstance(thing, (staticmethod, classmethod)):
-        yield cast("Any", thing).__func__
-    elif isinstance(thing, property):
+    elif isinstance(given, (staticmethod, classmethod)):
+        yield thing.__func__
+    elif isinstance(given, property):
         yield from (thing.fget, thing.fset)
-    elif isfunction(thing):
+    elif isfunction(given):
         yield from _of_function(thing)
     elif hasattr(thing, "cache_clear"):
         yield getattr(thing, "__wrapped__", None)
@@ -198,39 +203,37 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def _noted(thing: object, room: int) -> Iterator[_Kept[Any]]:
+def _noted(given: object, room: int) -> Iterator[_Kept[Any]]:
     """Yield what there is of an object that can change."""
-    if isinstance(thing, Tensor):
+    thing = cast("Any", given)
+    if isinstance(given, Tensor):
         if thing.layout == torch.strided and not thing.is_meta and thing.numel() <= room:
             yield _Kept(thing, thing.detach().clone(), _detached, _copied)
-    elif isinstance(thing, np.ndarray):
+    elif isinstance(given, np.ndarray):
         if thing.dtype != object:
-            yield _Kept(cast("Any", thing), thing.copy(), lambda one: one, _filled)
-    elif isinstance(thing, CellType):
+            yield _Kept(thing, thing.copy(), lambda one: one, _filled)
+    elif isinstance(given, CellType):
         yield _Kept(thing, _content(thing), _content, _refilled)
-    elif isinstance(thing, type):
+    elif isinstance(given, type):
         yield _Kept(thing, _data_of(thing), _data_of, _attributes_back)
-    elif isinstance(thing, ModuleType):
+    elif isinstance(given, ModuleType):
         yield _Kept(cast("Any", vars(thing)), _data_in(vars(thing)), _data_in, _table_back)
     elif hasattr(thing, "cache_clear") and hasattr(thing, "cache_info"):
-        cached = cast("Any", thing)
-        yield _Kept(cached, cached.cache_info().currsize, lambda one: one.cache_info().currsize, _cleared)
-    elif isinstance(thing, (dict, MutableMapping)):
-        yield _Kept(cast("Any", thing), dict(cast("Any", thing)), dict, _table_back)
-    elif isinstance(thing, (list, deque, bytearray)):
-        yield _Kept(cast("Any", thing), list(cast("Any", thing)), list, _list_back)
-    elif isinstance(thing, set):
-        yield _Kept(cast("Any", thing), set(cast("Any", thing)), set, _set_back)
-    elif isfunction(thing) and not _library(thing.__module__):
+        yield _Kept(thing, thing.cache_info().currsize, lambda one: one.cache_info().currsize, _cleared)
+    elif isinstance(given, (dict, MutableMapping)):
+        yield _Kept(thing, dict(thing), dict, _table_back)
+    elif isinstance(given, (list, deque, bytearray)):
+        yield _Kept(thing, list(thing), list, _list_back)
+    elif isinstance(given, set):
+        yield _Kept(thing, set(thing), set, _set_back)
+    elif isfunction(given) and not _library(thing.__module__):
         names = sorted(_names(thing.__code__))
         own = partial(_globals_of, names)
         yield _Kept(thing.__globals__, own(thing.__globals__), own, _globals_back)
-    if not isinstance(thing, (type, ModuleType, Tensor)) and _opened(thing) and hasattr(thing, "__dict__"):
+    if not isinstance(given, (type, ModuleType, Tensor)) and _opened(thing) and hasattr(thing, "__dict__"):
         yield _Kept(cast("Any", thing.__dict__), _attributes(thing.__dict__), _attributes, _table_back)
-    for name in _slots(thing) if not isinstance(thing, type) and _opened(thing) else ():
-        yield _Kept(
-            cast("Any", thing), getattr(thing, name, _UNSET), partial(_slot, name), partial(_slot_back, name)
-        )
+    for name in _slots(thing) if not isinstance(given, type) and _opened(thing) else ():
+        yield _Kept(thing, getattr(thing, name, _UNSET), partial(_slot, name), partial(_slot_back, name))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -98,6 +98,7 @@ def transfer_stronger(findings: Findings) -> AuditLine:
         "earlier evaluation, and by no white-box attack that saw the same image; above 0.2 points the white-box "
         "attacks are misled",
         "start the white-box attack from the transferred image, or differentiate the model it was made for",
+        "no image made for another model, or found by an earlier evaluation, was tried",
     )
 
 
@@ -130,12 +131,14 @@ def enough_classes(findings: Findings) -> AuditLine:
     )
 
 
-def _coverage(check: str, meaning: str, remedy: str, count: Callable[[Findings], int], least: int = 1) -> Check:
+def _coverage(
+    check: str, meaning: str, remedy: str, count: Callable[[Findings], int], least: int = 1, why: str = ""
+) -> Check:
     """Return the check that something was tried at least so often; where it was not, the check did not run."""
 
     def run(findings: Findings) -> AuditLine:
         found = count(findings)
-        return line(check, False if found >= least else None, float(found), meaning, remedy)
+        return line(check, False if found >= least else None, float(found), meaning, remedy, why)
 
     return run
 
@@ -179,6 +182,7 @@ ATTACK_CHECKS: dict[str, Check] = {
         "add a targeted attack (apgd-t, pgd-t), or an untargeted one",
         _both_ways,
         least=2,
+        why="gradient attacks of one kind only were asked for",
     ),
     "gradient-free": _coverage(
         "an attack without gradients was run",
@@ -186,18 +190,22 @@ ATTACK_CHECKS: dict[str, Check] = {
         "robustness",
         "add 'square'",
         lambda findings: _attacks(findings, lambda attack: not needs_gradient(attack)),
+        why="gradient attacks alone were asked for",
     ),
     "hard-label": _coverage(
         "an attack that sees labels alone was run",
         "cases whose attack sees the predicted class only, which no masking of the logits can mislead",
         "add 'hop-skip-jump'",
         lambda findings: _attacks(findings, sees_labels_only),
+        why="the answers are graded, so that labels alone tell less than square sees; "
+        "the suite fast adds such an attack where they look like labels",
     ),
     "transferred": _coverage(
         "a transfer attack was run",
         "cases whose images were made for another model, or found by an earlier evaluation",
         f"give the defense a transfer source, or start from another record's images (knowledge {EARLIER!r})",
         lambda findings: sum(findings.transfers(case) for case, _ in findings.tried),
+        why="no other model and no earlier record was given",
     ),
     "norms": _coverage(
         "more than one norm was tried",
@@ -205,6 +213,7 @@ ATTACK_CHECKS: dict[str, Check] = {
         "add a ball of the other norm, or evaluate once more in it",
         lambda findings: len({case.ball.norm for case, _ in findings.tried}),
         least=2,
+        why="one norm was asked for",
     ),
 }
 """Checks of the attacks, in the order of the report."""

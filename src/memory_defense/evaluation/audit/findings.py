@@ -49,6 +49,9 @@ PROBED = 128
 NOT_RUN = "not run: "
 """What stands before the reason for which a check did not run, at the end of its meaning."""
 
+NOTHING = "the evaluation holds nothing for it to look at"
+"""The reason where a check has none of its own."""
+
 ASKED_AGAIN = 5
 """Forward passes that are compared to find out whether the defense draws at random."""
 
@@ -204,8 +207,8 @@ def line(
 ) -> AuditLine:
     """Return an audit line; `failed` None means that the check did not run, and `why` says for what reason."""
     verdict: Verdict = "not run" if failed is None else "fail" if failed else "pass"
-    if failed is None and why:
-        meaning = f"{meaning}; {NOT_RUN}{why}"
+    if failed is None and NOT_RUN not in meaning:
+        meaning = f"{meaning}; {NOT_RUN}{why or NOTHING}"
     return AuditLine(check=check, verdict=verdict, value=value, meaning=meaning, remedy=remedy)
 
 

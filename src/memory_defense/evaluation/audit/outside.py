@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from memory_defense.evaluation.audit.findings import Check, Findings, above, line, relative
 from memory_defense.evaluation.doubts import LEARNED, ROUNDED, TOLD
+from memory_defense.evaluation.elsewhere import held_open, watched_outside
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.randomness import seeded
 from memory_defense.wrappers.untouched import reached
@@ -21,9 +21,6 @@ _LATER = 100_003.0
 
 _CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
 _SAME = 1e-3
-_WRITING = ("w", "a", "x", "+")
-_OUTSIDE = ("socket.connect", "socket.sendto", "sqlite3.connect", "subprocess.Popen", "os.system", "os.remove",
-            "os.rename", "os.mkdir", "shutil.move", "os.truncate", "os.putenv", "dbm.open")  # fmt: skip
 
 
 def earlier_questions_change_nothing(findings: Findings) -> AuditLine:
@@ -45,14 +42,16 @@ def earlier_questions_change_nothing(findings: Findings) -> AuditLine:
 def answers_come_from_nowhere_else(findings: Findings) -> AuditLine:
     """A file that is written while answering is memory that nobody can put back."""
     images, _ = findings.probe
-    with watched_outside() as events:
+    with watched_outside(reading=True) as heard:
         findings.logits((0.9 * images[:8].flip(3) + 0.05).clone())
+    events = [*findings.doubts.outside, *heard, *held_open(findings.defense)]
     return above(
         "answering leaves files and networks alone",
         float(len(events)),
         0,
-        "files written, connections made and programs started while the model answers images that it was never "
-        "asked about; what is kept there outlives every question" + (f" ({', '.join(events[:3])})" if events else ""),
+        "files written or read, connections made or held, and programs started while the model answers; what is kept "
+        "there outlives every question, and nobody can put it back"
+        + (f" ({', '.join(events[:3])})" if events else ""),
         "answer from the image alone; write logs outside of the model",
     )
 
@@ -90,35 +89,6 @@ def levels_are_not_told_apart(findings: Findings) -> AuditLine:
     levels = doubts.levels or 0.0
     failed = levels > TOLD or doubts.rounded > ROUNDED
     return line(check, failed, max(levels, doubts.rounded), meaning, remedy)
-
-
-_events: list[list[str]] = []
-_hooked: list[bool] = []
-
-
-def _heard(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _events:
-        return
-    if event == "open":
-        path, mode = arguments[0], str(arguments[1] or "")
-        flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else 0
-        if any(one in mode for one in _WRITING) or flags & 3 or flags & 0o100:
-            _events[-1].append(f"open {path}")
-    elif event in _OUTSIDE:
-        _events[-1].append(event)
-
-
-@contextmanager
-def watched_outside() -> Generator[list[str]]:
-    """Run a block and list every file that it writes, every connection and every program that it starts."""
-    if not _hooked:
-        sys.addaudithook(_heard)  # it cannot be taken away, and hears nothing outside of such a block
-        _hooked.append(True)
-    _events.append([])
-    try:
-        yield _events[-1]
-    finally:
-        _events.pop()
 
 
 @contextmanager
