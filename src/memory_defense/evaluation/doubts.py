@@ -53,7 +53,7 @@ class Doubts:
     learned: float = 0.0
     """Share of moved images that it answers otherwise than before its first question."""
     levels: float | None = None
-    """Share of images that it answers otherwise between two grey levels; None where images are between themselves."""
+    """Share of images that it answers otherwise between two grey levels; None where images are so themselves."""
     outside: tuple[str, ...] = ()
     """Files written, connections and programs while it was asked about the clean images."""
     labels_only: bool = False
@@ -106,7 +106,7 @@ def learned(
 
 @torch.no_grad()
 def after_clean(model: Classifier, untouched: Untouched, images: Images, *, seed: int) -> int:
-    """Ask the model about the clean images, the untouched one if it keeps anything; return how many things changed."""
+    """Ask the model about the clean images, the untouched one if it keeps anything; return how much changed."""
     with frozen(model), undisturbed(seed):
         _asked(regular(model), images, seed)
         if untouched.changed():
@@ -116,7 +116,7 @@ def after_clean(model: Classifier, untouched: Untouched, images: Images, *, seed
 
 
 def between_levels(model: Classifier, images: Images, case: Case, *, seed: int) -> float | None:
-    """Return the share of images that the model tells apart by half a level; None where images are so themselves."""
+    """Return the share of images that the model tells apart by half a level; None where images are so."""
     images = images[:LOOKED_AT]
     if not on_grid(images):
         return None

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memory_defense.evaluation.record import (
-    AuditLine,
     Accuracy,
     AttackResult,
+    AuditLine,
     CascadeRecord,
     DetectionResult,
     Record,

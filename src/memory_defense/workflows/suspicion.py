@@ -30,7 +30,6 @@ from memory_defense.foreign import MemoryShortError, ModelError
 from memory_defense.ranks import current
 from memory_defense.wrappers.untouched import Forgetful, Untouched
 
-
 LABELS_ALONE = "labels-alone"
 """Name of the short attack that is added where the answers look like labels."""
 

@@ -1,13 +1,14 @@
 """What a model keeps beside its weights, as it was before its first answer, and the model that never learns.
 
 A classifier answers an image by what the image shows. One that keeps what it was asked, in an attribute, a list, a
-closure, a class, a global name or a cache, is another one for every image; an evaluation asks about the clean images
-first, so that it meets a defense that has already seen them. Here everything in Python that calling the model can
+closure, a class, a global name or a cache, is another one for every image; an evaluation asks about the clean
+images first, so that it meets a defense that has already seen them. Here everything in Python that calling the model can
 reach is written down, so that it can be put back. Generators of random numbers are left alone.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
@@ -137,41 +138,51 @@ def _library(module: object) -> bool:
 
 def _held(given: object) -> Iterator[object]:
     """Yield what an object holds on to, one level down."""
-    thing = cast("Any", given)
     if isinstance(given, (Tensor, np.ndarray)):
         return
     if isinstance(given, ModuleType):
         held = cast("list[object]", list(vars(given).values()))
         yield from held if not _library(given.__name__) else (one for one in held if type(one) in (dict, list, set))
-        return
-    if isinstance(given, type):
-        yield from vars(thing).values()
-        yield from thing.__bases__
-        return
+    elif isinstance(given, type):
+        yield from (*vars(given).values(), *given.__bases__)
+    else:
+        yield from _held_inside(given)
+        yield from _held_by_what_is_called(given)
+
+
+def _held_inside(given: Any) -> list[object]:
     if isinstance(given, (dict, MutableMapping)):
-        yield from list(thing.values())
-    elif isinstance(given, (list, tuple, set, frozenset, deque)):
-        yield from list(thing)
+        return list(cast("Any", given).values())
+    return list(cast("Any", given)) if isinstance(given, (list, tuple, set, frozenset, deque)) else []
+
+
+def _held_by_what_is_called(given: Any) -> Iterator[object]:
     if isinstance(given, CellType):
-        yield _content(thing)
+        yield _content(given)
     elif isinstance(given, partial):
-        yield from (thing.func, thing.args, thing.keywords)
+        whole = cast("Any", given)
+        yield from (whole.func, whole.args, whole.keywords)
     elif ismethod(given):
-        yield from (thing.__self__, thing.__func__)
+        yield from (given.__self__, given.__func__)
     elif isinstance(given, (staticmethod, classmethod)):
-        yield thing.__func__
+        yield cast("Any", given).__func__
     elif isinstance(given, property):
-        yield from (thing.fget, thing.fset)
+        yield from (given.fget, given.fset)
     elif isfunction(given):
-        yield from _of_function(thing)
-    elif hasattr(thing, "cache_clear"):
-        yield getattr(thing, "__wrapped__", None)
-    elif _opened(thing):
-        yield type(thing)
-        for name, one in list(getattr(thing, "__dict__", {}).items()):
-            # A table of hooks belongs to whoever calls the model as well, so only what is in it counts.
-            yield from list(one.values()) if "hooks" in name and isinstance(one, dict) else (one,)
-        yield from (getattr(thing, name, None) for name in _slots(thing))
+        yield from _of_function(given)
+    elif hasattr(given, "cache_clear"):
+        yield getattr(given, "__wrapped__", None)
+    elif _opened(given):
+        yield from _attributes_held(given)
+
+
+def _attributes_held(given: Any) -> Iterator[object]:
+    yield type(given)
+    named = cast("dict[str, Any]", getattr(given, "__dict__", {}))
+    for name, one in list(named.items()):
+        # A table of hooks belongs to whoever calls the model as well, so only what is in it counts.
+        yield from list(one.values()) if "hooks" in name and isinstance(one, dict) else (one,)
+    yield from (getattr(given, name, None) for name in _slots(given))
 
 
 def _opened(thing: object) -> bool:
@@ -205,52 +216,62 @@ def _names(code: CodeType) -> set[str]:
 
 def _noted(given: object, room: int) -> Iterator[_Kept[Any]]:
     """Yield what there is of an object that can change."""
-    thing = cast("Any", given)
+    thing: Any = given
     if isinstance(given, Tensor):
-        if thing.layout == torch.strided and not thing.is_meta and thing.numel() <= room:
-            yield _Kept(thing, thing.detach().clone(), _detached, _copied)
-    elif isinstance(given, np.ndarray):
+        if given.layout == torch.strided and not given.is_meta and given.numel() <= room:
+            yield _Kept(given, given.detach().clone(), _detached, _copied)
+        return
+    if isinstance(given, type):
+        yield _Kept(given, _data_of(given), _data_of, _attributes_back)
+        return
+    if isinstance(given, ModuleType):
+        yield _Kept(thing.__dict__, _data_in(thing.__dict__), _data_in, _table_back)
+        return
+    yield from _noted_content(given)
+    if _opened(given):
+        if hasattr(given, "__dict__"):
+            yield _Kept(thing.__dict__, _attributes(thing.__dict__), _attributes, _table_back)
+        for name in _slots(given):
+            yield _Kept(thing, getattr(given, name, _UNSET), partial(_slot, name), partial(_slot_back, name))
+
+
+def _noted_content(given: object) -> Iterator[_Kept[Any]]:
+    thing: Any = given
+    if isinstance(given, np.ndarray):
         if thing.dtype != object:
             yield _Kept(thing, thing.copy(), lambda one: one, _filled)
     elif isinstance(given, CellType):
-        yield _Kept(thing, _content(thing), _content, _refilled)
-    elif isinstance(given, type):
-        yield _Kept(thing, _data_of(thing), _data_of, _attributes_back)
-    elif isinstance(given, ModuleType):
-        yield _Kept(cast("Any", vars(thing)), _data_in(vars(thing)), _data_in, _table_back)
-    elif hasattr(thing, "cache_clear") and hasattr(thing, "cache_info"):
+        yield _Kept(given, _content(given), _content, _refilled)
+    elif hasattr(given, "cache_clear") and hasattr(given, "cache_info"):
         yield _Kept(thing, thing.cache_info().currsize, lambda one: one.cache_info().currsize, _cleared)
+    elif isinstance(given, (io.BytesIO, io.StringIO)):
+        yield _Kept(thing, thing.getvalue(), lambda one: one.getvalue(), _rewritten)
     elif isinstance(given, (dict, MutableMapping)):
         yield _Kept(thing, dict(thing), dict, _table_back)
     elif isinstance(given, (list, deque, bytearray)):
         yield _Kept(thing, list(thing), list, _list_back)
     elif isinstance(given, set):
         yield _Kept(thing, set(thing), set, _set_back)
-    elif isfunction(given) and not _library(thing.__module__):
-        names = sorted(_names(thing.__code__))
-        own = partial(_globals_of, names)
-        yield _Kept(thing.__globals__, own(thing.__globals__), own, _globals_back)
-    if not isinstance(given, (type, ModuleType, Tensor)) and _opened(thing) and hasattr(thing, "__dict__"):
-        yield _Kept(cast("Any", thing.__dict__), _attributes(thing.__dict__), _attributes, _table_back)
-    for name in _slots(thing) if not isinstance(given, type) and _opened(thing) else ():
-        yield _Kept(thing, getattr(thing, name, _UNSET), partial(_slot, name), partial(_slot_back, name))
+    elif isfunction(given) and not _library(given.__module__):
+        own = partial(_globals_of, sorted(_names(given.__code__)))
+        yield _Kept(given.__globals__, own(given.__globals__), own, _globals_back)
 
 
 def _same(one: Any, other: Any) -> bool:
     """Return whether two copies hold the same things: the same objects, or equal plain values."""
     if one is other:
         return True
-    if isinstance(one, dict) and isinstance(other, dict):
-        mine, others = cast("dict[Any, Any]", one), cast("dict[Any, Any]", other)
-        return mine.keys() == others.keys() and all(_alike(value, others[key]) for key, value in mine.items())
-    if isinstance(one, list) and isinstance(other, list):
-        mine, others = cast("list[Any]", one), cast("list[Any]", other)
-        return len(mine) == len(others) and all(map(_alike, mine, others))
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return bool(np.array_equal(cast("Any", one), cast("Any", other)))
-    return _alike(one, other) or (isinstance(one, set) and isinstance(other, set) and one == other)
+    if isinstance(one, np.ndarray) or type(one) is not type(other):
+        return bool(type(one) is type(other) and np.array_equal(cast("Any", one), other))
+    if isinstance(one, dict):
+        mine = cast("dict[Any, Any]", one)
+        return mine.keys() == other.keys() and all(_alike(value, other[key]) for key, value in mine.items())
+    if isinstance(one, list):
+        mine = cast("list[Any]", one)
+        return len(mine) == len(other) and all(map(_alike, mine, other))
+    return _alike(one, other) or (isinstance(one, set) and bool(one == other))
 
 
 def _alike(one: object, other: object) -> bool:
@@ -327,6 +348,12 @@ def _list_back(row: Any, before: list[Any]) -> None:
 def _set_back(found: Any, before: set[Any]) -> None:
     found.clear()
     found.update(before)
+
+
+def _rewritten(stream: Any, before: Any) -> None:
+    stream.seek(0)
+    stream.truncate()
+    stream.write(before)
 
 
 def _cleared(cached: Any, before: int) -> None:

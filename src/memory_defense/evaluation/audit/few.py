@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
@@ -90,9 +91,9 @@ def gain_of_one_step(findings: Findings) -> float | None:
     rows = rows[one.done[rows]]
     if len(rows) < USABLE:
         return None
-    attack = replace(case.attack, steps=1)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
-    if isinstance(attack, Restarting) and attack.restarts > 1:
-        attack = replace(attack, restarts=1)  # pyright: ignore[reportArgumentType]
+    attack = cast("Any", case.attack)
+    fewer = {"restarts": 1} if isinstance(case.attack, Restarting) else {}
+    attack = replace(attack, steps=1, **fewer)
     single = replace(case, attack=attack)
     clean, labels = findings.evaluation.images[rows], findings.evaluation.labels[rows]
     left = withstand(findings, single, clean, labels, findings.draws("one step", len(rows))).float().mean()

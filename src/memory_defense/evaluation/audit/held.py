@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,23 +28,20 @@ _MOST_VIEWS = 64
 
 @torch.no_grad()
 def held_by(model: object, images: Images) -> float:
-    """Return the share of images (N, C, H, W) that the model holds, as they are or as it sees them."""
-    rows: dict[int, list[Tensor]] = {}
-    matrices: list[Tensor] = []
-    views = list(_views(images))
-    for one in _numbers(model):
-        if one.dim() == 2 and images[0].numel() in one.shape and len(matrices) < _MOST_VIEWS:
-            matrices.append(one)
-    views += list(_seen_by_layers(model, images)) + list(_seen_by_matrices(matrices, images))
-    widths = {view.shape[1] for view in views}
-    for one in _numbers(model):
-        for width in widths:
-            if one.numel() and one.numel() % width == 0 and (one.dim() < 2 or one.shape[-1] <= width):
-                rows.setdefault(width, []).append(one.reshape(-1, width))
+    """Return the share of images (N, C, H, W) that the model holds, as they are or as it sees them.
+
+    It is shown black images before it is searched, as it may keep what it computed last.
+    """
+    regular(cast("nn.Module", model))(torch.zeros_like(images))
+    held = list(_numbers(model))
+    matrices = [one for one in held if one.dim() == 2 and images[0].numel() in one.shape][:_MOST_VIEWS]
+    views = [*_views(images), *_seen_by_layers(model, images), *_seen_by_matrices(matrices, images)]
     found = torch.zeros(len(images), dtype=torch.bool)
     for view in views:
-        for part in rows.get(view.shape[1], ()):
-            found |= _among(view, part)
+        width = view.shape[1]
+        for one in held:
+            if one.numel() % width == 0 and (one.dim() < 2 or one.shape[-1] <= width):
+                found |= _among(view, one.reshape(-1, width))
     return float(found.float().mean())
 
 
@@ -52,17 +49,20 @@ def _numbers(model: object) -> Iterator[Tensor]:
     """Yield every tensor and array of numbers that calling the model can reach, as floats on the processor."""
     room, loose = _MOST_NUMBERS, dict[int, list[list[float]]]()
     for thing in reached(model):
-        if isinstance(thing, np.ndarray) and thing.dtype.kind in "fiu":
-            thing = torch.from_numpy(np.ascontiguousarray(thing).astype(np.float32))
-        if isinstance(thing, Tensor) and thing.layout == torch.strided and not thing.is_meta:
-            if thing.numel() >= _SMALLEST and not thing.is_complex() and (room := room - thing.numel()) > 0:
-                yield thing.detach().cpu().float()
+        found: Any = thing
+        if isinstance(thing, np.ndarray) and found.dtype.kind in "fiu":
+            found = torch.from_numpy(np.ascontiguousarray(found).astype(np.float32))
+        if isinstance(found, Tensor):
+            if found.layout == torch.strided and not (found.is_meta or found.is_complex() or found.is_quantized):
+                room -= found.numel()
+                if found.numel() >= _SMALLEST and room > 0:
+                    yield found.detach().cpu().float()
         elif isinstance(thing, (list, tuple)):
-            values = cast("list[object]", thing)
+            values: list[Any] = list(cast("Any", thing))
             if len(values) >= _SMALLEST and all(type(one) in (int, float) for one in values):
-                loose.setdefault(len(values), []).append([float(cast("float", one)) for one in values])
-    for values in loose.values():
-        yield torch.tensor(values)
+                loose.setdefault(len(values), []).append([float(one) for one in values])
+    for rows in loose.values():
+        yield torch.tensor(rows)
 
 
 def _views(images: Images) -> Iterator[Tensor]:
@@ -86,8 +86,9 @@ def _seen_by_layers(model: object, images: Images) -> Iterator[Tensor]:
     seen: list[Tensor] = []
 
     def look(_module: nn.Module, _inputs: object, output: object) -> None:
-        fits = isinstance(output, Tensor) and output.dim() >= 2 and len(output) >= len(images)
-        if fits and _SMALLEST <= output[0].numel() <= _MOST_WIDTH and len(seen) < _MOST_VIEWS:
+        if not isinstance(output, Tensor) or output.dim() < 2 or len(output) < len(images):
+            return
+        if _SMALLEST <= output[0].numel() <= _MOST_WIDTH and len(seen) < _MOST_VIEWS:
             seen.append(output[: len(images)].detach().cpu().float().flatten(1))
 
     handles = [one.register_forward_hook(look) for one in modules_of(model)]
@@ -118,6 +119,6 @@ def _among(view: Tensor, rows: Tensor) -> Tensor:
 
 
 def _directions(rows: Tensor) -> Tensor:
-    rows = rows.nan_to_num(0, 0, 0).double()
-    rows = rows - rows.mean(1, keepdim=True)
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    found = torch.nan_to_num(rows.double(), 0, 0, 0)
+    found -= found.mean(1, keepdim=True)
+    return found / found.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)

@@ -49,8 +49,8 @@ def answers_come_from_nowhere_else(findings: Findings) -> AuditLine:
         "answering leaves files and networks alone",
         float(len(events)),
         0,
-        "files written or read, connections made or held, and programs started while the model answers; what is kept "
-        "there outlives every question, and nobody can put it back"
+        "files written or read, connections made or held, and programs started while the model answers; what is "
+        "kept there outlives every question, and nobody can put it back"
         + (f" ({', '.join(events[:3])})" if events else ""),
         "answer from the image alone; write logs outside of the model",
     )
@@ -76,8 +76,8 @@ def levels_are_not_told_apart(findings: Findings) -> AuditLine:
     """A file holds whole grey levels; a model that answers floats between them otherwise misleads every attack."""
     doubts, check = findings.doubts, "images between two grey levels are answered as those at whole ones"
     meaning = (
-        "share of images that are answered, or whose gradient turns, between two levels of 1/255 as no smooth model "
-        "could, or that were broken at whole levels and not as the attack had them; above "
+        "share of images that are answered, or whose gradient turns, between two levels of 1/255 as no smooth "
+        "model could, or that were broken at whole levels and not as the attack had them; above "
         f"{TOLD} or {ROUNDED} the attacks were made once more at whole levels"
     )
     remedy = "round inside the model for every image alike, or not at all; believe what is found at whole levels"
@@ -99,7 +99,8 @@ def clock_forward(model: object, seconds: float) -> Generator[None]:
     replaced: dict[int, Any] = {id(one): later[name] for name, one in originals.items()}
     replaced[id(datetime.datetime)] = _datetime_later(seconds)
     undo: list[tuple[dict[str, Any], str, Any]] = []
-    tables = [vars(time), vars(datetime), *(one.__globals__ for one in reached(model) if isfunction(one))]
+    tables: list[dict[str, Any]] = [time.__dict__, datetime.__dict__]
+    tables += [one.__globals__ for one in reached(model) if isfunction(one)]
     unique = {id(table): table for table in tables if str(table.get("__name__", "")).partition(".")[0] not in _OWN}
     try:
         for table in unique.values():

@@ -39,8 +39,8 @@ def iterative_beats_single_step(findings: Findings) -> AuditLine:
         "iterative at least as strong as single-step",
         worse if pairs else gain_of_one_step(findings),
         HALF_POINT if pairs else 2 * TENTH,
-        "largest accuracy under an iterative attack less that under FGSM with the same knowledge and ball, or under "
-        "one step of itself on a few images; above 0 (0.2 for the few) the iterative attack is stuck, which points "
+        "largest accuracy under an iterative attack less that under FGSM with the same knowledge and ball, or "
+        "under one step of itself on a few images; above 0 (0.2 for the few) the iterative attack is stuck, which points "
         "to masked gradients",
         "raise steps or restarts, use the margin loss, or differentiate a smoother surrogate",
         "no attack of several steps saw enough correctly classified images",
@@ -127,9 +127,9 @@ def chance_at_large_epsilon(findings: Findings) -> AuditLine:
         "accuracy reaches chance at a large epsilon",
         within(findings, Linf(0.5)) if ends is None else ends,
         1.5 / findings.classes if curves else max(1.5 / findings.classes, TENTH),
-        "lowest accuracy at an L-inf radius of at least 0.5, where every image can become plain grey, of a curve or, "
-        "without one, of a few images under the first gradient attack; above chance the attack fails for reasons of "
-        "its own",
+        "lowest accuracy at an L-inf radius of at least 0.5, where every image can become plain grey, of a curve "
+        "or, without one, of a few images under the first gradient attack; above chance the attack fails for "
+        "reasons of its own",
         "attack with another knowledge, more steps, or without gradients",
         "no attack of five or more steps on the exact model saw enough correctly classified images",
     )

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 
 from memory_defense.contracts import Images, Labels, Logits, PerImage, Rows
-from memory_defense.evaluation.audit.findings import Check, Findings, above, line
 from memory_defense.evaluation.audit.few import USABLE, few_correct, first_attack, withstand
+from memory_defense.evaluation.audit.findings import Check, Findings, above, line
 from memory_defense.evaluation.audit.held import held_by
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import asked
@@ -47,8 +47,8 @@ def relatives(images: Images, labels: Labels, how: str) -> list[Images]:
     images, labels
         What they are made of.
     how
-        ``near``: by one pixel. ``far``: mirrored, moved by a tenth of the side, and blended with another image of the
-        class. ``turned``: upside down, and by half and quarter turns where images are square.
+        ``near``: by one pixel. ``far``: mirrored, moved by a tenth of the side, and blended with another image of
+        the class. ``turned``: upside down, and by half and quarter turns where images are square.
     """
     if how == "turned":
         quarters = [images.rot90(1, (2, 3)), images.rot90(3, (2, 3)), images.transpose(2, 3)]
@@ -82,8 +82,8 @@ def unseen_images_fare_alike(findings: Findings) -> AuditLine:
     """Images that nobody has, attacked as those judged were, must not break far more often."""
     check = "images never seen withstand as those judged do"
     meaning = (
-        "largest difference between the robust accuracy of the images judged and of the same images moved by pixels, "
-        "mirrored, blended or turned, attacked with the first gradient attack alone; above 0.2 a pixel away, 0.3 "
+        "largest difference between the robust accuracy of the images judged and of the same images moved by "
+        "pixels, mirrored, blended or turned, attacked with the first gradient attack alone; above 0.2 a pixel away, 0.3 "
         "further off, or 0.45 turned, the model knows the images that it is judged on"
     )
     remedy = (
@@ -108,12 +108,14 @@ def unseen_images_fare_alike(findings: Findings) -> AuditLine:
 
 
 def _gap(findings: Findings, case: Case, rows: Rows, robust: PerImage, how: str) -> float | None:
-    """Return how much more robust these images are than their relatives; None for too few that are answered alike."""
+    """Return how much more robust these images are than their relatives; None for too few answered alike."""
     clean, labels = findings.evaluation.images[rows], findings.evaluation.labels[rows]
     made = torch.stack(relatives(clean, labels, how))  # (R, B, C, H, W)
     logits = torch.stack([asked(findings.defense, one) for one in made])  # (R, B, K)
     own = logits.argmax(2) if how == "turned" else labels.expand(len(made), -1)  # what it shows then, nobody knows
-    leads = torch.stack([_lead(one, truth) for one, truth in zip(logits, own, strict=True)])  # (R, B), below 0: right
+    leads = torch.stack(
+        [_lead(one, truth) for one, truth in zip(logits, own, strict=True)]
+    )  # (R, B), below 0: right
     best = leads.argmin(0)
     usable = (leads.amin(0) < 0).nonzero().squeeze(1)
     usable = usable[: len(usable) - (len(usable) % granule() if len(usable) > granule() else 0)]
@@ -134,8 +136,8 @@ def answers_do_not_switch_half_way(findings: Findings) -> AuditLine:
     check = "answers do not switch half-way between images"
     meaning = (
         "share of pairs of images with different labels whose blend is answered with the first label just before "
-        "half-way and with the second just after, of those answered with one of the two; above one half within 1 %, "
-        "or 0.8 within 5 %, the answer is the label of the nearest image that the model holds"
+        "half-way and with the second just after, of those answered with one of the two; above one half within "
+        "1 %, or 0.8 within 5 %, the answer is the label of the nearest image that the model holds"
     )
     remedy = "take the stored images away; nearness to the images of the evaluation is no robustness"
     evaluation = findings.evaluation
@@ -181,8 +183,8 @@ def holds_no_judged_image(findings: Findings) -> AuditLine:
         "the model holds none of the images judged",
         held_by(findings.defense, images),
         _HELD,
-        "share of the images that lie among the tensors, arrays and lists that calling the model can reach: as they "
-        "are, smaller, in grey, or as the model's own layers and matrices see them",
+        "share of the images that lie among the tensors, arrays and lists that calling the model can reach: as "
+        "they are, smaller, in grey, or as the model's own layers and matrices see them",
         "take them away; a model that is judged on images that it holds is not judged",
     )
 
