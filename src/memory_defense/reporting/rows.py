@@ -223,6 +223,7 @@ DECISIVE = frozenset(
         "the clock changes no answer",
         "images between two grey levels are answered as those at whole ones",
         "images never seen withstand as those judged do",
+        "answers change gradually on the way to images never seen",
         "answers do not switch half-way between images",
         "the model holds none of the images judged",
         "no gradient-free attack finds what gradients miss",

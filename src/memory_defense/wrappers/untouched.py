@@ -2,8 +2,8 @@
 
 A classifier answers an image by what the image shows. One that keeps what it was asked, in an attribute, a list, a
 closure, a class, a global name or a cache, is another one for every image; an evaluation asks about the clean
-images first, so that it meets a defense that has already seen them. Here everything in Python that calling the model can
-reach is written down, so that it can be put back. Generators of random numbers are left alone.
+images first, so that it meets a defense that has already seen them. Here everything in Python that calling the
+model can reach is written down, so that it can be put back. Generators of random numbers are left alone.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def iterative_beats_single_step(findings: Findings) -> AuditLine:
         worse if pairs else gain_of_one_step(findings),
         HALF_POINT if pairs else 2 * TENTH,
         "largest accuracy under an iterative attack less that under FGSM with the same knowledge and ball, or "
-        "under one step of itself on a few images; above 0 (0.2 for the few) the iterative attack is stuck, which points "
-        "to masked gradients",
+        "under one step of itself on a few images; above 0 (0.2 for the few) the iterative attack is stuck, "
+        "which points to masked gradients",
         "raise steps or restarts, use the margin loss, or differentiate a smoother surrogate",
         "no attack of several steps saw enough correctly classified images",
     )
