@@ -22,7 +22,6 @@ from memory_defense.contracts import (
     transfers_of,
 )
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.grid import on_grid, rounded_inside
 from memory_defense.evaluation.metrics import judged, predict
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.replay import Replay
@@ -41,6 +40,10 @@ from memory_defense.passes import (
 )
 from memory_defense.randomness import ImageDraws, derive, seeded
 from memory_defense.wrappers import CountingPasses, Passes
+
+_LEVELS = 255
+_EXACT = 1e-3
+"""Distance from a whole grey level, in levels, that rounding of float32 explains."""
 
 EXACT_KNOWLEDGE = "end-to-end"
 """The knowledge whose surrogate gives the defense's own logits, so that their verdicts must agree."""
@@ -125,6 +128,8 @@ class CaseRunner:
         """
         if case.purpose != "cascade" or not math.isfinite(case.ball.epsilon) or not on_grid(clean):
             return 0
+        from memory_defense.evaluation.grid import rounded_inside  # images of files only
+
         rows = (~fooled).nonzero().squeeze(1)
         found = rounded_inside(case.ball, attacked[rows], clean[rows])
         moved = (found != attacked[rows]).flatten(1).any(1) & case.ball.contains(found, clean[rows])
@@ -214,3 +219,9 @@ def verify(case: Case, attacked: Images, clean: Images) -> None:
             f"{case.ball.norm} ball of radius {case.ball.epsilon:.4g} or outside [0, 1] "
             f"(largest distance {worst:.4g}); its result is refused: mend the attack's projection"
         )
+
+
+def on_grid(images: Images) -> bool:
+    """Whether every pixel is at a whole grey level, as in images read from files of eight bits."""
+    levels = images * _LEVELS
+    return bool(((levels - levels.round()).abs() <= _EXACT).all())

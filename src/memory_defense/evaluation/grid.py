@@ -23,21 +23,12 @@ LEVELS = 255
 ON_GRID = "on-grid"
 """The knowledge of whoever differentiates the defense at whole grey levels only."""
 
-_EXACT = 1e-3
-"""Distance from a whole level, in levels, that rounding of float32 explains."""
-
 _ROOM = 1e-4
 _LARGER = 2.0
 """A model moves less over half a level than over a whole one; so many times more is another branch."""
 
 _SAME = 1e-3
 _TURNED = 0.3
-
-
-def on_grid(images: Images) -> bool:
-    """Whether every pixel is at a whole grey level, as in images read from files of eight bits."""
-    levels = images * LEVELS
-    return bool(((levels - levels.round()).abs() <= _EXACT).all())
 
 
 def at_levels(images: Images) -> Images:

@@ -30,9 +30,9 @@ from memory_defense.contracts import (
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.behaviour import required_arguments
+from memory_defense.evaluation.audit.findings import Doubts
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case, cross
-from memory_defense.evaluation.doubts import Doubts
 from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
@@ -142,7 +142,6 @@ def evaluate(
             check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
-        untouched = Untouched(defense)
         balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]
         check_attacks(attacks, norms=(ball,))
         suite, names, earlier = parts_of(attacks), written(attacks), None
@@ -153,6 +152,7 @@ def evaluate(
         _check_something_can_be_tried(defense, cases, names)
         recipe = f"attacks: {names}"
         with on_device(defense, chosen.device), alone_at(place):
+            untouched = Untouched(defense)
             pixels = images_of(images)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
             truth = labels_of(labels, pixels)

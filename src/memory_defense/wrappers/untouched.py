@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Generator, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import isfunction, ismethod
@@ -181,7 +182,7 @@ def _attributes_held(given: Any) -> Iterator[object]:
     named = cast("dict[str, Any]", getattr(given, "__dict__", {}))
     for name, one in list(named.items()):
         # A table of hooks belongs to whoever calls the model as well, so only what is in it counts.
-        yield from list(one.values()) if "hooks" in name and isinstance(one, dict) else (one,)
+        yield from list(cast("Any", one).values()) if "hooks" in name and isinstance(one, dict) else (one,)
     yield from (getattr(given, name, None) for name in _slots(given))
 
 
@@ -264,7 +265,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.equal(one, other)
     if isinstance(one, np.ndarray) or type(one) is not type(other):
-        return bool(type(one) is type(other) and np.array_equal(cast("Any", one), other))
+        return type(one) is type(other) and bool(np.array_equal(cast("Any", one), other))
     if isinstance(one, dict):
         mine = cast("dict[Any, Any]", one)
         return mine.keys() == other.keys() and all(_alike(value, other[key]) for key, value in mine.items())
@@ -378,3 +379,64 @@ def _slot_back(name: str, thing: object, before: object) -> None:
         delattr(thing, name)
     else:
         object.__setattr__(thing, name, before)
+
+
+_WRITING = ("w", "a", "x", "+")
+_OUTSIDE = ("socket.connect", "socket.sendto", "sqlite3.connect", "subprocess.Popen", "os.system", "os.remove",
+            "os.rename", "os.mkdir", "shutil.move", "os.truncate", "os.putenv", "dbm.open")  # fmt: skip
+_CONNECTED = frozenset({"sqlite3", "socket", "_socket", "mmap", "dbm", "_gdbm", "_dbm", "shelve"})
+_CODE = (".py", ".pyc", ".so", ".json.gz")
+_SYSTEM = ("/dev/", "/proc/", "/sys/")
+
+_events: list[list[str]] = []
+_reading: list[bool] = []
+_hooked: list[bool] = []
+
+
+def _heard(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _events:
+        return
+    if event == "open":
+        path, mode = arguments[0], str(arguments[1] or "")
+        flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else 0
+        writes = any(one in mode for one in _WRITING) or bool(flags & 0o103)
+        if writes or (_reading[-1] and not _of_the_system(path)):
+            _events[-1].append(f"open {path}")
+    elif event in _OUTSIDE:
+        _events[-1].append(event)
+
+
+@contextmanager
+def watched_outside(*, reading: bool = False) -> Generator[list[str]]:
+    """Run a block and list every file that it writes, every connection and every program that it starts.
+
+    Parameters
+    ----------
+    reading
+        Whether files that are read count as well; those of Python and of the system never do.
+    """
+    if not _hooked:
+        sys.addaudithook(_heard)  # it cannot be taken away, and hears nothing outside of such a block
+        _hooked.append(True)
+    _events.append([])
+    _reading.append(reading)
+    try:
+        yield _events[-1]
+    finally:
+        _events.pop()
+        _reading.pop()
+
+
+def held_open(model: object) -> list[str]:
+    """Return the connections, databases and files open for writing that calling the model can reach."""
+    found: list[str] = []
+    for thing in reached(model):
+        root = type(thing).__module__.partition(".")[0]
+        writable = cast("Any", getattr(thing, "writable", None))
+        if root in _CONNECTED or (root == "_io" and hasattr(thing, "fileno") and callable(writable) and writable()):
+            found.append(f"an open {type(thing).__name__}")
+    return found
+
+
+def _of_the_system(path: object) -> bool:
+    return isinstance(path, int) or str(path).endswith(_CODE) or str(path).startswith(_SYSTEM)

@@ -1,4 +1,4 @@
-"""Eight honest networks of different kinds, trained for a moment on images of smooth shapes at whole grey levels."""
+"""Eight honest networks of different kinds, trained for a moment on smooth shapes at whole grey levels."""
 
 from functools import cache
 

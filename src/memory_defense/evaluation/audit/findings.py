@@ -28,7 +28,6 @@ from memory_defense.contracts import (
 )
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.doubts import Doubts
 from memory_defense.evaluation.metrics import NO_ANSWER
 from memory_defense.evaluation.record import AttackResult, AuditLine, Verdict
 from memory_defense.evaluation.replay import EARLIER, Replay
@@ -54,6 +53,34 @@ NOTHING = "the evaluation holds nothing for it to look at"
 
 ASKED_AGAIN = 5
 """Forward passes that are compared to find out whether the defense draws at random."""
+
+
+LEARNED = 0.01
+"""Share of moved images answered otherwise than before the first question, above which it is attacked untouched."""
+
+ROUNDED = 0.02
+"""Share of images that only their whole levels break, above which the model is attacked at these."""
+
+TOLD = 0.1
+"""Share of images answered otherwise between two levels above which the model tells them apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubts:
+    """What was found out about a model beside its verdicts."""
+
+    kept: int | None = None
+    """Things outside its parameters that its answers changed; None where nobody looked."""
+    learned: float = 0.0
+    """Share of moved images that it answers otherwise than before its first question."""
+    levels: float | None = None
+    """Share of images that it answers otherwise between two grey levels; None where images are so themselves."""
+    outside: tuple[str, ...] = ()
+    """Files written, connections and programs while it was asked about the clean images."""
+    labels_only: bool = False
+    """Whether its answers look one-hot or saturated, so that they tell little more than a label."""
+    rounded: float = 0.0
+    """Share of images that were broken at whole grey levels, and not as the attack had them."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from memory_defense.contracts import Attack, Ball, Restarting, Targeting, targets_of, transfers_of
-from memory_defense.evaluation.audit.few import gain_of_one_step, within
 from memory_defense.evaluation.audit.findings import HALF_POINT, Check, Findings, above, gradient_free, line, pieces
+from memory_defense.evaluation.audit.probes import gain_of_one_step, within
 from memory_defense.evaluation.cases import parameters_of
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.record import AttackResult, AuditLine

@@ -12,13 +12,10 @@ from memory_defense.contracts import Certificates, Certifying, Defense, Progress
 from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
-from memory_defense.evaluation.audit.findings import Check, Findings, line
-from memory_defense.evaluation.audit.outside import OUTSIDE_CHECKS
+from memory_defense.evaluation.audit.findings import Check, Doubts, Findings, line
 from memory_defense.evaluation.audit.probes import PROBES
 from memory_defense.evaluation.audit.results import RESULT_CHECKS
-from memory_defense.evaluation.audit.slots import SLOT_CHECKS
-from memory_defense.evaluation.audit.unseen import UNSEEN_CHECKS
-from memory_defense.evaluation.doubts import Doubts
+from memory_defense.evaluation.audit.unseen import OUTSIDE_CHECKS, UNSEEN_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.foreign import MemoryShortError, ModelError, in_short, out_of_memory
@@ -70,7 +67,7 @@ def audit(
     proofs
         What the defense proves of the images, if it was asked before.
     doubts
-        What was found out about it before the first attack and after the last (`evaluation.doubts`).
+        What was found out about it before the first attack and after the last (`Doubts`).
     progress
         Told which check runs.
     """
@@ -79,13 +76,19 @@ def audit(
         defense, evaluation, classes, seed, binarisation=binarisation, known_proofs=proofs, doubts=known
     )
     with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
-        checks = CHECKS | SLOT_CHECKS if isinstance(defense, SlotDefense) else CHECKS
+        checks = CHECKS | _slot_checks() if isinstance(defense, SlotDefense) else CHECKS
         checks = checks | _proof_checks() if isinstance(defense, Certifying) else checks
         lines: list[AuditLine] = []
         for number, (name, check) in enumerate(checks.items(), 1):
             with stage(progress, f"auditing, check {number} of {len(checks)}, {name}"):
                 lines.append(_run(name, check, findings))
         return tuple(lines)
+
+
+def _slot_checks() -> dict[str, Check]:
+    from memory_defense.evaluation.audit.slots import SLOT_CHECKS  # few models need it
+
+    return SLOT_CHECKS
 
 
 def _proof_checks() -> dict[str, Check]:

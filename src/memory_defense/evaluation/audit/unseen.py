@@ -8,17 +8,38 @@ are looked at; and what the model holds is compared with the images themselves.
 
 from __future__ import annotations
 
+import datetime
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from inspect import isfunction
+from typing import Any, cast
+
+import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from memory_defense.contracts import Images, Labels, Logits, PerImage, Rows
-from memory_defense.evaluation.audit.few import USABLE, few_correct, first_attack, withstand
-from memory_defense.evaluation.audit.findings import Check, Findings, above, line
-from memory_defense.evaluation.audit.held import held_by
+from memory_defense.evaluation.audit.findings import (
+    LEARNED,
+    ROUNDED,
+    TOLD,
+    Check,
+    Findings,
+    above,
+    line,
+    relative,
+)
+from memory_defense.evaluation.audit.probes import USABLE, few_correct, first_attack, withstand
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import asked
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.losses import margin
-from memory_defense.passes import granule
+from memory_defense.passes import granule, regular
+from memory_defense.randomness import seeded
+from memory_defense.wrappers import modules_of
+from memory_defense.wrappers.untouched import held_open, reached, watched_outside
 
 _LOST = 0.3
 """Robust accuracy, as a share, that images a pixel away may lose against those judged."""
@@ -99,8 +120,8 @@ def answers_do_not_jump(findings: Findings) -> AuditLine:
     check = "answers change gradually on the way to images never seen"
     meaning = (
         "share of images for which the logits jump at one point of the straight way to the same image turned "
-        "upside down, by more than a quarter of the clean lead while the answer stays the same; above 0.15 there is "
-        "a place around the images judged where something else answers"
+        "upside down, by more than a quarter of the clean lead while the answer stays the same; above 0.15 there "
+        "is a place around the images judged where something else answers"
     )
     remedy = (
         "take away what answers near the images judged; of a defense that is all jumps, believe attacks without "
@@ -128,19 +149,19 @@ def _jumps(findings: Findings, clean: Images, goal: Images, labels: Labels) -> P
 
     places = torch.linspace(0, 1, _STATIONS, device=clean.device)
     stations = torch.stack([at(one.expand(len(clean))) for one in places])  # (S, B, K)
-    first = (stations[1:] - stations[:-1]).norm(dim=2).argmax(0)
+    first = (stations[1:] - stations[:-1]).square().sum(2).argmax(0)
     each = torch.arange(len(clean), device=clean.device)
     low, high = places[first].clone(), places[first + 1].clone()
     before, after = stations[first, each], stations[first + 1, each]
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         logits = at(middle)
-        left = (logits - before).norm(dim=1) >= (after - logits).norm(dim=1)
+        left = (logits - before).square().sum(1) >= (after - logits).square().sum(1)
         low, high = torch.where(left, low, middle), torch.where(left, middle, high)
         before, after = torch.where(left[:, None], before, logits), torch.where(left[:, None], logits, after)
     lead = -_lead(stations[0], labels)
     same = before.argmax(1) == after.argmax(1)
-    return same & ((after - before).norm(dim=1) > _JUMP * lead)
+    return same & ((after - before).square().sum(1).sqrt() > _JUMP * lead)
 
 
 def answers_do_not_switch_half_way(findings: Findings) -> AuditLine:
@@ -201,6 +222,115 @@ def holds_no_judged_image(findings: Findings) -> AuditLine:
     )
 
 
+_SMALLEST = 16
+"""Numbers of a view of an image below which two of them are alike by coincidence."""
+
+_ALIKE = ((64, 0.999), (_SMALLEST, 0.99999))
+"""Cosine, means taken away, above which a row is an image, for views of at least so many numbers."""
+
+_MOST_NUMBERS = 1 << 26
+_MOST_WIDTH = 1 << 16
+_MOST_VIEWS = 64
+
+
+@torch.no_grad()
+def held_by(model: object, images: Images) -> float:
+    """Return the share of images (N, C, H, W) that the model holds, as they are or as it sees them.
+
+    It is shown black images before it is searched, as it may keep what it computed last.
+    """
+    regular(cast("nn.Module", model))(torch.zeros_like(images))
+    held = list(_numbers(model))
+    matrices = [one for one in held if one.dim() == 2 and images[0].numel() in one.shape][:_MOST_VIEWS]
+    views = [*_views(images), *_seen_by_layers(model, images), *_seen_by_matrices(matrices, images)]
+    found = torch.zeros(len(images), dtype=torch.bool)
+    for view in views:
+        width = view.shape[1]
+        for one in held:
+            if one.numel() % width == 0 and (one.dim() < 2 or one.shape[-1] <= width):
+                found |= _among(view, one.reshape(-1, width))
+    return float(found.float().mean())
+
+
+def _numbers(model: object) -> Iterator[Tensor]:
+    """Yield every tensor and array of numbers that calling the model can reach, as floats on the processor."""
+    room, loose = _MOST_NUMBERS, dict[int, list[list[float]]]()
+    for thing in reached(model):
+        found: Any = thing
+        if isinstance(thing, np.ndarray) and found.dtype.kind in "fiu":
+            found = torch.from_numpy(np.ascontiguousarray(found).astype(np.float32))
+        if isinstance(found, Tensor):
+            if found.layout == torch.strided and not (found.is_meta or found.is_complex() or found.is_quantized):
+                room -= found.numel()
+                if found.numel() >= _SMALLEST and room > 0:
+                    yield found.detach().cpu().float()
+        elif isinstance(thing, (list, tuple)):
+            values: list[Any] = list(cast("Any", thing))
+            if len(values) >= _SMALLEST and all(type(one) in (int, float) for one in values):
+                loose.setdefault(len(values), []).append([float(one) for one in values])
+    for rows in loose.values():
+        yield torch.tensor(rows)
+
+
+def _views(images: Images) -> Iterator[Tensor]:
+    """Yield images as rows (N, D): as they are, in grey, and smaller."""
+    images = images.detach().cpu().float()
+    for one in (images, images.mean(1, keepdim=True)) if images.shape[1] > 1 else (images,):
+        height, width = one.shape[2:]
+        for side in dict.fromkeys((height, height // 2, height // 4, 16, 14, 12, 10, 8, 7, 6, 5, 4)):
+            if not 4 <= side <= height:
+                continue
+            small = one if side == height else F.adaptive_avg_pool2d(one, (side, max(1, side * width // height)))
+            yield small.flatten(1)
+            if side < height:
+                size = (side, max(1, side * width // height))
+                yield F.interpolate(one, size, mode="bilinear").flatten(1)
+                yield F.interpolate(one, size, mode="nearest").flatten(1)
+
+
+def _seen_by_layers(model: object, images: Images) -> Iterator[Tensor]:
+    """Yield what each of the model's modules returns for the images, as rows."""
+    seen: list[Tensor] = []
+
+    def look(_module: nn.Module, _inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor) or output.dim() < 2 or len(output) < len(images):
+            return
+        if _SMALLEST <= output[0].numel() <= _MOST_WIDTH and len(seen) < _MOST_VIEWS:
+            seen.append(output[: len(images)].detach().cpu().float().flatten(1))
+
+    handles = [one.register_forward_hook(look) for one in modules_of(model)]
+    try:
+        regular(cast("nn.Module", model))(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    yield from seen
+
+
+def _seen_by_matrices(matrices: list[Tensor], images: Images) -> Iterator[Tensor]:
+    """Yield the images through every matrix that takes an image: projections, first layers."""
+    flat = images.detach().cpu().float().flatten(1)
+    for one in matrices:
+        for matrix in (one, one.T):
+            if matrix.shape[0] == flat.shape[1] and _SMALLEST <= matrix.shape[1] < flat.shape[1]:
+                yield flat @ matrix
+
+
+def _among(view: Tensor, rows: Tensor) -> Tensor:
+    """Return (N,) bool: the image's view is one of these rows, up to brightness and contrast."""
+    least = next(cosine for width, cosine in _ALIKE if view.shape[1] >= width)
+    mine, found = _directions(view), torch.zeros(len(view), dtype=torch.bool)
+    for part in torch.split(rows, 8192):
+        found |= (mine @ _directions(part).T).amax(1) > least
+    return found
+
+
+def _directions(rows: Tensor) -> Tensor:
+    found = torch.nan_to_num(rows.double(), 0, 0, 0)
+    found -= found.mean(1, keepdim=True)
+    return found / found.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
 UNSEEN_CHECKS: dict[str, Check] = {
     "unseen": unseen_images_fare_alike,
     "jumps": answers_do_not_jump,
@@ -208,3 +338,137 @@ UNSEEN_CHECKS: dict[str, Check] = {
     "held": holds_no_judged_image,
 }
 """Checks of what the model knows of the images it is judged on, in the order of the report."""
+
+
+_LATER = 100_003.0
+"""Seconds by which the clock is put forward: more than a day, and no whole number of minutes."""
+
+_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
+_SAME = 1e-3
+
+
+def earlier_questions_change_nothing(findings: Findings) -> AuditLine:
+    """What was asked before must not decide on an answer, wherever the model keeps it."""
+    doubts = findings.doubts
+    return above(
+        "earlier questions change no answer",
+        doubts.learned if doubts.kept is not None else None,
+        LEARNED,
+        "share of moved images that the model answers otherwise once it was asked about others than before its "
+        "first question; it keeps what it is asked in attributes, lists, closures, classes or global names "
+        f"({doubts.kept or 0} of them change while it answers). Where this fails, the attacks were made once more "
+        "against the untouched model, and the numbers are that model's",
+        "keep nothing of what is asked; an adversary asks a model that has not seen these images",
+        "what the model was before its first answer was not written down; memory_defense.evaluate does that",
+    )
+
+
+def answers_come_from_nowhere_else(findings: Findings) -> AuditLine:
+    """A file that is written while answering is memory that nobody can put back."""
+    images, _ = findings.probe
+    with watched_outside(reading=True) as heard:
+        findings.logits((0.9 * images[:8].flip(3) + 0.05).clone())
+    events = [*findings.doubts.outside, *heard, *held_open(findings.defense)]
+    return above(
+        "answering leaves files and networks alone",
+        float(len(events)),
+        0,
+        "files written or read, connections made or held, and programs started while the model answers; what is "
+        "kept there outlives every question, and nobody can put it back"
+        + (f" ({', '.join(events[:3])})" if events else ""),
+        "answer from the image alone; write logs outside of the model",
+    )
+
+
+def the_clock_decides_nothing(findings: Findings) -> AuditLine:
+    """An answer that depends on the time of day is another one for whoever asks later."""
+    check = "the clock changes no answer"
+    meaning = "share of images that are answered otherwise when the clock says that it is more than a day later"
+    remedy = "take the clock away from the model"
+    if findings.randomised:
+        return line(check, None, None, meaning, remedy, "the answers change from call to call anyway")
+    images, _ = findings.probe
+    with seeded(findings.seed, "clock"):
+        before = findings.logits(images)
+    with clock_forward(findings.defense, _LATER), seeded(findings.seed, "clock"):
+        after = findings.logits(images)
+    changed = (relative(before, after) > _SAME) | (before.argmax(1) != after.argmax(1))
+    return above(check, float(changed.float().mean()), 0, meaning, remedy)
+
+
+def levels_are_not_told_apart(findings: Findings) -> AuditLine:
+    """A file holds whole grey levels; a model that answers floats between them otherwise misleads every attack."""
+    doubts, check = findings.doubts, "images between two grey levels are answered as those at whole ones"
+    meaning = (
+        "share of images that are answered, or whose gradient turns, between two levels of 1/255 as no smooth "
+        "model could, or that were broken at whole levels and not as the attack had them; above "
+        f"{TOLD} or {ROUNDED} the attacks were made once more at whole levels"
+    )
+    remedy = "round inside the model for every image alike, or not at all; believe what is found at whole levels"
+    if doubts.levels is None and not doubts.rounded:
+        why = "the images themselves are between two levels, or no attack follows a gradient"
+        return line(check, None, None, meaning, remedy, why)
+    if findings.randomised:
+        return line(check, None, None, meaning, remedy, "the answers change from call to call anyway")
+    levels = doubts.levels or 0.0
+    failed = levels > TOLD or doubts.rounded > ROUNDED
+    return line(check, failed, max(levels, doubts.rounded), meaning, remedy)
+
+
+@contextmanager
+def clock_forward(model: object, seconds: float) -> Generator[None]:
+    """Run a block in which Python's clocks say that it is so much later, also for names that the model imported."""
+    originals = {name: getattr(time, name) for name in _CLOCKS}
+    later = {name: _later(one, seconds * (1e9 if name.endswith("_ns") else 1)) for name, one in originals.items()}
+    replaced: dict[int, Any] = {id(one): later[name] for name, one in originals.items()}
+    replaced[id(datetime.datetime)] = _datetime_later(seconds)
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+    tables: list[dict[str, Any]] = [time.__dict__, datetime.__dict__]
+    tables += [one.__globals__ for one in reached(model) if isfunction(one)]
+    unique = {id(table): table for table in tables if str(table.get("__name__", "")).partition(".")[0] not in _OWN}
+    try:
+        for table in unique.values():
+            for name, one in list(table.items()):
+                if id(one) in replaced:
+                    undo.append((table, name, one))
+                    table[name] = replaced[id(one)]
+        yield
+    finally:
+        for table, name, one in undo:
+            table[name] = one
+
+
+_OWN = frozenset({"torch", "memory_defense", "threading", "logging", "numpy"})
+
+
+def _later(clock: Callable[[], Any], by: float) -> Callable[[], Any]:
+    return lambda: clock() + type(clock())(by)
+
+
+def _datetime_later(seconds: float) -> type:
+    delta = datetime.timedelta(seconds=seconds)
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return datetime.datetime.fromtimestamp(original(), tz) + delta
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return datetime.datetime.fromtimestamp(original(), datetime.UTC).replace(tzinfo=None) + delta
+
+        @classmethod
+        def today(cls) -> Any:
+            return cls.now()
+
+    original = time.time
+    return Later
+
+
+OUTSIDE_CHECKS: dict[str, Check] = {
+    "learns": earlier_questions_change_nothing,
+    "outside": answers_come_from_nowhere_else,
+    "clock": the_clock_decides_nothing,
+    "levels": levels_are_not_told_apart,
+}
+"""Checks of what decides beside the image, in the order of the report."""
