@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from inspect import isfunction, ismethod
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Generic, TypeVar, cast
@@ -37,6 +37,7 @@ _OURS = frozenset({"torch", "numpy", "memory_defense", "builtins", *sys.stdlib_m
 _HOLDERS = frozenset({"collections", "functools", "types", "queue", "weakref", "builtins"})
 """Modules of the standard library whose objects a model may keep things in."""
 
+_CACHED = type(cache(len))
 _UNSET = object()
 _T = TypeVar("_T")
 
@@ -171,7 +172,7 @@ def _held_by_what_is_called(given: Any) -> Iterator[object]:
         yield from (given.fget, given.fset)
     elif isfunction(given):
         yield from _of_function(given)
-    elif hasattr(given, "cache_clear"):
+    elif isinstance(given, _CACHED):
         yield getattr(given, "__wrapped__", None)
     elif _opened(given):
         yield from _attributes_held(given)
@@ -183,7 +184,7 @@ def _attributes_held(given: Any) -> Iterator[object]:
     for name, one in list(named.items()):
         # A table of hooks belongs to whoever calls the model as well, so only what is in it counts.
         yield from list(cast("Any", one).values()) if "hooks" in name and isinstance(one, dict) else (one,)
-    yield from (getattr(given, name, None) for name in _slots(given))
+    yield from (_slot(name, given) for name in _slots(given))
 
 
 def _opened(thing: object) -> bool:
@@ -243,7 +244,7 @@ def _noted_content(given: object) -> Iterator[_Kept[Any]]:
             yield _Kept(thing, thing.copy(), lambda one: one, _filled)
     elif isinstance(given, CellType):
         yield _Kept(given, _content(given), _content, _refilled)
-    elif hasattr(given, "cache_clear") and hasattr(given, "cache_info"):
+    elif isinstance(given, _CACHED):
         yield _Kept(thing, thing.cache_info().currsize, lambda one: one.cache_info().currsize, _cleared)
     elif isinstance(given, (io.BytesIO, io.StringIO)):
         yield _Kept(thing, thing.getvalue(), lambda one: one.getvalue(), _rewritten)
@@ -265,7 +266,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.equal(one, other)
     if isinstance(one, np.ndarray) or type(one) is not type(other):
-        return type(one) is type(other) and bool(np.array_equal(cast("Any", one), other))
+        return type(one) is type(other) and bool(np.array_equal(cast("Any", one), cast("Any", other)))
     if isinstance(one, dict):
         mine = cast("dict[Any, Any]", one)
         return mine.keys() == other.keys() and all(_alike(value, other[key]) for key, value in mine.items())

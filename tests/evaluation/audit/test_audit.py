@@ -31,7 +31,6 @@ LABELS = torch.tensor([0, 0, 1, 1, 1, 0, 1, 0])
 SOUND = {"fgsm": Fgsm(), "pgd": Pgd(steps=10)}
 NOT_IN_SOUND = {
     "a transfer attack was run",
-    "answers do not switch half-way between images",
     "earlier questions change no answer",
     "images between two grey levels are answered as those at whole ones",
     "an attack that sees labels alone was run",

@@ -64,7 +64,7 @@ def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float |
 
 
 def _beyond_chance(found: int, images: int) -> float:
-    return found / images if found > _CHANCE else 0.0
+    return found / images if found > _CHANCE else min(found / images, TWO_TENTHS)
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:
