@@ -180,8 +180,7 @@ def _held_by_what_is_called(given: Any) -> Iterator[object]:
 
 def _attributes_held(given: Any) -> Iterator[object]:
     yield type(given)
-    named = cast("dict[str, Any]", getattr(given, "__dict__", {}))
-    for name, one in list(named.items()):
+    for name, one in list((_table_of(given) or {}).items()):
         # A table of hooks belongs to whoever calls the model as well, so only what is in it counts.
         yield from list(cast("Any", one).values()) if "hooks" in name and isinstance(one, dict) else (one,)
     yield from (_slot(name, given) for name in _slots(given))
@@ -231,8 +230,8 @@ def _noted(given: object, room: int) -> Iterator[_Kept[Any]]:
         return
     yield from _noted_content(given)
     if _opened(given):
-        if hasattr(given, "__dict__"):
-            yield _Kept(thing.__dict__, _attributes(thing.__dict__), _attributes, _table_back)
+        if (table := _table_of(given)) is not None:
+            yield _Kept(table, _attributes(table), _attributes, _table_back)
         for name in _slots(given):
             yield _Kept(thing, getattr(given, name, _UNSET), partial(_slot, name), partial(_slot_back, name))
 
@@ -372,7 +371,19 @@ def _globals_back(table: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 def _slot(name: str, thing: object) -> object:
-    return getattr(thing, name, _UNSET)
+    try:
+        return getattr(thing, name, _UNSET)
+    except Exception:  # whatever an object may raise that is only looked at
+        return _UNSET
+
+
+def _table_of(thing: object) -> dict[str, Any] | None:
+    """Return an object's attributes, the very dictionary; None where it has none, or does not let itself be asked."""
+    try:
+        found: object = thing.__dict__
+    except Exception:  # whatever an object may raise that is only looked at
+        return None
+    return cast("dict[str, Any]", found) if type(found) is dict else None
 
 
 def _slot_back(name: str, thing: object, before: object) -> None:
