@@ -12,11 +12,11 @@ import io
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import isfunction, ismethod
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -85,7 +85,8 @@ class Untouched:
         """Make everything what it was."""
         for one in self._kept:
             if one.changed():
-                one.put_back()
+                with suppress(AttributeError, TypeError, RuntimeError):  # some things do not let themselves be set
+                    one.put_back()
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _held_by_what_is_called(given: Any) -> Iterator[object]:
     elif isfunction(given):
         yield from _of_function(given)
     elif isinstance(given, _CACHED):
-        yield getattr(given, "__wrapped__", None)
+        yield cast("Any", given).__wrapped__
     elif _opened(given):
         yield from _attributes_held(given)
 
@@ -197,7 +198,8 @@ def _slots(thing: object) -> list[str]:
     for one in type(thing).__mro__:
         if not _library(one.__module__):
             named = vars(one).get("__slots__", ())
-            found += [named] if isinstance(named, str) else list(named)
+            names = [named] if isinstance(named, str) else list(named)
+            found += [name for name in names if isinstance(vars(one).get(name), MemberDescriptorType)]
     return [name for name in found if name not in ("__dict__", "__weakref__")]
 
 
@@ -233,7 +235,7 @@ def _noted(given: object, room: int) -> Iterator[_Kept[Any]]:
         if (table := _table_of(given)) is not None:
             yield _Kept(table, _attributes(table), _attributes, _table_back)
         for name in _slots(given):
-            yield _Kept(thing, getattr(given, name, _UNSET), partial(_slot, name), partial(_slot_back, name))
+            yield _Kept(thing, _slot(name, given), partial(_slot, name), partial(_slot_back, name))
 
 
 def _noted_content(given: object) -> Iterator[_Kept[Any]]:
@@ -265,7 +267,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.equal(one, other)
     if isinstance(one, np.ndarray) or type(one) is not type(other):
-        return type(one) is type(other) and bool(np.array_equal(cast("Any", one), cast("Any", other)))
+        return type(one) is type(other) and bool(np.array_equal(one, other))
     if isinstance(one, dict):
         mine = cast("dict[Any, Any]", one)
         return mine.keys() == other.keys() and all(_alike(value, other[key]) for key, value in mine.items())
@@ -378,12 +380,12 @@ def _slot(name: str, thing: object) -> object:
 
 
 def _table_of(thing: object) -> dict[str, Any] | None:
-    """Return an object's attributes, the very dictionary; None where it has none, or does not let itself be asked."""
+    """Return an object's attributes, the very dictionary; None where it has none, or is not to be asked."""
     try:
-        found: object = thing.__dict__
+        found = cast("Any", thing).__dict__
     except Exception:  # whatever an object may raise that is only looked at
         return None
-    return cast("dict[str, Any]", found) if type(found) is dict else None
+    return found if type(found) is dict else None
 
 
 def _slot_back(name: str, thing: object, before: object) -> None:
