@@ -446,8 +446,8 @@ def held_open(model: object) -> list[str]:
     found: list[str] = []
     for thing in reached(model):
         root = type(thing).__module__.partition(".")[0]
-        writable = cast("Any", getattr(thing, "writable", None))
-        if root in _CONNECTED or (root == "_io" and hasattr(thing, "fileno") and callable(writable) and writable()):
+        writes = isinstance(thing, io.IOBase) and hasattr(thing, "name") and not thing.closed and thing.writable()
+        if root in _CONNECTED or writes:
             found.append(f"an open {type(thing).__name__}")
     return found
 
