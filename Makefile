@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCH := .venv-bench/bin/python
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format docs bench cases clean
+.PHONY: help demo test check format docs site notebooks bench cases clean
 
 help:
 	@echo "make demo    train, attack and report on real Fashion-MNIST (about a quarter of an hour on two cores)"
@@ -12,6 +12,8 @@ help:
 	@echo "make check   ruff, pyright (strict), import-linter"
 	@echo "make format  rewrite the code in the house style"
 	@echo "make docs    write the pages of commands and messages and the numbers of README.md and docs/paper-map.md anew"
+	@echo "make site    build the documentation site with the API reference, without network: build/site/html/index.html"
+	@echo "make notebooks  run the notebooks and write their outputs into them"
 	@echo "make bench   time the attacks beside four other toolkits, and what the memory costs (half an hour)"
 	@echo "make cases   ask five toolkits about nineteen situations that users reported (ten minutes)"
 	@echo "make clean   remove the virtual environments and caches; runs/ stays"
@@ -50,6 +52,12 @@ docs: .venv/package
 	$(BIN)/python docs/make_commands.py
 	$(BIN)/python docs/make_numbers.py
 	$(BIN)/python docs/make_messages.py
+
+site: .venv/development
+	$(BIN)/python docs/make_site.py
+
+notebooks: .venv/development
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebook_pages.py notebooks/*.ipynb
 
 .venv-bench/package: pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-bench

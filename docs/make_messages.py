@@ -22,10 +22,13 @@ from remedies.tables import CASES  # noqa: E402
 PAGE = Path(__file__).parent / "messages.md"
 
 ROOMS = (
-    ("Commands", ("cli/", "names.py")),
+    ("Commands", ("cli/", "names.py", "plugins.py")),
     ("Your images and datasets", ("data/",)),
-    ("What an evaluation is given", ("checks.py", "evaluation/options", "workflows/arguments", "workflows/first")),
-    ("Your model", ("wrappers/", "systems/own_model.py", "passes.py", "foreign.py")),
+    (
+        "What an evaluation is given",
+        ("checks.py", "evaluation/options", "workflows/arguments", "workflows/loaders", "workflows/first"),
+    ),
+    ("Your model", ("wrappers/", "systems/own_model.py", "systems/doors.py", "passes.py", "foreign.py")),
     ("Attacks", ("attacks/", "losses.py", "threat.py")),
     ("Certificates", ("certificates/", "workflows/certify", "evaluation/certifying")),
     ("Evaluating, and the audit", ("evaluation/", "workflows/evaluate", "workflows/assess")),

@@ -17,8 +17,10 @@ from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.files import write_text
 from memory_defense.paper.printed.published import PUBLISHED, PublishedTable
 from memory_defense.paper.printed.reproduced import LINES, reproduced
-from memory_defense.reporting import Section, headline_markdown, why_protocols_differ
+from memory_defense.reporting import Section, why_protocols_differ
+from memory_defense.reporting.text import table_markdown
 from memory_defense.reporting.wording import ball_text, epsilon_text
+from memory_defense.reporting.words import first_table
 from memory_defense.workflows.demo import TITLES as DEMO_TITLES
 
 DOCS = Path(__file__).parent
@@ -68,7 +70,7 @@ def _demo(name: str, demo: Path) -> str:
     if name == "why":
         return why_protocols_differ(Record.read(demo / "paper.json"))
     sections = [Section(title, Record.read(demo / f"{one}.json")) for one, title in DEMO_TITLES.items()]
-    return headline_markdown(sections)
+    return table_markdown(first_table(sections))
 
 
 def _certificates(place: Path) -> str:

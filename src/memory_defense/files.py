@@ -77,6 +77,41 @@ def write_bytes(path: Path, *pieces: bytes | memoryview) -> None:
                 view = view[os.write(stream.fileno(), view[:_CHUNK]) :]
 
 
+def append_bytes(path: Path, handle: int, start: int, *pieces: bytes | memoryview) -> int:
+    """Write bytes at the end of an open file, which has `start` bytes; return how many it has then.
+
+    What was written in part is cut off again where the system refuses; a kill may leave it, for `path`'s reader to
+    tell. Raises `WriteError`.
+    """
+    end = start
+    with _explained(path):
+        try:
+            os.lseek(handle, start, os.SEEK_SET)
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    written = os.write(handle, view[:_CHUNK])
+                    view, end = view[written:], end + written
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(handle, start)
+            raise
+    return end
+
+
+def force_to_disk(path: Path, handle: int) -> None:
+    """Return once what was written to an open file is on the disk; raise WriteError where it is not."""
+    with _explained(path):
+        os.fsync(handle)
+
+
+def opened(path: Path) -> int:
+    """Return a file opened for reading and writing, which is made where it is not there; raise WriteError."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically; raise what `atomic` raises."""
     write_bytes(path, text.encode())
@@ -88,6 +123,29 @@ def check_tensor_file(path: Path) -> None:
         raise ValueError(f"{path} is a folder; give the path of a .safetensors file")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; make it first, or give the path of a .safetensors file")
+
+
+def is_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle by its content, bare or as torch packs one, whatever its name.
+
+    Raises ValueError where it cannot be read.
+    """
+    try:
+        with path.open("rb") as source:
+            start = source.read(9)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); make it readable with chmod u+r") from error
+    # A safetensors header 128 bytes longer than a multiple of 256 also begins with 0x80; its text follows at the
+    # ninth byte.
+    return start.startswith((b"\x80", b"PK\x03\x04")) and start[8:] != b"{"
+
+
+def pickle_refused(path: Path, then: str = "") -> ValueError:
+    """Return the error for a pickle: why it is not loaded, and the command that converts it."""
+    return ValueError(
+        f"{path} is a pickle, whatever its name, and pickles can run code: it is not loaded; convert it once, its "
+        f"weights alone, with: memdef convert {path} {path.stem}.safetensors{then}"
+    )
 
 
 def remove(path: Path) -> None:

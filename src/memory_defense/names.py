@@ -27,7 +27,13 @@ FORMATS = ("safetensors", "onnx", "hub-folder")
 """Formats that ``memdef export`` writes."""
 
 REPORTS = ("html", "markdown", "latex")
-"""Formats that ``memdef report`` writes."""
+"""Formats in which ``memdef report`` shows records to people."""
+
+PRINTED = ("model-card", "eval-results", "cyclonedx", "jsonl")
+"""Formats in which it prints one record for other programs."""
+
+COMPARISONS = ("terminal", "markdown", "html")
+"""Formats that ``memdef compare`` writes."""
 
 QUEUE = (
     "fashion-mnist-paper",

@@ -1,8 +1,8 @@
 """Signs of life of long work: what is running, how far it is, and about how long it will take.
 
 Whoever passes images through a model calls `beat`. A `stage` listens and tells a display, which is a
-`contracts.FineProgress`. `Lines` is one, in plain lines; `LoggedProgress` writes them to Python's log. Clocks here
-decide when something is said, and nothing else.
+`contracts.FineProgress`. `Lines` is one, in plain lines; `LoggedProgress` writes them to Python's log, and
+`PrintedProgress` to standard error. Clocks here decide when something is said, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -297,6 +298,22 @@ class LoggedProgress(Lines):
         chosen = log or logging.getLogger("memory_defense")
         speaks = os.environ.get("RANK", "0") == "0"
         super().__init__(lambda text: chosen.info("%s", text.strip()) if speaks else None, every=every, clock=clock)
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+class PrintedProgress(Lines):
+    """A display that prints to standard error, a line every 15 seconds, in a terminal as in a notebook.
+
+    Of the processes that torchrun started only the first prints.
+    """
+
+    def __init__(self) -> None:
+        speaks = os.environ.get("RANK", "0") == "0"
+        super().__init__(lambda text: _print(text) if speaks else None)
 
 
 def check_every(seconds: float, name: str) -> None:

@@ -96,10 +96,10 @@ def test_what_several_processes_found_is_put_together() -> None:
             mine.correct, mine.predictions = whole.correct[there], whole.predictions[there]
             for one, other in zip(mine.broken, whole.broken, strict=True):
                 one.robust, one.breaker = other.robust[there], other.breaker[there]
-                one.distance, one.lead, one.images = other.distance[there], other.lead[there], other.images[there]
+                one.distance, one.lead, one.place = other.distance[there], other.lead[there], other.place[rows]
             take_over(merged, {name: one.cpu() for name, one in to_tensors(mine).items()}, rows)
         for one, other in zip(merged.broken, whole.broken, strict=True):
-            for name in ("robust", "breaker", "distance", "lead", "images"):
+            for name in ("robust", "breaker", "distance", "lead", "place"):
                 assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 

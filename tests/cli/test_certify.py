@@ -41,7 +41,7 @@ def mine(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_classifier_of_one_s_own_is_smoothed(mine) -> None:
-    done = memdef("certify", "mine:build", "--data", "images", *SMOOTH)
+    done = memdef("certify", "mine:build", "--random-weights", "--data", "images", *SMOOTH)
     assert done.status == 0, done.err
     record = Record.read("certificates.json")
     assert [one.epsilon for one in record.certified] == [0.1, 0.3]
@@ -52,9 +52,12 @@ def test_a_classifier_of_one_s_own_is_smoothed(mine) -> None:
 
 
 def test_two_processes_find_what_one_does(mine) -> None:
-    assert memdef("certify", "mine:build", "--data", "images", *SMOOTH, "--out", "one.json").status == 0
+    assert (
+        memdef("certify", "mine:build", "--random-weights", "--data", "images", *SMOOTH, "--out", "one.json").status
+        == 0
+    )
     shared = ("--processes", "2", "--out", "two.json")
-    assert memdef("certify", "mine:build", "--data", "images", *SMOOTH, *shared).status == 0
+    assert memdef("certify", "mine:build", "--random-weights", "--data", "images", *SMOOTH, *shared).status == 0
     one, two = (read_tensors(Path(f"{name}.certificates.safetensors"))[0] for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:

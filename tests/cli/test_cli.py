@@ -29,6 +29,7 @@ COMMANDS = (
     "reproduce",
     "report",
     "export",
+    "convert",
     "harden",
     "queue",
     "data",
@@ -58,7 +59,7 @@ def run(tmp_path_factory, data_present) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
     done = memdef("demo", "--scale", "tiny", "--out", out)
     assert done.returncode == 0, done.stderr
-    for expected in ("Headline", "fixed slots", "worst case", "slot-following", f"report: {out}/report.html"):
+    for expected in ("Headline", "fixed slots", "worst case", "checks failed", f"report: {out}/report.html"):
         assert expected in done.stdout.replace("\n", "") + done.stdout
     return out
 

@@ -48,8 +48,7 @@ def test_harden_says_its_plan_its_records_and_its_paragraph(hardened, place) -> 
     assert "shapes: 3 classes, 3 x 16 x 16; 33 images to train on, 3 held out, 8 of 12" in hardened.stderr
     assert "epsilon 0.03137" in hardened.stderr
     said, words = hardened.stdout.split(), (place / "run" / "gained.txt").read_text().split()
-    start = said.index("On")
-    assert said[start : start + len(words)] == words
+    assert " ".join(words) in " ".join(said)
     for title in ("as it was", "fine-tuned, alone", "Memory Defense"):
         assert title in hardened.stdout
 
@@ -197,8 +196,7 @@ def mixed(place):
 
 def test_keeping_clean_accuracy_mixes_and_says_what_came_back(mixed, place) -> None:
     said, words = mixed.stdout.split(), (place / "mixed" / "gained.txt").read_text().split()
-    start = said.index("On")
-    assert said[start : start + len(words)] == words
+    assert " ".join(words) in " ".join(said)
     for title in ("as it was", "fine-tuned, alone", "mixed"):
         assert title in mixed.stdout
     assert "memory autoencoder" not in mixed.stdout

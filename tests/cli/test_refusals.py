@@ -186,12 +186,20 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*HARDEN, "--attacks", "pgd", "--attacks", "cw"), "cw works in l2 balls only, and none is evaluated here"),
     ((*HARDEN, "--attacks", "fats"), "unknown attack or suite 'fats'; did you mean 'fast'?"),
     ((*HARDEN, "--device", "gpu"), NO_DEVICE),
+    (("compare", "nowhere", "record.json"), "nowhere does not exist; give the file that an evaluation wrote"),
     (("report", "nowhere"), "nowhere"),
     (("report", "run"), "run has no record.json; make one with: memdef evaluate run"),
     (("report", "run", "--format", "latex"), "run has no record.json; make one with: memdef evaluate run"),
     (("report", "damaged/manifest.json"), "damaged/manifest.json is not a record of schema 1"),
     (("report", "run", "--format", "latx"), "unknown format 'latx'; did you mean 'latex'?"),
     (("report", "run", "--markdown", "--format", "latex"), "--markdown and --format latex: give one of them"),
+    (("convert", "nowhere.pth", "w.safetensors"), "nowhere.pth does not exist"),
+    (("convert", "net.safetensors", "w.pth"), "w.pth should end in .safetensors; write w.safetensors"),
+    (("evaluate", "hf:folder", *OWN[2:]), "folder has no config.json, so it is no folder of transformers"),
+    (("evaluate", "theirs.pt2", *OWN[2:]), "theirs.pt2 does not exist, or is no file"),
+    ((*OWN, "--preprocess", "rgb"), "'rgb' says no preprocessing at 'rgb'"),
+    ((*OWN, "--argument", "depth"), "--argument 'depth' is not NAME=VALUE"),
+    (("export", "net:build", "--data", "folder"), "net:build is no run"),
     (("export", "nowhere"), NO_RUN),
     (("export", "unfinished"), UNFINISHED),
     (("export", "run", "--format", "onxx"), "unknown format 'onxx'; did you mean 'onnx'?"),
@@ -245,6 +253,8 @@ ACCEPTED: list[tuple[str, ...]] = [
     ("queue", "run", "pixelcnn", "--tiny"),
     ("data", "cifar10"),
     ("recipes",),
+    ("compare", "record.json", "record.json"),
+    ("convert", "net.safetensors", "converted.safetensors"),
     ("studio", "."),
 ]
 
@@ -325,8 +335,8 @@ def test_nothing_is_written(calls, place) -> None:
 
 def test_every_command_that_takes_values_is_tried() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {arguments[0] for arguments, _ in REFUSED} == set(commands) - {"recipes", "attacks", "zoo"}
-    assert {arguments[0] for arguments in ACCEPTED} == set(commands) - {"attacks", "zoo"}
+    assert {arguments[0] for arguments, _ in REFUSED} == set(commands) - {"recipes", "attacks", "zoo", "systems"}
+    assert {arguments[0] for arguments in ACCEPTED} == set(commands) - {"attacks", "zoo", "systems"}
 
 
 def test_attacks_are_listed_without_torch() -> None:

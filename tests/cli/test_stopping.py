@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from memory_defense.evaluation.log import Log
 from memory_defense.evaluation.record import Record
 from memory_defense.tensorfiles import read_tensors, write_tensors
 
@@ -160,10 +161,10 @@ def test_a_stopped_evaluation_says_so_saves_and_goes_on(place, whole, number) ->
     assert process.returncode == 128 + number
     assert f"{number.name}: stopping" in after
     assert "what was finished is kept" in after.splitlines()[-1]
-    assert "r.progress.safetensors" in after
+    assert "r.progress.log" in after
     assert "Traceback" not in after
-    tensors, _ = read_tensors(place / "r.progress.safetensors")
-    assert bool(tensors["case 0 done"].any()), "the first attack is not lost"
+    entries = [said for _, said, _ in Log(place / "r.progress.log", reading=True).entries()]
+    assert any("attempt" in said for said in entries), "the first attack is not lost"
     assert not (place / "r.json").exists()
     same_end(place, whole)
 
@@ -260,7 +261,7 @@ def test_several_processes_stop_together_and_leave_no_orphan(place, whole, numbe
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in said + after
     assert "attacking 1/3: gama" in said, "only the first speaks"
-    assert (place / "r.progress.safetensors.rank-0").exists()
+    assert (place / "r.progress.log.rank-0").exists()
     if number != signal.SIGTERM:
         return  # once is enough: all three left the same files
     done = subprocess.run(

@@ -58,6 +58,9 @@ def test_commands_take_an_entry_and_leave_it_as_it_is(entry) -> None:
     assert Record.read("record.json").images == 4
     assert memdef("report", NAME, "record.json").status == 0
     assert Path("report.html").is_file()
+    done = memdef("evaluate", NAME, "--attacks", "fgsm", "--images", "4", "--detection", "--false-alarms", "0.2")
+    assert done.status == 0, done.err
+    assert Record.read("record.json").detection
     assert memdef("export", NAME).status == 0
     assert Path("toy.safetensors").is_file()
     assert {path: path.read_bytes() for path in entry.rglob("*") if path.is_file()} == before

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from memory_defense.data.limits import Limits, Words, check_sides, fit, fit_all
+from memory_defense.data.array_shapes import framed_all
+from memory_defense.data.limits import Limits, Words, check_sides, fit
 from memory_defense.data.places import check_size, check_trained_size
 
 NOISE = np.random.default_rng(5)
@@ -77,9 +78,9 @@ def test_the_middle_square_is_kept_and_channels_stay_apart():
         assert np.array_equal(fitted[..., channel], fit(pixels[2:8, :, channel], 5))
 
 
-def test_fit_all_is_fit_for_each():
+def test_all_are_fitted_one_by_one():
     images = torch.from_numpy(NOISE.random((4, 3, 10, 8)).astype(np.float32))
-    fitted = fit_all(images, 6)
+    fitted = framed_all("x", images, 6, Limits())
     assert fitted.shape == (4, 3, 6, 6)
     for image, result in zip(images, fitted, strict=True):
         assert np.array_equal(result.permute(1, 2, 0).numpy(), fit(image.permute(1, 2, 0).numpy(), 6))

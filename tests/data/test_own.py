@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from memory_defense.data.limits import Limits, fit_all
+from memory_defense.data.array_shapes import framed_all
+from memory_defense.data.limits import Limits
 from memory_defense.data.own import DataSplit, held_out, load_images, load_splits
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS
@@ -158,7 +159,9 @@ def test_everything_is_resized_where_asked(tmp_path):
     arrays = _arrays()
     path = _npz(tmp_path / "x.npz", **arrays)
     data = load_images(path, size=8)
-    assert torch.equal(_by_id(data.images).images, fit_all(torch.from_numpy(arrays["test_images"]), 8))
+    assert torch.equal(
+        _by_id(data.images).images, framed_all("x", torch.from_numpy(arrays["test_images"]), 8, Limits())
+    )
     assert data.sha256 != load_images(path).sha256
     assert load_splits(path, size=8).spec.size == data.size == 8
 
@@ -174,7 +177,7 @@ def test_known_names_go_through_the_loader(alone, colour, put, tmp_path, monkeyp
     assert (data.name, data.classes, data.size) == ("cifar10", colour.spec.classes, 5)
     assert splits.spec is colour.spec
     larger = load_images("cifar10", split=name, size=7, data_dir=where, offline=True)
-    assert torch.equal(larger.images.images, fit_all(part.images, 7))
+    assert torch.equal(larger.images.images, framed_all("x", part.images, 7, Limits()))
     with pytest.raises(ValueError, match="size is 7, but cifar10 is trained on as it is"):
         load_splits("cifar10", size=7, data_dir=where, offline=True)
 

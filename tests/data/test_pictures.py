@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from memory_defense.data.geometry import Geometry
 from memory_defense.data.limits import Limits, fit
 from memory_defense.data.pictures import LeftOut, Picture, Unreadable, pictures
 
@@ -174,3 +175,16 @@ def test_one_bad_image_of_an_array_spoils_no_other(tmp_path) -> None:
     (tmp_path / "broken.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:100])
     (broken,) = read(tmp_path / "broken.npz")
     assert "no whole array file" in broken.reason
+
+
+def test_a_geometry_takes_the_place_of_the_largest_square(tmp_path) -> None:
+    pixels = pixels_of(20, 30, 3)
+    path = save(tmp_path / "a.png", pixels)
+    (one,) = read(path, channels=3, geometry=Geometry(resize=10, crop=(8, 8), interpolation="bicubic"))
+    expected = Image.fromarray(pixels).resize((15, 10), Image.Resampling.BICUBIC).crop((3, 1, 11, 9))
+    assert isinstance(one, Picture)
+    assert torch.equal(one.pixels, torch.from_numpy(np.array(expected)).permute(2, 0, 1).float() / 255)
+    assert one.changes == ("brought from 30 x 20 to 8 x 8 by resize=10,crop=8x8,interpolation=bicubic",)
+    (other,) = read(path, channels=3, geometry=Geometry(resize=10))
+    assert isinstance(other, Unreadable)
+    assert "is 15 x 10 pixels by resize=10,interpolation=bilinear, and the model takes 8 x 8" in other.reason

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from memory_defense.data import folders
+from memory_defense.data import folder_pixels
 from memory_defense.data.folders import ImageFolder
 from memory_defense.data.limits import TYPED, Limits
 from memory_defense.data.own import load_images, load_splits
@@ -30,8 +30,10 @@ def fill(root, split="test", *, classes=("ant", "bee"), count=5, shape=(8, 8, 3)
 @pytest.fixture
 def decoded(monkeypatch):
     """Return the paths that are decoded, as they are."""
-    paths, decode = [], folders.decode_image
-    monkeypatch.setattr(folders, "decode_image", lambda path, limits: paths.append(path) or decode(path, limits))
+    paths, decode = [], folder_pixels.decode_image
+    monkeypatch.setattr(
+        folder_pixels, "decode_image", lambda path, limits: paths.append(path) or decode(path, limits)
+    )
     return paths
 
 
@@ -256,10 +258,9 @@ def test_images_need_not_be_square_where_nothing_is_trained(tmp_path):
     assert load_splits(tmp_path, size=6).spec.size == 6
 
 
-def test_224_pixels_are_evaluated_but_not_trained_on(tmp_path):
+def test_224_pixels_are_evaluated_and_trained_on(tmp_path):
     for split in ("train", "test"):
         fill(tmp_path, split, count=2, shape=(224, 224, 3))
     assert load_images(tmp_path).size == load_images(tmp_path, size=224).size == 224
-    with pytest.raises(ValueError, match=r"is 224 x 224 pixels, but images must be at most 128 .* size=128"):
-        load_splits(tmp_path)
+    assert load_splits(tmp_path).spec.size == 224
     assert load_splits(tmp_path, size=128).spec.size == 128

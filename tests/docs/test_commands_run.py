@@ -29,11 +29,25 @@ def build():
 """
 TINY = "--attacks fgsm --images 6"
 SMALLER = {
+    **{
+        one: one
+        for one in (
+            "memdef compare runs/demo runs/mine --published",
+            "memdef compare runs/demo runs/mine --format html --out compare.html",
+            *(
+                f"memdef report runs/mine --format {name}"
+                for name in ("model-card", "eval-results", "cyclonedx", "jsonl")
+            ),
+        )
+    },
     "memdef recipes": "memdef recipes",
     "memdef attacks": "memdef attacks",
     "memdef zoo": "memdef zoo",
     "memdef evaluate zoo:fashion-mnist/sound --attacks fast --images 100": (
         "memdef evaluate zoo:fashion-mnist/sound --attacks fgsm --images 6 --out zoo.json"
+    ),
+    "memdef evaluate zoo:fashion-mnist/sound --attacks glimpse --images 100": (
+        "memdef evaluate zoo:fashion-mnist/sound --attacks glimpse --images 6 --out zoo.json"
     ),
     "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --radius 0.5 --images 1000": (
         "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --images 3 --samples 50 --out p.json"
@@ -107,10 +121,18 @@ PARSED = {
     "memdef queue unpack": "needs what came back; tests/cli/test_queue.py unpacks it",
     "--device cuda": "for a GPU",
     "--processes": "several processes; tests/training/test_ranks.py runs them",
+    "train_digits:build": "tests/cli/test_tutorial.py trains and evaluates it",
     "docs/tutorial.md": "tests/cli/test_tutorial.py runs every command of it, in order",
     "memdef reproduce anatomy": "tests/paper/test_anatomy.py runs it",
     "few-levels": "tests/docs/test_adding_a_defense.py trains and evaluates it",
     "RUN": "a form, not a command",
+    "hf:DIR": "needs a folder of transformers; tests/cli/test_doors.py makes one and evaluates it",
+    "onnx:FILE.onnx": "needs somebody's model; tests/cli/test_doors.py makes some and evaluates them",
+    "FILE.pt2": "needs somebody's program; tests/cli/test_doors.py exports some and evaluates them",
+    "memdef convert": "needs a checkpoint; tests/remedies converts one",
+    "efficientnet_lite_pytorch": "minutes; tests/cli/test_real_model.py runs it",
+    "lite0.onnx": "minutes; tests/cli/test_real_model.py runs it",
+    "--geometry": "needs pictures of that size; tests/workflows/test_own_pictures.py makes some and evaluates them",
     "cifar10": "needs the dataset; tests/data loads every layout of it",
 }
 """Why a command is parsed and not run, by what it begins with or contains."""

@@ -109,7 +109,9 @@ def test_no_dependency_is_unexplained_and_licences_are_the_packages_own() -> Non
             meta = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # an extra that is not installed here
-        stated = f"{meta['License-Expression']} {meta['License']} {meta.get_all('Classifier')}"
+        files = importlib.metadata.files(name) or ()
+        texts = [one.read_text()[:200] for one in files if one.name == "LICENSE" and not meta["License-Expression"]]
+        stated = f"{meta['License-Expression']} {meta['License']} {meta.get_all('Classifier')} {' '.join(texts)}"
         assert licence.lower() in stated.lower(), (name, licence, stated[:300])
 
 

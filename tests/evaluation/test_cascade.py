@@ -56,7 +56,7 @@ def run(*plan: tuple[Role, Planned], wrong: int = 0) -> tuple[State, list[list[i
         lead = torch.where(fooled, 1.0, one.lead(rows))
         passes = Passes(forward=one.cost * len(rows))
         attempt = Attempt(images[rows], fooled, fooled, lead, torch.zeros(len(rows)), passes, 0.0, 0)
-        state.add(cases[position], position, rows, attempt)
+        state.add(position, rows, attempt, torch.full((len(rows),), -1))
 
     order = Cascade(state, cases, range(len(cases)), attack, Ranks(), seed=0, ended=lambda _: None).run()
     return state, tried, order

@@ -126,7 +126,7 @@ def one_more_broken(tensors: dict[str, Any]) -> None:
 
 def one_fewer_right(tensors: dict[str, Any]) -> None:
     row = int((tensors["ball 0 breaker"] >= 0).nonzero()[0])
-    tensors["ball 0 images"] = tensors["ball 0 images"][1:].clone()
+    tensors["ball 0 numbers"] = tensors["ball 0 numbers"][1:].clone()
     tensors["ball 0 breaker"][row] = -1
 
 
@@ -136,7 +136,7 @@ def another_broke_it(tensors: dict[str, Any]) -> None:
 
 
 def fewer_images(tensors: dict[str, Any]) -> None:
-    for name in [name for name in tensors if not name.endswith(" images")]:
+    for name in [name for name in tensors if not name.endswith(("images", " numbers"))]:
         tensors[name] = tensors[name][:-1].clone()
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import memory_defense
 from evaluation.helpers_evaluation import Front, five_classes, some_images, some_labels
 from memory_defense import Options, Record
+from memory_defense.evaluation.log import Log
 from memory_defense.evaluation.sizes import Taken, taken_by
 from memory_defense.foreign import ModelError, undisturbed
-from memory_defense.tensorfiles import read_tensors
 
 COUNT = 40
 
@@ -151,9 +151,11 @@ def test_an_error_in_the_middle_names_the_attack_and_what_was_done_is_kept(tmp_p
 
     with pytest.raises(ModelError, match=r"ArithmeticError: a fuse .*under pgd, on images that it was not given"):
         evaluate()
-    state = out.with_suffix(".progress.safetensors")
-    done = read_tensors(state)[0]["case 0 done"]
-    assert done.tolist() == [row < 16 for row in range(COUNT)], "two chunks, and not the one that failed"
+    state = out.with_suffix(".progress.log")
+    tried = [found["rows"].tolist() for found, said, _ in Log(state, reading=True).entries() if "attempt" in said]
+    assert sorted(row for rows in tried for row in rows) == list(range(16)), (
+        "two chunks, and not the one that failed"
+    )
     model.armed = False
     whole = memory_defense.evaluate(model, images, labels, epsilon=0.05, attacks="pgd")
     assert evaluate().worst_case == whole.worst_case

@@ -153,7 +153,7 @@ def test_a_stopped_evaluation_does_not_go_on_with_another_gate(tmp_path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         ask(0.2, Stop())
-    assert (tmp_path / "r.progress.safetensors").is_file()
+    assert (tmp_path / "r.progress.log").is_file()
     with pytest.raises(ValueError, match="belongs to another evaluation"):
         ask(0.4)
     assert ask(0.2).images == 20

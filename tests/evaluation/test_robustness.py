@@ -51,9 +51,10 @@ def test_curve_cases_stay_out_of_the_list_but_their_images_count() -> None:
 def test_breaking_images_really_break() -> None:
     evaluation = run([case(0.1), case(0.25)])
     for one in evaluation.broken:
-        answers = predict(BrightnessDefense(), one.images)
+        images = one.images[:]
+        answers = predict(BrightnessDefense(), images)
         assert ((answers == LABELS) == one.robust).all()
-        assert one.ball.contains(one.images, evaluation.images).all()
+        assert one.ball.contains(images, evaluation.images[:]).all()
         assert ((one.breaker >= 0) == (~one.robust & evaluation.correct)).all()
 
 

@@ -195,13 +195,13 @@ def test_an_interruption_inside_the_model_leaves_the_state_and_the_users_torch_a
     assert all(parameter.requires_grad for parameter in own.parameters())
     beat(8)  # nobody listens any more
     if call > 30:  # by then the attacks had begun
-        assert out.with_suffix(".progress.safetensors").is_file()
+        assert out.with_suffix(".progress.log").is_file()
     own[0].call = 0
     again = memory_defense.evaluate(own, images, labels, epsilon=0.02, attacks="pgd,gama", out=out, options=options)
     whole = memory_defense.evaluate(own, images, labels, epsilon=0.02, attacks="pgd,gama", options=options)
     assert again.cascades[0].stages[0].fooled == whole.cascades[0].stages[0].fooled
     assert again.worst_case == whole.worst_case
-    assert not out.with_suffix(".progress.safetensors").exists()
+    assert not out.with_suffix(".progress.log").exists()
 
 
 class Pressed(nn.Module):

@@ -176,7 +176,7 @@ def test_case_23_values_and_names(tmp_path, monkeypatch) -> None:
     )
     five_classes(odd / "fünf five.npz")
     command = ("evaluate", "mine_fault_23:build", "--data", odd / "fünf five.npz", "--epsilon", "8/255")
-    said = memdef(*command, "--attacks", "fgsm", "--out", odd / "rec örd.json")
+    said = memdef(*command, "--random-weights", "--attacks", "fgsm", "--out", odd / "rec örd.json")
     assert said.status == 0, said
     assert memdef("report", odd / "rec örd.json", "--out", odd / "page.html").status == 0
 
@@ -202,7 +202,7 @@ def test_case_24_company_changes_no_outcome(tmp_path) -> None:
         results = read_per_image(per_image_path(out))
         back = results.ids.argsort()
         broken = results.broken[0]
-        found.append([one[back] for one in (broken.robust, broken.breaker, broken.distance, broken.images)])
+        found.append([one[back] for one in (broken.robust, broken.breaker, broken.distance, broken.images[:])])
     assert 0 < int(found[0][0].sum()) < 26
     for other in found[1:] if record.batch_invariance.granule is not None else []:
         for one, reference in zip(other, found[0], strict=True):

@@ -43,7 +43,7 @@ def test_case_16_what_was_stopped_goes_on_only_as_it_was(tmp_path, trained_run, 
         said = evaluate()
     assert said.status == 130
     assert "the same command" in said.err
-    assert [path.name for path in tmp_path.iterdir()] == ["record.progress.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["record.progress.log"]
     for changed in (("--epsilon", "0.05"), ("--seed", "1"), ("--images", "9"), ("--attacks", "apgd")):
         refused(evaluate(*changed), "belongs to another evaluation", "remove it to start anew")
     assert not out.exists()
@@ -51,7 +51,7 @@ def test_case_16_what_was_stopped_goes_on_only_as_it_was(tmp_path, trained_run, 
     assert said.status == 0, said
     assert "going on where the evaluation stopped" in said.err
     assert Record.read(out).images == 10
-    assert not (tmp_path / "record.progress.safetensors").exists()
+    assert not (tmp_path / "record.progress.log").exists()
 
 
 def _interrupt(*_: object, **__: object) -> None:
@@ -171,7 +171,7 @@ def test_case_19_two_processes_in_one_directory(tmp_path, idx_folder, trained_ru
         "with locked(Path(sys.argv[1])), locked(Path(sys.argv[2])):\n    print('held', flush=True)\n"
         "    sys.stdin.read()"
     )
-    unfinished = tmp_path / "record.progress.safetensors"
+    unfinished = tmp_path / "record.progress.log"
     command = [sys.executable, "-c", code, RunDirectory(out).manifest_path, unfinished]
     before = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

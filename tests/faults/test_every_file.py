@@ -33,7 +33,7 @@ from memory_defense.evaluation.certifying import BySmoothing, Proofs, certify_al
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import read_per_image, write_per_image
-from memory_defense.evaluation.state import State
+from memory_defense.evaluation.state import Attempt, State
 from memory_defense.evaluation.store import Store, to_tensors
 from memory_defense.files import atomic
 from memory_defense.paper.half_weights import read_half, write_half
@@ -50,6 +50,7 @@ from memory_defense.training.checkpoint import load_weights, save_weights
 from memory_defense.training.fit import FitConfig, fit
 from memory_defense.training.optimizer import OptimizerConfig
 from memory_defense.workflows.offline import Workshop, attacked_bytes
+from memory_defense.wrappers import Passes
 
 FLIPS = KILLS = 20
 REFUSALS = (ValueError, AbsentDataError)
@@ -81,29 +82,53 @@ def bytes_of(tensors: Any) -> dict[str, bytes]:
     return {name: one.detach().contiguous().numpy().tobytes() for name, one in tensors.items()}
 
 
-def state(version: int) -> tuple[State, list[Case]]:
+def blank() -> tuple[State, list[Case]]:
     cases = [Case(name="pgd", attack="pgd", knowledge="end-to-end", ball=Linf(0.1))]  # type: ignore[arg-type]
     found = State.blank(some_images(6), torch.arange(6) % 3, torch.arange(6), cases)
     found.start(torch.ones(6, dtype=torch.bool), torch.zeros(6))
-    found.broken[0].breaker[version] = 0
-    found.broken[0].robust[version] = False
     return found, cases
 
 
+def broken(found: State, row: int) -> tuple[Tensor, Attempt]:
+    """Return a row, and an attack that broke its image."""
+    rows, yes = torch.tensor([row]), torch.ones(1, dtype=torch.bool)
+    images = (found.images[rows] + 0.1).clamp(0, 1)
+    return rows, Attempt(images, yes, yes, torch.ones(1), torch.full((1,), 0.1), Passes(3, 2), 0.5, 0)
+
+
+def grown(store: Store, version: int) -> tuple[State, list[Case]]:
+    """Return a state of one more broken image in each version, as a log has it or is made to have it."""
+    found, cases = blank()
+    store.resume(found)
+    for row in range(version + 1):
+        if not found.cases[0].done[row]:
+            store.add(found, 0, *broken(found, row))
+    store.force(at_once=True)
+    return found, cases
+
+
+def state(version: int) -> tuple[State, list[Case]]:
+    return grown(Store(None, "mine"), version)
+
+
 def write_state(folder: Path, version: int) -> None:
-    Store(folder / "r.progress.safetensors", "mine").save(state(version)[0], at_once=True)
+    grown(Store(folder / "r.progress.log", "mine"), version)
 
 
-def read_state(folder: Path) -> dict[str, bytes]:
-    found = state(0)[0]
-    assert Store(folder / "r.progress.safetensors", "mine").resume(found)
-    return bytes_of(to_tensors(found))
+def read_state(folder: Path) -> list[object]:
+    found = blank()[0]
+    assert Store(folder / "r.progress.log", "mine").resume(found)
+    return [bytes_of(to_tensors(found)), found.broken[0].images[:].numpy().tobytes()]
 
 
 def per_image(folder: Path) -> list[object]:
     found = read_per_image(folder / "r.images.safetensors")
     tensors = {"ids": found.ids, "labels": found.labels, "predictions": found.predictions}
-    return [bytes_of(tensors), bytes_of(found.broken[0].tensors("ball")), found.breakers]
+    return [
+        bytes_of(tensors),
+        bytes_of(found.broken[0].tensors("ball")),
+        found.broken[0].images[:].numpy().tobytes(),
+    ]
 
 
 def write_run(folder: Path, version: int) -> RunDirectory:
@@ -309,7 +334,7 @@ def certificates(folder: Path) -> bytes:
 FILES = (
     Kept("r.json", lambda f, v: made_record(70 - v).write(f / "r.json"), lambda f: Record.read(f / "r.json")),
     Kept("r.images.safetensors", lambda f, v: write_per_image(f / "r.images.safetensors", *state(v)), per_image),
-    Kept("r.progress.safetensors", write_state, read_state),
+    Kept("r.progress.log", write_state, read_state),
     Kept("c.progress.safetensors", write_proofs, proofs),
     Kept("c.certificates.safetensors", write_certificates, certificates),
     Kept("manifest.json", write_run, lambda f: RunDirectory(f).read()),
@@ -418,7 +443,7 @@ def test_a_kill_while_it_is_written_leaves_the_old_or_the_new(tmp_path: Path, ke
     assert seen - {"refused"}, seen
 
 
-READS = re.compile(r"\bread_tensors\(|\bparted\(|from memory_defense\.checksums import|\b_tail\(")
+READS = re.compile(r"\bread_tensors\(|\bparsed\(|\bparted\(|from memory_defense\.checksums import|\b_tail\(")
 
 
 def test_the_list_is_whole() -> None:
@@ -434,6 +459,8 @@ def test_the_list_is_whole() -> None:
 
 READERS = {
     "checksums.py",
+    "evaluation/verdicts.py",
+    "systems/convert.py",
     "tensorfiles.py",
     "run_directory.py",
     "data/array_files.py",  # a user's own file of arrays, which carries no checksum unless this program wrote it
@@ -442,7 +469,7 @@ READERS = {
     "evaluation/certifying.py",
     "evaluation/record.py",
     "evaluation/results.py",
-    "evaluation/store.py",
+    "evaluation/log.py",
     "paper/half_weights.py",
     "paper/printed/measured.py",
     "paper/shipped.py",  # the header of a classifier that rows share, which `workflows/train.py` reads whole

@@ -24,20 +24,18 @@ from PIL import Image
 
 from evaluation.test_record import make as made_record
 from faults.helpers_faults import made_up, some_images, write_files
+from faults.test_every_file import blank, state, write_state
 from memory_defense.data.decode import Arrays
 from memory_defense.data.layouts import AbsentDataError, read_directory
 from memory_defense.data.own import load_images
 from memory_defense.data.spec import DATASETS, DatasetSpec
-from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import read_per_image, write_per_image
-from memory_defense.evaluation.state import State
-from memory_defense.evaluation.store import Store, to_tensors
+from memory_defense.evaluation.store import Store
 from memory_defense.files import write_text
 from memory_defense.reporting import Gallery
 from memory_defense.run_directory import RunDirectory
 from memory_defense.tensorfiles import read_tensors, write_tensors
-from memory_defense.threat import Linf
 from memory_defense.training.checkpoint import load_weights, read_state, save_weights
 
 ROOM = 3 << 30
@@ -171,24 +169,17 @@ def test_training_states(tmp_path, trained_run) -> None:
     fuzz(path, read_state, 1000, 5)
 
 
-def state() -> tuple[State, list[Case]]:
-    cases = [Case(name="pgd", attack="pgd", knowledge="end-to-end", ball=Linf(0.1))]  # type: ignore[arg-type]
-    blank = State.blank(some_images(6), torch.arange(6) % 3, torch.arange(6), cases)
-    blank.start(torch.ones(6, dtype=torch.bool), torch.zeros(6))
-    blank.broken[0].breaker[2] = 0
-    return blank, cases
-
-
 def test_unfinished_evaluations(tmp_path) -> None:
-    path = tmp_path / "record.progress.safetensors"
-    write_tensors(path, to_tensors(state()[0]), {"fingerprint": "mine"})
-    fuzz(path, lambda one: Store(one, "mine").resume(state()[0]), 1500, 6)
+    path = tmp_path / "record.progress.log"
+    write_state(tmp_path, 2)
+    (tmp_path / "r.progress.log").rename(path)
+    fuzz(path, lambda one: Store(one, "mine").resume(blank()[0]), 1500, 6)
 
 
 def test_verdicts_of_every_image(tmp_path) -> None:
     path = tmp_path / "record.images.safetensors"
-    write_per_image(path, *state())
-    fuzz(path, read_per_image, 1500, 7)
+    write_per_image(path, *state(2))
+    fuzz(path, lambda one: read_per_image(one).broken[0].images[:], 1500, 7)
 
 
 def test_galleries(tmp_path) -> None:

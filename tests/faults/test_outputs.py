@@ -172,7 +172,7 @@ def test_names_keep_their_dots(world) -> None:
         found = read_per_image(world / record.per_image)
         assert [one.ball.epsilon for one in found.broken] == [0.02, float(epsilon)]
     stopped(Coded(), Path("a.b.c"))
-    assert state_path(Path("a.b.c")).name == "a.b.c.progress.safetensors"
+    assert state_path(Path("a.b.c")).name == "a.b.c.progress.log"
     assert state_path(Path("a.b.c")).is_file()
     assert beside(Path("x/record.json"), "images.safetensors") == Path("x/record.images.safetensors"), "as ever"
     assert beside(Path("v1.2"), "gallery.safetensors") == Path("v1.2.gallery.safetensors")

@@ -18,7 +18,7 @@ from memory_defense import Options, answers
 from memory_defense.evaluation import robustness
 from memory_defense.evaluation.place import state_path
 from memory_defense.randomness import generator
-from memory_defense.tensorfiles import read_tensors, write_tensors
+from memory_defense.tensorfiles import write_tensors
 
 GOING_ON = "going on where the evaluation stopped"
 TESTS = Path(__file__).parents[1]
@@ -149,16 +149,22 @@ def test_one_that_draws_by_the_seed_is_known_by_its_answers(tmp_path) -> None:
     assert progress.notes == [GOING_ON] or GOING_ON in progress.notes
 
 
-def test_a_state_from_before_answers_were_kept_is_known_by_its_predictions(tmp_path) -> None:
-    out, progress = tmp_path / "r.json", Stops()
-    stopped(Coded(), out)
-    tensors, header = read_tensors(state_path(out))
-    del tensors["answers"]
-    write_tensors(state_path(out), tensors, {"fingerprint": header["fingerprint"]})
-    with pytest.raises(ValueError, match="answers otherwise now"):
-        evaluated(MENDED["the normalisation was forgotten"], out)
-    evaluated(Coded(), out, progress)
-    assert GOING_ON in progress.notes
+def test_a_state_of_an_earlier_version_is_refused_until_it_is_removed_or_not_wanted(tmp_path) -> None:
+    out = tmp_path / "r.json"
+    earlier = tmp_path / "r.progress.safetensors"
+    write_tensors(earlier, {"labels": torch.zeros(COUNT)}, {"fingerprint": "earlier"})
+    before = earlier.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"r\.progress\.safetensors was left by an earlier version.*finish it with"
+    ):
+        evaluated(Coded(), out)
+    assert earlier.read_bytes() == before
+    anew = Options(resume=False)
+    memory_defense.evaluate(Coded(), some_images(COUNT), labels_of(Coded()), epsilon=0.02, out=out, options=anew)
+    assert not earlier.exists(), "who starts anew wants none of it"
+    write_tensors(state_path(out), {"labels": torch.zeros(COUNT)}, {"fingerprint": "earlier"})
+    with pytest.raises(ValueError, match=r"r\.progress\.log is no log of this version"):
+        evaluated(Coded(), out)
 
 
 def test_the_command_line_says_the_same(tmp_path, monkeypatch) -> None:
@@ -177,7 +183,7 @@ def test_the_command_line_says_the_same(tmp_path, monkeypatch) -> None:
         "--attacks",
         "fgsm,pgd",
     )
-    command = (*command, "--out", out, "--threads", "1")
+    command = (*command, "--random-weights", "--out", out, "--threads", "1")
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -34,9 +34,9 @@ draws = ImageDraws.of(0, "attack", 8)
 """
 
 
-def _asked(says: str, wrong: str, right: str, given: str = MINE) -> Case:
+def _asked(says: str, wrong: str, right: str, given: str = MINE, file: str = "cli/evaluate_checks.py") -> Case:
     """Return a case of ``memdef evaluate``: two command lines."""
-    return Case("cli/evaluate_checks.py", says, f"memdef({wrong!r})", f"memdef({right!r})", given)
+    return Case(file, says, f"memdef({wrong!r})", f"memdef({right!r})", given)
 
 
 CASES = (
@@ -63,7 +63,13 @@ def stepped(images):
         "AutoAttack(version='rand', queries=100)",
         "AutoAttack(version='rand')",
     ),
-    _asked("…: only for package.module:build, but … is a run directory", f"{RUN} --norm l2", RUN, "run()"),
+    _asked(
+        "…: only for package.module:build, but … is a run directory",
+        f"{RUN} --norm l2",
+        RUN,
+        "run()",
+        "cli/own_options.py",
+    ),
     _asked(
         "--knowledge: not together with --detection, which attacks end-to-end and by what evades the flag",
         f"{RUN} --detection --knowledge selector",
@@ -79,6 +85,7 @@ def stepped(images):
         "which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10",
         OWN.replace(" --data pictures", " --epsilon 0.1"),
         f"{OWN} --epsilon 0.1",
+        file="cli/own_options.py",
     ),
     _asked(
         "--knowledge: only for a run directory; your own classifier is its own surrogate",
@@ -116,22 +123,6 @@ def stepped(images):
         "leave it out, and smooth your own classifier with 'memdef certify'",
         f"{OWN} --epsilon 0.1 --gate 0.1",
         "«with '(memdef certify)'» mine:build --data pictures --radius 0.1 --sigma 0.2 --samples 50",
-    ),
-    _asked(
-        "--weights: only for package.module:build; … brings its own",
-        "memdef evaluate run.safetensors --weights mine.safetensors --data fashion-mnist --epsilon 0.1",
-        "memdef evaluate run.safetensors --data fashion-mnist --epsilon 0.1 --attacks fgsm --images 2",
-        f"run(); memdef('memdef export run')\n{MINE}",
-    ),
-    Case(
-        "cli/evaluate_checks.py",
-        "does not exist; write it with 'memdef export RUN'",
-        "memdef('memdef evaluate RUN.safetensors --data fashion-mnist --epsilon 0.1 --attacks fgsm --images 2')",
-        """
-        memdef("«with '(memdef .*)'»")
-        memdef("memdef evaluate RUN.safetensors --data fashion-mnist --epsilon 0.1 --attacks fgsm --images 2")
-        """,
-        "run('RUN')",
     ),
     Case(
         "cli/harden.py",

@@ -214,7 +214,7 @@ _ARGUMENTS = (
     _case(
         "workflows/arguments.py",
         "are …, expected a tensor or an array",
-        "evaluated(labels=None)",
+        "evaluated(labels=object())",
         "labels = «such as (.+)$»; evaluated(images=images[:3], labels=labels)",
     ),
     _case(
@@ -372,17 +372,10 @@ _ARGUMENTS = (
     ),
     _case(
         "workflows/arguments.py",
-        "gather it once",
+        "leave the labels out where it has pairs",
         "images = DataLoader(TensorDataset(images, labels), 3); evaluated(images=images)",
-        "«once: (.+)$»; evaluated(images=images, labels=labels)",
+        "assert '«leave the (labels) out»'; memory_defense.evaluate(net, images, epsilon=0.1)",
         "from torch.utils.data import DataLoader, TensorDataset",
-    ),
-    _case(
-        "workflows/arguments.py",
-        "gather it: images",
-        "images = TensorDataset(images, labels); evaluated(images=images)",
-        "«it: (.+)$»; evaluated(images=images, labels=labels)",
-        "from torch.utils.data import TensorDataset",
     ),
     _case(
         "workflows/arguments.py",

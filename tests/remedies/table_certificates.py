@@ -190,7 +190,7 @@ write_tensors(Path("c.progress.safetensors"), {**tensors, "radii": tensors["radi
         given=OWN + "run()\n",
     ),
     Case(
-        "cli/certify.py",
+        "cli/own_options.py",
         "only for package.module:build, but … is a run directory",
         "certify('run --sigma 0.2 --images 1 --size 28')",
         "certify('run --sigma 0.2 --images 1')\ncertify('mine:build --data data --sigma 0.2 --size 8')",
@@ -208,23 +208,6 @@ write_tensors(Path("c.progress.safetensors"), {**tensors, "radii": tensors["radi
         "proves nothing by itself; give --sigma to smooth it, such as 0.25, which certifies any classifier",
         "certify('run --images 1')",
         r"certify('run --images 1 «(--sigma) to» «such as ([\d.]+),»')",
-        given=OWN + "run()\n",
-    ),
-    Case(
-        "cli/certify.py",
-        "--weights: only for package.module:build; … brings its own",
-        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2 --weights run.safetensors')",
-        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')",
-        given=OWN + "run()\nmemdef('memdef export run --out run.safetensors')\n",
-    ),
-    Case(
-        "cli/certify.py",
-        "does not exist; write it with 'memdef export RUN'",
-        "certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')",
-        """
-        memdef("«'(memdef export) RUN'» run --out run.safetensors")
-        certify('run.safetensors --data fashion-mnist --images 1 --sigma 0.2')
-        """,
         given=OWN + "run()\n",
     ),
 )

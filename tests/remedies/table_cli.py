@@ -4,7 +4,19 @@ from remedies.cases import Case
 
 ROOMS = tuple(
     f"cli/{name}.py"
-    for name in ("__init__", "arguments", "machine", "predict", "queue", "report", "reproduce", "studio", "train")
+    for name in (
+        "__init__",
+        "arguments",
+        "compare",
+        "machine",
+        "own_options",
+        "predict",
+        "queue",
+        "report",
+        "reproduce",
+        "studio",
+        "train",
+    )
 )
 
 TINY = """
@@ -105,7 +117,7 @@ CASES = (
     ),
     Case(
         "cli/report.py",
-        "--markdown and --format latex: give one of them",
+        "--markdown and --format …: give one of them",
         "memdef('memdef report run --markdown --format latex')",
         "memdef('memdef report run --markdown'); memdef('memdef report run --format latex')",
         given="run(evaluated=True)",
@@ -115,6 +127,30 @@ CASES = (
         "--out is for a page; leave it out, and send what is printed to … with > …",
         "memdef('memdef report run --format latex --out tables.tex')",
         "printed = memdef('memdef report run --format latex'); Path('«with > (.+)$»').write_text(printed)",
+        given="run(evaluated=True)",
+    ),
+    Case(
+        "cli/report.py",
+        "--hub-dataset: only with --format eval-results, which names a dataset",
+        "memdef('memdef report run --hub-dataset me/images')",
+        "memdef('memdef report run --hub-dataset me/images «(--format eval-results)»')",
+        given="run(evaluated=True)",
+    ),
+    Case(
+        "cli/report.py",
+        "is of one record, and … are given; print each by itself",
+        "memdef('memdef report run run --format cyclonedx')",
+        "memdef('memdef report run --format cyclonedx')",
+        given="run(evaluated=True)",
+    ),
+    Case(
+        "cli/compare.py",
+        "--out is for a page; give --format html with it, or send what is printed to … with > …",
+        "memdef('memdef compare run run --out both.md')",
+        """
+        memdef("memdef compare run run --out both.html «(--format html)»")
+        Path("«with > (.+)$»").write_text(memdef("memdef compare run run --format markdown"))
+        """,
         given="run(evaluated=True)",
     ),
     Case(

@@ -2,7 +2,20 @@
 
 from remedies.cases import Case
 
-ROOMS = tuple(f"evaluation/{name}.py" for name in ("attempt", "detection", "detection_results", "flag", "odd"))
+ROOMS = tuple(
+    f"evaluation/{name}.py"
+    for name in (
+        "attempt",
+        "comparison",
+        "detection",
+        "detection_results",
+        "flag",
+        "frames",
+        "odd",
+        "published",
+        "verdicts",
+    )
+)
 
 ATTACKED = """
 from memory_defense.evaluation.robustness import Case, evaluate as attack_with
@@ -30,6 +43,8 @@ from memory_defense.evaluation.detection_results import detect
 photos = ImageSet(torch.rand(24, 1, 28, 28), torch.zeros(24, dtype=torch.int64), torch.arange(24))
 how = {"attacks": [("pgd", Pgd(steps=2), threat.Linf(0.1))], "false_alarms": 0.2}
 """
+
+WRITTEN = "record = evaluate(net, images, labels, epsilon=0.1, attacks='fgsm', out='r.json')"
 
 CASES = (
     Case(
@@ -101,5 +116,82 @@ class Large(nn.Module):
         attacked(attack, lambda images: net(images) + 0 * (images * 0).sqrt().flatten(1)[:, :4])
         """,
         f"from memory_defense.attacks import ATTACKS\n{ATTACKED}",
+    ),
+    Case(
+        "evaluation/verdicts.py",
+        "so there is no file of its images; give evaluate(..., out='record.json'), or read the record with "
+        "Record.read('record.json')",
+        "evaluate(net, images, labels, epsilon=0.1, attacks='fgsm').to_dataframe('image')",
+        r"""
+        evaluate(net, images, labels, epsilon=0.1, attacks="fgsm", «(out='record.json')»).to_dataframe("image")
+        assert len(«(Record.read.'record.json'.)».to_dataframe("image")) == 8
+        """,
+    ),
+    Case(
+        "evaluation/verdicts.py",
+        "is not there, where every image's verdict is kept beside …; bring it back, or evaluate again",
+        "Path('r.images.safetensors').rename('away'); record.to_dataframe('image')",
+        """
+        Path("away").rename("«^([^ ]*) is not there»")
+        record.to_dataframe("image")
+        evaluate(net, images, labels, epsilon=0.1, attacks="fgsm", out="r.json").to_dataframe("image")
+        """,
+        given=WRITTEN,
+    ),
+    Case(
+        "evaluation/verdicts.py",
+        "is another record's, by its checksum; bring back the one of …",
+        """
+        shutil.copy("r.images.safetensors", "own")
+        evaluate(net, images, labels, epsilon=0.2, attacks="fgsm", out="other.json")
+        shutil.copy("other.images.safetensors", "r.images.safetensors")
+        record.to_dataframe("image")
+        """,
+        "shutil.copy('own', '«^([^ ]*) is another»'); record.to_dataframe('image')",
+        given=WRITTEN,
+    ),
+    Case(
+        "evaluation/verdicts.py",
+        "is no file of per-image results (…); write it again",
+        """
+        from safetensors.torch import save_file
+        save_file({"ids": labels}, "r.images.safetensors")
+        record.model_copy(update={"per_image_sha256": ""}).to_dataframe("image")
+        """,
+        """
+        evaluate(net, images, labels, epsilon=0.1, attacks="fgsm", out="r.json").to_dataframe("image")
+        """,
+        given=WRITTEN,
+    ),
+    Case(
+        "evaluation/frames.py",
+        "a data frame needs pandas, which is not installed: pip install 'memory-defense[records]'",
+        "sys.modules['pandas'] = None; record.to_dataframe()",
+        r"""
+        import tomllib
+        project = tomllib.loads(Path(memory_defense.__file__).parents[2].joinpath("pyproject.toml").read_text())
+        brought = project["project"]["optional-dependencies"]["«memory-defense.(\w+)»"]
+        assert any(one.startswith("«needs (\w+)»") for one in brought)
+        sys.modules["pandas"] = installed
+        record.to_dataframe()
+        """,
+        given="import sys, pandas as installed\n" + WRITTEN,
+    ),
+    Case(
+        "evaluation/comparison.py",
+        "there is nothing to compare: … of at least 2 records; give another",
+        "memory_defense.compare(record)",
+        "memory_defense.compare(record, record)",
+        given=WRITTEN,
+    ),
+    Case(
+        "evaluation/comparison.py",
+        "names has … names for … records; give one for each, or None",
+        "memory_defense.compare(record, record, names=['one'])",
+        """
+        memory_defense.compare(record, record, names=["one", "two"])
+        memory_defense.compare(record, record, names=«or (None)»)
+        """,
+        given=WRITTEN,
     ),
 )

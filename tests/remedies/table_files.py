@@ -5,9 +5,11 @@ from remedies.cases import Case
 ROOMS = (
     "checksums.py",
     "evaluation/kept.py",
+    "evaluation/log.py",
     "evaluation/place.py",
     "evaluation/record.py",
     "evaluation/results.py",
+    "evaluation/shared_logs.py",
     "evaluation/store.py",
     "files.py",
     "outputs.py",
@@ -41,7 +43,7 @@ def stopped(model=net):
     try:
         evaluated(model, options=Options(progress=Stops()))
     except KeyboardInterrupt:
-        return "r.progress.safetensors"
+        return "r.progress.log"
 """
 )
 RUN = """
@@ -204,7 +206,7 @@ Path("r.json").write_text(json.dumps(said))
         "evaluated(epsilon=0.2)",
         """
         evaluated(epsilon=0.2, out="another.json")
-        Path("«(r.progress.safetensors) belongs»").unlink()
+        Path("«(r.progress.log) belongs»").unlink()
         evaluated(epsilon=0.2)
         """,
         given=STOPPED + "stopped()\n",
@@ -217,7 +219,7 @@ Path("r.json").write_text(json.dumps(said))
         given=STOPPED
         + """
 stopped()
-Path("r.progress.safetensors").rename("r.progress.safetensors.rank-1")
+Path("r.progress.log").rename("r.progress.log.rank-1")
 """,
     ),
     Case(
@@ -226,7 +228,7 @@ Path("r.progress.safetensors").rename("r.progress.safetensors.rank-1")
         "evaluated(mended)",
         """
         evaluated(mended, out="another.json")
-        Path("«(r.progress.safetensors) belongs»").unlink()
+        Path("«(r.progress.log) belongs»").unlink()
         evaluated(mended)
         """,
         given=STOPPED
@@ -241,13 +243,73 @@ answers[0] = 3
         "evaluation/store.py",
         "is damaged (…); remove it to start anew",
         "evaluated()",
-        "Path('«(r.progress.safetensors) is damaged»').unlink()\nevaluated()",
+        "Path('«(r.progress.log) is damaged»').unlink()\nevaluated()",
         given=STOPPED
         + """
-from memory_defense.tensorfiles import read_tensors, write_tensors
+from memory_defense.evaluation.log import Log
 stopped()
-tensors, header = read_tensors(Path("r.progress.safetensors"))
-write_tensors(Path("r.progress.safetensors"), {**tensors, "labels": tensors["labels"][:3].clone()}, header)
+entries = list(Log(Path("r.progress.log")).entries())
+Path("r.progress.log").unlink()
+tensors, header, _ = entries[0]
+Log(Path("r.progress.log")).append({**tensors, "lead": tensors["lead"][:3]}, header)
+""",
+    ),
+    Case(
+        "evaluation/store.py",
+        "which kept the state of an evaluation otherwise; finish it with that version, or remove it to start anew",
+        "evaluated()",
+        "Path('«^(.+) was left»').unlink()\nevaluated()",
+        given=STOPPED + "Path('r.progress.safetensors').write_bytes(b'earlier')\n",
+    ),
+    Case(
+        "evaluation/log.py",
+        "is no log of this version; go on with the version that wrote it, or remove it to start anew",
+        "evaluated()",
+        "Path('«^(.+) is no log»').unlink()\nevaluated()",
+        given=STOPPED + "Path('r.progress.log').write_bytes(b'another version')\n",
+    ),
+    Case(
+        "evaluation/log.py",
+        "remove it to start anew, or cut it there to go on from what is before: truncate -s … …",
+        "evaluated()",
+        "import os\nos.truncate('r.progress.log', int('«truncate -s (\\d+)»'))\nevaluated()",
+        given=STOPPED + "stopped()\nflip('r.progress.log', -5)\n",
+    ),
+    Case(
+        "evaluation/log.py",
+        "ends before an image that it holds; restore it, or start anew without it",
+        "os.truncate('a.log', 30)\nlog.blob(place)",
+        "Path('a.log').write_bytes(whole)\nassert log.blob(place) == b'image'",
+        given="""
+import os
+from memory_defense.evaluation.log import Log, with_length
+log = Log(Path("a.log"))
+(place,) = log.append({}, {}, [with_length(b"image")])
+whole = Path("a.log").read_bytes()
+""",
+    ),
+    Case(
+        "evaluation/shared_logs.py",
+        "give all ranks the same out, in a folder that every one of them sees",
+        "shared('elsewhere')",
+        "shared('r.rank-1')",
+        given="""
+from memory_defense.evaluation.log import Log
+from memory_defense.evaluation.shared_logs import beside
+
+class Two:
+    rank, world = 0, 2
+
+    def gather(self, tensors):
+        return [tensors, tensors]
+
+    def agree(self, fault):
+        if fault:
+            raise ValueError(fault)
+
+def shared(other):
+    Log(Path(other))
+    return beside(Path("r"), Log(Path("r.rank-0")), Two())
 """,
     ),
     Case(
@@ -268,7 +330,7 @@ write_tensors(Path("r.progress.safetensors"), {**tensors, "labels": tensors["lab
         "files.py",
         "wait until it is done, stop it and give the same command again, or write to another place (out)",
         """
-        with locked(Path("r.progress.safetensors")):
+        with locked(Path("r.progress.log")):
             evaluated()
         """,
         "evaluated(out='another.json')\nevaluated()",

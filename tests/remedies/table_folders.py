@@ -4,10 +4,72 @@ from remedies.cases import Case
 from remedies.own_images import of_arrays, of_folder
 
 ROOMS = tuple(
-    f"data/{name}.py" for name in ("class_order", "folders", "leftovers", "limits", "own", "places", "twins")
+    f"data/{name}.py"
+    for name in (
+        "class_map",
+        "class_order",
+        "decoded",
+        "folder_pixels",
+        "folders",
+        "geometry",
+        "leftovers",
+        "limits",
+        "own",
+        "places",
+        "twins",
+    )
 )
 
 CASES = (
+    of_folder(
+        "class_map",
+        "does not exist; write a class a line, or FOLDER and a number a line",
+        "read_listing(Path('classes.txt'))",
+        "Path('classes.txt').write_text('class0 3\\n'); assert read_listing(Path('classes.txt')) == ('class0 3',)",
+    ),
+    of_folder(
+        "class_map",
+        "add a line for it",
+        "listed_numbers(('class0', 'class1'), ('class0 3',), Path('classes.txt'))",
+        "assert listed_numbers(('class0', 'class1'), ('class0 3', 'class1 5'), Path('x')).outputs == (3, 5)",
+    ),
+    of_folder(
+        "geometry",
+        "which are two ways to resize; give one",
+        "load_images('mine', size=8, geometry='resize=8')",
+        "load_images('mine', size=8); load_images('mine', geometry='resize=8')",
+    ),
+    of_folder(
+        "geometry",
+        "write pixels, 224 or 224x320 (height x width)",
+        "load_images('mine', geometry='resize=big')",
+        "for size in ('«pixels, (\\d+)»', '«or (\\S+)»'): load_images('mine', geometry=f'resize={size}')",
+    ),
+    of_folder(
+        "geometry",
+        "are to be cut out; resize to at least the crop",
+        "load_images('mine', geometry='resize=8,crop=16')",
+        "load_images('mine', geometry='resize=16,crop=16')",
+    ),
+    of_folder(
+        "geometry",
+        "images are resized and cropped to … to … pixels a side, not …; write …, say",
+        "load_images('mine', geometry='resize=2000')",
+        "load_images('mine', geometry='«write (.*), say»')",
+    ),
+    of_folder(
+        "geometry",
+        "does not say how images are resized, at …; write …, say",
+        "load_images('mine', geometry='larger')",
+        "load_images('mine', geometry='«write (.*), say»')",
+    ),
+    Case(
+        "data/places.py",
+        "is trained on as it is; leave geometry out",
+        "load_splits('fashion-mnist', geometry='resize=32')",
+        "load_splits('fashion-mnist')",
+        given="from memory_defense.data.own import load_splits",
+    ),
     of_folder(
         "class_order",
         "name class … twice; name each once",
@@ -150,7 +212,7 @@ Path("mine/test/class0/0.png").symlink_to(Path("elsewhere.png").absolute())
 """,
     ),
     of_folder(
-        "folders",
+        "folder_pixels",
         "vanished while … was read; read it again",
         "reader.read('test')",
         "assert len(load_images('mine').images) == 3",
@@ -163,7 +225,7 @@ Path("mine/test/class0/0.png").unlink()
 """,
     ),
     of_folder(
-        "folders",
+        "folder_pixels",
         "pixels, but … is … x …; …",
         "load_images('mine')",
         r"load_images('mine', «with (size=\d+)»)",
@@ -332,7 +394,7 @@ for file in Path("mine").rglob("*.png"):
         r"load_splits('mine', «with (size=\d+)»)",
         given="""
 for file in Path("mine").rglob("*.png"):
-    Image.new("L", (200, 200)).save(file)
+    Image.new("L", (1100, 1100)).save(file)
 """,
     ),
     of_folder(

@@ -2,9 +2,20 @@
 
 from remedies.cases import Case
 
-ROOMS = ("names.py",)
+ROOMS = ("names.py", "plugins.py")
 
 CASES = (
+    Case(
+        "plugins.py",
+        "the plug-in … (…) cannot be imported: …: …; mend it, uninstall it, or leave it out",
+        "Path('of_mine.py').write_text('1 / 0'); load_plugins(['of_mine'])",
+        """
+        assert '«(mend it)»'
+        Path('of_mine.py').write_text('')
+        load_plugins(['of_mine'])
+        """,
+        given="from memory_defense.plugins import load_plugins",
+    ),
     Case(
         "names.py",
         "but it lies between 0 and 1, which is that of a wrong answer; give 0.1, say",

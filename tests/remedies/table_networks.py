@@ -182,25 +182,41 @@ CASES = (
     ),
     Case(
         "tensorfiles.py",
-        "make it readable with chmod",
-        "read_tensors(Path('weights.safetensors'))",
-        """
-        subprocess.run(["chmod", "«chmod (.*)»", "weights.safetensors"], check=True)
-        read_tensors(Path('weights.safetensors'))
-        """,
-        given="write_tensors(Path('weights.safetensors'), net.state_dict()); Path('weights.safetensors').chmod(0)",
+        "has become shorter since it was read; restore it, or make it again",
+        "bytes_of(Path('w.safetensors'), start, stop)",
+        "write_tensors(Path('w.safetensors'), held)\nbytes_of(Path('w.safetensors'), start, stop)",
+        given="""
+import os
+from memory_defense.tensorfiles import bytes_of, place_in
+held = {"a": torch.ones(5)}
+write_tensors(Path("w.safetensors"), held)
+start, stop = place_in(Path("w.safetensors"), "a")
+os.truncate("w.safetensors", stop - 1)
+""",
     ),
     Case(
-        "tensorfiles.py",
-        "convert it where you trust it with torch.load(..., weights_only=True) and safetensors.torch.save_file",
-        "read_tensors(Path('weights.pt'))",
-        r"""
-        import safetensors
-        state = torch.load('weights.pt', «(weights_only=True)»)
-        «and (safetensors.torch.save_file)»(state, 'weights.safetensors')
-        read_tensors(Path('weights.safetensors'))
+        "files.py",
+        "make it readable with chmod u+r",
+        "tensorfiles.read_tensors(Path('weights.safetensors'))",
+        """
+        subprocess.run(["chmod", "«chmod (.*)»", "weights.safetensors"], check=True)
+        tensorfiles.read_tensors(Path('weights.safetensors'))
         """,
-        given="torch.save(net.state_dict(), 'weights.pt')",
+        given="""
+        from memory_defense import tensorfiles
+        tensorfiles.write_tensors(Path('weights.safetensors'), net.state_dict())
+        Path('weights.safetensors').chmod(0)
+        """,
+    ),
+    Case(
+        "files.py",
+        "convert it once, its weights alone, with: memdef convert",
+        "tensorfiles.read_tensors(Path('weights.pt'))",
+        """
+        memdef("«with: (memdef convert \\S+ \\S+)»")
+        tensorfiles.read_tensors(Path('weights.safetensors'))
+        """,
+        given="from memory_defense import tensorfiles; torch.save(net.state_dict(), 'weights.pt')",
     ),
     Case(
         "tensorfiles.py",

@@ -6,6 +6,20 @@ from remedies.own_images import PICTURE, PICTURES, of_picture, of_pictures
 ROOMS = tuple(f"data/{name}.py" for name in ("image_files", "pictures"))
 
 CASES = (
+    Case(
+        "data/pictures.py",
+        "and the model takes … x …; give --geometry resize=N,crop=…",
+        "said = brought('resize=12').reason",
+        "assert isinstance(brought('resize=12,crop=«crop=(\\d+)»'), Picture)",
+        f"""{PICTURES}
+from memory_defense.data.geometry import Geometry
+Image.new("L", (20, 20)).save(photo)
+
+def brought(line):
+    (found,) = pictures([photo], channels=1, size=8, geometry=Geometry.parse(line))
+    return found
+""",
+    ),
     of_picture(
         "is truncated or damaged (…); replace or remove it",
         "photo.write_bytes(b'\\xff\\xd8\\xff')",

@@ -10,6 +10,19 @@ HARDEN = (
 
 CASES = (
     Case(
+        "recipes/registry.py",
+        "there is a recipe … already; give this one another name",
+        "register(replace(RECIPES['fashion-mnist/tiny'], summary='mine'))",
+        """
+        assert '«(another name)»'
+        register(replace(RECIPES['fashion-mnist/tiny'], name='fashion-mnist/mine-tiny', summary='mine'))
+        assert RECIPES.pop('fashion-mnist/mine-tiny').summary == 'mine'
+        del names_.RECIPES['fashion-mnist/mine-tiny'], names_.PLANNED['fashion-mnist/mine-tiny']
+        """,
+        given="from dataclasses import replace; from memory_defense.recipes.registry import register; "
+        "import memory_defense.names as names_",
+    ),
+    Case(
         "recipes/adapt.py",
         "is made for other images already; give the recipe that it was made from",
         "adapt(mine, spec)",

@@ -122,4 +122,32 @@ CASES = (
         "anchor('record-1', 'attacks[3].accuracy')",
         "anchor('record-1', '«write it as (.*)»')",
     ),
+    Case(
+        "reporting/hub.py",
+        "has no known place on the Hub; give --hub-dataset OWNER/NAME",
+        "record.write('r.json'); memdef('memdef report r.json --format eval-results')",
+        "memdef('memdef report r.json --format eval-results «(--hub-dataset OWNER/NAME)»')",
+        given=RECORD,
+    ),
+    Case(
+        "reporting/hub.py",
+        "but a dataset on the Hub is called OWNER/NAME",
+        "record.write('r.json'); memdef('memdef report r.json --format eval-results --hub-dataset mine')",
+        "memdef('memdef report r.json --format eval-results --hub-dataset «called (OWNER/NAME)»')",
+        given=RECORD,
+    ),
+    Case(
+        "reporting/notebook.py",
+        "evaluate with epsilon=[0.05, 0.1], say",
+        "record.model_copy(update={'worst_case': ()}).plot()",
+        "evaluate(net, images, labels, attacks='fgsm', «(epsilon=.*?), say»).plot()",
+        given=RECORD,
+    ),
+    Case(
+        "reporting/notebook.py",
+        "has no radius in the norm …; draw …",
+        "record.plot('l2')",
+        "record.plot(«draw (.*)»)",
+        given=RECORD,
+    ),
 )

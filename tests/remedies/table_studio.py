@@ -89,6 +89,21 @@ CASES = (
         "get('«start at (.*)»')",
     ),
     _studio(
+        "describe",
+        "above which score it does; choose it with: memdef evaluate … --detection",
+        "raise ValueError(flag_of('first'))",
+        """
+        memdef("«with: (.*)» --attacks fgsm --images 2")
+        assert flag_of("first").startswith("It flags")
+        """,
+        """
+from memory_defense.studio.describe import describe_run
+
+def flag_of(name):
+    return describe_run(Library(Runs(Path("runs"))), name).flag
+""",
+    ),
+    _studio(
         "duel",
         "takes images of …, … those of …; choose two runs of one dataset",
         "compared('second')",
@@ -279,10 +294,10 @@ def labelled(label):
         """,
     ),
     _studio(
-        "records",
+        "runs",
         "has no record; make one with: memdef evaluate …",
-        "get('/report', run='first')",
-        "memdef(\"«with: (.*)» --images 2\"); get('/report', run='first')",
+        "get('/report', name='first')",
+        "memdef(\"«with: (.*)» --images 2\"); get('/report', name='first')",
     ),
     _studio(
         "runs",

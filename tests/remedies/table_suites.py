@@ -33,7 +33,7 @@ CASES = (
     Case(
         "attacks/suites.py",
         "attacks holds …, expected names, such as ['pgd', 'square'] or 'fast'",
-        "evaluate(net, images, labels, epsilon=0.1, attacks=['pgd', 3])",
+        "parts_of(['pgd', 3])",
         r"evaluate(net, images, labels, epsilon=0.1, attacks=«such as (.*) or»)",
     ),
     Case(

@@ -234,13 +234,14 @@ write_tensors(Path("mine.safetensors"), tensors | {{"more": torch.zeros(1)}}, he
         "compare(read_onnx(Path('mine.onnx')), other, (torch.rand(8, 1, 28, 28), 0))",
         "memdef('memdef export RUN «it with (--format safetensors)»')",
         given=f"""{ONNX}
+from memory_defense.systems.onnx_export import compare
 from memory_defense.systems.onnx_run import read_onnx
 other = load(untrained("fashion-mnist/tiny"))
 """,
     ),
     Case(
         "systems/onnx_run.py",
-        "ONNX needs the package …, which is not installed: pip install 'memory-defense[export]'",
+        "this needs the package …, which is not installed: pip install 'memory-defense[…]'",
         "memdef('memdef export run --format onnx')",
         r"""
         from importlib.metadata import requires
@@ -260,7 +261,7 @@ other = load(untrained("fashion-mnist/tiny"))
     Case(
         "systems/onnx_run.py",
         "its metadata have no …; write one with 'memdef export RUN --format onnx'",
-        "load('mine.onnx')",
+        "read_onnx(Path('mine.onnx'))",
         "memdef(\"«with '(memdef .*)'»\"); load('RUN.onnx')",
         given="""
         import warnings
@@ -371,7 +372,7 @@ onnx.save(model, "mine.onnx")
     ),
     Case(
         "systems/own_model.py",
-        "give the others defaults, or write a function that sets them",
+        "give the others with --argument NAME=VALUE, or defaults, or write a function that sets them",
         f"""
         code("mine.py", '''
         def build(classes, width):

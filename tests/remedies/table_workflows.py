@@ -2,7 +2,7 @@
 
 from remedies.cases import Case
 
-ROOMS = tuple(f"workflows/{name}.py" for name in ("assess", "harden", "offline", "predict", "run_images"))
+ROOMS = tuple(f"workflows/{name}.py" for name in ("assess", "harden", "maite", "offline", "predict", "run_images"))
 
 RUN = """
 from memory_defense.run_directory import RunDirectory
@@ -248,5 +248,31 @@ for name in ("«'(\w+)' is damaged»", "«and '(\w+)', and»"):
 manifest.write_text(json.dumps(kept))
 splits_of(run, source="shapes")
 """,
+    ),
+    Case(
+        "workflows/maite.py",
+        "the target of item … is …, expected one number for each class (K,), such as [0., 1., 0.]",
+        "evaluate_maite(MaiteModel(net, id='net'), Numbers(images, labels, id='m', classes='abcd'), epsilon=0.1)",
+        """
+        assert len(«such as (.*)$») == 3
+        whole = MaiteDataset(images, labels, id="mine", classes="abcd")
+        evaluate_maite(MaiteModel(net, id="net"), whole, epsilon=0.1)
+        """,
+        given="""
+        class Numbers(MaiteDataset):
+            def __getitem__(self, index):
+                image, target, about = super().__getitem__(index)
+                return image, target.argmax(), about
+        """,
+    ),
+    Case(
+        "workflows/maite.py",
+        "the dataset has no items; give one with at least 1 image",
+        "evaluate_maite(MaiteModel(net, id='net'), first(0), epsilon=0.1)",
+        r"evaluate_maite(MaiteModel(net, id='net'), first(«at least (\d)»), epsilon=0.1)",
+        given="""
+        def first(count):
+            return MaiteDataset(images[:count], labels[:count], id="mine", classes="abcd")
+        """,
     ),
 )

@@ -49,7 +49,7 @@ def test_failed_checks_are_all_there(factory):
         for n in range(5)
     )
     card = model_card(SUBJECT, factory(audit=lines))
-    assert all(f"**check {n}** ({n / 10:.4g}): It is so" in card for n in range(5))
+    assert all(f"failed: It is so (found: {n / 10:.4g}).** (check {n}: {n / 10:.4g}.)" in card for n in range(5))
     assert "5 of 5 checks failed" in card
     assert r"Mend\_it" in card
 

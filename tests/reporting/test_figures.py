@@ -48,6 +48,8 @@ def test_points_lie_where_the_numbers_say(record):
     ]
     results = [result for result in record.attacks[5:] if result.knowledge == "selector"]
     wanted = [(0.0, record.clean.accuracy), *((r.epsilon, r.accuracy) for r in results)]
+    key, *spots = spots  # the mark beside the line's name
+    assert key[0] > max(x for x, _ in spots)
     assert len(spots) == len(wanted)
     (x0, y0), (x1, y1) = spots[0], spots[-1]
     (e0, a0), (e1, a1) = wanted[0], wanted[-1]
@@ -99,7 +101,35 @@ def test_one_worst_case_is_a_point_and_not_a_line(factory, record):
     ink = "stroke: var(--ink, #1c2430); stroke-width: 4.2"
     assert ink in accuracy_figure(record, "linf", prefix="a")
     assert ink not in accuracy_figure(single, "linf", prefix="a")
-    assert "worst case 20.0" in texts(accuracy_figure(single, "linf", prefix="a"))
+    assert "worst case 20.0 at 0.05" in texts(accuracy_figure(single, "linf", prefix="a"))
+
+
+@pytest.mark.parametrize("layout", [WIDE, NARROW])
+def test_nothing_is_drawn_like_a_line_but_lines(factory, layout):
+    """The paths that are no curve, no band and no frame: none leads from a name to a curve that ended before."""
+    short = factory(worst_case=(WorstCase(norm="linf", epsilon=0.05, accuracy=0.2, ci95=(0.1, 0.3)),))
+    root = ElementTree.fromstring(accuracy_figure(short, "linf", prefix="a", layout=layout))
+    ink = [path for path in root.iter(f"{SVG}path") if "stroke: var(--ink" in path.get("style", "")]
+    shapes = [re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")) for path in ink]
+    assert all(len({x for x, _ in shape}) == 1 for shape in shapes if len(shape) == 2), "the interval, upright"
+    assert not [shape for shape in shapes if len(shape) > 2]
+
+
+def test_a_narrow_figure_has_room_for_every_name(record):
+    """Names stand below one another and below the axes, inside the figure."""
+    svg = accuracy_figure(record, "linf", prefix="a", layout=NARROW)
+    root = ElementTree.fromstring(svg)
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    names = [
+        one for one in root.iter(f"{SVG}text") if re.match(r"(worst case|fixed slots|selector) ", one.text or "")
+    ]
+    spots = [tuple(map(float, (one.get("x", "nan"), one.get("y", "nan")))) for one in names]
+    assert len(spots) == 3
+    assert len({x for x, _ in spots}) == 1
+    heights = sorted(y for _, y in spots)
+    assert all(b - a >= 9 for a, b in itertools.pairwise(heights))
+    assert heights[-1] <= height
+    assert spots[0][0] < width / 4
 
 
 def test_without_a_curve_there_is_an_error_with_a_remedy(bare, record):

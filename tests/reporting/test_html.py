@@ -68,7 +68,8 @@ def test_linked_accuracies_say_what_their_entry_says(full, record):
 
 def test_numbers_in_tables_are_all_linked(full):
     """A numeric cell is a link, or holds nothing, or says that there is nothing."""
-    bare = re.findall(r'<td class="number">(?!(?:<strong>)?<a )([^<]*)', full)
+    bare = re.findall(r'<td class="number"[^>]*>(?!(?:<strong>)?<a )([^<]*)', full)
+    assert len(re.findall(r'<td class="number"', full)) > len(bare) > 10
     assert {text.strip() for text in bare} <= {"", "–"}
 
 
@@ -116,7 +117,16 @@ def test_numbers_in_the_tables_are_the_records(full, record):
 
 
 def test_answers_come_before_tables_and_figures(full):
-    marks = ('id="summary"', 'class="answer"', "Most effective", "<table", "Two faces.", "<svg", 'class="examples"')
+    marks = (
+        'id="summary"',
+        'class="bars"',
+        "Most effective",
+        "<table",
+        "Two faces.",
+        'class="answer"',
+        "<svg",
+        'class="examples"',
+    )
     places = [full.index(mark) for mark in marks]
     assert places == sorted(places)
     assert full.index('id="reading"') > full.rindex('class="scroll provenance"') > full.index('class="check fail"')
@@ -125,7 +135,7 @@ def test_answers_come_before_tables_and_figures(full):
 def test_verdicts_are_words_and_symbols(full):
     text = re.sub(r"\s+", " ", Page(full).text)
     for words in (
-        "✗ fail slot-following",
+        "✗ fail The answer is the memory slot that was chosen, whatever the image shows",
         "✓ pass gradients",
         "– not run square",
         "✓ right",
@@ -133,7 +143,7 @@ def test_verdicts_are_words_and_symbols(full):
         "chosen: both times",
     ):
         assert words in text
-    assert "Audit: 1 failed, 1 passed, 1 not run" in text
+    assert "Every check: 1 failed, 1 passed, 1 not run" in text
 
 
 def test_names_are_escaped_everywhere(tmp_path, factory, attacked, write_gallery):

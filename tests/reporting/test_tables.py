@@ -3,6 +3,7 @@ from __future__ import annotations
 from memory_defense.evaluation.record import BatchInvariance, Record
 from memory_defense.reporting import tables
 from memory_defense.reporting.cells import Table
+from memory_defense.reporting.failures import audit_sentence
 from memory_defense.reporting.rows import Section
 
 
@@ -39,7 +40,7 @@ def test_headline_cells_are_the_records_numbers(record):
     assert [str(column) for column in table.columns] == [
         "system",
         "clean",
-        "paper's protocol: fixed slots (PGD-40, L-inf 25/255; not the headline)",
+        "the paper's attack (PGD-40, L-inf 25/255; spares the selector)",
         "worst case (L-inf 25/255)",
         "worst case (L2 1.5)",
     ]
@@ -48,7 +49,7 @@ def test_headline_cells_are_the_records_numbers(record):
 def test_different_protocols_are_named_in_their_cells(record, factory, attacked):
     other = factory(attacks=(attacked("fixed-slots", 0.7, epsilon=0.1), attacked("selector", 0.2, epsilon=0.1)))
     table = tables.headline_table([Section("a", record), Section("b", other)])
-    assert table.columns[2].note == "not the headline"
+    assert table.columns[2].note == "spares the selector"
     assert [row[2].detail.split("] ")[1] for row in table.rows] == [
         "(PGD-40, L-inf 25/255)",
         "(PGD-40, L-inf 0.1)",
@@ -65,7 +66,7 @@ def test_matrix_has_attacks_by_knowledge(record):
     assert [str(column) for column in table.columns] == [
         "attack",
         "ball",
-        "fixed slots (paper's protocol, not the headline)",
+        "fixed slots (the paper's attack, spares the selector)",
         "selector",
         "end-to-end",
         "worst case",
@@ -131,7 +132,12 @@ def test_curve_table_holds_every_point_of_the_figure(record):
 
 
 def test_audit_table_tells_verdicts_in_words(record):
-    assert [str(row[1]) for row in tables.audit_table(record).rows] == ["✗ fail", "✓ pass", "– not run"]
+    table, brief = tables.audit_table(record), tables.audit_table(record, explained=False)
+    assert [str(row[1]) for row in table.rows] == ["✗ fail", "✓ pass", "– not run"]
+    assert [str(row[1]) for row in brief.rows] == ["✗ fail", "– not run"]
+    assert table.rows[0][0].text.startswith("The answer is the memory slot")
+    assert table.rows[0][0].text.endswith("(check: slot-following)")
+    assert brief.notes == (audit_sentence(record),)
 
 
 def test_a_record_without_attacks_says_so(bare: Record):
@@ -141,7 +147,7 @@ def test_a_record_without_attacks_says_so(bare: Record):
         "system",
         "clean",
     ]
-    assert tables.audit_table(bare).notes == ("No check was run.",)
+    assert tables.audit_table(bare).notes == (audit_sentence(bare),)
 
 
 def test_the_provenance_says_what_was_measured_of_batches_and_nothing_of_old_records(record):

@@ -31,7 +31,7 @@ from memory_defense.studio.tickets import Workshop
 from memory_defense.systems.build import build_defense
 from memory_defense.training.checkpoint import save_weights
 
-from .pages import CHROMIUM, DESK, FLAGS, SETTLED, until
+from .pages import CHROMIUM, DESK, FLAGS, SETTLED, TOURED, until
 
 BASE = "http://127.0.0.1:8765"
 
@@ -101,7 +101,8 @@ class Running:
         self.server = build_server(StudioOptions(runs=root, port=0, **settings))
         guard = self.server.config.app
         guard._app = create_app(
-            Library(Runs(root), tests={"fashion-mnist": splits.test}), Workshop(seconds=settings.get("seconds", 20))
+            Library(Runs(root, shipped=settings.get("shipped")), tests={"fashion-mnist": splits.test}),
+            Workshop(seconds=settings.get("seconds", 20)),
         )
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
@@ -140,13 +141,14 @@ def chromium() -> Iterator[object]:
 
 @pytest.fixture
 def page(chromium, running, request) -> Iterator[object]:
-    """A page of its own; afterwards, nothing was asked of another machine and no script failed."""
+    """A page of its own, past the tour; afterwards, nothing was asked of another machine and no script failed."""
     asked: list[str] = []
     failed: list[str] = []
     context = chromium.new_context(
         **{"viewport": DESK, "reduced_motion": "reduce", **getattr(request, "param", {})}
     )
     context.set_default_timeout(30_000)
+    context.add_init_script(TOURED)
     page = context.new_page()
     page.on("request", lambda one: asked.append(one.url))
     page.on("pageerror", lambda error: failed.append(str(error)))

@@ -25,6 +25,10 @@ DESK = {"width": 1280, "height": 900}
 SETTLED = "document.querySelector('#play .faces') && !document.querySelector('[aria-busy]')"
 
 
+TOURED = "localStorage.setItem('memdef-studio-tour', 'seen')"
+"""Run before a page: the tour was closed on an earlier visit."""
+
+
 def opened(uri: str) -> np.ndarray:
     """Return the pixels of a picture in a ``data:`` address."""
     kind, content = uri.split(",", 1)

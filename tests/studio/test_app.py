@@ -70,7 +70,8 @@ def test_a_run_is_described(client) -> None:
     assert {"fixed-slots", "selector", "end-to-end"} <= {one["name"] for one in run["knowledge"]}
     assert run["slots"] is True
     assert run["test_images"] == 100
-    assert "no threshold" in run["flag"]
+    assert "nobody has chosen yet" in run["flag"]
+    assert run["flag"].endswith("--detection")
 
 
 def test_test_images_are_the_dataset_s(client, splits) -> None:
@@ -101,7 +102,7 @@ def test_two_defenses_meet_the_same_image(client, library) -> None:
         unlike = {key for key in alone if alone[key] != play[key]}
         assert unlike <= {"seconds"}
     assert all(0 <= answer < 10 for answer in compared["transfer"])
-    assert "Handed the other's image" in compared["sentence"]
+    assert "Shown the image made against deeper/second, first answers " in compared["sentence"]
 
 
 @pytest.mark.parametrize(

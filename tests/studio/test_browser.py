@@ -6,7 +6,7 @@ from memory_defense.data.own import load_splits
 from workflows.own_folder import write_folder
 
 from .conftest import Running, png
-from .pages import PHONE, SETTLED, set_epsilon, shown, told, until
+from .pages import PHONE, SETTLED, TOURED, set_epsilon, shown, told, until
 from .test_own_images import run_on
 
 
@@ -106,8 +106,10 @@ def test_own_test_images_are_offered_or_their_absence_told(chromium, tmp_path, s
     lost.rename(tmp_path / "moved")
     with Running(tmp_path / "runs", splits) as running:
         page = chromium.new_page(viewport=PHONE)
+        page.add_init_script(TOURED)
         page.goto(running.address)
         until(page, SETTLED)
+        page.click("#defense-card summary")
         assert page.locator("#thumbnails button").count() == 9
         assert (shown(page, 0) == load_splits(here).test.images[0].permute(1, 2, 0).numpy()).all()
         assert page.inner_text("#test-note") == ""
@@ -173,7 +175,7 @@ def test_two_defenses_are_compared(page) -> None:
     page.wait_for_selector("#compare .faces")
     assert page.locator("#compare h3:text-is('first')").count() == 1
     assert page.locator("#compare h3:text-is('deeper/second')").count() == 1
-    until(page, "document.getElementById('told').textContent.includes('Handed')")
+    until(page, "document.getElementById('told').textContent.includes('Shown the image made against')")
 
 
 def test_records_have_a_tab(page) -> None:

@@ -118,7 +118,7 @@ def test_a_steered_image_is_the_one_that_an_evaluation_finds() -> None:
     for index, image in enumerate(images.split(1)):
         result, found = play(Subject("narrow", defense, CLASSES), Posed(image, index, 0, "you"), choice, Ticket(60))
         assert result.fooled
-        assert torch.equal(found[0], whole.broken[0].images[index])
+        assert torch.equal(found[0], whole.broken[0].images[torch.tensor([index])][0])
 
 
 @pytest.mark.parametrize(("targets", "fooled", "said"), [(9, True, "9 wrong"), (3, False, "3 likeliest wrong")])
@@ -216,7 +216,7 @@ def test_only_one_of_two_publishes_it(library, flagged) -> None:
     wanted = CompareRequest(runs=[RUN, "first"], image=ImageChoice(test=right_image(library)), attack=choice)
     compared = compare(library, wanted, Ticket(60))
     assert [one.knowledge for one in compared.plays] == ["silent", "end-to-end"]
-    assert "does not publish the knowledge silent" in " ".join(compared.plays[1].notes)
+    assert "There is no silent for this model; the attacker knows " in " ".join(compared.plays[1].notes)
 
 
 class Quiet(Undefended):
@@ -252,8 +252,10 @@ def test_an_attacker_who_fights_the_flag_hears_whether_it_was_silent(threshold, 
 
 
 def test_the_flag_s_words_name_its_score(library, flagged) -> None:
-    assert f"whose reconstruction score lies above {flagged.flag_threshold:.4g}" in describe_run(library, RUN).flag
+    assert (
+        f"when its reconstruction score is above {flagged.flag_threshold:.4g}." in describe_run(library, RUN).flag
+    )
     flagged.flag_threshold = None
     said = describe_run(library, RUN).flag
     assert "their reconstruction score" in said
-    assert "no threshold" in said
+    assert f"memdef evaluate {library.runs.find(RUN).directory.path} --detection" in said

@@ -8,7 +8,7 @@ from memory_defense.evaluation.flag import Flag, keep_flag
 from memory_defense.run_directory import RunDirectory
 
 from .conftest import Running
-from .pages import DESK, PHONE, SETTLED, until
+from .pages import DESK, PHONE, SETTLED, TOURED, until
 
 
 @pytest.mark.parametrize("page", [{"viewport": PHONE, "has_touch": True}, {"viewport": DESK}], indirect=True)
@@ -55,10 +55,13 @@ def test_the_flag_names_its_score_and_fits_on_a_phone(chromium, own_root, splits
     keep_flag(RunDirectory(own_root / "first"), flag)
     with Running(own_root, splits) as running:
         page = chromium.new_page(viewport=PHONE)
+        page.add_init_script(TOURED)
         page.goto(running.address)
+        until(page, SETTLED)
+        page.click("#defense-card summary")
         page.select_option("#run", "first")
         until(page, "document.querySelector('#play .badge.flagged')")
-        assert page.inner_text("#play .faces .badge.flagged >> nth=0") == f"⚑ flagged by {score}"
+        assert page.inner_text("#play .faces .badge.flagged >> nth=0") == f"⚑ flagged as suspicious by {score}"
         for tab in ("play", "compare"):
             page.click(f"#tab-{tab}")
             page.wait_for_selector(f"#{tab} .badge.flagged")
@@ -79,10 +82,12 @@ def test_a_name_that_looks_like_markup_stays_text(chromium, root, splits, tmp_pa
     shutil.copytree(root / "first", evil)
     with Running(tmp_path / "runs", splits) as running:
         page = chromium.new_page()
+        page.add_init_script(TOURED)
         page.goto(running.address)
         until(page, SETTLED)
         assert page.locator("img[src=x]").count() == 0
         assert page.inner_text("#run") == evil.name
+        assert page.inner_text("#defense-summary") in ("", evil.name), "shown where the card is closed"
         page.close()
 
 
@@ -91,6 +96,7 @@ def test_a_run_that_cannot_be_loaded_leaves_the_others_usable(chromium, own_root
     weights.write_bytes(weights.read_bytes()[:500])
     with Running(own_root, splits) as running:
         page = chromium.new_page()
+        page.add_init_script(TOURED)
         page.goto(running.address)
         until(page, SETTLED)
         assert "cannot be used" in page.inner_text("#run option[disabled]")

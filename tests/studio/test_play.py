@@ -157,7 +157,7 @@ def test_what_a_proving_defense_does_is_told() -> None:
         subject = Subject("proving", build_proving_memory(preset="tiny", **shape).eval(), tuple("abcdefghij"))
     told = SimpleNamespace(subject=lambda _: subject, runs=SimpleNamespace(find=str), tests_of=lambda _: [])
     described = describe_run(told, "proving")  # pyright: ignore[reportArgumentType]
-    assert described.flag.startswith("This defense proves its answers (nearest items)")
+    assert described.flag.startswith("It proves its answers (nearest items)")
     assert not described.slots
 
 

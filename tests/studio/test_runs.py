@@ -2,6 +2,7 @@
 
 import pytest
 
+from memory_defense import zoo
 from memory_defense.studio.runs import Runs
 
 TRICKS = (
@@ -59,6 +60,31 @@ def test_what_cannot_be_played_with_says_why(own_root) -> None:
     assert "damaged" in runs["first"].fault()
     assert "not finished" in runs["stopped"].fault()
     assert runs["deeper/second"].fault() == ""
+
+
+def test_several_roots_go_by_their_names_and_by_their_paths_where_those_are_the_same(
+    root, own_root, tmp_path
+) -> None:
+    other = tmp_path / "other"
+    own_root.rename(other)
+    both = Runs(root, other)
+    assert {name.split("/")[0] for name in both.all()} == {root.name, "other"}
+    assert both.find("other/first").directory.path == other / "first"
+    twin = tmp_path / "deep" / root.name
+    twin.parent.mkdir()
+    other.rename(twin)
+    assert f"{twin.as_posix()}/first" in Runs(root, twin).all()
+    assert list(Runs(root, root).all()) == list(Runs(root).all())
+
+
+def test_what_is_shipped_goes_by_the_name_that_commands_know(root) -> None:
+    runs = Runs(root, shipped=zoo.ROOT)
+    assert list(runs.all())[-2:] == [f"zoo:{name}" for name in zoo.entries()]
+    run = runs.find("zoo:fashion-mnist/sound")
+    assert run.shipped
+    assert run.directory.path == zoo.located(run.name)
+    with pytest.raises(ValueError, match="unknown run"):
+        Runs(root).find("zoo:fashion-mnist/sound")
 
 
 def test_a_root_that_is_no_directory_is_refused(tmp_path) -> None:

@@ -48,24 +48,20 @@ def test_what_is_proven_is_said(clean: Look, attacked: Look, said: str) -> None:
 @pytest.mark.parametrize(
     ("clean", "attacked", "said"),
     [
-        (seen(0, 0), seen(1, 1), "from slot boot to slot sneaker, and the classifier behind it repeated that."),
-        (
-            seen(0, 0),
-            seen(2, 1),
-            "to slot sneaker, and the classifier behind it answered apron, which is wrong, too.",
-        ),
+        (seen(0, 0), seen(1, 1), "open the sneaker slot instead of the boot slot, so the answer is now sneaker."),
+        (seen(0, 0), seen(2, 1), "open the sneaker slot instead of the boot slot, and the answer is now apron."),
         (
             seen(0, 0),
             seen(2, 0),
-            "kept slot boot, but the classifier behind it took the reconstruction for an apron.",
+            "opened the boot slot, but what was redrawn from it was taken for an apron.",
         ),
-        (seen(0, 0), seen(0, 1), "was steered to slot sneaker, yet the classifier behind it still answers boot."),
-        (seen(0, 0), seen(0, 0), "The answer stands: boot."),
-        (seen(0), seen(1), "The answer changed from boot to sneaker."),
-        (seen(1, 1), seen(1, 1), "already takes the clean image for a sneaker; no attack was needed."),
-        (seen(0, 0), seen(1, 1, True), "repeated that. The image was flagged as suspicious."),
-        (seen(0, 0), seen(1, 1, False), "repeated that. It was not flagged."),
-        (seen(0, 0), seen(0, 0, False), "The answer stands: boot."),
+        (seen(0, 0), seen(0, 1), "it made the selector open the sneaker slot, but the answer is still boot."),
+        (seen(0, 0), seen(0, 0), "The attack failed: the answer is still boot."),
+        (seen(0), seen(1), "The attack worked: the answer changed from boot to sneaker."),
+        (seen(1, 1), seen(1, 1), "takes the clean image for a sneaker: it was wrong before any attack."),
+        (seen(0, 0), seen(1, 1, True), "answer is now sneaker. The attacked image was flagged as suspicious."),
+        (seen(0, 0), seen(1, 1, False), "answer is now sneaker. It was not flagged: nothing warns of it."),
+        (seen(0, 0), seen(0, 0, False), "The attack failed: the answer is still boot."),
     ],
 )
 def test_the_sentence(clean, attacked, said) -> None:

@@ -80,6 +80,20 @@ def test_radius_and_weight_follow_progress() -> None:
     assert IntervalTraining(start=0.3, warm_up=0.3).grown(0.29) == 0.0
 
 
+def test_the_first_term_is_of_attacked_images() -> None:
+    """With two classes a linear classifier's worst image is one corner of the box, which one step finds."""
+    model, one = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), batch()
+    losses = IntervalTraining(epsilon=0.1, steps=1, step=2.0, clean_weight=0.9)(model, one)
+    torch.testing.assert_close(losses.clean, losses.worst)
+    assert losses.clean > F.cross_entropy(model(one.images), one.labels)
+    torch.testing.assert_close(losses.total, 0.9 * losses.clean + 0.1 * losses.worst)
+    parts = losses.parts()
+    assert parts["attacked batch accuracy"] == pytest.approx(parts["certified batch accuracy"])
+    assert "clean loss" not in parts
+    before = IntervalTraining(steps=1)(model, batch(0.0))
+    torch.testing.assert_close(before.clean, F.cross_entropy(model(one.images), one.labels))
+
+
 @pytest.mark.parametrize("normalised", [False, True])
 def test_without_a_radius_it_is_the_clean_cross_entropy(normalised) -> None:
     model, other = network(normalised=normalised), network(normalised=normalised)
@@ -280,6 +294,8 @@ def test_initialisation_keeps_boxes_from_growing(build) -> None:
         ({"warm_up": 1.5}, "shares of training"),
         ({"clean_weight": 2}, "clean_weight is 2"),
         ({"regularisation": -1.0}, "at least 0"),
+        ({"steps": -1}, "at least 0"),
+        ({"step": 0.0}, "above 0"),
     ],
 )
 def test_bad_values(changed, said) -> None:

@@ -92,6 +92,7 @@ def evaluated(data: Path, model: str, *more: str) -> Record:
         f"levels_net:{model}",
         "--data",
         data,
+        "--random-weights",
         "--epsilon",
         "0.01",
         "--attacks",
@@ -129,7 +130,17 @@ def test_a_model_is_asked_for_its_order_as_it_wants_to_be_asked(data, model):
 
 
 def test_a_model_that_gives_no_logits_is_told_so(data):
-    asked = ("evaluate", "levels_net:named", "--data", data, "--epsilon", "0.01", "--attacks", "fgsm")
+    asked = (
+        "evaluate",
+        "levels_net:named",
+        "--data",
+        data,
+        "--random-weights",
+        "--epsilon",
+        "0.01",
+        "--attacks",
+        "fgsm",
+    )
     refused(memdef(*asked), "expected logits", "return the tensor")
 
 
@@ -161,10 +172,23 @@ def test_a_listed_order_is_not_doubted(data):
 
 
 def test_a_model_with_more_classes_than_folders_is_refused_and_the_way_out_works(data):
-    asked = ("evaluate", "levels_net:thirteen", "--data", data, "--epsilon", "0.01", "--attacks", "fgsm")
-    refused(memdef(*asked), "13", "add to the data those that the model knows beyond: an empty folder each")
-    (data / "test" / "12").mkdir()
-    assert memdef(*asked).status == 0
+    asked = (
+        "evaluate",
+        "levels_net:thirteen",
+        "--data",
+        data,
+        "--random-weights",
+        "--epsilon",
+        "0.01",
+        "--attacks",
+        "fgsm",
+    )
+    (data / "test" / "0").rename(data / "test" / "nought")
+    refused(memdef(*asked), "knows 13 classes", "--classes FILE", "an empty folder each")
+    (data / "test" / "nought").rename(data / "test" / "0")
+    said = memdef(*asked)  # names that are numbers say it themselves
+    assert said.status == 0, said.err
+    assert "among the 13 outputs of the model" in said.err
 
 
 def test_a_run_keeps_the_order_that_it_began_with(tmp_path):
@@ -252,7 +276,7 @@ def test_images_of_any_shape_that_the_model_takes_are_evaluated(tmp_path, monkey
         for number in range(1):
             image = Image.fromarray(draws.integers(0, 256, shape, dtype=np.uint8))
             image.save(tmp_path / "data/test" / name / f"{number}.png")
-    asked = ("evaluate", f"wide_net:{model}", "--data", "data", "--epsilon", "4/255")
+    asked = ("evaluate", f"wide_net:{model}", "--data", "data", "--random-weights", "--epsilon", "4/255")
     said = memdef(*asked, "--attacks", suite, "--out", "r.json")
     assert said.status == 0, said.err
     assert Record.read(tmp_path / "r.json").images == 4

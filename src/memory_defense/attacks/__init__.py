@@ -7,6 +7,8 @@ These options mean the same in every attack that has them; the classes document 
 raises ValueError when the attack is made. Inputs that `checks` refuses, a model without a usable gradient, and a
 ball that an attack is not made for raise it when the attack is called. An ``epsilon`` of 0 changes nothing.
 
+Parameters
+----------
 steps : int, at least 1
     Gradient steps of one start (for each target, for each search step). Each costs a forward and a backward pass.
 step_size : float above 0, or None
@@ -129,6 +131,10 @@ def attack(name: str, **options: Any) -> Attack:
     ValueError
         For an unknown name or option, naming the known ones, or a value out of range.
     """
+    if name not in ATTACKS:
+        from memory_defense.plugins import load_plugins  # few callers need it
+
+        load_plugins()
     if name not in ATTACKS:
         raise nearest(name, ATTACKS, "attack")
     made = ATTACKS[name]

@@ -128,6 +128,10 @@ def check_attacks(attacks: object, also: Iterable[str] = (), norms: Iterable[str
         if name in others:
             continue
         if name not in (*SUITES, *ALIASES, *ATTACKS):
+            from memory_defense.plugins import load_plugins  # few callers need it
+
+            load_plugins()
+        if name not in (*SUITES, *ALIASES, *ATTACKS):
             raise nearest(name, [*SUITES, *ALIASES, *ATTACKS, *others], "attack or suite")
         if wanted and not set(wanted) & set(NORMS_OF.get(name, wanted)):
             raise ValueError(
@@ -163,7 +167,7 @@ def parts_of(attacks: object) -> Suite:
     names = names_in(attacks)
     if len(names) == 1 and (name := ALIASES.get(names[0], names[0])) in SUITES:
         return SUITES[name]
-    return lambda norm: _joined(
+    return lambda norm: joined(
         part
         for name in names
         if norm in NORMS_OF.get(name, (norm,))
@@ -171,7 +175,8 @@ def parts_of(attacks: object) -> Suite:
     )
 
 
-def _joined(parts: Iterable[SuitePart]) -> tuple[SuitePart, ...]:
+def joined(parts: Iterable[SuitePart]) -> tuple[SuitePart, ...]:
+    """Return parts in order, each once; one with another's name but not its settings is numbered."""
     kept: dict[str, SuitePart] = {}
     for part in parts:
         number, name = 1, part.name

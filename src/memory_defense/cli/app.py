@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
+from memory_defense.plugins import VARIABLE, load_plugins
 from memory_defense.version import __version__
 
 COMMANDS = {
@@ -17,10 +19,13 @@ COMMANDS = {
     "predict": "predict:predict",
     "harden": "harden:harden",
     "report": "report:report",
+    "compare": "compare:compare",
     "export": "export:export",
+    "convert": "convert:convert",
     "reproduce": "reproduce:reproduce",
     "data": "data:data",
     "recipes": "data:recipes",
+    "systems": "systems:systems",
     "attacks": "attacks:attacks",
     "zoo": "zoo:zoo",
     "studio": "studio:studio",
@@ -58,5 +63,13 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="A module that adds defenses, attacks or recipes, before the command; may be repeated."),
+    ] = None,
 ) -> None:
     """Train Memory Defense and its baselines, attack them, and see what survives."""
+    del version
+    load_plugins(plugin or ())
+    if plugin:  # for the processes that a command may start
+        os.environ[VARIABLE] = ",".join(filter(None, [os.environ.get(VARIABLE), *plugin]))

@@ -22,10 +22,27 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; torch decides if left out.")]
 Size = Annotated[int | None, typer.Option(help="Resize these images to this many pixels a side.")]
+GeometryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--geometry",
+        help="Bring these images to the model's pixels as its training did: 'resize=256,crop=224,"
+        "interpolation=bicubic' makes the shorter side 256, then cuts out the middle.",
+    ),
+]
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        help="File that says which output of the model a class folder is: the model's classes, a name a line, or "
+        "lines of FOLDER NUMBER.",
+    ),
+]
 Target = Annotated[
     str,
     typer.Argument(
-        help="Run directory of a trained defense, zoo:NAME, an export, or package.module:build for your classifier."
+        help="Run directory of a trained defense, zoo:NAME, an export, or a classifier: package.module:build, "
+        "hf:DIR (transformers), onnx:FILE, FILE.pt2 (torch.export)."
     ),
 ]
 OwnImages = Annotated[
@@ -33,8 +50,27 @@ OwnImages = Annotated[
     typer.Option(help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."),
 ]
 OwnWeights = Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        help="What your classifier wants its pixels to be, joined by commas: mean=0.485/0.456/0.406, std=..., "
+        "imagenet, 255 (grey levels), 127 (as (255 x - 127) / 128), bgr, none."
+    ),
+]
+Argument = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE that package.module:build is given; may be repeated."),
+]
+RandomWeights = Annotated[
+    bool,
+    typer.Option("--random-weights", help="Take package.module:build without --weights although it only guesses."),
+]
 Sharing = Annotated[
     int, typer.Option(min=1, help="Processes that share the images; for several machines use torchrun.")
+]
+Name = Annotated[
+    str | None,
+    typer.Option(help="What record, reports and comparisons call the defense; else the target, or its recipe."),
 ]
 Run = Annotated[Path, typer.Argument(help="Run directory of a trained defense, or zoo:NAME.")]
 
@@ -60,6 +96,21 @@ def with_options(options: type[Options]) -> Callable[[Callable[[Options], None]]
         return called
 
     return decorate
+
+
+def check_framing(size: int | None, geometry: str | None, classes: Path | None = None) -> None:
+    """Raise ValueError for a size out of range, a geometry or a list of classes that is none, or both sizes."""
+    from memory_defense.data.places import check_size
+
+    check_size(size)
+    if classes is not None:
+        from memory_defense.data.class_map import read_listing
+
+        read_listing(classes)
+    if geometry is not None:
+        from memory_defense.data.geometry import framing_of
+
+        framing_of(size, geometry)
 
 
 def check_data_dir(data_dir: Path | None) -> None:

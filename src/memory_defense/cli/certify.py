@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from memory_defense.cli.arguments import (
+    Argument,
+    ClassesOption,
     DataDir,
     Device,
+    GeometryOption,
+    Name,
     Offline,
     OwnImages,
     OwnWeights,
+    Preprocess,
+    RandomWeights,
     Seed,
     Sharing,
     Size,
     Target,
     Threads,
     check_run_images,
-    check_source,
     radius,
     with_options,
 )
@@ -68,9 +73,15 @@ class CertifyArguments:
         float | None, typer.Option(help="With --sigma: probability that a certificate is wrong; else 0.001.")
     ] = None
     images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
+    name: Name = None
     data: OwnImages = None
     size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
     weights: OwnWeights = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
     data_dir: DataDir = None
     offline: Offline = False
     seed: Seed = 0
@@ -116,37 +127,21 @@ def certify(options: CertifyArguments) -> None:
 def _check(options: CertifyArguments) -> None:
     """Raise ValueError for options that exclude each other, and for values out of range, before torch is loaded."""
     from memory_defense.cli.evaluate_checks import is_classifier
-    from memory_defense.data.places import check_size
+    from memory_defense.cli.own_options import OwnOptions
     from memory_defense.evaluation.place import check_place
-    from memory_defense.files import check_tensor_file
-    from memory_defense.names import check_classifier
-    from memory_defense.run_directory import RunDirectory, is_exported
+    from memory_defense.run_directory import RunDirectory
+    from memory_defense.systems.doors import door_of, path_of
 
     _check_method(options)
-    check_place(options.place(), {"the classifier": Path(options.target), "--weights": options.weights})
+    check_place(options.place(), {"the classifier": path_of(options.target), "--weights": options.weights})
     if not is_classifier(options.target):
-        given = {"--weights": options.weights, "--size": options.size}
-        if only := [name for name, value in given.items() if value is not None]:
-            raise ValueError(
-                f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
-            )
+        OwnOptions.of(options).refuse()
         manifest = RunDirectory(Path(options.target)).read_finished()
         check_run_images(manifest, options.data, options.data_dir)
         return
-    if options.data is None:
-        raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
-    if not is_exported(Path(options.target)):
-        check_classifier(options.target)
-        if options.sigma is None and options.bounds is None:
-            raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
-    elif options.weights is not None:
-        raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
-    elif not Path(options.target).exists():
-        raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
-    check_size(options.size)
-    check_source(options.data, options.data_dir)
-    if options.weights is not None:
-        check_tensor_file(options.weights)
+    OwnOptions.of(options).check()
+    if door_of(options.target) != "export" and options.sigma is None and options.bounds is None:
+        raise ValueError("your classifier proves nothing by itself; give --sigma to smooth it, such as 0.25")
 
 
 def _check_method(options: CertifyArguments) -> None:
@@ -176,6 +171,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
     from memory_defense.cli.shared import print_tables
     from memory_defense.contracts import Certifying
     from memory_defense.defenses.interval_proof import proving
+    from memory_defense.evaluation.pixels import Pixels
     from memory_defense.reporting import Section
     from memory_defense.workflows.certify import certify as certify_model
 
@@ -195,7 +191,7 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
             )
         record = certify_model(
             model,
-            images.floats(),
+            Pixels.of(images).to(device),
             images.labels,
             radii=[radius(text, "l2") for text in options.radius],
             smoothing=smoothing,
@@ -203,28 +199,19 @@ def _certify(options: CertifyArguments, named: str, device: torch.device, *, spe
             options=chosen,
         )
     if speaks:
-        print_tables([Section(named, record, record_path=options.place())])
+        print_tables([Section(options.name or named, record, record_path=options.place())])
         typer.echo(f"record: {options.place()}")
 
 
 def _own(
     options: CertifyArguments, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, ImageSet, Options]:
-    from memory_defense.cli.own_target import own_target
+    from memory_defense.cli.own_options import OwnOptions
     from memory_defense.evaluation.options import Options
 
-    own = own_target(
-        options.target,
-        source=options.data or "",
-        weights=options.weights,
-        size=options.size,
-        images=options.images,
-        data_dir=options.data_dir,
-        offline=options.offline,
-        device=device,
-        progress=progress,
-    )
-    return own.model, own.images, own.named(Options(seed=options.seed, progress=progress))
+    own = OwnOptions.of(options).load(device, progress, images=options.images)
+    called = Options.defense if options.name is None else options.name
+    return own.model, own.images, own.named(Options(defense=called, seed=options.seed, progress=progress))
 
 
 def _run(
@@ -248,4 +235,6 @@ def _run(
     )
     test = splits.test.first(min(options.images or len(splits.test), len(splits.test)))
     chosen = options_for(recipe, splits, test, seed=options.seed, progress=progress)
+    if options.name is not None:
+        chosen = replace(chosen, defense=options.name)
     return load_defense(run.path).to(device), test, chosen

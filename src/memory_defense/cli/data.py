@@ -14,8 +14,17 @@ def data(
     name: Annotated[str, typer.Argument(help="fashion-mnist or cifar10.")] = "fashion-mnist",
     data_dir: DataDir = None,
     offline: Offline = False,
+    decoded: Annotated[
+        bool, typer.Option("--decoded", help="List the decoded images of folders that the cache keeps.")
+    ] = False,
+    forget_decoded: Annotated[
+        bool, typer.Option("--forget-decoded", help="Remove them; they are decoded again when needed.")
+    ] = False,
 ) -> None:
     """Find or fetch a dataset, check its hash, and say what it holds and where it came from."""
+    if decoded or forget_decoded:
+        _decoded(forget=forget_decoded)
+        return
     from memory_defense.data.spec import DATASETS, dataset_spec
 
     check_name(name, DATASETS, "dataset")
@@ -38,6 +47,19 @@ def data(
     }
     for key, value in facts.items():
         typer.echo(f"{key:>16}  {value}")
+
+
+def _decoded(*, forget: bool) -> None:
+    """List the files of decoded images, and remove them where that is wanted."""
+    from memory_defense.data.decoded import contents, folder
+    from memory_defense.data.decoded import forget as remove_all
+
+    found = contents()
+    for path, of, size in found:
+        typer.echo(f"{size:>16,} bytes  {path.name}  {of or 'damaged: made anew when it is needed'}")
+    typer.echo(f"{sum(size for _, _, size in found):>16,} bytes in {folder()}")
+    if forget:
+        typer.echo(f"{remove_all():>16,} bytes removed")
 
 
 def recipes() -> None:

@@ -81,8 +81,8 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
         chosen = replace(options.options(progress), notes=(*splits.notes, *gated))
         record = assess(recipe, run, defense, splits, out=out, options=chosen)
         if flag is not None and speaks:  # the attacks on the flag are not shared out
-            keep_flag(run, flag)
-            progress.note(f"the flag's threshold is kept in {run.manifest_path}")
+            if keep_flag(run, flag):
+                progress.note(f"the flag's threshold is kept in {run.manifest_path}")
             record = add_detection(record, place, defense, splits, recipe.evaluation, flag, chosen)
         if options.rejection_cost and speaks:  # nor those on answer and flag together
             from memory_defense.workflows.selecting import add_selection
@@ -90,14 +90,15 @@ def _evaluate_run(options: EvaluateArguments, device: torch.device, *, speaks: b
             costs = options.rejection_cost
             record = add_selection(record, place, defense, splits, recipe.evaluation, costs, chosen)
     if speaks:
-        print_tables([Section(recipe.summary, record)])
+        print_tables([Section(options.name or recipe.summary, record)])
         typer.echo(f"record: {place}")
 
 
 def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, speaks: bool) -> None:
-    from memory_defense.cli.own_target import own_target
+    from memory_defense.cli.own_options import OwnOptions
     from memory_defense.cli.progress import shown
     from memory_defense.cli.shared import print_tables
+    from memory_defense.evaluation.pixels import Pixels
     from memory_defense.reporting import Section
     from memory_defense.workflows.evaluate import evaluate as evaluate_model
 
@@ -105,20 +106,10 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     with shown(silent=not speaks) as progress:
         if assumed := options.assumed():
             progress.note(f"assumed: {', '.join(assumed)}")
-        own = own_target(
-            target,
-            source=options.data or "",
-            weights=options.weights,
-            size=options.size,
-            images=options.images,
-            data_dir=options.data_dir,
-            offline=options.offline,
-            device=device,
-            progress=progress,
-        )
+        own = OwnOptions.of(options).load(device, progress, images=options.images)
         record = evaluate_model(
             own.model,
-            own.images.floats(),
+            Pixels.of(own.images).to(device),
             own.images.labels,
             epsilon=[radius(text, norm) for text in options.epsilon or ()],
             norm=norm,
@@ -127,5 +118,5 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
             options=replace(own.named(options.options(progress)), start_from=options.start_from),
         )
     if speaks:
-        print_tables([Section(target, record, record_path=out)])
+        print_tables([Section(options.name or target, record, record_path=out)])
         typer.echo(f"record: {out}")

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_defense.cli.arguments import (
+    Argument,
+    ClassesOption,
     DataDir,
     Device,
+    GeometryOption,
+    Name,
     Offline,
     OwnImages,
     OwnWeights,
+    Preprocess,
+    RandomWeights,
     Seed,
     Sharing,
     Size,
@@ -53,7 +59,13 @@ class EvaluateArguments:
     norm: Annotated[str | None, typer.Option(help="linf or l2, for your own classifier or an export.")] = None
     data: OwnImages = None
     size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
     weights: OwnWeights = None
+    name: Name = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
     start_from: Annotated[
         Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
     ] = None
@@ -112,6 +124,7 @@ class EvaluateArguments:
         from memory_defense.evaluation.options import Options
 
         return Options(
+            defense=Options.defense if self.name is None else self.name,
             seed=self.seed,
             submissions=self.submissions,
             batch_size=self.batch,

@@ -8,31 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_defense.attacks.suites import FAST, check_attacks, names_in
-from memory_defense.cli.arguments import check_run_images, check_source, radius
+from memory_defense.cli.arguments import check_run_images, radius
 from memory_defense.cli.evaluate_arguments import EvaluateArguments
-from memory_defense.data.places import check_size
+from memory_defense.cli.own_options import OwnOptions
 from memory_defense.evaluation.place import GALLERY, check_place
 from memory_defense.files import check_tensor_file
 from memory_defense.names import (
     PLANNED,
     PLANNED_HARDENED,
     RECIPES,
-    check_classifier,
     check_false_alarms,
     check_name,
     check_norm,
     check_rejection_cost,
 )
 from memory_defense.outputs import beside, check_file
-from memory_defense.run_directory import HARDENED, HARDENED_CERTIFIED, RunDirectory, is_exported
+from memory_defense.run_directory import HARDENED, HARDENED_CERTIFIED, RunDirectory
+from memory_defense.systems.doors import check_no_pickle, door_of, path_of
+from memory_defense.zoo import is_entry
 
 if TYPE_CHECKING:
     from memory_defense.recipes.recipe import EvaluationPlan
 
 
 def is_classifier(target: str) -> bool:
-    """Return whether this names the user's own classifier or an exported one, rather than a run directory."""
-    return (":" in target and not Path(target).exists()) or is_exported(Path(target))
+    """Return whether this names a classifier by one of its doors, or an export, rather than a run directory."""
+    if is_entry(target):
+        return False
+    check_no_pickle(target)
+    return door_of(target) != "run"
 
 
 def check_evaluate(options: EvaluateArguments) -> None:
@@ -50,7 +54,7 @@ def check_evaluate(options: EvaluateArguments) -> None:
             "--start-from": options.start_from,
             "--data": Path(options.data or ""),
         }
-        check_place(place_of(options), {"the classifier": Path(options.target), **sources})
+        check_place(place_of(options), {"the classifier": path_of(options.target), **sources})
     else:
         _check_run(options)
         run = RunDirectory(Path(options.target))
@@ -111,11 +115,7 @@ def _check_selection(options: EvaluateArguments, planned: Sequence[str], norms: 
 
 
 def _check_run(options: EvaluateArguments) -> None:
-    given, options_of_classifiers = vars(options), ("weights", "size", "norm", "start_from")
-    if only := [f"--{name.replace('_', '-')}" for name in options_of_classifiers if given[name] is not None]:
-        raise ValueError(
-            f"{', '.join(only)}: only for package.module:build, but {options.target} is a run directory"
-        )
+    OwnOptions.of(options).refuse({"--norm": options.norm, "--start-from": options.start_from})
     if options.gate is not None:
         radius(options.gate, "l2")
         if options.detection:
@@ -146,25 +146,15 @@ def _check_classifier(options: EvaluateArguments) -> None:
         )
     if options.detection:
         raise ValueError("--detection: only for a run directory, whose held-out images the threshold comes from")
-    if options.data is None:
-        raise ValueError("which images? give --data: a folder, a file of arrays, fashion-mnist or cifar10")
     if options.knowledge is not None:
         raise ValueError("--knowledge: only for a run directory; your own classifier is its own surrogate")
     if not options.epsilon:
         raise ValueError("how far may an image be moved? give --epsilon, such as 8/255; it may be repeated")
-    if not is_exported(Path(options.target)):
-        check_classifier(options.target)
-    elif options.weights is not None:
-        raise ValueError(f"--weights: only for package.module:build; {options.target} brings its own")
-    elif not Path(options.target).exists():
-        raise ValueError(f"{options.target} does not exist; write it with 'memdef export RUN'")
+    OwnOptions.of(options).check()
     norm = options.norm or "linf"
     check_norm(norm)
     check_attacks(FAST if options.attacks is None else options.attacks, norms=(norm,))
     for text in options.epsilon:
         radius(text, norm)
-    check_size(options.size)
-    check_source(options.data, options.data_dir)
-    for path in (options.weights, options.start_from):
-        if path is not None:
-            check_tensor_file(path)
+    if options.start_from is not None:
+        check_tensor_file(options.start_from)

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memory_defense.cli.arguments import Run
+from memory_defense.cli.arguments import (
+    Argument,
+    ClassesOption,
+    DataDir,
+    GeometryOption,
+    Offline,
+    OwnImages,
+    OwnWeights,
+    Preprocess,
+    RandomWeights,
+    Size,
+    Target,
+)
+from memory_defense.cli.own_options import OwnOptions
 from memory_defense.names import FORMATS, check_name
 from memory_defense.zoo import is_entry, located
 
@@ -21,21 +34,60 @@ _SUFFIXES: dict[str, str] = dict(zip(FORMATS, (".safetensors", ".onnx", "-hub"),
 
 
 def export(
-    run: Run,
+    target: Target,
     format: Annotated[
-        str, typer.Option(help="safetensors (one file), onnx (inference elsewhere), or hub-folder (with a card).")
+        str,
+        typer.Option(
+            help="safetensors (one file), onnx (inference elsewhere, and the only one for a classifier that is no "
+            "run), or hub-folder (with a card)."
+        ),
     ] = "safetensors",
     out: Annotated[Path | None, typer.Option(help="File or folder to write; else beside the run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    data: OwnImages = None,
+    size: Size = None,
+    geometry: GeometryOption = None,
+    classes: ClassesOption = None,
+    weights: OwnWeights = None,
+    argument: Argument = None,
+    preprocess: Preprocess = None,
+    random_weights: RandomWeights = False,
+    data_dir: DataDir = None,
+    offline: Offline = False,
 ) -> None:
-    """Write a trained defense as a file or folder that memory_defense.load reads back.
+    """Write a trained defense, or a classifier, as a file or folder that memory_defense.load reads back.
 
-    ONNX needs the extra 'export', and is written only if ONNX Runtime gives the defense's own answers.
+    ONNX needs the extra 'export', and is written only if ONNX Runtime gives the defense's own answers. Of a
+    classifier, the file takes images in [0, 1]: its preprocessing is in it. Give the images that it is evaluated on
+    (--data): they say its classes and its pixels, and both are compared on them.
     """
+    from memory_defense.cli.evaluate_checks import is_classifier
+
+    own = OwnOptions(
+        target=target,
+        data=data,
+        size=size,
+        geometry=geometry,
+        classes=classes,
+        weights=weights,
+        argument=argument,
+        preprocess=preprocess,
+        random_weights=random_weights,
+        data_dir=data_dir,
+        offline=offline,
+    )
+    if is_classifier(target):
+        from memory_defense.cli.export_classifier import ToExport, export_classifier
+
+        classifier = ToExport(own=own, out=out, force=force)
+        classifier.check(format)
+        export_classifier(classifier)
+        return
+    own.refuse({"--data": data})
     from memory_defense.run_directory import RunDirectory
 
     check_name(format, FORMATS, "format")
-    shipped, run = is_entry(run), located(run)
+    shipped, run = is_entry(target), located(target)
     beside = Path() if shipped else run.resolve().parent
     place = out or beside / f"{run.resolve().name}{_SUFFIXES[format]}"
     found, folder = RunDirectory(run), format == "hub-folder"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from memory_defense.cli.arguments import check_source, radius, with_options
+from memory_defense.cli.arguments import check_framing, check_source, radius, with_options
 from memory_defense.cli.harden_arguments import HardenArguments
 from memory_defense.cli.machine import Machine
 from memory_defense.names import check_classifier
@@ -67,6 +67,7 @@ def _images(options: HardenArguments, device: torch.device, progress: Progress) 
         load_splits,
         options.data,
         size=options.size,
+        geometry=options.geometry,
         device=device,
         limits=Limits(words=replace(TYPED, images="")),
         data_dir=options.data_dir if options.data in DATASETS else None,
@@ -115,7 +116,7 @@ def _harden(options: HardenArguments, splits: Splits, progress: Progress) -> Har
         options.weights,
         splits,
         options.out,
-        source=images_from(options.data, options.size, spec, splits.notes),
+        source=images_from(options.data, options.size, spec, splits.notes, geometry=options.geometry),
         seed=options.seed,
         progress=progress,
     )
@@ -140,7 +141,7 @@ def _print(done: Hardened) -> None:
 def check(options: HardenArguments) -> None:
     """Raise ValueError for arguments that cannot be right; torch is not needed."""
     from memory_defense.cli.harden_certified import check_certified
-    from memory_defense.data.places import check_trained_size
+    from memory_defense.data.places import LARGEST_SIDE, check_trained_size
     from memory_defense.data.spec import DATASETS
 
     check_classifier(options.classifier)
@@ -167,7 +168,8 @@ def check(options: HardenArguments) -> None:
         raise ValueError(
             f"--size is {options.size}, but the memory autoencoder takes {SIZES[0]} to {SIZES[1]} pixels"
         )
-    check_trained_size(options.data, options.size)
+    check_framing(options.size, options.geometry)
+    check_trained_size(options.data, options.size, options.geometry, largest=LARGEST_SIDE)
     check_source(options.data, options.data_dir)
     from memory_defense.attacks.suites import check_attacks
     from memory_defense.run_directory import RunDirectory

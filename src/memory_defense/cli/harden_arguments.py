@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Device, Offline, Seed, Threads
+from memory_defense.cli.arguments import DataDir, Device, GeometryOption, Offline, Seed, Threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class HardenArguments:
             "classifier sees them so."
         ),
     ] = None
+    geometry: GeometryOption = None
     epsilon: Annotated[
         str | None, typer.Option(help="L-inf radius; 8/255 for colour images and 0.1 for grey ones if left out.")
     ] = None

@@ -73,7 +73,7 @@ def run_certified(options: HardenArguments, splits: Splits, progress: Progress) 
         options.weights,
         splits,
         options.out,
-        source=images_from(options.data, options.size, splits.spec, splits.notes),
+        source=images_from(options.data, options.size, splits.spec, splits.notes, geometry=options.geometry),
         seed=options.seed,
         progress=progress,
     )

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Device, Offline, Run, Threads, check_run_images, radius
+from memory_defense.cli.arguments import (
+    Argument,
+    ClassesOption,
+    DataDir,
+    Device,
+    GeometryOption,
+    Offline,
+    OwnWeights,
+    Preprocess,
+    Size,
+    Target,
+    Threads,
+    check_framing,
+    check_run_images,
+    radius,
+)
 from memory_defense.cli.machine import Machine
+from memory_defense.cli.own_options import OwnOptions
+from memory_defense.cli.predicted import SOME_UNREADABLE, counted, print_json, print_table
 from memory_defense.names import check_false_alarms
 from memory_defense.zoo import located
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from memory_defense.contracts import Progress
-    from memory_defense.data.pictures import LeftOut, Unreadable
+    from memory_defense.cli.predicted import Line
+    from memory_defense.data.geometry import Geometry
     from memory_defense.evaluation.flag import Flag
-    from memory_defense.workflows.predict import Prediction
-
-    Line = Prediction | Unreadable | LeftOut
-
-SOME_UNREADABLE = 1
-"""Exit status if some images could not be read and the others were predicted."""
+    from memory_defense.run_directory import RunDirectory
 
 
 def predict(
-    run: Run,
+    target: Target,
     images: Annotated[
         list[Path],
         typer.Argument(help="Image files, folders of them, or .npz or .safetensors with an array 'images'."),
@@ -49,21 +57,79 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Images held at once.")] = 256,
     data: Annotated[
         str | None,
-        typer.Option(help="Images to choose the threshold on; else those that the run was trained on are found."),
+        typer.Option(
+            help="Images to choose the threshold on; else those that the run was trained on are found. Of a "
+            "classifier: images that say its classes and its pixels."
+        ),
     ] = None,
+    size: Size = None,
+    geometry: GeometryOption = None,
+    classes: ClassesOption = None,
+    weights: OwnWeights = None,
+    argument: Argument = None,
+    preprocess: Preprocess = None,
     data_dir: DataDir = None,
     offline: Offline = False,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Say what images show, how sure that is, and whether they look attacked.
+    """Say what images show, how sure that is, and, of a trained defense, whether they look attacked.
 
-    The flag's threshold comes from held-out clean images. Of a folder every file has its turn, those below it too;
-    one that cannot be read has a line of its own, and the exit status is then 1.
+    The flag's threshold comes from held-out clean images. A classifier has no flag. Of a folder every file has its
+    turn, those below it too; one that cannot be read has a line of its own, and the exit status is then 1.
     """
-    machine, run = Machine(device=device, threads=threads), located(run)
-    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
+    from memory_defense.cli.evaluate_checks import is_classifier
 
+    machine = Machine(device=device, threads=threads)
+    own = OwnOptions(
+        target=target,
+        data=data,
+        size=size,
+        geometry=geometry,
+        classes=classes,
+        weights=weights,
+        argument=argument,
+        preprocess=preprocess,
+        data_dir=data_dir,
+        offline=offline,
+    )
+    if is_classifier(target):
+        from memory_defense.cli.predict_classifier import Pictured, predict_classifier
+
+        pictured = Pictured(own=own, pictures=images, batch=batch)
+        pictured.check({"--false-alarms": false_alarms, "--gate": gate})
+        predict_classifier(pictured, machine, as_json=as_json)
+        return
+    own.refuse(but="geometry")
+    check_framing(None, geometry)
+    run = located(target)
+    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
+    said = _Asked(
+        false_alarms=false_alarms,
+        gate=gate,
+        batch=batch,
+        data=data,
+        data_dir=data_dir,
+        offline=offline,
+        geometry=geometry,
+    )
+    _predict_run(run, images, said, machine, as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What was asked of a run's flag."""
+
+    false_alarms: float | None
+    gate: str | None
+    batch: int
+    data: str | None
+    data_dir: Path | None
+    offline: bool
+    geometry: str | None
+
+
+def _predict_run(run: Path, images: list[Path], asked: _Asked, machine: Machine, *, as_json: bool) -> None:
     from memory_defense.cli.progress import shown
     from memory_defense.cli.run_splits import run_splits
     from memory_defense.data.limits import TYPED, Limits
@@ -84,7 +150,7 @@ def predict(
     model = ModelSpec(**found.read()["model"])
     spec = images_of(model)
     place = machine.ready()
-    epsilon = None if gate is None else radius(gate, "l2")
+    epsilon = None if asked.gate is None else radius(asked.gate, "l2")
     defense = load_defense(run) if epsilon is None else Gated(proving(load_defense(run), radii=[epsilon]), epsilon)
     defense = defense.to(place)
     kept: list[Line] = []
@@ -100,14 +166,14 @@ def predict(
                     lambda: (
                         run_splits(
                             found,
-                            source=data,
+                            source=asked.data,
                             device=place,
-                            data_dir=data_dir,
-                            offline=offline,
+                            data_dir=asked.data_dir,
+                            offline=asked.offline,
                             progress=progress,
                         ).held_out
                     ),
-                    false_alarms=false_alarms,
+                    false_alarms=asked.false_alarms,
                     progress=progress,
                 )
             )
@@ -125,25 +191,29 @@ def predict(
                 + (f"; kept in {found.manifest_path}" if keeps else "")
             )
         progress.begin("predicting, images done", 0)
-        source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED))
-        lines = _counted(predictions(defense, flag, source, classes=spec.classes, batch=batch), progress)
+        how = _geometry(found, asked.geometry)
+        source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED), geometry=how)
+        lines = counted(predictions(defense, flag, source, classes=spec.classes, batch=asked.batch), progress)
         try:
-            failed = _print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
+            failed = print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
         except KeyboardInterrupt:
             if kept:
-                _print_table(iter(kept), _caption(flag, epsilon))
+                print_table(iter(kept), _caption(flag, epsilon))
             raise
     if not as_json:
-        _print_table(iter(kept), _caption(flag, epsilon))
+        print_table(iter(kept), _caption(flag, epsilon))
     if failed:
         raise typer.Exit(SOME_UNREADABLE)
 
 
-def _counted(lines: Iterator[Line], progress: Progress) -> Iterator[Line]:
-    """Yield what is predicted, telling how many images that were."""
-    for one in lines:
-        yield one
-        progress.advance(1)
+def _geometry(run: RunDirectory, asked: str | None) -> Geometry | None:
+    """Return how pictures are brought to size: as asked, or as the run's own images were."""
+    from memory_defense.data.geometry import Geometry
+    from memory_defense.workflows.run_images import kept_images_from
+
+    entry = kept_images_from(run.read(), run.manifest_path)
+    line = asked or (entry.geometry if entry else None)
+    return None if line is None else Geometry.parse(line)
 
 
 def _kept(one: Line, kept: list[Line]) -> bool:
@@ -185,29 +255,6 @@ def _check(
         check_run_images(manifest, data, data_dir)
 
 
-def _print_json(lines: Iterator[Line]) -> int:
-    """Write a line for each image as soon as it is known; return the number that could not be read."""
-    from memory_defense.data.pictures import LeftOut, Unreadable
-    from memory_defense.reporting.wording import plain
-
-    total = failed = 0
-    for one in lines:
-        if isinstance(one, LeftOut):
-            sys.stderr.write(plain(one.reason) + "\n")
-            continue
-        total += 1
-        if isinstance(one, Unreadable):
-            failed += 1
-            entry = {"file": one.name, "error": one.reason}
-        else:
-            entry = asdict(one)
-        sys.stdout.write(json.dumps(entry, allow_nan=False) + "\n")
-    sys.stdout.flush()
-    if failed:
-        sys.stderr.write(f"not read: {failed:,} of {total:,}\n")
-    return failed
-
-
 def _caption(flag: Flag, gate: float | None) -> str:
     """Return what a flag means, and what a gate for this radius proves."""
     from memory_defense.reporting.wording import number, percent, plain
@@ -221,46 +268,3 @@ def _caption(flag: Flag, gate: float | None) -> str:
         f"Suspicious above {number(flag.threshold)}: {plain(flag.score)}, at most {percent(flag.false_alarms)} % "
         "of clean images."
     )
-
-
-def _print_table(lines: Iterator[Line], caption: str) -> int:
-    """Print a table, and a line for each image that could not be read; return the number of these."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from memory_defense.cli.shared import wide_console
-    from memory_defense.data.pictures import LeftOut, Unreadable
-    from memory_defense.reporting.wording import MISSING, number, percent, plain
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        caption=Text(caption),
-        caption_justify="left",
-    )
-    for title in ("file", "label", "confidence", "flag", "score", "note"):
-        table.add_column(title, justify="right" if title in ("confidence", "score") else "left", overflow="fold")
-    failed: list[Unreadable] = []
-    left_out: list[LeftOut] = []
-    for one in lines:
-        if isinstance(one, LeftOut):
-            left_out.append(one)
-            continue
-        if isinstance(one, Unreadable):
-            failed.append(one)
-            table.add_row(Text(plain(one.name)), MISSING, MISSING, Text("not read", style="red"), MISSING, "")
-            continue
-        table.add_row(
-            Text(plain(one.file)),
-            Text(plain(one.label)),
-            f"{percent(one.confidence)} %",
-            Text(one.flag, style="bold yellow" if one.flag == "suspicious" else ""),
-            number(one.score),
-            Text("; ".join(one.changes)),
-        )
-    wide_console().print(table)
-    for one in failed:
-        sys.stderr.write(f"not read: {plain(one.reason)}\n")
-    for one in left_out:
-        sys.stderr.write(plain(one.reason) + "\n")
-    return len(failed)

@@ -20,10 +20,10 @@ PATIENCE_SECONDS = 3.0
 
 
 def studio(
-    runs: Annotated[
-        Path | None,
+    folders: Annotated[
+        list[Path] | None,
         typer.Argument(
-            help="Directory that holds the runs; runs, or if there is none, what comes with the package."
+            help="Directories with runs or records; by default runs, if there is one, and the records right here."
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -36,7 +36,8 @@ def studio(
 ) -> None:
     """Play with trained defenses on a web page: attack an image and watch what happens inside.
 
-    Needs the extra 'studio'. Nothing is sent anywhere, and no dataset is downloaded.
+    What comes with the package is always there, and so are the records of your own classifiers in the directories
+    given. Needs the extra 'studio'. Nothing is sent anywhere, and no dataset is downloaded.
     """
     try:
         import fastapi
@@ -46,10 +47,10 @@ def studio(
             f"the studio needs {error.name}, which is not installed: pip install 'memory-defense[studio]'"
         ) from error
     del fastapi, uvicorn
-    if runs is None:
-        runs = Path("runs") if Path("runs").is_dir() else ROOT
-    if not runs.is_dir():
-        raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
+    given = folders or [one for one in (Path("runs"),) if one.is_dir()]
+    for runs in given:
+        if not runs.is_dir():
+            raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
     check_seconds(seconds)
     check_data_dir(data_dir)
 
@@ -60,7 +61,15 @@ def studio(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = StudioOptions(runs=runs, host=host, port=port, data_dir=data_dir, seconds=seconds)
+    settings = StudioOptions(
+        runs=given,
+        shipped=ROOT,
+        flat=None if folders else Path(),
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        seconds=seconds,
+    )
     if not settings.local_only:
         typer.echo("the studio has no login: anyone who reaches this address can use it")
 

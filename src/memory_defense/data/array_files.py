@@ -12,8 +12,16 @@ from torch import Tensor
 
 from memory_defense.checks import check_images, check_labels
 from memory_defense.contracts import Labels, Rows
-from memory_defense.data.array_shapes import channels_first, check_layout, one_axis, understood, whole_numbers
-from memory_defense.data.limits import Limits, check_sides, fit_all
+from memory_defense.data.array_shapes import (
+    channels_first,
+    check_layout,
+    framed_all,
+    one_axis,
+    understood,
+    whole_numbers,
+)
+from memory_defense.data.geometry import Framing, framed_size
+from memory_defense.data.limits import Limits
 from memory_defense.data.npz import Npz
 from memory_defense.tensorfiles import read_tensors
 
@@ -75,7 +83,7 @@ class ArrayFile:
         """Return the name of an image, for messages."""
         return f"{self._keys[split][0]}[{row}]"
 
-    def read(self, split: str, size: int | None = None, rows: Rows | None = None) -> tuple[Tensor, Labels]:
+    def read(self, split: str, size: Framing = None, rows: Rows | None = None) -> tuple[Tensor, Labels]:
         """Return images (N, C, H, W), uint8 or float32 in [0, 1] as the file has them, and labels (N,) int64.
 
         Parameters
@@ -83,7 +91,7 @@ class ArrayFile:
         split
             One of `splits`.
         size
-            Resize every image to this many pixels a side (see `limits.fit`); None leaves them as they are.
+            How every image is brought to the model's pixels (`geometry.Framing`); None leaves them as they are.
         rows
             (M,) int64: only the images at these positions, in this order, and memory for no more of them. None
             reads all.
@@ -98,14 +106,9 @@ class ArrayFile:
         where = f"{self.path}: {key}"
         labels = self.labels(split)
         images = channels_first(self._opened.get(key, rows))
-        height, width = images.shape[2:]
-        check_sides(where, height, width, size, self.limits)
+        framed_size(where, images.shape[2], images.shape[3], size, self.limits)
         images, labels = self._levels(images, where, key), labels if rows is None else labels[rows]
-        if size is None or height == width == size:
-            return images.contiguous(), labels
-        count, channels = images.shape[:2]
-        self.limits.check_memory(where, count * channels * size**2 * images.element_size(), count)
-        return fit_all(images, size), labels
+        return framed_all(where, images, size, self.limits), labels
 
     def _read_labels(self, key: str, label_key: str) -> Labels:
         """Return the labels of a split, whichever way they lie."""

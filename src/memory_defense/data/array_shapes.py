@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memory_defense.contracts import Labels
+from memory_defense.data.geometry import Framing, framed, framed_size
+from memory_defense.data.limits import Limits
 
 _IMAGES, _LABELS = ("images", "imgs", "data", "x"), ("labels", "targets", "label", "y")
 _ALSO = {
@@ -106,3 +109,18 @@ def whole_numbers(labels: Tensor, where: str, *, torch_file: bool) -> Labels:
         raise ValueError(f"{kind}, and {float(labels[labels != labels.round()][0]):g} is none; save class numbers")
     remedy = "labels.long()" if torch_file else "labels.astype('int64')"
     raise ValueError(f"{kind}; {f'use {remedy}' if whole else 'save class numbers'}")
+
+
+def framed_all(where: str, images: Tensor, how: Framing, limits: Limits) -> Tensor:
+    """Return images (N, C, H, W), on the CPU, as `framed` does, of the same type; themselves if nothing changes."""
+    height, width = images.shape[2:]
+    sides = framed_size(where, height, width, how, limits)
+    if how is None or how == height == width:
+        return images.contiguous()
+    found = torch.empty((*images.shape[:2], *sides), dtype=images.dtype, device="meta")
+    limits.check_memory(where, found.numel() * images.element_size(), len(images))
+    found = torch.empty_like(found, device="cpu")
+    for image, place in zip(images, found, strict=True):
+        pixels = framed(where, np.ascontiguousarray(image.permute(1, 2, 0).numpy()), how, limits)
+        place[:] = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    return found

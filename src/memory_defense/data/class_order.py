@@ -14,6 +14,8 @@ from memory_defense.names import nearest
 
 ORDER_FILE = "class_order.txt"
 """Beside the splits of a folder: the names of the classes, a line each, in the order of their labels."""
+POSITIONS = "labels are positions among the folders"
+"""What a note about the order says where it says no more."""
 _MOST_BYTES = 1 << 20
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 
@@ -98,8 +100,11 @@ def given(classes: Sequence[str], folders: Iterable[Path], where: str) -> tuple[
     return names
 
 
-def read_order(path: Path) -> tuple[str, ...] | None:
-    """Return the names in an order file, None where there is no such file; raise ValueError for what is no list."""
+def read_order(path: Path, *, tabs: bool = False) -> tuple[str, ...] | None:
+    """Return the names in an order file, None where there is no such file; raise ValueError for what is no list.
+
+    With `tabs` a line may have some, which are taken as spaces.
+    """
     if not path.is_file():
         return None
     with path.open("rb") as source:
@@ -110,7 +115,7 @@ def read_order(path: Path) -> tuple[str, ...] | None:
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is no list of class names in UTF-8 ({error}); write one name a line") from error
-    names = tuple(line for line in lines if line)
+    names = tuple(line.replace("\t", " ") if tabs else line for line in lines if line)
     if not names or not all(name.isprintable() for name in names):
         raise ValueError(f"{path} names no class, or one that cannot be shown; write one name a line")
     return names
@@ -135,7 +140,7 @@ def _numbered(text: tuple[str, ...], root: Path) -> Order:
         (f"{name} is label {label}" for label, name in enumerate(classes) if int(name) != label), None
     ):
         notes.append(
-            f"class folder {other}: labels are positions among the folders, whose numbers do not count from 0 "
+            f"class folder {other}: {POSITIONS}, whose numbers do not count from 0 "
             "without a gap; if your model has outputs for the other numbers, make an empty folder for each"
         )
     return Order(classes, tuple(notes), text if classes != text else None)

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from memory_defense.contracts import Labels, Progress, Rows
 from memory_defense.data.class_order import ORDER_FILE, Order, given, order_of, read_order, same
-from memory_defense.data.image_files import SUFFIXES, decode_image, is_colour
+from memory_defense.data.folder_pixels import FolderPixels, ImageFile
+from memory_defense.data.geometry import Framing
+from memory_defense.data.image_files import SUFFIXES, is_colour
 from memory_defense.data.leftovers import LeftOut, is_document, is_leftover, listed
-from memory_defense.data.limits import Limits, check_sides, fit, resized
+from memory_defense.data.limits import Limits
 from memory_defense.data.places import DataNotFoundError, shown
 
 _SPLITS = ("train", "test")
 _OTHER_NAMES = {"train": ("training",), "test": ("testing", "val", "valid", "validation", "eval")}
 """What people call a split, in any case, beside its name."""
-_NOTED = 20
-"""Files read between two notes of progress."""
-
-
-@dataclass(frozen=True)
-class _File:
-    """An image file, as it was when the folder was listed."""
-
-    path: Path
-    label: int
-    stamp: tuple[int, int]
-    """Bytes, and time of the last change in nanoseconds."""
 
 
 class ImageFolder:
@@ -77,7 +65,7 @@ class ImageFolder:
         self._order = self._ordered(classes)
         self.classes = self._order.classes
         self._times: dict[Path, int] = {}
-        self._listings: dict[str, list[_File]] = {}
+        self._listings: dict[str, list[ImageFile]] = {}
         self._read: list[str] = []
 
     @property
@@ -99,16 +87,23 @@ class ImageFolder:
         """Return the name of an image, for messages."""
         return shown(str(self._files(split)[row].path.relative_to(self.root)))
 
-    def read(self, split: str, size: int | None = None, rows: Rows | None = None) -> tuple[Tensor, Labels]:
+    def read(
+        self, split: str, size: Framing = None, rows: Rows | None = None, *, order: Rows | None = None
+    ) -> tuple[Tensor, Labels]:
         """Return images (N, C, H, W) uint8 and labels (N,) int64.
 
-        C is 1 where every file of the folder is a grey image, 3 otherwise; grey images are then repeated.
+        C is 1 where every file of the folder is a grey image, 3 otherwise; grey images are then repeated. Many
+        images, or large ones, are decoded once into the cache (`decoded`), and what is returned is mapped into
+        memory from there: it takes none, and must not be written to.
 
         Parameters
         ----------
         split, size, rows
             As in `array_files.ArrayFile.read`. No other file is decoded; where all of these are grey, the headers
             of the others are read as well.
+        order
+            (M,) int64: what `rows` are the first of, so that one file of the cache serves all that begin alike;
+            None takes the rows themselves.
 
         Raises
         ------
@@ -118,14 +113,17 @@ class ImageFolder:
         files = self._files(split)
         chosen = files if rows is None else [files[int(row)] for row in rows]
         self.limits.check_count(str(self.root / split), len(chosen))
-        images = self._pixels(split, chosen, size)
+        every = chosen if order is None else [files[int(row)] for row in order]
+        reader = FolderPixels(self.root, split, chosen, size, self.limits, self._progress)
+        images = reader.read(every)
+        self._read += reader.notes
         if images.shape[1] == 1 and self._colour_elsewhere(split, chosen):
-            images = np.repeat(images, 3, axis=1)
+            images = images.expand(-1, 3, -1, -1)
         self._note_what_changed(split)
         there = {file.label for file in files}
         if empty := [name for label, name in enumerate(self.classes) if label not in there]:
             self._read.append(f"classes without images in {split}: {listed(empty)}")
-        return torch.from_numpy(images), torch.tensor([file.label for file in chosen])
+        return images, torch.tensor([file.label for file in chosen])
 
     def _no_splits(self, found: dict[str, Path]) -> str:
         """Return the message for a folder without splits: what it holds, and what to do about it."""
@@ -178,17 +176,17 @@ class ImageFolder:
                 raise ValueError(f"{str(entry)!a} cannot be shown; rename this class folder")
         return entries
 
-    def _files(self, split: str) -> list[_File]:
+    def _files(self, split: str) -> list[ImageFile]:
         """Return the files of a split, in order, as they were when first asked for."""
         if split not in self._listings:
             self._listings[split] = self._listed(split)
         return self._listings[split]
 
-    def _listed(self, split: str) -> list[_File]:
+    def _listed(self, split: str) -> list[ImageFile]:
         folders: dict[str, list[Path]] = {}
         for folder in self._folders[split]:
             folders.setdefault(same(folder.name), []).append(folder)
-        files: list[_File] = []
+        files: list[ImageFile] = []
         strays: list[Path] = []
         for label, name in enumerate(self.classes):
             for folder in folders.get(same(name), ()):
@@ -198,7 +196,7 @@ class ImageFolder:
                     if stamp is None:
                         strays.append(path)
                     else:
-                        files.append(_File(path, label, stamp))
+                        files.append(ImageFile(path, label, stamp))
         self._refuse(
             [path for path in strays if path.is_dir()],
             "are folders within classes, and are no class folders",
@@ -236,44 +234,7 @@ class ImageFolder:
                 "folder of a file is its class"
             )
 
-    def _pixels(self, split: str, files: list[_File], size: int | None) -> np.ndarray:
-        """Return the pixels of files (N, C, H, W), C = 1 where all of these are grey."""
-        where, images, first = str(self.root / split), np.empty((0, 1, 0, 0), np.uint8), files[0].path
-        turned = changed = 0
-        if self._progress:
-            self._progress.begin(f"reading {where}", len(files))
-        for number, file in enumerate(files):
-            try:
-                picture, was_turned, stamp = decode_image(file.path, self.limits)
-            except FileNotFoundError as error:
-                raise ValueError(f"{shown(file.path)} vanished while {where} was read; read it again") from error
-            turned, changed = turned + was_turned, changed + (stamp != file.stamp)
-            height, width = picture.shape[:2]
-            check_sides(shown(file.path), height, width, size, self.limits)
-            picture = picture if size is None else fit(picture, size)
-            height, width = picture.shape[:2]
-            if number == 0:
-                self.limits.check_memory(where, len(files) * 3 * height * width, len(files))
-                images = np.empty((len(files), 3 if picture.ndim == 3 else 1, height, width), np.uint8)
-            elif (height, width) != images.shape[2:]:
-                raise ValueError(
-                    f"{shown(file.path)} is {width} x {height} pixels, but {shown(first)} is {images.shape[3]} x "
-                    f"{images.shape[2]}; {resized(self.limits, max(4, min(images.shape[2:])))}"
-                )
-            if picture.ndim == 3 and images.shape[1] == 1:
-                images = np.repeat(images, 3, axis=1)
-            images[number] = picture.transpose(2, 0, 1) if picture.ndim == 3 else picture  # (C, H, W)
-            if self._progress and ((number + 1) % _NOTED == 0 or number + 1 == len(files)):
-                self._progress.advance(number % _NOTED + 1)
-        if turned:
-            self._read.append(
-                f"{turned:,} of {len(files):,} images in {split} turned as their EXIF orientation says"
-            )
-        if changed:
-            self._read.append(f"{changed:,} files in {where} changed while it was read: read as they are now")
-        return images
-
-    def _colour_elsewhere(self, split: str, read: list[_File]) -> bool:
+    def _colour_elsewhere(self, split: str, read: list[ImageFile]) -> bool:
         """Return whether a file that was not read has colour, so that all splits have the same channels."""
         done = {file.path for file in read}
         ordered = (split, *(other for other in self.splits if other != split))

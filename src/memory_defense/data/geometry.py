@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from memory_defense.data.limits import Limits, check_sides, fit
 from memory_defense.data.places import LARGEST_SIDE, SMALLEST_SIDE
 from memory_defense.names import check_name
 
@@ -135,6 +136,51 @@ class Geometry:
         return self.resize * height // shorter, self.resize * width // shorter
 
 
+Framing = int | Geometry | None
+"""How images are brought to a model's pixels: the largest centred square at so many pixels a side (`limits.fit`), a
+geometry, or as they are."""
+
+
+def framing_of(size: int | None, geometry: Geometry | str | None) -> Framing:
+    """Return the one of both that is given; raise ValueError for both, or a text that is no geometry."""
+    if size is not None and geometry is not None:
+        raise ValueError(f"size is {size} and geometry {str(geometry)!r}, which are two ways to resize; give one")
+    return Geometry.parse(geometry) if isinstance(geometry, str) else geometry if size is None else size
+
+
+def framing_text(how: Framing) -> str:
+    """Return it as it is written by the user and in records: ``size=224``, a geometry's line, or nothing."""
+    return "" if how is None else f"size={how}" if isinstance(how, int) else str(how)
+
+
+def framed_size(where: str, height: int, width: int, how: Framing, limits: Limits) -> tuple[int, int]:
+    """Return the (height, width) that `framed` gives an image of (height, width); raise ValueError as it does."""
+    if not isinstance(how, Geometry):
+        check_sides(where, height, width, how, limits)
+        return (height, width) if how is None else (how, how)
+    check_sides(where, height, width, SMALLEST_SIDE)
+    try:
+        sides = how.size_of(height, width)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    check_sides(where, *sides, None, limits)
+    return sides
+
+
+def framed(where: str, pixels: np.ndarray, how: Framing, limits: Limits) -> np.ndarray:
+    """Return an image (H, W) or (H, W, C) as it is to be; one that fits keeps its pixels bit by bit.
+
+    Raises
+    ------
+    ValueError
+        For an image that is too small or too large, or smaller than what is cut out; the text begins with `where`.
+    """
+    framed_size(where, pixels.shape[0], pixels.shape[1], how, limits)
+    if isinstance(how, Geometry):
+        return how.apply(pixels)
+    return pixels if how is None else fit(pixels, how)
+
+
 def _sides(text: str, value: str) -> int | tuple[int, int]:
     """Return 224 of ``224`` and (224, 320) of ``224x320``."""
     numbers = value.split("x")
@@ -153,5 +199,5 @@ def _resampled(pixels: np.ndarray, sides: tuple[int, int], how: Image.Resampling
     if pixels.ndim == 3:
         return np.stack([_resampled(pixels[..., c], sides, how) for c in range(pixels.shape[2])], axis=2)
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    resampled = np.asarray(image.resize(sides[::-1], how))
+    resampled = np.asarray(image.resize((sides[1], sides[0]), how))
     return resampled if pixels.dtype == np.uint8 else resampled.clip(pixels.min(), pixels.max())

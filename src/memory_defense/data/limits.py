@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from memory_defense.checks import check_at_least
 from memory_defense.data.places import LARGEST_SIDE, SMALLEST_SIDE
@@ -174,15 +172,6 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
     if square.ndim == 2:
         return _resampled(square, size)
     return np.stack([_resampled(square[..., channel], size) for channel in range(square.shape[2])], axis=2)
-
-
-def fit_all(images: Tensor, size: int) -> Tensor:
-    """Return images (N, C, H, W), on the CPU, each resized by `fit`: (N, C, size, size) of the same type."""
-    count, channels = images.shape[:2]
-    fitted = torch.empty((count, channels, size, size), dtype=images.dtype)
-    for image, place in zip(images, fitted, strict=True):
-        place[:] = torch.from_numpy(np.array(fit(image.permute(1, 2, 0).numpy(), size))).permute(2, 0, 1)
-    return fitted
 
 
 def _resampled(channel: np.ndarray, size: int) -> np.ndarray:

@@ -16,12 +16,15 @@ from torch import Tensor
 from memory_defense.checks import check_at_least
 from memory_defense.contracts import Labels, Progress, Rows
 from memory_defense.data.array_files import ArrayFile
-from memory_defense.data.class_order import ORDER_FILE
+from memory_defense.data.array_shapes import framed_all
+from memory_defense.data.class_map import Numbers, class_names
+from memory_defense.data.class_order import ORDER_FILE, POSITIONS
 from memory_defense.data.folders import ImageFolder
+from memory_defense.data.geometry import Framing, Geometry, framing_of, framing_text
 from memory_defense.data.images import ImageSet, Splits, first_of_each, load_dataset
-from memory_defense.data.limits import Limits, fit_all
+from memory_defense.data.limits import Limits
 from memory_defense.data.places import (
-    LARGEST_TRAINED_SIDE,
+    LARGEST_SIDE,
     DataNotFoundError,
     check_size,
     check_trained_size,
@@ -78,6 +81,7 @@ def load_images(
     *,
     split: SplitName = "test",
     size: int | None = None,
+    geometry: Geometry | str | None = None,
     images: int | None = None,
     classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
@@ -100,6 +104,9 @@ def load_images(
     size
         Resize every image to this many pixels a side, from 4 to 1024 (see `limits.fit`); None leaves them as they
         are, and then they must be of one size.
+    geometry
+        In place of `size`: how a model's own preprocessing brings images to its pixels, such as
+        ``resize=256,crop=224,interpolation=bicubic``.
     images
         Read the first so many images only, the same that come first without it; None, or more than there are,
         reads all.
@@ -122,9 +129,10 @@ def load_images(
     check_name(split, _SPLITS, "split")
     check_size(size)
     check_at_least(1, images=images)
+    how = framing_of(size, geometry)
     if isinstance(source, str) and source in DATASETS:
         _check_unnamed(source, classes)
-        found = _of_dataset(source, split, size, images, limits or Limits(), options)
+        found = _of_dataset(source, split, how, images, limits or Limits(), options)
         return replace(found, images=found.images.to(device))
     with _readable(source):
         opened = _open(source, limits or Limits(), classes, **options)
@@ -136,8 +144,9 @@ def load_images(
             rows = rows[tenth if split == "held-out" else ~tenth]
             if not len(rows):
                 raise DataNotFoundError(f"{source} has no {split} images: no class has two in train; add some")
-        found = _read(opened, part, size, mixed(rows)[:images])
-    notes = (*opened.notes, *_asked_for_more(images, len(rows)), *twins(opened, {part: found}))
+        order = mixed(rows)
+        found = _read(opened, part, how, order[:images], order)
+    notes = (*_framed(how), *opened.notes, *_asked_for_more(images, len(rows)), *twins(opened, {part: found}))
     _tell(notes, options.get("progress"), doubtful=opened.otherwise is not None)
     return DataSplit(
         _name(source), split, found.to(device), opened.classes, _sha256(found), notes, opened.otherwise
@@ -148,6 +157,7 @@ def load_splits(
     source: str | Path,
     *,
     size: int | None = None,
+    geometry: Geometry | str | None = None,
     classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     limits: Limits | None = None,
@@ -155,17 +165,18 @@ def load_splits(
 ) -> Splits:
     """Return all splits of a source, to train on; the parameters and errors are those of `load_images`.
 
-    Images are squares of at most 128 pixels a side, or are resized to such. Of a folder's or a file's training
+    Images are squares, or are resized to such. Of a folder's or a file's training
     images a tenth of each class, but at least one, is held out: the first of a fixed permutation, the same in every
     run. Mean and standard deviation are those of all training pixels. Every class must have two training images,
     and train and test must be of one shape and type. A known dataset keeps its size.
     """
-    check_trained_size(source, size)
+    check_trained_size(source, size, geometry, largest=LARGEST_SIDE)
+    how = framing_of(size, geometry)
     if isinstance(source, str) and source in DATASETS:
         _check_unnamed(source, classes)
         return load_dataset(source, device=device, **options)
     bounds = limits or Limits()
-    bounds = replace(bounds, side=min(bounds.side, LARGEST_TRAINED_SIDE), square=True)
+    bounds = replace(bounds, square=True)
     bounds = replace(bounds, words=replace(bounds.words, images=""))
     with _readable(source):
         opened = _open(source, bounds, classes, **options)
@@ -178,8 +189,8 @@ def load_splits(
             )
         tenth = held_out(labels, len(opened.classes))
         numbers = torch.arange(len(labels))
-        train = _read(opened, "train", size, torch.cat([mixed(numbers[~tenth]), mixed(numbers[tenth])]))
-        test = _read(opened, _split_of(opened, source, "test"), size, None)
+        train = _read(opened, "train", how, torch.cat([mixed(numbers[~tenth]), mixed(numbers[tenth])]))
+        test = _read(opened, _split_of(opened, source, "test"), how, None)
     if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
         raise ValueError(
             f"{source}: training images are {_kind(train)}, test images {_kind(test)}; "
@@ -187,7 +198,7 @@ def load_splits(
         )
     mean, std = _moments(train)
     rest = len(train) - int(tenth.sum())
-    notes = (*opened.notes, *twins(opened, {"train": train, "test": test}))
+    notes = (*_framed(how), *opened.notes, *twins(opened, {"train": train, "test": test}))
     _tell(notes, options.get("progress"), doubtful=opened.otherwise is not None)
     spec = DatasetSpec(
         name=_name(source),
@@ -203,6 +214,41 @@ def load_splits(
     )
     chosen = ImageSet(train.images[rest:], train.labels[rest:], train.ids[rest:])
     return Splits(train.first(rest).to(device), chosen.to(device), test.to(device), spec, notes, opened.otherwise)
+
+
+def relabelled(data: DataSplit, numbers: Numbers, outputs: int) -> DataSplit:
+    """Return the same images, labelled by the outputs of a model that knows other classes too.
+
+    Parameters
+    ----------
+    data
+        Labelled by positions in its classes.
+    numbers
+        The output of each class, from `class_map`.
+    outputs
+        How many the model has.
+
+    Raises
+    ------
+    ValueError
+        For a number beyond the last output.
+    """
+    if (most := max(numbers.outputs)) >= outputs:
+        folder = data.classes[numbers.outputs.index(most)]
+        raise ValueError(
+            f"{data.name}: class {folder!r} has the number {most}, but the model has {outputs} outputs, counted "
+            "from 0; correct the number, or give the model that these classes belong to"
+        )
+    labels = data.images.labels
+    found = replace(data.images, labels=torch.tensor(numbers.outputs, device=labels.device)[labels])
+    classes = class_names(data.classes, numbers.outputs, outputs)
+    notes = (*(note for note in data.notes if not is_about_order(note)), numbers.why)
+    return replace(data, images=found, classes=classes, sha256=_sha256(found), notes=notes, otherwise=None)
+
+
+def is_about_order(note: str) -> bool:
+    """Return whether a note doubts positions among the folders, which a model's own outputs may make idle."""
+    return ORDER_FILE in note or POSITIONS in note
 
 
 def held_out(labels: Labels, classes: int) -> Tensor:
@@ -260,24 +306,34 @@ def _split_of(opened: ImageFolder | ArrayFile, source: str | Path, split: str) -
     return split
 
 
-def _read(opened: ImageFolder | ArrayFile, split: str, size: int | None, rows: Rows | None) -> ImageSet:
-    """Return the images at these positions, in this order; all of a split, mixed, for None."""
+def _read(
+    opened: ImageFolder | ArrayFile, split: str, how: Framing, rows: Rows | None, order: Rows | None = None
+) -> ImageSet:
+    """Return the images at these positions, in this order; all of a split, mixed, for None.
+
+    `order` is what they are the first of; None where they are all of it.
+    """
     chosen = mixed(torch.arange(len(opened.labels(split)))) if rows is None else rows
-    return ImageSet(*opened.read(split, size, chosen), chosen)
+    if isinstance(opened, ImageFolder):
+        return ImageSet(*opened.read(split, how, chosen, order=order), chosen)
+    return ImageSet(*opened.read(split, how, chosen), chosen)
+
+
+def _framed(how: Framing) -> tuple[str, ...]:
+    """Return how images were brought to the model's pixels, for a record; where nothing else says it."""
+    return (f"images brought to size: {how}",) if isinstance(how, Geometry) else ()
 
 
 def _of_dataset(
-    source: str, split: SplitName, size: int | None, images: int | None, limits: Limits, options: Any
+    source: str, split: SplitName, how: Framing, images: int | None, limits: Limits, options: Any
 ) -> DataSplit:
     """Return one split of a dataset that is known by name, for `load_images`."""
     splits = load_dataset(source, **options)
     every = {"train": splits.train, "held-out": splits.held_out, "test": splits.test}[split]
     found = every.first(min(images or len(every), len(every)))
-    if size is not None:
-        where, channels = f"{source} at {size} pixels a side", found.images.shape[1]
-        limits.check_memory(where, len(found) * channels * size**2, len(found))
-        found = replace(found, images=fit_all(found.images, size))
-    notes = _asked_for_more(images, len(every))
+    if how is not None:
+        found = replace(found, images=framed_all(f"{source}, {framing_text(how)}", found.images, how, limits))
+    notes = (*_framed(how), *_asked_for_more(images, len(every)))
     _tell(notes, options.get("progress"))
     return DataSplit(source, split, found, splits.spec.classes, _sha256(found), notes)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from memory_defense.checks import check_images
+from memory_defense.data.geometry import Geometry, framed
 from memory_defense.data.image_files import decode_image
 from memory_defense.data.leftovers import is_leftover, listed
 from memory_defense.data.limits import Limits, check_sides, fit
@@ -37,6 +39,14 @@ class Picture:
     """The changes that were needed, such as ``resized from 64 x 48``."""
 
 
+class _Model(NamedTuple):
+    """What the model takes."""
+
+    channels: int
+    size: int | None
+    geometry: Geometry | None
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A file that gave no picture, and why."""
@@ -55,7 +65,12 @@ class LeftOut:
 
 
 def pictures(
-    paths: Sequence[Path], *, channels: int, size: int, limits: Limits | None = None
+    paths: Sequence[Path],
+    *,
+    channels: int,
+    size: int | None,
+    limits: Limits | None = None,
+    geometry: Geometry | None = None,
 ) -> Iterator[Picture | Unreadable | LeftOut]:
     """Yield the pictures of files, folders and files of arrays, in the order given; folders sorted by name.
 
@@ -68,22 +83,27 @@ def pictures(
     ----------
     paths
         Nothing is raised for any of them: what cannot be read is yielded as `Unreadable`.
-    channels, size
-        C, 1 or 3, and H = W of the model's images.
+    channels
+        C of the model's images, 1 or 3.
+    size
+        H = W of the model's images; None leaves them as they are, or as `geometry` makes them.
     limits
         Largest files that are decoded.
+    geometry
+        In place of the largest centred square: how the model's own images were brought to size. What is of another
+        size afterwards is `Unreadable`.
     """
-    bounds = limits or Limits()
+    bounds, model = limits or Limits(), _Model(channels, size, geometry)
     for path in paths:
         for file in _files(path):
             try:
                 if not isinstance(file, Path):
                     yield file
                 elif file.suffix.lower() in SUFFIXES:
-                    yield from _of_arrays(file, channels, size, bounds)
+                    yield from _of_arrays(file, model, bounds)
                 else:
                     pixels, turned, _ = decode_image(file, bounds)
-                    yield _picture(str(file), pixels, channels, size, turned=turned)
+                    yield _picture(str(file), pixels, model, turned=turned)
             except (OSError, ValueError) as error:
                 yield Unreadable(str(file), _reason(file, error))
 
@@ -140,7 +160,7 @@ def _entry(file: Path, root: str) -> Path | Unreadable:
     return file if file.is_file() else Unreadable(str(file), f"{file} is no file of pixels; remove it")
 
 
-def _of_arrays(path: Path, channels: int, size: int, limits: Limits) -> Iterator[Picture | Unreadable]:
+def _of_arrays(path: Path, model: _Model, limits: Limits) -> Iterator[Picture | Unreadable]:
     images = _images_in(path, limits)
     limits.check_count(str(path), len(images) if images.ndim else 0)
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
@@ -152,9 +172,7 @@ def _of_arrays(path: Path, channels: int, size: int, limits: Limits) -> Iterator
     for number, image in enumerate(images):
         name = f"{path}[{number}]"
         try:
-            yield _picture(
-                name, image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image, channels, size
-            )
+            yield _picture(name, image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image, model)
         except ValueError as error:
             yield Unreadable(name, str(error))
 
@@ -177,9 +195,9 @@ def _images_in(path: Path, limits: Limits) -> np.ndarray:
     )
 
 
-def _picture(name: str, pixels: np.ndarray, channels: int, size: int, *, turned: bool = False) -> Picture:
+def _picture(name: str, pixels: np.ndarray, model: _Model, *, turned: bool = False) -> Picture:
     """Return pixels (H, W) or (H, W, 3), uint8 or float in [0, 1], as the model reads them."""
-    height, width = pixels.shape[:2]
+    (height, width), (channels, size, geometry) = pixels.shape[:2], model
     check_sides(name, height, width, size)
     if pixels.dtype != np.uint8:
         pixels = _checked(name, pixels)
@@ -187,7 +205,17 @@ def _picture(name: str, pixels: np.ndarray, channels: int, size: int, *, turned:
     if pixels.ndim == 3 and channels == 1:
         pixels = _grey(pixels)
         changes.append("colour made grey")
-    if (height, width) != (size, size):
+    if geometry is not None:
+        pixels, before = framed(name, np.ascontiguousarray(pixels), geometry, Limits()), pixels
+        tall, wide = pixels.shape[:2]
+        if size is not None and (tall, wide) != (size, size):
+            raise ValueError(
+                f"{name} is {wide} x {tall} pixels by {geometry}, and the model takes {size} x {size}; give "
+                f"--geometry resize=N,crop={size}"
+            )
+        if not np.array_equal(before, pixels):
+            changes.append(f"brought from {width} x {height} to {wide} x {tall} by {geometry}")
+    elif size is not None and (height, width) != (size, size):
         cut = "" if height == width else ", the sides cut off"
         changes.append(f"resized from {width} x {height} to {size} x {size}{cut}")
         pixels = fit(np.ascontiguousarray(pixels), size)

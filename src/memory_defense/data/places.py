@@ -12,9 +12,10 @@ SUFFIXES = (".npz", ".safetensors")
 
 SMALLEST_SIDE = 4
 LARGEST_SIDE = 1024
-"""Pixels a side of images that a user's own classifier is evaluated on, at most."""
+"""Pixels a side of images that are evaluated or trained on; a network may take fewer, and says so."""
+
 LARGEST_TRAINED_SIDE = 128
-"""Pixels a side of images that the networks of this library are trained on, at most."""
+"""Pixels a side of images that recipes are adapted to, at most; a user's own network takes what it takes."""
 
 
 class DataNotFoundError(ValueError):
@@ -33,11 +34,16 @@ def check_size(size: int | None, largest: int = LARGEST_SIDE) -> None:
         raise ValueError(f"size is {size}, but it must be from {SMALLEST_SIDE} to {largest} pixels a side")
 
 
-def check_trained_size(source: str | Path, size: int | None) -> None:
+def check_trained_size(
+    source: str | Path, size: int | None, geometry: object = None, *, largest: int = LARGEST_TRAINED_SIDE
+) -> None:
     """Raise ValueError as `check_size` does, and for a known dataset that would not be trained on as it is."""
-    check_size(size, LARGEST_TRAINED_SIDE)
-    if isinstance(source, str) and source in DATASETS and size not in (None, DATASETS[source].size):
+    check_size(size, largest)
+    known = isinstance(source, str) and source in DATASETS
+    if known and size not in (None, DATASETS[str(source)].size):
         raise ValueError(f"size is {size}, but {source} is trained on as it is; leave size out")
+    if known and geometry is not None:
+        raise ValueError(f"geometry is {geometry}, but {source} is trained on as it is; leave geometry out")
 
 
 def check_directory(directory: Path, by: str) -> None:

@@ -92,11 +92,15 @@ def find(
     raise DataNotFoundError(_report(spec, tried, offline))
 
 
-def cache_path(spec: DatasetSpec) -> Path:
-    """Return the file of a dataset, in the directory MEMDEF_CACHE names or else the user's cache directory."""
+def cache_root() -> Path:
+    """Return the directory that MEMDEF_CACHE names, or else the user's cache directory."""
     named = os.environ.get(CACHE_VARIABLE)
-    root = Path(named).expanduser() if named else pooch.os_cache("memory-defense")
-    return root / "datasets" / f"{spec.name}.safetensors"
+    return Path(named).expanduser() if named else Path(pooch.os_cache("memory-defense"))
+
+
+def cache_path(spec: DatasetSpec) -> Path:
+    """Return the file of a dataset in the cache."""
+    return cache_root() / "datasets" / f"{spec.name}.safetensors"
 
 
 def read_cache(spec: DatasetSpec) -> Arrays:

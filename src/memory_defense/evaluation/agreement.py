@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from memory_defense.contracts import Images, Labels, Rows
+from memory_defense.contracts import Labels, Rows
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.store import fingerprint
+from memory_defense.evaluation.pixels import Pictures
+from memory_defense.evaluation.store import fingerprint, update_by_pixels
 
 
 def terms_of(
-    defense: object, images: Images, labels: Labels, ids: Rows, cases: Sequence[Case], options: Options
+    defense: object, images: Pictures, labels: Labels, ids: Rows, cases: Sequence[Case], options: Options
 ) -> dict[str, str]:
     """Return everything that decides an outcome by name; what is long is there as a hash."""
     attacks = "; ".join(f"{one.key} {one.role} {one.attack!r} {getattr(one.attack, 'sha256', '')}" for one in cases)
@@ -22,7 +23,7 @@ def terms_of(
     return {
         "the number of images": str(len(images)),
         "the shape of an image": str(tuple(images.shape[1:])),
-        "the hash of the images": _hash(images),
+        "the hash of the images": _hash_of_images(images),
         "the hash of the labels": _hash(labels),
         "the hash of the ids": _hash(ids),
         "the attacks' names and radii": ", ".join(f"{one.name} {one.ball!r}" for one in cases),
@@ -32,6 +33,12 @@ def terms_of(
         "bfloat16": str(options.bfloat16),
         "the hash of the model's weights and buffers": fingerprint(defense, *nothing, "")[:12],
     }
+
+
+def _hash_of_images(images: Pictures) -> str:
+    digest = hashlib.sha256()
+    update_by_pixels(digest, images)
+    return digest.hexdigest()[:12]
 
 
 def _hash(tensor: Tensor) -> str:

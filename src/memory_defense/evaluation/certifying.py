@@ -17,6 +17,7 @@ from memory_defense.contracts import Certifying, Classifier, Images, Labels, Per
 from memory_defense.evaluation.agreement import terms_of
 from memory_defense.evaluation.metrics import asked, predicted
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import Pictures, Pixels
 from memory_defense.evaluation.store import SAVE_SECONDS, fingerprint, of_other_company, of_rank, only_writer
 from memory_defense.files import remove
 from memory_defense.foreign import undisturbed
@@ -160,7 +161,7 @@ class Proofs:
 
 def certify_all(
     model: Classifier,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     method: Method,
     options: Options,
@@ -200,7 +201,7 @@ def certify_all(
         mine = ranks.rows(len(images))
         if ranks.world > 1:
             ranks.agree_on(terms_of(model, images, labels, ids, (), options) | {"how to certify": method.terms})
-        run = _Run(model, images[mine], labels[mine], ids[mine], method, options, ranks, state_file)
+        run = _Run(model, Pixels.of(images).take(mine), labels[mine], ids[mine], method, options, ranks, state_file)
         found = run.go()
         whole = {name: tensor.new_empty((len(images), *tensor.shape[1:])) for name, tensor in found.items()}
         seconds = run.seconds
@@ -217,7 +218,7 @@ class _Run:
     """One rank's share."""
 
     model: Classifier
-    images: Images
+    images: Pixels
     labels: Labels
     ids: Rows
     method: Method

@@ -8,16 +8,17 @@ from dataclasses import replace
 import torch
 
 from memory_defense.checks import check_class_count
-from memory_defense.contracts import Classifier, Images, works_in
+from memory_defense.contracts import Classifier, works_in
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.invariance import undisturbed
+from memory_defense.evaluation.pixels import Pictures
 from memory_defense.losses import suited
 from memory_defense.passes import regular
 from memory_defense.wrappers import restored
 
 
 @torch.no_grad()
-def classes_of(model: Classifier, images: Images, *, seed: int) -> int | None:
+def classes_of(model: Classifier, images: Pictures, *, seed: int) -> int | None:
     """Return the number of classes that the model answers with; None where it gives no logits (B, K), or raises.
 
     What is wrong then is for the evaluation to say. Buffers and random numbers are as before afterwards.

@@ -21,6 +21,7 @@ from memory_defense.passes import regular
 from memory_defense.randomness import seeded
 from memory_defense.run_directory import FLAG, RunDirectory
 from memory_defense.wrappers import frozen
+from memory_defense.zoo import is_shipped
 
 KEY = FLAG
 """Entry of the manifest: ``{"score": ..., "threshold": ..., "false_alarms": ..., "calibration_images": ...}``."""
@@ -46,9 +47,15 @@ def kept_flag(manifest: Mapping[str, Any], where: Path) -> Flag | None:
     return Flag(**entry)
 
 
-def keep_flag(run: RunDirectory, flag: Flag) -> None:
-    """Write the flag into the run's manifest, in place of an earlier one."""
+def keep_flag(run: RunDirectory, flag: Flag) -> bool:
+    """Write the flag into the run's manifest, in place of an earlier one; return whether that was done.
+
+    A run that comes with the package stays as it is.
+    """
+    if is_shipped(run.path):
+        return False
     run.write({**run.read(), KEY: asdict(flag)})
+    return True
 
 
 def restore_flag(defense: Flagging, manifest: Mapping[str, Any], where: Path) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Defense, Labels, Rebuilding, SlotDefense
+from memory_defense.contracts import Defense, Images, Labels, Rebuilding, SlotDefense
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.passes import granules_of
 from memory_defense.tensorfiles import write_tensors
 from memory_defense.wrappers import frozen
+
+SHOWN_SLOTS = 16
+"""Slots whose reconstructions are kept of each image, at most: a page shows no thousand of them."""
 
 
 def write_gallery(
@@ -60,7 +63,7 @@ def write_gallery(
             tensors["slots_clean"], tensors["slots_adversarial"] = clean.slots, attacked.slots
         if isinstance(defense, Rebuilding):
             with torch.no_grad():
-                tensors["reconstructions"] = defense.reconstruct_all(adversarial)
+                tensors |= _rebuilt(defense, adversarial, tensors)
     header = {
         "classes": json.dumps(list(classes)),
         "attack": "the first that worked, of all",
@@ -70,6 +73,38 @@ def write_gallery(
         "defense": name,
     }
     write_tensors(path, tensors, header)
+
+
+def _rebuilt(defense: Rebuilding, adversarial: Images, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what slots make of the images, of all slots if they are few, and which ones otherwise.
+
+    Of many, those are taken that the page has something to say about: of the true class, of the answers, of the
+    slots that were read, and then those with the most attention. An image goes through all of them at a time.
+    """
+    found: list[Tensor] = []
+    chosen: list[Tensor] = []
+    for row in range(len(adversarial)):
+        every = defense.reconstruct_all(adversarial[row : row + 1])[0]  # (K, C, H, W)
+        if len(every) <= SHOWN_SLOTS:
+            found.append(every)
+            continue
+        which = _telling(known, row, len(every)).to(every.device)
+        found.append(every[which])
+        chosen.append(which)
+    rebuilt = {"reconstructions": torch.stack(found)}
+    return rebuilt | ({"reconstructed": torch.stack(chosen)} if chosen else {})
+
+
+def _telling(known: Mapping[str, Tensor], row: int, slots: int) -> Labels:
+    """Return the numbers of `SHOWN_SLOTS` slots (S,) that say most about an image, in rising order."""
+    named = ("labels", "predictions_clean", "predictions_adversarial", "slots_clean", "slots_adversarial")
+    first = [int(known[name][row]) for name in named if name in known]
+    for name in ("attention_clean", "attention_adversarial"):
+        if name in known:
+            shares = known[name][row].view(slots, -1).sum(1)  # (K,)
+            first += cast("list[int]", shares.argsort(descending=True, stable=True)[:SHOWN_SLOTS].tolist())
+    distinct = dict.fromkeys(one for one in (*first, *range(slots)) if 0 <= one < slots)
+    return torch.tensor(sorted(list(distinct)[:SHOWN_SLOTS]))
 
 
 def _choose(robust: Tensor, correct: Tensor, labels: Labels, count: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from memory_defense.contracts import Binding, Classifier, Images, Logits, PerImage, Rows, needs_gradient
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.pixels import Pictures
 from memory_defense.evaluation.record import BatchInvariance
 from memory_defense.foreign import out_of_memory
 from memory_defense.passes import (
@@ -68,7 +69,7 @@ def measured(
     defense: Classifier,
     surrogates: Mapping[str, Classifier | Binding],
     cases: Sequence[Case],
-    images: Images,
+    images: Pictures,
     ids: Rows,
     *,
     largest: int,
@@ -150,9 +151,10 @@ def draws_at_random(model: Classifier, images: Images, *, gradients: bool = True
     return any(bool((_length(one - other) > _RANDOM * _length(one)).any()) for one, other in pairs)
 
 
-def chosen_micro_batch(defense: Classifier, images: Images, found: BatchInvariance) -> int:
+def chosen_micro_batch(defense: Classifier, images: Pictures, found: BatchInvariance) -> int:
     """Return the micro-batch for these images: by a clock only where that changes no answer."""
-    return settled_micro_batch(images) if found.granule is None else fastest_micro_batch(defense, images)
+    sample = images[: candidates_for(images.device)[-1]]
+    return settled_micro_batch(sample) if found.granule is None else fastest_micro_batch(defense, sample)
 
 
 def weakest(mine: BatchInvariance, ranks: Ranks) -> BatchInvariance:

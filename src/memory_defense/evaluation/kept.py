@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from memory_defense.answers import answered_otherwise, in_short, predicted_otherwise, repeats_itself
-from memory_defense.contracts import Classifier, Images, Rows
+from memory_defense.contracts import Classifier, Rows
 from memory_defense.evaluation.metrics import asked, predicted
+from memory_defense.evaluation.pixels import Pictures
 from memory_defense.evaluation.place import per_image_of
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.results import PerImageResults, read_per_image
@@ -93,7 +94,7 @@ def _stages(record: Record, number: int, results: PerImageResults) -> str:
     return ""
 
 
-def check_still_its_own(record: Record, place: Path, defense: Classifier, images: Images, ids: Rows) -> None:
+def check_still_its_own(record: Record, place: Path, defense: Classifier, images: Pictures, ids: Rows) -> None:
     """Raise ValueError where a model no longer answers as it did when its record was made.
 
     Weights may be the same while the code around them is not. Without the file of every image nothing can be told.

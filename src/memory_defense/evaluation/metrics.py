@@ -8,7 +8,8 @@ from typing import Literal, cast
 import torch
 
 from memory_defense.checks import whole_number
-from memory_defense.contracts import Classifier, Images, Labels, Logits, PerImage
+from memory_defense.contracts import Classifier, Labels, Logits, PerImage, Rows
+from memory_defense.evaluation.pixels import Pictures, parts
 from memory_defense.evaluation.record import Accuracy
 from memory_defense.losses import margin
 from memory_defense.noticed import answered, answers_seen, finite_rows
@@ -22,12 +23,22 @@ ACCELERATOR_JUDGE_BATCH = 1024
 """The same on an accelerator, which fewer do not fill."""
 
 
+def judge_batch(device: torch.device) -> int:
+    """Return how many images are judged at a time on this device."""
+    return JUDGE_BATCH if device.type == "cpu" else ACCELERATOR_JUDGE_BATCH
+
+
+def judge_batches(images: Pictures) -> tuple[Rows, ...]:
+    """Return the positions of the images, as many at a time as are judged."""
+    return torch.split(torch.arange(len(images), device=images.device), judge_batch(images.device))
+
+
 NO_ANSWER = -1
 """Stands for the predicted class of an image for which the model returned NaN or infinite logits."""
 
 
 @torch.no_grad()
-def asked(model: Classifier, images: Images) -> Logits:
+def asked(model: Classifier, images: Pictures) -> Logits:
     """Return logits (B, K), no image's depending on its batch; rows without an answer are NaN or infinite.
 
     Raises
@@ -35,21 +46,20 @@ def asked(model: Classifier, images: Images) -> Logits:
     ValueError
         When the model returns anything else, and what `passes.Regular` raises.
     """
-    parts: list[Logits] = []
+    found: list[Logits] = []
     judge = regular(model)
-    size = JUDGE_BATCH if images.device.type == "cpu" else ACCELERATOR_JUDGE_BATCH
-    for part in torch.split(images, size):
+    for part in parts(images, judge_batch(images.device)):
         with exact_float32():
             logits = judge(part)
         if logits.dim() != 2 or logits.shape[0] != part.shape[0]:
             raise ValueError(
                 f"the model returned shape {tuple(logits.shape)} for {part.shape[0]} images, expected logits (B, K)"
             )
-        parts.append(logits)
-    return torch.cat(parts)
+        found.append(logits)
+    return torch.cat(found)
 
 
-def answers(model: Classifier, images: Images) -> Logits:
+def answers(model: Classifier, images: Pictures) -> Logits:
     """Return logits (B, K) as `asked` does; raise ValueError where one is NaN or infinite."""
     logits = asked(model, images)
     missing = (~finite_rows(logits)).nonzero().squeeze(1)
@@ -67,7 +77,7 @@ def no_answer_text(missing: int, images: int) -> str:
     )
 
 
-def predict(model: Classifier, images: Images) -> Labels:
+def predict(model: Classifier, images: Pictures) -> Labels:
     """Return (B,) the predicted classes, `NO_ANSWER` where logits are not finite; raise what `asked` raises."""
     return predicted(asked(model, images))
 
@@ -109,7 +119,7 @@ class Submissions:
 
 
 def judged(
-    model: Classifier, images: Images, labels: Labels, submissions: Submissions
+    model: Classifier, images: Pictures, labels: Labels, submissions: Submissions
 ) -> tuple[PerImage, PerImage]:
     """Return (B,) bool, whether the model errs on the image by these submissions, and (B,) the largest lead.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ class Options:
     batch_size: int | None = None
     """Images in one pass through the model, at least 1; None finds the fastest by a probe of at most a second."""
     chunk: int = 1024
-    """Images that an attack holds in memory at once, at least 1; progress is saved between chunks."""
+    """Images that an attack holds in memory at once, at least 1, and fewer where they are large; progress is saved
+    between chunks."""
     device: torch.device | str | None = None
     """Device to compute on, such as ``cuda:1``; None is the device of the images. The model returns to its own."""
     submissions: Submissions | int = 1
@@ -61,7 +62,7 @@ class Options:
     """File of adversarial images beside an earlier record (``*.images.safetensors``), of this model or of another:
     they are tried first."""
     defense: str = "a classifier"
-    """Name of the model in the record."""
+    """Name of the model in the record, and so in reports, comparisons and model cards."""
     dataset: str = "images in memory"
     """Name of the images in the record."""
     weights_sha256: str = ""
@@ -121,6 +122,26 @@ class Options:
                 f"ids has {len(self.ids)} positions, but there are {count} images; give one for each image, or None"
             )
         return self.ids.cpu()
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options` as keywords of a call, which also takes ``progress=True``."""
+
+    seed: int
+    batch_size: int | None
+    chunk: int
+    device: torch.device | str | None
+    submissions: Submissions | int
+    bfloat16: bool
+    resume: bool
+    alone: bool
+    ids: Rows | Sequence[int] | NDArray[np.integer[Any]] | None
+    start_from: Path | str | None
+    defense: str
+    dataset: str
+    weights_sha256: str
+    notes: tuple[str, ...]
+    progress: Progress | bool | None
 
 
 def _images_in(name: str, count: object) -> int:

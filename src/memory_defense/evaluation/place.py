@@ -1,6 +1,6 @@
 """Where a record and what goes with it lie, and whose it is; torch is not needed.
 
-A record ``r.json`` has ``r.images.safetensors`` beside it, and ``r.progress.safetensors`` while its evaluation is
+A record ``r.json`` has ``r.images.safetensors`` beside it, and ``r.progress.log`` while its evaluation is
 not whole. One evaluation writes there at a time (`store.only_writer`). A record of another evaluation is replaced,
 with a line that says so before the work begins; what is no record is never replaced.
 """
@@ -30,7 +30,12 @@ def per_image_path(record: Path) -> Path:
 
 
 def state_path(record: Path) -> Path:
-    """Return the file that a stopped evaluation goes on from."""
+    """Return the log that a stopped evaluation goes on from."""
+    return beside(record, "progress.log")
+
+
+def proofs_state_path(record: Path) -> Path:
+    """Return the file that a stopped certification goes on from."""
     return beside(record, "progress.safetensors")
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from memory_defense.contracts import Certificates, Certifying, Flagging, PerImage
 from memory_defense.evaluation.metrics import JUDGE_BATCH, accuracy
+from memory_defense.evaluation.pixels import parts
 from memory_defense.evaluation.record import CertifiedGate, CertifiedResult
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.state import Broken
@@ -17,7 +18,7 @@ from memory_defense.wrappers import exact_float32, frozen
 def proven(defense: Certifying, evaluation: Evaluation) -> Certificates:
     """Return the certificates of an evaluation's clean images, on the CPU."""
     with exact_float32(), frozen(defense):
-        found = [defense.certificates(part) for part in torch.split(evaluation.images, JUDGE_BATCH)]
+        found = [defense.certificates(part) for part in parts(evaluation.images, JUDGE_BATCH)]
     labels = torch.cat([one.labels for one in found]).cpu()
     return Certificates(labels, torch.cat([one.radii for one in found]).double().cpu())
 
@@ -28,8 +29,10 @@ def broken_proofs(evaluation: Evaluation, proofs: Certificates, broken: Broken, 
     The distance is measured in the certificate's `norm`, whatever the ball's: a proof in L2 says something of an
     image that an L-inf attack found, if that is near enough in L2.
     """
-    moved = (broken.images.double() - evaluation.images.double()).flatten(1)
-    distance = length_of(moved, norm).cpu()
+    distance = torch.zeros(len(evaluation.images), dtype=torch.float64)
+    for rows in torch.split((broken.breaker >= 0).nonzero().squeeze(1), JUDGE_BATCH):
+        moved = (broken.images[rows].double() - evaluation.images[rows].double()).flatten(1)
+        distance[rows.cpu()] = length_of(moved, norm).cpu()
     found = (broken.breaker >= 0).cpu() & (proofs.labels == evaluation.labels.cpu())
     return found & (distance <= proofs.radii)
 
@@ -61,9 +64,9 @@ def accepted_wrong(defense: object, evaluation: Evaluation) -> PerImage | None:
 
 @torch.no_grad()
 def _accepted(defense: Certifying, evaluation: Evaluation, epsilon: float) -> Tensor:
-    parts = torch.split(evaluation.images, JUDGE_BATCH)
     with exact_float32(), frozen(defense):
-        return torch.cat([defense.slack(part, epsilon / 2) >= 0 for part in parts])
+        asked = parts(evaluation.images, JUDGE_BATCH)
+        return torch.cat([defense.slack(part, epsilon / 2) >= 0 for part in asked])
 
 
 def certified_result(

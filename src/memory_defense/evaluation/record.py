@@ -6,12 +6,12 @@ Accuracies are fractions, epsilon is in pixel units of [0, 1], times are seconds
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from memory_defense.checksums import parted, sealed
 from memory_defense.evaluation.consistency import contradiction
 from memory_defense.files import write_text
 from memory_defense.names import check_path
@@ -337,12 +337,79 @@ class Record(_Strict):
     """What was skipped, substituted or assumed, a line each: of the images first (`Options.notes`)."""
     audit: tuple[AuditLine, ...]
     provenance: Provenance
+    _place: Path | None = PrivateAttr(default=None)
+
+    @property
+    def place(self) -> Path | None:
+        """The file that the record was read from, or first written to; None for one that has none."""
+        return self._place
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether two records say the same, wherever their files are."""
+        return isinstance(other, Record) and dict(self) == dict(other)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - it holds dictionaries
+
+    def __repr__(self) -> str:
+        """Return one line: whose record it is, and what was found."""
+        worst = [
+            f"{one.norm} {one.epsilon:.4g}: "
+            + ("not tried" if one.accuracy is None else f"{100 * one.accuracy:.1f} %")
+            for one in self.worst_case
+        ]
+        found = [f"clean {100 * self.clean.accuracy:.1f} %", *([f"worst case {', '.join(worst)}"] if worst else [])]
+        proven = [f"{one.norm} {one.epsilon:.4g}: {100 * one.accuracy:.1f} %" for one in self.certified]
+        found += [f"proven {', '.join(proven)}"] if proven else []
+        failed = sum(line.verdict == "fail" for line in self.audit)
+        found.append(f"audit: {failed} of {len(self.audit)} checks failed" if self.audit else "audit: none")
+        return f"<Record of {self.defense!r} on {self.images} images of {self.dataset}: {'; '.join(found)}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the headline, what the audit says, and the curve if there is one."""
+        return _view("record_html")(self)
+
+    def to_dataframe(self, each: Literal["case", "image"] = "case") -> Any:
+        """Return the record as a `pandas.DataFrame`; pandas is the extra ``records``.
+
+        Parameters
+        ----------
+        each
+            What a row stands for: a ``case`` (clean, each attack, each stage of a cascade, each worst case and each
+            certified radius, in long form: `evaluation.frames.case_rows`), or an ``image``, those that are wrong or
+            broken included, from the file of every image beside the record.
+
+        Raises
+        ------
+        ValueError
+            Without pandas, and for images where that file is not there.
+        """
+        return _view("record_frame")(self, each)
+
+    def plot(self, norm: str | None = None, *, axes: Any = None) -> Any:
+        """Draw accuracy (in %) against epsilon with 95 % intervals, and return the matplotlib axes.
+
+        Parameters
+        ----------
+        norm
+            ``linf`` or ``l2``; None is the one in which most is known.
+        axes
+            Axes to draw into; None makes a figure.
+
+        Raises
+        ------
+        ValueError
+            For a norm in which the record has no radius.
+        """
+        return _view("record_plot")(self, norm, axes=axes)
 
     def write(self, path: Path | str) -> None:
         """Write the record as JSON with a checksum, atomically."""
         place = check_path(path, "path", "record.json")
+        from memory_defense.checksums import sealed  # a record that is never written needs none
+
         content = sealed(self.model_dump(by_alias=True, mode="json"))
         write_text(place, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        self._place = self._place or place
 
     @classmethod
     def read(cls, path: Path | str) -> Record:
@@ -359,6 +426,8 @@ class Record(_Strict):
             raise ValueError(f"{place} is a folder; give the record in it, such as {place / 'record.json'}")
         if not place.exists():
             raise ValueError(f"{place} does not exist; give the file that an evaluation wrote, such as record.json")
+        from memory_defense.checksums import parted
+
         text, damage = parted(place.read_bytes())
         try:
             record = cls.model_validate_json(text)
@@ -371,4 +440,10 @@ class Record(_Strict):
             raise ValueError(f"{path} contradicts itself: {wrong}; restore it, or evaluate again")
         if damage:
             raise ValueError(f"{path} is damaged: {damage}")
+        record._place = place
         return record
+
+
+def _view(name: str) -> Any:
+    """Return what shows a record, by its name at the public door: this room knows no other that renders."""
+    return getattr(import_module("memory_defense"), name)

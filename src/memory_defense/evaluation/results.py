@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +12,14 @@ from torch import Tensor
 
 from memory_defense.answers import ANSWERS
 from memory_defense.contracts import Attack, Images, Labels, PerImage, Rows
+from memory_defense.evaluation.broken_images import FiledImages
 from memory_defense.evaluation.cases import Case, parameters_of
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.odd import noted
 from memory_defense.evaluation.record import AttackResult, CascadeRecord, CascadeStage, WorstCase
 from memory_defense.evaluation.state import Broken, CaseState, State
-from memory_defense.tensorfiles import laid_out, read_tensors, write_tensors
+from memory_defense.tensorfiles import checksum_of, read_tensors, write_streamed
 from memory_defense.threat import ball
-
-_MOST_FLOATS = 1 << 30
-"""Pixels that are read from one file of per-image results, over all balls."""
 
 
 @dataclass(frozen=True)
@@ -137,39 +134,64 @@ class PerImageResults:
     predictions: Labels
     """(N,) the defense's answers to the clean images."""
     broken: tuple[Broken, ...]
-    """One for each ball; `images` holds the clean image's place with NaN where nothing broke it."""
+    """One for each ball; its `images` are NaN where nothing broke one."""
     breakers: tuple[str, ...]
     """What the numbers in `Broken.breaker` stand for: attack, knowledge, and their ball."""
     answers: Tensor | None = None
     """(N, 2) the defense's logits for the clean images, in short (`answers`); files of earlier versions
     have none."""
+    checksum: str = ""
+    """The file's; files of earlier versions have none."""
 
 
-def write_per_image(path: Path | None, state: State, cases: Sequence[Case]) -> str:
+def write_per_image(path: Path, state: State, cases: Sequence[Case]) -> str:
     """Write every image's verdict, first breaker, distance and adversarial image; return the file's checksum.
 
-    `read_per_image` reads it. Without a path nothing is written, which is for all processes but one.
+    `read_per_image` reads it. An image that counts in several balls is there once. Images are written one after the
+    other, with the grey levels of the clean one (`coded`), so that they can be read without the dataset.
     """
+    from memory_defense.evaluation import filed  # an evaluation that writes nothing needs none
+
     tensors = {"ids": state.ids, "labels": state.labels, "predictions": state.predictions, ANSWERS: state.answers}
-    for number, broken in enumerate(state.broken):
-        tensors |= broken.tensors(f"ball {number}")
+    kept, numbers = filed.numbered(state)
+    for number, (broken, its) in enumerate(zip(state.broken, numbers, strict=True)):
+        tensors |= broken.tensors(f"ball {number}") | {f"ball {number} {filed.NUMBERS}": its}
     header = {
         "balls": json.dumps([[one.ball.norm, one.ball.epsilon] for one in state.broken]),
         "breakers": json.dumps([f"{case.name}, {case.knowledge}, {case.ball!r}" for case in cases]),
         "size": json.dumps(list(state.images.shape[1:])),
+        filed.COUNT: str(len(kept)),
     }
-    return laid_out(tensors, header)[1] if path is None else write_tensors(path, tensors, header)
+    return write_streamed(path, tensors, header, filed.BYTES, filed.blocks(state, kept))
 
 
 def read_per_image(path: Path) -> PerImageResults:
-    """Return what `write_per_image` wrote; raise ValueError for a file that is damaged or something else."""
-    tensors, header = read_tensors(path)
+    """Return what `write_per_image` wrote; raise ValueError for a file that is damaged or something else.
+
+    Images stay in the file until somebody asks for one; a file of an earlier version has them as float32, and they
+    are read at once.
+    """
+    from memory_defense.evaluation import filed
+
+    tensors, header = read_tensors(path, lambda name: name != filed.BYTES)
     try:
         broken: list[Broken] = []
         balls, shape, size = json.loads(header["balls"]), json.loads(header["size"]), len(tensors["labels"])
-        _check_room(tensors, balls, shape)
+        if len(shape) != 3 or not all(isinstance(one, int) and one > 0 for one in shape):
+            raise ValueError(f"images {shape}")
+        image = filed.Filed(path, int(header[filed.COUNT]), shape) if filed.COUNT in header else None
         for number, (norm, epsilon) in enumerate(balls):
-            one = Broken.fresh(ball(norm, epsilon), torch.full((size, *shape), torch.nan))
+            place, kept = torch.full((size,), -1), tensors[f"ball {number} breaker"] >= 0
+            if image is None:
+                its, found = filed.earlier(tensors[f"ball {number} images"], shape)
+            else:
+                its, found = tensors[f"ball {number} {filed.NUMBERS}"], image
+                if its.dtype != torch.int64 or (
+                    len(its) and not 0 <= int(its.min()) <= int(its.max()) < image.count
+                ):
+                    raise ValueError(f"the ball {number} names other images than there are")
+            place[kept] = its
+            one = Broken.fresh(ball(norm, epsilon), FiledImages(tuple(shape), place, found), place, place.device)
             one.take_over(tensors, f"ball {number}", torch.arange(size))
             broken.append(one)
         breakers = tuple(str(one) for one in json.loads(header["breakers"]))
@@ -177,20 +199,16 @@ def read_per_image(path: Path) -> PerImageResults:
         if kept is not None and kept.shape != (size, 2):
             raise ValueError(f"{ANSWERS} are {tuple(kept.shape)}, not {(size, 2)}")
         return PerImageResults(
-            tensors["ids"], tensors["labels"], tensors["predictions"], tuple(broken), breakers, kept
+            tensors["ids"],
+            tensors["labels"],
+            tensors["predictions"],
+            tuple(broken),
+            breakers,
+            kept,
+            checksum_of(path),
         )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"{path} is no file of per-image results ({error}); write it again") from error
-
-
-def _check_room(tensors: Mapping[str, Tensor], balls: Sequence[object], shape: list[int]) -> None:
-    """Raise ValueError for a header whose images would be more than `_MOST_FLOATS`, or are not the file's."""
-    size = len(tensors["labels"])
-    if len(shape) != 3 or min(shape) < 1 or len(balls) * size * math.prod(shape) > _MOST_FLOATS:
-        raise ValueError(f"{len(balls)} balls of {size} images {shape}")
-    for number in range(len(balls)):
-        if (there := tensors[f"ball {number} images"]).shape[1:] != torch.Size(shape):
-            raise ValueError(f"images {tuple(there.shape)}, not {shape}")
 
 
 def images_of(results: PerImageResults, ids: Rows, norm: str) -> list[tuple[Rows, Images]]:

@@ -18,28 +18,28 @@ import torch
 from torch import Tensor
 
 from memory_defense.answers import in_short, made_on
-from memory_defense.checks import check_images, check_labels, nearest
+from memory_defense.checks import check_labels, nearest
 from memory_defense.contracts import (
     Adaptive,
     Binding,
     Classifier,
     Defense,
     Flagging,
-    Images,
     Labels,
     PerImage,
     Rows,
     transfers_of,
 )
-from memory_defense.evaluation.agreement import terms_of
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
 from memory_defense.evaluation.fitting import changes, classes_of, fitted
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
+from memory_defense.evaluation.log import Log
 from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, accuracy, asked, judged, predicted
 from memory_defense.evaluation.odd import refuse_without_answers, refuse_without_gradients, sentence
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import Pictures, Pixels, check_pictures, chunk_for
 from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
@@ -93,8 +93,8 @@ class Evaluation:
     """Whether the attacks computed their gradients in bfloat16."""
 
     @property
-    def images(self) -> Images:
-        """(N, C, H, W) clean."""
+    def images(self) -> Pixels:
+        """(N, C, H, W) clean, by reference."""
         return self.state.images
 
     @property
@@ -129,7 +129,7 @@ class Evaluation:
 
 def evaluate(
     defense: Defense,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     cases: Sequence[Case],
     options: Options | None = None,
@@ -147,7 +147,8 @@ def evaluate(
     defense
         Judged in eval mode; its mode and gradients are as before afterwards.
     images, labels
-        (N, C, H, W) in [0, 1] and (N,), the same on every rank.
+        (N, C, H, W) in [0, 1] and (N,), the same on every rank. They are not copied; what lies there as grey levels
+        (`pixels.Pixels`) becomes floats a batch at a time.
     cases
         An image broken inside a smaller ball of the same norm counts as broken in every larger one. The
         knowledge `replay.EARLIER` is for `replay.Replay`.
@@ -173,7 +174,7 @@ def evaluate(
 
 def _evaluate(
     defense: Defense,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     cases: Sequence[Case],
     chosen: Options,
@@ -181,7 +182,8 @@ def _evaluate(
     state_file: Path | None,
     keep_state: bool,
 ) -> Evaluation:
-    check_images(images)
+    check_pictures(images)
+    images = Pixels.of(images)
     check_labels(labels, len(images))
     surrogates = published(defense)
     for case in cases:
@@ -189,6 +191,8 @@ def _evaluate(
             raise nearest(case.knowledge, surrogates, "knowledge")
     numbers = chosen.numbers(len(images))
     if ranks.world > 1:
+        from memory_defense.evaluation.agreement import terms_of  # only several processes need it
+
         ranks.agree_on(terms_of(defense, images, labels, numbers, cases, chosen))
     mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
     with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
@@ -203,7 +207,7 @@ def _evaluate(
         with granules_of(found.granule):
             passes = len(mine) * (1 + chosen.repetitions.count)
             asking = stage(chosen.progress, "asking the model about the clean images", passes)
-            own, ids = images[mine], numbers[mine]
+            own, ids = images.take(mine), numbers[mine]
             with asking, located(defense, own, ids, "judging clean images"):
                 state = run.begin(own, labels[mine], ids)
             with stage(chosen.progress, "timing passes of several sizes"):
@@ -247,16 +251,16 @@ class _Run:
     state_file: Path | None
     keep_state: bool
     store: Store | None = None
+    logs: list[Log] = field(default_factory=list[Log])
+    """Of all ranks, where there are several."""
     said: set[str] = field(default_factory=set[str])
     short: bool = False
     """Whether the clean images were judged in such passes."""
-    adding: bool = False
-    """Whether the state is being written to, and is neither as before nor as after."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.options.progress, self.cases)
 
-    def begin(self, images: Images, labels: Labels, ids: Rows) -> State:
+    def begin(self, images: Pixels, labels: Labels, ids: Rows) -> State:
         """Judge the clean images, and take over the state of a stopped evaluation if there is one."""
         state = State.blank(images, labels, ids, self.cases)
         noticed = Noticed()
@@ -299,21 +303,44 @@ class _Run:
         except ValueError as error:
             fault = str(error)
         self.ranks.agree(fault)
+        if self.ranks.world > 1:
+            self._open_logs(state)
         if said:
             self.say(said)
         return state
+
+    def _open_logs(self, state: State) -> None:
+        """Have every rank's broken images where all of them can read them, and know so before the work begins."""
+        from memory_defense.evaluation.shared_logs import beside, nameless  # only several processes need it
+
+        assert self.store is not None
+        if self.state_file is None:
+            self.store.log, self.logs = nameless(self.ranks)
+            state.logs[:] = [self.store.log]
+        else:
+            self.store.keep(state)
+            assert self.store.log is not None
+            self.logs = beside(self.state_file, self.store.log, self.ranks)
 
     def say(self, text: str) -> None:
         """Say one line."""
         if self.options.progress:
             self.options.progress.note(text)
 
-    def _asked_again(self, images: Images) -> Tensor:
+    def _asked_again(self, images: Pixels) -> Tensor:
         with seeded(self.options.seed, "clean judge"):
             return in_short(asked(self.defense, images))
 
     def merge(self, mine: State, whole: State) -> State:
-        """Return `whole` with what every rank found."""
+        """Return `whole` with what every rank found; broken images stay where each rank wrote them."""
+        assert self.store is not None
+        if self.state_file is not None:
+            from memory_defense.evaluation.shared_logs import beside  # only several processes need it
+
+            assert self.store.log is not None
+            self.store.force(at_once=True)
+            self.logs = beside(self.state_file, self.store.log, self.ranks)  # anew, to see all that was written
+        whole.logs[:] = self.logs
         for rank, tensors in enumerate(self.ranks.gather(to_tensors(mine))):
             take_over(whole, tensors, Ranks(rank, self.ranks.world).rows(len(whole.labels)))
         return whole
@@ -356,19 +383,17 @@ class _Run:
             orders.append(cascade.run())
         between(self.options.progress)
         if self.store is not None and self.keep_state:
-            self.store.save(state, at_once=True)
+            self.store.keep(state)
         return orders
 
     def _attack(self, state: State, position: int, rows: Rows) -> None:
-        """Try a case on these rows, chunk by chunk, saving between chunks."""
+        """Try a case on these rows, chunk by chunk."""
         runner, done = CaseRunner(defense=self.defense, options=self.options), 0
-        for part in torch.split(rows, self.options.chunk):
+        for part in torch.split(rows, chunk_for(state.images, self.options.chunk)):
             if len(part):
                 with self._kept(state), self.watch.part(state, position, rows, done, len(part)):
                     self._attempt(state, position, part, runner)
                 done += len(part)
-            if self.store is not None:
-                self.store.save(state)
             self._advance(state, 0)
         if self.ranks.world == 1:
             refuse_without_gradients(state, self.cases, whole=False)
@@ -385,9 +410,8 @@ class _Run:
             if not (out_of_memory(error) or isinstance(error, MemoryShortError)) or len(rows) == 1:
                 raise
         else:
-            self.adding = True
-            state.add(case, position, rows, attempt)
-            self.adding = False
+            assert self.store is not None
+            self.store.add(state, position, rows, attempt)
             self._say(sentence("attacked", attempt.no_answer) if attempt.no_answer else "")
             self._say(sentence("gradient", attempt.no_gradient) if attempt.no_gradient else "")
             return
@@ -415,14 +439,13 @@ class _Run:
 
     @contextmanager
     def _kept(self, state: State) -> Generator[None]:
-        """Save the state where the block is interrupted or fails; not where it was being written to just then."""
+        """Have the log on the disk where the block is interrupted or fails, and say where it is."""
         try:
             yield
         except (Exception, KeyboardInterrupt):
-            if self.store is not None and not self.adding:
-                self.store.save(state, at_once=True)
-                if self.store.path is not None:
-                    self.say(f"stopped; what is known of every image is in {self.store.path}")
+            if self.store is not None and self.store.path is not None:
+                self.store.keep(state)
+                self.say(f"stopped; what is known of every image is in {self.store.path}")
             raise
 
     def _advance(self, state: State, steps: int, text: str = "") -> None:

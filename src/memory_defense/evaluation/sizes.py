@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from memory_defense.contracts import Classifier, Images, Rows
+from memory_defense.contracts import Classifier, Rows
 from memory_defense.evaluation.invariance import undisturbed
 from memory_defense.evaluation.metrics import JUDGE_BATCH
 from memory_defense.evaluation.odd import NAMED
+from memory_defense.evaluation.pixels import Pictures
 from memory_defense.foreign import ModelError
 from memory_defense.passes import GRANULE, granule, granules_of, regular
 from memory_defense.wrappers import frozen, restored, rows_of
@@ -44,7 +45,7 @@ class Taken(NamedTuple):
         return f"no pass had more than {_images(self.most)}: the model does not take every larger number"
 
 
-def taken_by(model: Classifier, images: Images, *, largest: int, wanted: int | None, seed: int) -> Taken:
+def taken_by(model: Classifier, images: Pictures, *, largest: int, wanted: int | None, seed: int) -> Taken:
     """Return what the model takes, by asking it about the largest pass, and then about others.
 
     Buffers and random numbers are as before afterwards.
@@ -83,7 +84,7 @@ def taken_by(model: Classifier, images: Images, *, largest: int, wanted: int | N
     return Taken()
 
 
-def _refusal(model: Classifier, images: Images, count: int) -> ModelError | None:
+def _refusal(model: Classifier, images: Pictures, count: int) -> ModelError | None:
     try:
         regular(model)(images[:count])
     except ModelError as error:
@@ -93,13 +94,13 @@ def _refusal(model: Classifier, images: Images, count: int) -> ModelError | None
     return None
 
 
-def _takes(model: Classifier, images: Images, size: int) -> bool:
+def _takes(model: Classifier, images: Pictures, size: int) -> bool:
     """Return whether the model answers the first image, repeated to fill one pass of so many."""
     with granules_of(size, size):
         return _refusal(model, images, 1) is None
 
 
-def culprits(model: Classifier, images: Images, most: int = NAMED) -> list[int]:
+def culprits(model: Classifier, images: Pictures, most: int = NAMED) -> list[int]:
     """Return the rows of the images that the model raises an error for even alone, the first `most` of them."""
     found: list[int] = []
 
@@ -120,7 +121,7 @@ def culprits(model: Classifier, images: Images, most: int = NAMED) -> list[int]:
 
 
 @contextmanager
-def located(model: Classifier, images: Images, ids: Rows, doing: str) -> Generator[None]:
+def located(model: Classifier, images: Pictures, ids: Rows, doing: str) -> Generator[None]:
     """Run a block of work on these images; a `ModelError` from it says which of them the model failed on.
 
     Parameters

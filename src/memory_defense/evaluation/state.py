@@ -1,20 +1,37 @@
 """What an evaluation knows about every image so far: enough to go on exactly, and to merge several processes.
 
-Everything is a tensor with one entry for each image, or a number; a file holds it whole (`evaluation.store`).
+Everything is a tensor with one entry for each image, or a number, but the pixels: clean ones lie where the caller
+has them, broken ones as changes in a log (`evaluation.log`), which a stopped evaluation goes on from
+(`evaluation.store`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from memory_defense.contracts import Ball, Images, Labels, PerImage, Rows
+from memory_defense.evaluation.broken_images import BrokenImages
 from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.log import Log
+from memory_defense.evaluation.pixels import Pictures, Pixels
 from memory_defense.noticed import least
 from memory_defense.wrappers import Passes
+
+VERDICTS = ("robust", "breaker", "distance", "lead")
+"""What is known of every image in a ball, by the names of the fields of `Broken`."""
+
+
+class ByRow(Protocol):
+    """Images that are read by their rows."""
+
+    def __getitem__(self, rows: Rows | slice) -> Images:
+        """Return the images (n, C, H, W) at these positions."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +131,11 @@ class Broken:
     ball: Ball
     robust: PerImage
     """(N,) bool: classified correctly, and no case broke it."""
-    images: Images
-    """The breaking image, or the clean one where there is none."""
+    images: ByRow
+    """By rows (n,): the breaking image, or the clean one where there is none (NaN where a file does not have it).
+    By rows (n,): the breaking image, or the clean one where there is none (NaN where a file does not have it)."""
+    place: Rows
+    """(N,) on the CPU: where the breaking image is in the log or file, -1 where there is none."""
     breaker: Labels
     """(N,) position of the first case that broke it, -1 where none did."""
     distance: PerImage
@@ -124,37 +144,42 @@ class Broken:
     """(N,) the largest lead of a wrong class that any image inside the ball had so far, the clean one included."""
 
     @classmethod
-    def fresh(cls, ball: Ball, images: Images) -> Broken:
+    def fresh(cls, ball: Ball, images: ByRow, place: Rows, device: torch.device) -> Broken:
         """Return what is known before anything was judged: no image is classified correctly, none is broken."""
-        nobody = torch.full((len(images),), -1, device=images.device)
-        zero = torch.zeros(len(images), device=images.device)
-        return cls(ball, nobody >= 0, images, nobody, zero, zero - torch.inf)
+        nobody = torch.full((len(place),), -1, device=device)
+        zero = torch.zeros(len(place), device=device)
+        return cls(ball, nobody >= 0, images, place, nobody, zero, zero - torch.inf)
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """Return everything for a file, with images only where there is a breaking one."""
-        return {
-            f"{prefix} robust": self.robust,
-            f"{prefix} breaker": self.breaker,
-            f"{prefix} distance": self.distance,
-            f"{prefix} lead": self.lead,
-            f"{prefix} images": self.images[self.breaker >= 0],
-        }
+        """Return everything but images for a file or another process."""
+        return {f"{prefix} {name}": getattr(self, name) for name in VERDICTS}
 
     def take_over(self, tensors: Mapping[str, Tensor], prefix: str, rows: Rows) -> None:
         """Write what `tensors` returned for these rows; raise KeyError where something is missing."""
         rows = rows.to(self.breaker.device)
-        for name in ("robust", "breaker", "distance", "lead"):
+        for name in VERDICTS:
             getattr(self, name)[rows] = tensors[f"{prefix} {name}"].to(self.breaker.device)
-        self.images[rows[self.breaker[rows] >= 0]] = tensors[f"{prefix} images"].to(self.images)
 
-    def add(self, case: Case, position: int, rows: Rows, attempt: Attempt) -> None:
-        """Take in what a case broke, if it counts in this ball: a smaller ball of the same norm does."""
-        if case.ball.norm != self.ball.norm:
+    def inside(self, ball: Ball, attempt: Attempt) -> PerImage:
+        """Return (B,) bool: what was found in `ball` counts here, as does all of a smaller one of the norm."""
+        if ball.norm != self.ball.norm:
+            return torch.zeros_like(attempt.fooled)
+        return (attempt.distance <= self.ball.epsilon) | (ball.epsilon <= self.ball.epsilon)
+
+    def newly(self, ball: Ball, rows: Rows, attempt: Attempt) -> PerImage:
+        """Return (B,) bool: an attack in `ball` broke the image in this one, and no other did before."""
+        return self.inside(ball, attempt) & attempt.fooled & self.robust[rows]
+
+    def add(self, ball: Ball, position: int, rows: Rows, attempt: Attempt, places: Rows) -> None:
+        """Take in what a case broke in its `ball`, if it counts in this one.
+
+        Its images are at these places (B,) of the log.
+        """
+        if ball.norm != self.ball.norm:
             return
-        inside = (attempt.distance <= self.ball.epsilon) | (case.ball.epsilon <= self.ball.epsilon)
-        fresh = inside & attempt.fooled & self.robust[rows]
+        inside, fresh = self.inside(ball, attempt), self.newly(ball, rows, attempt)
         self.robust[rows[fresh]] = False
-        self.images[rows[fresh]] = attempt.images[fresh]
+        self.place[rows[fresh].cpu()] = places[fresh.cpu()]
         self.breaker[rows[fresh]] = position
         self.distance[rows[fresh]] = attempt.distance[fresh]
         self.lead[rows[inside]] = torch.maximum(self.lead[rows], attempt.lead)[inside]
@@ -164,7 +189,7 @@ class Broken:
 class State:
     """Everything an evaluation knows about one set of images."""
 
-    images: Images
+    images: Pixels
     labels: Labels
     ids: Rows
     """(N,) positions in the dataset; they name the images' random draws."""
@@ -175,22 +200,34 @@ class State:
     answers: Tensor
     """(N, 2) the defense's logits for the clean images, in short (`answers`)."""
     cases: list[CaseState]
+    balls: tuple[Ball, ...]
+    """Of each case."""
     broken: list[Broken]
+    logs: list[Log]
+    """Where broken images are: row i's in the one at i modulo their number, as ranks share the images."""
 
     @classmethod
-    def blank(cls, images: Images, labels: Labels, ids: Rows, cases: Sequence[Case]) -> State:
+    def blank(cls, images: Pictures, labels: Labels, ids: Rows, cases: Sequence[Case]) -> State:
         """Return the state of a set of images before anything was asked."""
         nothing = torch.zeros_like(labels, dtype=torch.bool)
         balls = {(case.ball.norm, case.ball.epsilon): case.ball for case in cases if case.purpose != "curve"}
+        pixels, device, logs = Pixels.of(images), labels.device, [Log()]
+
+        def fresh(one: Ball) -> Broken:
+            place = torch.full((len(labels),), -1)
+            return Broken.fresh(one, BrokenImages(pixels, place, logs), place, device)
+
         return cls(
-            images,
+            pixels,
             labels,
             ids.to(labels.device),
             labels.clone(),
             nothing,
             torch.zeros(len(labels), 2, device=labels.device),
-            [CaseState.fresh(len(images), images.device) for _ in cases],
-            [Broken.fresh(balls[key], images.clone()) for key in sorted(balls)],
+            [CaseState.fresh(len(labels), device) for _ in cases],
+            tuple(case.ball for case in cases),
+            [fresh(balls[key]) for key in sorted(balls)],
+            logs,
         )
 
     def start(self, correct: PerImage, lead: PerImage) -> None:
@@ -199,11 +236,26 @@ class State:
         for broken in self.broken:
             broken.robust, broken.lead = correct.clone(), lead.clone()
 
-    def add(self, case: Case, position: int, rows: Rows, attempt: Attempt) -> None:
-        """Take in what the case at this position did to these rows."""
+    def newly_broken(self, position: int, rows: Rows, attempt: Attempt) -> PerImage:
+        """Return (B,) bool: the case at this position broke the image in some ball in which it stood."""
+        found = torch.zeros_like(attempt.fooled)
+        for broken in self.broken:
+            found = found | broken.newly(self.balls[position], rows, attempt)
+        return found
+
+    def add(self, position: int, rows: Rows, attempt: Attempt, places: Rows) -> None:
+        """Take in what the case at this position did to these rows.
+
+        Parameters
+        ----------
+        position, rows, attempt
+            As it was tried.
+        places
+            (B,) on the CPU: where the images that `newly_broken` marks are in the log; others are not looked at.
+        """
         self.cases[position].add(rows, attempt)
         for broken in self.broken:
-            broken.add(case, position, rows, attempt)
+            broken.add(self.balls[position], position, rows, attempt, places)
 
     def inside(self, ball: Ball) -> Broken:
         """Return what is known inside this ball."""

@@ -22,6 +22,7 @@ from memory_defense.data.images import Splits, split
 from memory_defense.data.spec import dataset_spec
 from memory_defense.evaluation.kept import check_still_its_own, read_whole
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import Pixels
 from memory_defense.evaluation.record import Record
 from memory_defense.files import remove, write_text
 from memory_defense.model_spec import ModelSpec
@@ -338,7 +339,7 @@ def _evaluate(
     if is_made(run.record, one, seed=0):
         found = read_whole(run.record)
         subset = splits.test.first(min(found.images, len(splits.test)))
-        check_still_its_own(found, run.record, defense, subset.floats(), subset.ids)
+        check_still_its_own(found, run.record, defense, Pixels.of(subset), subset.ids)
     else:
         progress.note(f"{one.name}: attacks")
         assess(one, run, defense, splits, options=_options(splits, chunk, progress))

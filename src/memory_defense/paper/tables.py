@@ -14,6 +14,7 @@ from memory_defense.contracts import Progress
 from memory_defense.data.images import Splits
 from memory_defense.evaluation.kept import check_still_its_own, read_whole
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import Pixels
 from memory_defense.evaluation.place import state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
@@ -197,7 +198,7 @@ def reproduced_row(
     if is_made(place, recipe, seed):
         found = read_whole(place)
         subset = splits.test.first(min(found.images, len(splits.test)))
-        check_still_its_own(found, place, defense, subset.floats(), subset.ids)
+        check_still_its_own(found, place, defense, Pixels.of(subset), subset.ids)
         if progress:
             progress.note(f"{place} was finished before, and is taken as it is")
         return ReproducedRow(row, found, place)

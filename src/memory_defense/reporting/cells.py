@@ -43,3 +43,10 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+
+    def turned(self, corner: str) -> Table:
+        """Return the table with rows and columns exchanged; `corner` is the title of its first column."""
+        names = (Column(row[0].text) for row in self.rows)
+        titles = enumerate(self.columns[1:], start=1)
+        rows = ((Cell(str(title)), *(row[place] for row in self.rows)) for place, title in titles)
+        return Table(self.title, (Column(corner, numeric=False), *names), tuple(rows), self.notes)

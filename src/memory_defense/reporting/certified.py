@@ -36,8 +36,9 @@ def _table(results: Sequence[CertifiedResult], sources: Sources) -> Table:
     notes = [
         f"{_how(first)}, {first.images:,} images, {first.seconds / first.images:.3g} s an image. In %, with its "
         "95 % interval.",
-        "Certified: no image within the radius gets another answer. The gate accepts an image only if it is "
-        "certified within half of the radius; then no image within the whole of it can be wrong and accepted.",
+        "Certified: right, and proven that no image within the radius gets another answer. The gate flags every "
+        "image that is not certified within half of the radius: then no image within the radius of one that is "
+        "right and accepted is wrong and accepted.",
     ]
     if first.alpha is not None:
         notes.append(f"A certificate is wrong with probability {first.alpha:g} at most, image by image.")

@@ -12,25 +12,34 @@ from matplotlib.ticker import MaxNLocator
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.reporting.rows import curve_points, figure_norms
 from memory_defense.reporting.svg import bare, colour, drawn
-from memory_defense.reporting.wording import KNOWLEDGE, knowledge_label, norm_label
+from memory_defense.reporting.wording import KNOWLEDGE, epsilon_text, knowledge_label, norm_label
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Size in inches, text size in points, and the axes' left, bottom, width and height in figure shares."""
+    """Size in inches, text size in points, and the axes' left, bottom, width and height in inches.
+
+    The lines' names stand to the right of the axes, or `below` them, where each makes the figure higher.
+    """
 
     width: float
     height: float
     text: float
     axes: tuple[float, float, float, float]
+    below: bool = False
+
+    @property
+    def row(self) -> float:
+        """Height of one line of text."""
+        return 1.3 * self.text / 72
 
 
-WIDE = Layout(7.4, 3.7, 9.5, (0.062, 0.135, 0.735, 0.775))
-NARROW = Layout(3.6, 3.5, 9.0, (0.105, 0.135, 0.5, 0.765))
+WIDE = Layout(7.4, 3.7, 9.5, (0.46, 0.5, 5.0, 2.87))
+NARROW = Layout(3.6, 2.9, 9.0, (0.38, 0.5, 3.1, 2.1), below=True)
 
 
 @dataclass(frozen=True)
-class _Pen:
+class Pen:
     """Style of one line: name of its colour in `svg.COLOURS`, marker, dashes."""
 
     colour: str
@@ -39,26 +48,28 @@ class _Pen:
 
 
 _PENS = {
-    "fixed-slots": _Pen("fixed-slots", "s", (0, (4, 2))),
-    "selector": _Pen("selector", "^"),
-    "end-to-end": _Pen("end-to-end", "o"),
-    "target-classifier": _Pen("target-classifier", "v", (0, (1, 1.2))),
-    "undefended": _Pen("undefended", "P", (0, (5, 1.5, 1, 1.5))),
-    "robust": _Pen("selector", "<"),
-    "accurate": _Pen("undefended", ">", (0, (3, 1.5))),
+    "fixed-slots": Pen("fixed-slots", "s", (0, (4, 2))),
+    "selector": Pen("selector", "^"),
+    "end-to-end": Pen("end-to-end", "o"),
+    "target-classifier": Pen("target-classifier", "v", (0, (1, 1.2))),
+    "undefended": Pen("undefended", "P", (0, (5, 1.5, 1, 1.5))),
+    "robust": Pen("selector", "<"),
+    "accurate": Pen("undefended", ">", (0, (3, 1.5))),
 }
-_OTHER = _Pen("other", "X", (0, (2, 1)))
-_WORST = _Pen("ink", "D")
-_PROVEN = _Pen("selector", "^")
-_GATED = _Pen("fixed-slots", "s", (0, (4, 2)))
+_OTHER = Pen("other", "X", (0, (2, 1)))
+_WORST = Pen("ink", "D")
+_PROVEN = Pen("selector", "^")
+_GATED = Pen("fixed-slots", "s", (0, (4, 2)))
 
 Point = tuple[float, Accuracy]
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """One line of the figure: what it is, how it is drawn, and its points, smallest radius first."""
+
     label: str
-    pen: _Pen
+    pen: Pen
     points: Sequence[Point]
     bold: bool = False
     joined: bool = True
@@ -91,8 +102,12 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
         )
         raise ValueError(f"the record of {record.defense!r} holds no curve in the norm {norm!r}; {remedy}")
 
+    height = layout.height + (layout.row * len(lines) if layout.below else 0)
+
     def paint(figure: Figure) -> None:
-        axes = figure.add_axes(layout.axes)
+        left, bottom, across, up = layout.axes
+        bottom += height - layout.height
+        axes = figure.add_axes((left / layout.width, bottom / height, across / layout.width, up / height))
         _frame(axes, norm, layout)
         for line in lines:
             _draw(axes, line)
@@ -101,7 +116,7 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     best = ", ".join(f"{line.label} {100 * line.points[-1][1].accuracy:.1f} %" for line in lines)
     return drawn(
         paint,
-        size=(layout.width, layout.height),
+        size=(layout.width, height),
         text=layout.text,
         prefix=prefix,
         title=f"Accuracy against epsilon, {norm_label(norm)}",
@@ -109,13 +124,16 @@ def accuracy_figure(record: Record, norm: str, *, prefix: str, layout: Layout = 
     )
 
 
-def _lines(record: Record, norm: str) -> list[_Line]:
+def _lines(record: Record, norm: str) -> list[Line]:
+    return known_lines(record, norm) if norm in figure_norms(record) else []
+
+
+def known_lines(record: Record, norm: str) -> list[Line]:
+    """Return every line that a record has points for in one norm; a single radius is a line that is not joined."""
     curves = curve_points(record, norm)
-    if norm not in figure_norms(record):
-        return []
     clean: Point = (0.0, record.clean)
     lines = [
-        _Line(knowledge_label(name), _PENS.get(name, _OTHER), [clean, *((r.epsilon, r) for r in results)])
+        Line(knowledge_label(name), _PENS.get(name, _OTHER), [clean, *((r.epsilon, r) for r in results)])
         for name, results in curves.items()
     ]
     worst: list[Point] = sorted(
@@ -127,21 +145,21 @@ def _lines(record: Record, norm: str) -> list[_Line]:
         key=lambda p: p[0],
     )
     if len(worst) > 1:
-        lines.append(_Line("worst case", _WORST, [clean, *worst], bold=True))
+        lines.append(Line("worst case", _WORST, [clean, *worst], bold=True))
     elif worst:
-        lines.append(_Line("worst case", _WORST, worst, bold=True, joined=False))
+        lines.append(Line("worst case", _WORST, worst, bold=True, joined=False))
     return [*lines, *_proven(record, norm, clean)]
 
 
-def _proven(record: Record, norm: str, clean: Point) -> list[_Line]:
+def _proven(record: Record, norm: str, clean: Point) -> list[Line]:
     """Return the line of what is certified, and that of what is right or flagged with a gate, method by method."""
-    lines: list[_Line] = []
+    lines: list[Line] = []
     for method in dict.fromkeys((one.method, one.sigma) for one in record.certified if one.norm == norm):
         found = [one for one in record.certified if (one.method, one.sigma) == method and one.norm == norm]
         points = sorted(((one.epsilon, one) for one in found if one.epsilon > 0), key=lambda point: point[0])
         gated: list[Point] = [(radius, one.gate.right_or_flagged) for radius, one in points if one.gate is not None]
-        lines.append(_Line("proven", _PROVEN, [clean, *points], bold=True))
-        lines.append(_Line("right or flagged, proven", _GATED, gated))
+        lines.append(Line("proven", _PROVEN, [clean, *points], bold=True))
+        lines.append(Line("right or flagged, proven", _GATED, gated))
     return [line for line in lines if line.points]
 
 
@@ -157,7 +175,7 @@ def _frame(axes: Axes, norm: str, layout: Layout) -> None:
     axes.set_title("accuracy, %", loc="left", color=muted, fontsize=layout.text, x=0, pad=8)
 
 
-def _draw(axes: Axes, line: _Line) -> None:
+def _draw(axes: Axes, line: Line) -> None:
     """Draw band, line and markers; the bold line lies under the others, so that none hides another."""
     shade = colour(line.pen.colour)
     across = [epsilon for epsilon, _ in line.points]
@@ -182,28 +200,32 @@ def _draw(axes: Axes, line: _Line) -> None:
     )
 
 
-def _label(axes: Axes, lines: Sequence[_Line], layout: Layout) -> None:
-    """Write each line's name and last value at the right, spread so that no two overlap."""
+def _label(axes: Axes, lines: Sequence[Line], layout: Layout) -> None:
+    """Write each line's mark, name and last value beside the axes, spread so that no two overlap, or below them.
+
+    No line leads from a name to its curve: it would be taken for one.
+    """
     end = max(epsilon for line in lines for epsilon, _ in line.points)
     axes.set_xlim(0, end * 1.02)
-    step = 100 * layout.text * 1.3 / (72 * layout.height * layout.axes[3])
+    inch = end * 1.02 / layout.axes[2], 104 / layout.axes[3]  # in units of the two axes
+    step = inch[1] * layout.row
     order = sorted(lines, key=lambda line: line.points[-1][1].accuracy)
-    places = _spread([100 * line.points[-1][1].accuracy for line in order], step, 0.0, 100.0)
+    if layout.below:
+        at, top = 0.05 * inch[0], -2 - inch[1] * 0.5
+        places = [top - step * (number - 0.5) for number in range(len(order), 0, -1)]
+    else:
+        at = end * 1.02 + 0.1 * inch[0]
+        places = _spread([100 * line.points[-1][1].accuracy for line in order], step, 0.0, 100.0)
     for line, place in zip(order, places, strict=True):
         epsilon, last = line.points[-1]
-        shade, value = colour(line.pen.colour), 100 * last.accuracy
+        shade, where = colour(line.pen.colour), "" if epsilon == end else f" at {epsilon_text(epsilon)}"
         axes.plot(
-            [epsilon, end * 1.025, end * 1.055],
-            [value, value if epsilon < end else (value + place) / 2, place],
-            color=shade,
-            linewidth=0.8,
-            alpha=0.6,
-            clip_on=False,
+            [at], [place], marker=line.pen.marker, color=shade, markersize=5, markeredgewidth=0, clip_on=False
         )
         axes.text(
-            end * 1.07,
+            at + 0.1 * inch[0],
             place,
-            f"{line.label} {value:.1f}",
+            f"{line.label} {100 * last.accuracy:.1f}{where}",
             color=shade,
             fontsize=layout.text,
             fontweight="bold" if line.bold else "normal",

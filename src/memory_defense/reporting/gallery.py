@@ -15,7 +15,8 @@ slots_clean               (N,)                slot read for `images` (optional p
 slots_adversarial         (N,)                slot read for `adversarial`
 attention_clean           (N, M)              weights of the memory items, at least 0 (optional pair)
 attention_adversarial     (N, M)              likewise, for `adversarial`
-reconstructions           (N, K, C, H, W)     `adversarial` rebuilt by every slot, or each class's best item
+reconstructions           (N, S, C, H, W)     `adversarial` rebuilt by slots, or each class's best item
+reconstructed             (N, S)              which slots these are, rising; without it all of them, S = K
 ========================  ==================  ==========================================================
 
 The header holds strings: ``classes`` (a JSON list of K names), ``attack``, ``knowledge``, ``norm``, ``epsilon``
@@ -41,7 +42,14 @@ from memory_defense.tensorfiles import read_tensors
 REQUIRED = ("images", "adversarial", "labels", "predictions_clean", "predictions_adversarial")
 """The tensors that every gallery holds."""
 
-OPTIONAL = ("slots_clean", "slots_adversarial", "attention_clean", "attention_adversarial", "reconstructions")
+OPTIONAL = (
+    "slots_clean",
+    "slots_adversarial",
+    "attention_clean",
+    "attention_adversarial",
+    "reconstructions",
+    "reconstructed",
+)
 """The tensors that only a defense with memory slots can offer."""
 
 METADATA = ("classes", "attack", "knowledge", "norm", "epsilon", "defense")
@@ -77,6 +85,7 @@ class Gallery:
     attention_clean: Tensor | None = None
     attention_adversarial: Tensor | None = None
     reconstructions: Tensor | None = None
+    reconstructed: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -100,8 +109,11 @@ class Gallery:
                 self._classes(name, slots)
         self._check_attention()
         if self.reconstructions is not None:
-            wanted = (len(self), len(self.classes), *self.images.shape[1:])
-            self._shape("reconstructions", self.reconstructions, wanted)
+            slots = len(self.classes)
+            if self.reconstructed is not None:
+                slots = self.reconstructions.shape[1] if self.reconstructions.dim() > 1 else 0
+                self._check_slots(self.reconstructed, slots)
+            self._shape("reconstructions", self.reconstructions, (len(self), slots, *self.images.shape[1:]))
             self._finite("reconstructions", self.reconstructions)
 
     def __len__(self) -> int:
@@ -118,6 +130,14 @@ class Gallery:
         low, high = int(tensor.min()), int(tensor.max())
         if low < least or high >= len(self.classes):
             raise ValueError(f"{name} spans {low}..{high}, but there are {len(self.classes)} classes, from 0")
+
+    def _check_slots(self, which: Tensor, slots: int) -> None:
+        """Raise ValueError unless these are rising numbers of `slots` classes for each image."""
+        self._shape("reconstructed", which, (len(self), slots))
+        if slots == 0 or which.dtype not in _INTEGERS:
+            raise ValueError(f"reconstructed is {which.dtype} of {slots} slots, expected whole numbers of some")
+        if int(which.min()) < 0 or int(which.max()) >= len(self.classes) or not bool((which.diff() > 0).all()):
+            raise ValueError(f"reconstructed are not rising numbers of {len(self.classes)} classes, from 0")
 
     def _finite(self, name: str, tensor: Tensor) -> None:
         if tensor.dtype not in _FLOATS:

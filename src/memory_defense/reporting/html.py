@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from memory_defense.evaluation.record import Accuracy, Record, WorstCase
 from memory_defense.files import write_text
+from memory_defense.reporting.failures import audit_sentence, failed_lines, failure
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
 from memory_defense.reporting.gallery import Gallery
 from memory_defense.reporting.latex import latex_table
@@ -37,7 +38,7 @@ from memory_defense.reporting.rows import (
 )
 from memory_defense.reporting.sources import Sources, printed
 from memory_defense.reporting.sources import anchor as entry_anchor
-from memory_defense.reporting.summary import audit_sentence, gaps, most_effective, why_not_run
+from memory_defense.reporting.summary import gaps, most_effective, why_not_run
 from memory_defense.reporting.svg import as_file
 from memory_defense.reporting.tables import headline_table, provenance_table, result_tables
 from memory_defense.reporting.thumbnails import examples
@@ -53,7 +54,9 @@ from memory_defense.reporting.wording import (
     norm_label,
     number,
     percent,
+    plain,
 )
+from memory_defense.reporting.words import words
 
 View = dict[str, Any]
 """Values that a template reads, by name."""
@@ -96,9 +99,9 @@ def write_report(
         _view(place, section, row, path, gallery_limit)
         for place, (section, row) in enumerate(zip(sections, rows, strict=True), start=1)
     ]
-    environment = _environment()
-    page = environment.get_template("report.html.j2")
-    script = environment.get_template("report.js").render()
+    templates = environment()
+    page = templates.get_template("report.html.j2")
+    script = templates.get_template("report.js").render()
     knowledge = {result.knowledge for section in sections for result in section.record.attacks}
     stages = [stage for section in sections for cascade in section.record.cascades for stage in cascade.stages]
     knowledge |= {stage.knowledge for stage in stages}
@@ -106,32 +109,35 @@ def write_report(
         path,
         page.render(
             title=title,
+            names=joined([plain(section.title) for section in sections]),
+            words=words(sections),
             introduction=paragraphs(introduction),
             headline=headline_table(sections),
             views=views,
             script=Markup(script),
-            script_hash=_hash(script),
+            script_hash=hash_of(script),
             knowledge=[entry for name, entry in (KNOWLEDGE | ADAPTIVE).items() if name in knowledge],
         ),
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates of the pages, with what they need to draw tables."""
+    templates = Environment(
         loader=PackageLoader("memory_defense.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
-    environment.filters["symbol"] = SYMBOLS.__getitem__
-    cast("dict[str, Any]", environment.globals)["anchor"] = entry_anchor
-    environment.filters["latex"] = latex_table
-    return environment
+    templates.filters["number"] = number
+    templates.filters["symbol"] = SYMBOLS.__getitem__
+    cast("dict[str, Any]", templates.globals)["anchor"] = entry_anchor
+    templates.filters["latex"] = latex_table
+    return templates
 
 
-def _hash(script: str) -> str:
+def hash_of(script: str) -> str:
     """Return what a content security policy calls this inline script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
@@ -151,11 +157,22 @@ def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int
         "audit_sentence": audit_sentence(record),
         "gaps": gaps(record),
         "caution": caution(record),
+        "unknown": not record.certified and all(worst.measured is None for worst in record.worst_case),
         "bars": _bars(record, row, sources),
         "figures": [_figure(section, norm, f"{anchor}-{place}") for place, norm in enumerate(norms)],
         "gallery": None if section.gallery_path is None else _gallery(section.gallery_path, limit),
         "audit": [
-            {"line": line, "source": sources.of(line, "value"), "why": why_not_run(record, line)} for line in audit
+            {
+                "line": line,
+                "source": sources.of(line, "value"),
+                "said": failure(line) if line.verdict == "fail" else "",
+                "why": why_not_run(record, line),
+            }
+            for line in audit
+        ],
+        "failed": [
+            {"said": failure(line), "remedy": "" if line.remedy.startswith("the same:") else line.remedy}
+            for line in failed_lines(record)
         ],
         "verdicts": ", ".join(f"{count} {word}" for count, word in counts if count),
         "tables": result_tables(record),
@@ -168,11 +185,27 @@ def _view(place: int, section: Section, row: HeadlineRow, page: Path, limit: int
 _VERDICTS = (("fail", "failed"), ("pass", "passed"), ("not run", "not run"))
 
 
+_TERMS = {
+    "clean": "clean",
+    "the paper's attack": "paper",
+    "proven": "proven",
+    "worst case": "worst-case",
+    "right or flagged": "flagged",
+}
+"""What is said in the label of a bar, and the word that explains it (`words`)."""
+_TERM = re.compile(f"({'|'.join(_TERMS)})")
+
+
+def _linked(label: str) -> list[tuple[str, str]]:
+    """Return a label in pieces, each with the word that explains it, or nothing."""
+    return [(piece, _TERMS.get(piece, "")) for piece in _TERM.split(label) if piece]
+
+
 def _bars(record: Record, row: HeadlineRow, sources: Sources) -> tuple[View, ...]:
     def bar(label: str, accuracy: Accuracy, kind: str, entry: WorstCase | None = None) -> View:
         low, high = accuracy.ci95
         return {
-            "label": label,
+            "label": _linked(label),
             "value": percent(accuracy.accuracy),
             "source": sources.of(entry or accuracy, "accuracy"),
             "interval": interval(accuracy),
@@ -184,7 +217,7 @@ def _bars(record: Record, row: HeadlineRow, sources: Sources) -> tuple[View, ...
 
     bars = [bar("clean", row.clean, "clean")]
     if row.paper is not None and row.paper.tried != 0:
-        bars.append(bar(f"paper's protocol: fixed slots ({protocol_text(row.paper)})", row.paper, "paper"))
+        bars.append(bar(f"the paper's attack, {protocol_text(row.paper)}", row.paper, "paper"))
     for one in record.certified:
         if one.epsilon > 0:
             ball = ball_text(one.norm, one.epsilon)
@@ -204,12 +237,13 @@ def _figure(section: Section, norm: str, prefix: str) -> View:
     record = section.record
     attacks = {attack_label(r) for line in curve_points(record, norm).values() for r in line}
     caption = (
-        f"{joined(sorted(attacks))} at every epsilon, one line for each adversary; epsilon 0 is clean "
-        "accuracy. Bands are 95 % intervals. In bold, the worst case over all attacks of the record, image by "
-        "image."
+        f"How much stays right as the attack may change more of the image (epsilon, 0 is the clean image). Attack: "
+        f"{joined(sorted(attacks))}; one line for each knowledge, that is, for what the attack can look into. In "
+        "bold, the worst case of all attacks. Bands are 95 % intervals."
         if attacks
-        else "Images that are right and proven to stay so within epsilon, and with a gate those that are right or "
-        "flagged whatever is done within it; epsilon 0 is clean accuracy. Bands are 95 % intervals."
+        else "How much is proven to stay right as more of the image may be changed (epsilon, 0 is the clean "
+        "image), and, where a gate flags images, how much is proven to be right or flagged. Bands are 95 % "
+        "intervals."
     )
     wide, narrow = (
         Markup(accuracy_figure(record, norm, prefix=f"{prefix}{suffix}", layout=layout))
@@ -222,6 +256,9 @@ def _figure(section: Section, norm: str, prefix: str) -> View:
         "caption": caption,
         "wide": wide,
         "narrow": narrow,
+        "knowledge": [
+            (KNOWLEDGE | ADAPTIVE)[name] for name in curve_points(record, norm) if name in KNOWLEDGE | ADAPTIVE
+        ],
         "file": f"data:image/svg+xml;base64,{file}",
         "file_name": f"{name}.svg",
     }

@@ -9,15 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memory_defense.evaluation.balls import BallKey, ball_key, is_curve, table_attacks, table_worst_cases
 from memory_defense.evaluation.record import (
     Accuracy,
     AttackResult,
     AuditLine,
-    CascadeRecord,
     CertifiedResult,
     Record,
     WorstCase,
 )
+from memory_defense.reporting.failures import verdict
 from memory_defense.reporting.sources import Piece, Sources
 from memory_defense.reporting.wording import (
     PAPER_EPSILON,
@@ -29,9 +30,6 @@ from memory_defense.reporting.wording import (
     norm_order,
     percent,
 )
-
-BallKey = tuple[str, float]
-"""A norm and a radius rounded so that equal radii written differently meet."""
 
 
 @dataclass(frozen=True)
@@ -79,31 +77,9 @@ class HeadlineRow:
     worst: tuple[WorstCase | None, ...]
 
 
-def is_curve(result: AttackResult) -> bool:
-    """Return whether this result is a point of the accuracy-against-epsilon figure."""
-    return result.parameters.get("purpose") == "curve"
-
-
 def is_point(result: AttackResult) -> bool:
     """Return whether this result can be drawn: not that of an attack that could not run, unless none was right."""
     return is_curve(result) and result.epsilon > 0 and not (result.tried == 0 and result.accuracy > 0)
-
-
-def ball_key(entry: AttackResult | WorstCase | CascadeRecord | CertifiedResult) -> BallKey:
-    """Return the entry's norm and rounded radius."""
-    return entry.norm, round(entry.epsilon, 7)
-
-
-def table_attacks(record: Record) -> tuple[AttackResult, ...]:
-    """Return the attacks that belong into tables."""
-    return tuple(result for result in record.attacks if not is_curve(result))
-
-
-def table_worst_cases(record: Record) -> tuple[WorstCase, ...]:
-    """Return the worst cases that belong into tables: all but those of balls only the curve visits."""
-    kept = {ball_key(result) for result in (*table_attacks(record), *record.cascades)}
-    curve = {ball_key(result) for result in record.attacks} - kept
-    return tuple(worst for worst in record.worst_case if ball_key(worst) not in curve)
 
 
 def paper_result(record: Record) -> AttackResult | None:
@@ -209,37 +185,6 @@ def ordered_worst_cases(record: Record) -> tuple[WorstCase, ...]:
     return tuple(sorted(table_worst_cases(record), key=lambda entry: (norm_order(entry.norm), ball_key(entry)[1])))
 
 
-DECISIVE = frozenset(
-    {
-        "shuffled images take their answers along",
-        "meaningless images do not get the right answers",
-        "asking leaves the defense as it was",
-        "the margin loss has a gradient",
-        "every gradient attack had a gradient",
-        "accuracy reaches chance at a large epsilon",
-        "the attack breaks a model that is known to break",
-        "earlier questions change no answer",
-        "answering leaves files and networks alone",
-        "the clock changes no answer",
-        "images between two grey levels are answered as those at whole ones",
-        "images never seen withstand as those judged do",
-        "answers change gradually on the way to images never seen",
-        "answers do not switch half-way between images",
-        "the model holds none of the images judged",
-        "no gradient-free attack finds what gradients miss",
-    }
-)
-"""Checks any one of which says alone that the worst case may be far too high."""
-
-
-def verdict(record: Record) -> str:
-    """Return the failed checks that alone carry the verdict, in a line for the headline; nothing without any."""
-    failed = [line.check for line in record.audit if line.verdict == "fail" and line.check in DECISIVE]
-    if not failed:
-        return ""
-    return f"FAILED: {'; '.join(failed)}. The robust accuracy may be far too high: see the audit."
-
-
 def caution(record: Record) -> str:
     """Return what the worst case does not cover, or nothing: a failed check, a selector that was never attacked."""
     if said := verdict(record):
@@ -247,7 +192,7 @@ def caution(record: Record) -> str:
     known = {result.knowledge for result in table_attacks(record)}
     if known != {PAPER_PROTOCOL} or record.cascades:
         return ""
-    return "Only the paper's protocol was run: the selector was never attacked, so this is no worst case."
+    return "Only the paper's own attack was run: the selector was never attacked, so this is no worst case."
 
 
 def curve_points(record: Record, norm: str) -> dict[str, list[AttackResult]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from memory_defense.evaluation.record import AttackResult, AuditLine, CascadeStage, Record
 from memory_defense.reporting.rows import (
     BallKey,
-    audit_lines,
     ball_key,
     curve_norms,
     paper_result,
@@ -27,9 +26,6 @@ from memory_defense.reporting.wording import (
     percent,
     plain,
 )
-
-_NAMED = 3
-"""Failed checks that the sentence on the audit names."""
 
 NEED_TABLE = frozenset(
     {
@@ -119,25 +115,6 @@ def best_attack(record: Record) -> str:
     return "; ".join(said) + "."
 
 
-def audit_sentence(record: Record) -> str:
-    """Return the audit's verdict in one sentence."""
-    lines = audit_lines(record)
-    if not lines and record.certified:
-        return "A proof needs no attack to be believed; what it rests on stands beside its numbers."
-    if not lines:
-        return "No check was run, so nothing says whether these numbers can be believed."
-    failed = [plain(line.check) for line in lines if line.verdict == "fail"]
-    passed = sum(line.verdict == "pass" for line in lines)
-    skipped = sum(line.verdict == "not run" for line in lines)
-    rest = f"{passed} passed and {skipped} {'was' if skipped == 1 else 'were'} not run"
-    if not failed:
-        return f"No check of {len(lines)} failed: {rest}."
-    more = len(failed) - _NAMED
-    named = [f"“{name}”" for name in failed[: _NAMED if more > 1 else len(failed)]]
-    listed = joined([*named, *([f"{more} others"] if more > 1 else [])])
-    return f"{len(failed)} of {len(lines)} checks failed, {listed}; {rest}."
-
-
 def gaps(record: Record) -> tuple[str, ...]:
     """Return what was not run, each as one sentence; what a reader might otherwise take for granted."""
     said: list[str] = []
@@ -145,13 +122,18 @@ def gaps(record: Record) -> tuple[str, ...]:
     if not record.cascades and not attacks:
         said.append("Attacks: none was run.")
     elif not record.cascades:
-        said.append("A cascade was not run: what the attacks left standing was not attacked further.")
+        said.append("Images that no attack here had broken were not attacked further (no cascade was run).")
     elif not attacks:
-        said.append("No table was run: each attack saw only what those before it left standing.")
+        said.append(
+            "Each attack was tried only on images that those before it had not broken, so attacks cannot be "
+            "compared (no table was run)."
+        )
     if attacks and known == {PAPER_PROTOCOL} and not record.cascades:
         said.append("The selector was never attacked.")
     if not curve_norms(record):
-        said.append("No curve of accuracy against epsilon was run.")
+        said.append(
+            "Accuracy was not measured against the size of the change (no curve of accuracy against epsilon)."
+        )
     if stopped := _could_not_run(record):
         said.append(f"Could not run: {joined(stopped)}.")
     skipped = [f"“{plain(line.check)}”" for line in record.audit if line.verdict == "not run"]
@@ -179,8 +161,8 @@ def why_not_run(record: Record, line: AuditLine) -> str:
         return "No image made for another model, or found by an earlier evaluation, was tried."
     if line.check in NEED_TABLE and record.cascades and not table_attacks(record):
         return (
-            "This check compares attacks that all saw every image; this record was made by a cascade alone, whose "
-            "attacks saw only what those before them left standing."
+            "This check compares attacks that were all tried on every image. This record was made by a cascade "
+            "alone: each attack was tried only on images that those before it had not broken."
         )
     return ""
 
@@ -206,9 +188,9 @@ def why_protocols_differ(record: Record) -> str:
     if not same_ball or not following or following[0] < 0.5:
         return ""
     return (
-        f"The paper's protocol holds the memory slot at the clean prediction while the rest is attacked, and never "
-        f"attacks the selector that chooses the slot: {protocol_text(paper)}, then leaves "
-        f"{percent(paper.accuracy)} % right. But the answer repeats the slot (a slot drawn at random becomes the "
-        f"answer for {percent(following[0])} % of the images), so an attack on the selector alone, in the same "
-        f"ball, leaves {percent(min(same_ball))} %."
+        f"Why these numbers lie so far apart: the memory holds items for each class, its slots, and one part of "
+        f"the system, the selector, chooses the slot. The paper's own attack ({protocol_text(paper)}) never "
+        f"touches the selector, and leaves {percent(paper.accuracy)} % right. But the answer is the slot: if a "
+        f"slot is drawn at random, its class is the answer for {percent(following[0])} % of the images. So an "
+        f"attack of the same size on the selector alone leaves {percent(min(same_ball))} % right."
     )

@@ -17,6 +17,7 @@ from memory_defense.evaluation.record import (
 )
 from memory_defense.reporting.cells import Cell, Column, Table
 from memory_defense.reporting.certified import certified_tables
+from memory_defense.reporting.failures import audit_sentence, failure, verdict
 from memory_defense.reporting.rows import (
     Section,
     audit_lines,
@@ -29,7 +30,6 @@ from memory_defense.reporting.rows import (
     sorted_balls,
     table_attacks,
     table_worst_cases,
-    verdict,
 )
 from memory_defense.reporting.selection import selection_tables
 from memory_defense.reporting.sources import Sources
@@ -91,7 +91,7 @@ def headline_table(sections: Sequence[Section]) -> Table:
     columns = [Column("system", numeric=False), Column("clean")]
     if protocols:
         shared = f"{next(iter(protocols))}; " if len(protocols) == 1 else ""
-        columns.append(Column("paper's protocol: fixed slots", f"{shared}not the headline"))
+        columns.append(Column("the paper's attack", f"{shared}spares the selector"))
     columns += [Column("worst case", ball_text(*ball)) for ball in balls]
     flags = [[worst is not None and worst.undetected is not None for worst in row.worst] for row in rows]
     flagged = [place for place in range(len(balls)) if any(row[place] for row in flags)]
@@ -114,14 +114,24 @@ def headline_table(sections: Sequence[Section]) -> Table:
         body.append(tuple(cells))
     if any(cell.text == MISSING for cells in body for cell in cells):
         notes.append(f"{MISSING}: not run.")
+    if balls:
+        notes.append(
+            "Worst case: right under every attack that was tried. L-inf bounds the change of each pixel, L2 that "
+            "of all of them together."
+        )
     if certified:
         notes.append("Proven: right, and no image within the radius gets another answer, whatever the attack.")
+    warnings: list[str] = []
     for section, row in zip(sections, rows, strict=True):
         whose = f"{plain(row.title)}: " if len(rows) > 1 else ""
         if failed := verdict(section.record):
-            notes.insert(0, f"{whose}{plain(failed)}")
-        notes += [f"{whose}{plain(note)}{'' if note.endswith('.') else '.'}" for note in section.record.notes]
-    return Table("Headline", tuple(columns), tuple(body), _explained(notes, body))
+            warnings.append(f"{whose}{plain(failed)}")
+        said = [plain(note) for note in section.record.notes]
+        notes += [
+            f"{whose or one[:1].upper()}{one if whose else one[1:]}{'' if one.endswith('.') else '.'}"
+            for one in said
+        ]
+    return Table("Headline", tuple(columns), tuple(body), _explained((*warnings, *notes), body))
 
 
 def _split(results: list[AttackResult]) -> dict[str, list[AttackResult]]:
@@ -166,15 +176,16 @@ def matrix_table(record: Record) -> Table:
         for worst in worst_cases:
             if ball_key(worst) == ball:
                 blank = (Cell("") for _ in known)
-                name, where = Cell("all of it, image by image", strong=True), Cell(ball_text(*ball))
+                name, where = Cell("every attack, image by image", strong=True), Cell(ball_text(*ball))
                 rows.append((name, where, *blank, _accuracy(worst, sources, strong=True)))
                 if worst.undetected is not None:
                     blank = (Cell("") for _ in known)
-                    name = Cell("all of it, an image that is flagged counts as right")
+                    name = Cell("every attack, flagged counts as right")
                     rows.append((name, where, *blank, _accuracy(worst.undetected, sources)))
     notes = (
         "Accuracy in %, with its 95 % interval; columns are what the adversary knows.",
-        "Worst case: images that no attack with any knowledge broke inside this ball.",
+        "Worst case: images that no attack broke, whatever it knew, while it changed them by no more than the ball "
+        "says.",
         f"{MISSING}: not run.",
     )
     said = _explained(notes, rows) if rows else ("No attack was run.",)
@@ -263,20 +274,30 @@ _PROVENANCE = ("version", "git", "seed", "device", "torch", "recipe_sha256")
 
 
 def audit_table(record: Record, *, explained: bool = True) -> Table:
-    """Return the audit, failed checks first; meanings and remedies only where they are `explained`."""
+    """Return the audit, failed checks first, each by what is wrong.
+
+    Where it is not `explained`, without meanings and remedies, and without the checks that passed.
+    """
     names = ("check", "verdict", "value", "meaning", "remedy")[: 5 if explained else 3]
     columns, sources = tuple(Column(name, numeric=name == "value") for name in names), Sources(record)
     rows = tuple(
         (
-            Cell(plain(line.check), "" if explained else _reason(line)),
+            Cell(_said(line), "" if explained else _reason(line)),
             Cell(f"{SYMBOLS[line.verdict]} {line.verdict}", strong=line.verdict == "fail"),
             Cell(number(line.value), source=sources.of(line, "value")),
             Cell(plain(line.meaning)),
             Cell(plain(line.remedy)),
         )[: len(names)]
         for line in audit_lines(record)
+        if explained or line.verdict != "pass"
     )
-    return Table("Audit", columns, rows, () if rows else ("No check was run.",))
+    return Table("Audit", columns, rows, () if rows and explained else (audit_sentence(record),))
+
+
+def _said(line: AuditLine) -> str:
+    """Return a check's name, which says what should be so; of a failed one, what is wrong, with its name."""
+    name = plain(line.check)
+    return f"{failure(line)} (check: {name})" if line.verdict == "fail" else name
 
 
 def _reason(line: AuditLine) -> str:
@@ -318,8 +339,9 @@ def _cascade_table(cascade: CascadeRecord, images: int, sources: Sources) -> Tab
         for stage, source in zip(cascade.stages, map(sources.of, cascade.stages), strict=True)
     )
     notes = (
-        "Each attack saw only what those above it left standing; scouts are first compared on a few images.",
-        "Passes are those of the images tried, shared out over all images of the record.",
+        "Each attack was tried only on images that those above it had not broken; scouts, which are cheap, are "
+        "first compared on a few images.",
+        "Passes: how often the model was asked (forward) or differentiated (backward), divided by all images.",
     )
     return Table(f"Cascade, {ball_text(cascade.norm, cascade.epsilon)}", columns, rows, notes)
 

@@ -22,33 +22,39 @@ from memory_defense.reporting.tables import (
 )
 from memory_defense.reporting.wording import plain
 
+_WIDE = 6
+"""Columns of the headline above which a terminal has no room for them side by side."""
+
 _MARKDOWN = re.compile(r"([\\`*_\[\]|])")
 
 
 def terminal_tables(sections: Sequence[Section]) -> tuple[RichTable, ...]:
-    """Return the headline, then for each section its attacks by knowledge, its cascades and its audit.
+    """Return for each section its attacks by knowledge, its cascades and its audit; then the headline.
 
-    Titles and names are never read as console markup.
+    The headline comes last, since a terminal shows the end. Titles and names are never read as console markup.
     """
-    tables = [_terminal(headline_table(sections), "Headline")]
+    tables: list[RichTable] = []
     for section in sections:
         proven = certified_tables(section.record)
-        tables += [_terminal(table, f"{section.title}: {table.title}") for table in proven]
+        tables += [terminal_table(table, f"{section.title}: {table.title}") for table in proven]
         if section.record.attacks:
-            tables.append(_terminal(matrix_table(section.record), section.title, intervals=False))
+            tables.append(terminal_table(matrix_table(section.record), section.title, intervals=False))
         more = (
             *cascade_tables(section.record),
             *selection_tables(section.record),
             *detection_tables(section.record),
         )
-        tables += [_terminal(table, f"{section.title}: {table.title}") for table in more]
+        tables += [terminal_table(table, f"{section.title}: {table.title}") for table in more]
         if section.record.audit:
             brief = audit_table(section.record, explained=False)
-            tables.append(_terminal(brief, f"{section.title}: audit (explained in the report)"))
-    return tuple(tables)
+            tables.append(terminal_table(brief, f"{section.title}: audit (explained in the report)"))
+    headline = headline_table(sections)
+    narrow = len(headline.columns) > _WIDE and len(sections) < len(headline.columns)
+    return (*tables, terminal_table(headline.turned("right, in %") if narrow else headline, "Headline"))
 
 
-def _terminal(table: Table, title: str, *, intervals: bool = True) -> RichTable:
+def terminal_table(table: Table, title: str, *, intervals: bool = True) -> RichTable:
+    """Return one table for the terminal; `intervals` shows what stands beside numbers."""
     notes = [note if intervals else note.replace(", with its 95 % interval", "") for note in table.notes]
     drawn = RichTable(
         title=Text(plain(title), style="bold"),

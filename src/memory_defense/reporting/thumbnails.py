@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from PIL import Image
@@ -149,14 +150,18 @@ def _slots(gallery: Gallery, row: int, clean: int | None, adversarial: int | Non
     shares_adversarial = _shares(gallery.attention_adversarial, row, count)
     if rebuilt is None and shares_clean is None:
         return ()
+    which = (
+        range(count) if gallery.reconstructed is None else cast("list[int]", gallery.reconstructed[row].tolist())
+    )
     return tuple(
         SlotView(
             label=plain(name),
-            picture=None if rebuilt is None else picture(rebuilt[row, k], f"rebuilt from the slot {plain(name)}"),
+            picture=None if rebuilt is None else picture(rebuilt[row, at], f"rebuilt from the slot {plain(name)}"),
             share_clean=shares_clean[k] if shares_clean else None,
             share_adversarial=shares_adversarial[k] if shares_adversarial else None,
             chosen_clean=k == clean,
             chosen_adversarial=k == adversarial,
         )
-        for k, name in enumerate(gallery.classes)
+        for at, k in enumerate(which)
+        for name in (gallery.classes[k],)
     )

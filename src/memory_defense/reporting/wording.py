@@ -14,7 +14,7 @@ PAPER_PROTOCOL = "fixed-slots"
 PAPER_EPSILON = 25 / 255
 PAPER_STEPS = 40
 
-PROTOCOL_LABEL = "paper's protocol, not the headline"
+PROTOCOL_LABEL = "the paper's attack, spares the selector"
 MISSING = "–"
 NOT_TRIED = "not tried"
 NOTHING_RAN = f"{NOT_TRIED}: no attack ran on a correctly classified image, so nothing is known."
@@ -37,41 +37,43 @@ KNOWLEDGE: dict[str, Knowledge] = {
         Knowledge(
             PAPER_PROTOCOL,
             "fixed slots",
-            "The adversary differentiates encoder, memory, decoder and classifier-B while the memory slot "
-            "stays frozen at the clean prediction. The selector is never attacked: the paper's protocol.",
+            "The attack follows the gradient of encoder, memory, decoder and classifier-B, while the memory slot "
+            "stays the one of the clean image. The selector is never attacked: this is the paper's own attack.",
         ),
         Knowledge(
             "selector",
             "selector",
-            "The adversary differentiates the selector (classifier-A) alone and steers the defense into a "
-            "wrong slot.",
+            "The attack follows the gradient of the selector (classifier-A) alone, which chooses the memory slot, "
+            "and steers the defense into a wrong one.",
         ),
         Knowledge(
             "end-to-end",
             "end-to-end",
-            "The adversary differentiates the whole defense: its true pass forward, a soft slot choice on the "
-            "way back.",
+            "The attack follows the gradient of the whole defense. Its answers are the true ones; for the gradient "
+            "alone, the choice of a slot is made soft.",
         ),
         Knowledge(
             "target-classifier",
             "target classifier",
-            "The adversary differentiates classifier-B on the raw image: partial knowledge.",
+            "The attack follows the gradient of classifier-B on the image itself, and knows of nothing before it.",
         ),
         Knowledge(
             "undefended",
             "undefended",
-            "The adversary differentiates an independently trained plain network and transfers the result.",
+            "The attack knows nothing: it is made for a plain network that was trained apart, and its images are "
+            "handed to the defense (a transfer).",
         ),
         Knowledge(
             "robust",
             "robust member",
-            "The adversary differentiates the robust classifier of a mixture alone and transfers the result.",
+            "The attack is made for the robust classifier of a mixture alone; its images are handed to the "
+            "mixture.",
         ),
         Knowledge(
             "accurate",
             "accurate member",
-            "The adversary differentiates the accurate classifier of a mixture alone, which is not defended, and "
-            "transfers the result.",
+            "The attack is made for the accurate classifier of a mixture alone, which is not defended; its images "
+            "are handed to the mixture.",
         ),
     )
 }
@@ -83,58 +85,65 @@ ADAPTIVE: dict[str, Knowledge] = {
         Knowledge(
             "steering",
             "steering",
-            "The defense's own answers, with the gradient of the selector alone: steers into another slot, and "
-            "stops exactly when the answer is wrong.",
+            "The attack sees the defense's own answers and follows the gradient of the selector alone: it steers "
+            "into another slot, and stops as soon as the answer is wrong.",
         ),
         Knowledge(
             "joint",
             "joint",
-            "The defense's own answers, with the gradient of selector and classifier-B together.",
+            "The attack sees the defense's own answers and follows the gradient of selector and classifier-B "
+            "together.",
         ),
         Knowledge(
             "members",
             "all members",
-            "The defense's own answers, with the gradient of all its classifiers' log-probabilities together.",
+            "The attack sees the defense's own answers and follows the gradient of all its classifiers together "
+            "(of their log-probabilities).",
         ),
         Knowledge(
             "weakest",
             "weakest member",
-            "The defense's own answers, with the gradient of the member nearest to leaving the common answer.",
+            "The attack sees the defense's own answers and follows the gradient of the one classifier in it that "
+            "is nearest to another answer.",
         ),
         Knowledge(
             "unclamped",
             "unclamped",
-            "The mixture's own answers, with the gradient of the mixture without clamp and power.",
+            "The attack sees the mixture's own answers and follows its gradient without the clamp and the power, "
+            "which flatten it.",
         ),
         Knowledge(
             "silent",
             "flag kept silent",
-            "The defense's own answers, where an image that would be flagged does not count as fooled.",
+            "The attack sees the defense's own answers, and goes on until the answer is wrong and no flag is "
+            "raised.",
         ),
         Knowledge(
             "crossing",
             "across the flag",
-            "The same, heeding the flag only where the answer is wrong: it may be crossed on the way there.",
+            "As “flag kept silent”, but the flag may be raised on the way there: it counts only once the answer "
+            "is wrong.",
         ),
         Knowledge(
             "confident",
             "confident and silent",
-            "The same, by the gradient of the confidence in one wrong class after the other, until it is accepted.",
+            "As “flag kept silent”, by raising the confidence in one wrong class after the other.",
         ),
         Knowledge(
             "consistent",
             "consistent and silent",
-            "The same, of the confidence at the image and at the point that the defense's own inner attack finds.",
+            "As “confident and silent”, by the confidence at the image together with that at the point that the "
+            "defense's own inner attack finds.",
         ),
         Knowledge(
             "queries",
             "queries only",
-            "The defense's answers and nothing else: it was handed over without a gradient.",
+            "The attack sees the defense's answers and nothing else; there was no gradient to follow.",
         ),
         Knowledge(
             "earlier",
             "earlier images",
-            "Images that an earlier evaluation found, of this defense or of another, handed in as they are.",
+            "Attacked images that an earlier evaluation found, of this defense or of another, tried as they are.",
         ),
     )
 }

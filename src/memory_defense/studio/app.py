@@ -106,10 +106,10 @@ def _add_reading(app: FastAPI, library: Library, workshop: Workshop) -> None:
         return await workshop.run(lambda _: thumbnails(library, run, start, count), request.is_disconnected)
 
     async def records(request: Request) -> Records:
-        return await workshop.run(lambda _: records_of(list(library.runs.all().values())), request.is_disconnected)
+        return await workshop.run(lambda _: records_of(library.runs), request.is_disconnected)
 
-    async def report(request: Request, run: RunName) -> HTMLResponse:
-        page = await workshop.run(lambda _: report_of(library.runs.find(run)), request.is_disconnected)
+    async def report(request: Request, name: RunName) -> HTMLResponse:
+        page = await workshop.run(lambda _: report_of(library.runs.evaluation(name)), request.is_disconnected)
         return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
     app.add_api_route("/api/studio", studio, methods=["GET"])

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from memory_defense.attacks import ATTACKS
-from memory_defense.contracts import Certifying, Flagging, SlotDefense
+from memory_defense.contracts import Certifying, Defense, Flagging, SlotDefense
 from memory_defense.randomness import ImageDraws
 from memory_defense.studio.knowledge import knowledge_of
 from memory_defense.studio.library import Library
 from memory_defense.studio.messages import Message
 from memory_defense.studio.pictures import uri
 from memory_defense.studio.play import OPTION_LIMITS, options_of
+from memory_defense.studio.prepared import Example, prepared_for
 from memory_defense.studio.runs import Run
 from memory_defense.studio.uploads import UPLOAD_LIMITS
 from memory_defense.threat import BALLS, ball
@@ -35,6 +36,8 @@ class RunView(Message):
     channels: int = 0
     size: int = 0
     record: bool = False
+    shipped: bool = False
+    """Whether it comes with the package."""
 
 
 class OptionView(Message):
@@ -59,6 +62,10 @@ class Shelf(Message):
 
     version: str
     runs: list[RunView]
+    first: str
+    """Name of the run that the page opens with; empty where none can be used."""
+    opening: Example | None
+    """An attack on it that was computed before; none for runs of one's own."""
     attacks: list[AttackView]
     upload_bytes: int
     upload_pixels: int
@@ -82,7 +89,7 @@ class Described(Message):
     knowledge: list[KnowledgeView]
     slots: bool
     flag: str
-    """Its flag in words."""
+    """What it flags, or how to make it flag, in words."""
     test_images: int
     test_fault: str
 
@@ -103,10 +110,15 @@ class Thumbnails(Message):
 
 
 def shelf(library: Library) -> Shelf:
-    """Return all runs and attacks."""
+    """Return all runs and attacks, and what the page opens with."""
+    runs = library.runs.all()
+    views = [_run_view(library, run) for run in runs.values()]
+    first = _first([runs[view.name] for view in views if not view.fault], named=library.runs.named)
     return Shelf(
         version=__version__,
-        runs=[_run_view(library, run) for run in library.runs.all().values()],
+        runs=views,
+        first=first,
+        opening=_opening(runs[first]) if first else None,
         attacks=[_attack_view(name) for name in ATTACKS],
         upload_bytes=UPLOAD_LIMITS.file_bytes,
         upload_pixels=UPLOAD_LIMITS.file_pixels,
@@ -120,30 +132,61 @@ def describe_run(library: Library, name: str) -> Described:
         total, fault = len(library.tests_of(library.runs.find(name))), ""
     except ValueError as error:
         total, fault = 0, str(error)
-    flag = "This defense never flags an image."
-    if isinstance(defense, Certifying):
-        flag = (
-            f"This defense proves its answers ({defense.certified_method}); each image shows how far, and whether "
-            "the gate for epsilon accepts it."
-        )
-    if isinstance(defense, Flagging):
-        threshold = defense.flag_threshold
-        flag = (
-            f"This defense can flag images by their {defense.flag_score} score, but no threshold was chosen for "
-            "it, so it flags none."
-            if threshold is None
-            else f"This defense flags images whose {defense.flag_score} score lies above {threshold:.4g}."
-        )
     return Described(
         run=name,
         knowledge=[
             KnowledgeView.model_validate(known, from_attributes=True) for known in knowledge_of(defense).values()
         ],
         slots=isinstance(defense, SlotDefense),
-        flag=flag,
+        flag=_flag(library, name, defense),
         test_images=total,
         test_fault=fault,
     )
+
+
+def _first(usable: list[Run], *, named: bool) -> str:
+    """Return the name of the run to open with: the example's; the first of one's own where a folder was named."""
+    own = [run for run in usable if not run.shipped]
+    shipped = [run for run in usable if run.shipped]
+    example = [run for run in shipped if _opening(run) is not None]
+    order = [*own, *example, *shipped] if named else [*example, *own, *shipped]
+    return order[0].name if order else ""
+
+
+def _opening(run: Run) -> Example | None:
+    """Return the example of a run under the name that it has here, if one was prepared for its weights."""
+    ready = prepared_for(run)
+    if ready is None or ready.example is None:
+        return None
+    played = ready.example.played.model_copy(update={"run": run.name})
+    return ready.example.model_copy(update={"played": played})
+
+
+def _flag(library: Library, name: str, defense: Defense) -> str:
+    """Return what a loaded defense flags, or how to make it flag."""
+    if isinstance(defense, Flagging):
+        threshold = defense.flag_threshold
+        if threshold is None:
+            place = library.runs.find(name).directory.path
+            return (
+                f"It can flag suspicious images by their {defense.flag_score} score, but nobody has chosen yet "
+                f"above which score it does; choose it with: memdef evaluate {place} --detection"
+            )
+        said = f"It flags an image as suspicious when its {defense.flag_score} score is above {threshold:.4g}."
+        ready = prepared_for(library.runs.find(name)) if library.flag_is_ours(name) else None
+        if ready is None:
+            return said
+        flag = ready.flag
+        return (
+            f"{said} {100 * flag.false_alarms:g} % of {flag.calibration_images:,} clean images that were kept for "
+            "this purpose have a higher one. The studio brings this threshold; the run itself has none."
+        )
+    if isinstance(defense, Certifying):
+        return (
+            f"It proves its answers ({defense.certified_method}): each image shows how far. The gate for an "
+            "epsilon lets an image pass only if its answer is proven within half of it, and flags all others."
+        )
+    return "It never flags an image."
 
 
 def thumbnails(library: Library, name: str, start: int, count: int) -> Thumbnails:
@@ -176,6 +219,7 @@ def _run_view(library: Library, run: Run) -> RunView:
         channels=shape.channels,
         size=shape.size,
         record=run.directory.record.is_file(),
+        shipped=run.shipped,
     )
 
 

@@ -41,7 +41,7 @@ def compare(library: Library, wanted: CompareRequest, ticket: Ticket) -> Compare
             knowledge = _FALLBACK if _FALLBACK in published else next(iter(published))
         result, image = play(subject, posed, wanted.attack.model_copy(update={"knowledge": knowledge}), ticket)
         if knowledge != wanted.attack.knowledge:
-            note = f"It does not publish the knowledge {wanted.attack.knowledge}; {knowledge} was used instead."
+            note = f"There is no {wanted.attack.knowledge} for this model; the attacker knows {knowledge} instead."
             result = result.model_copy(update={"notes": [*result.notes, note]})
         played.append((result, image))
     plays = [result for result, _ in played]

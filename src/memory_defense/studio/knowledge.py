@@ -20,6 +20,18 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.reporting.wording import ADAPTIVE, KNOWLEDGE, joined, knowledge_label
 
+_PLAIN = {
+    "fixed-slots": "The attacker may change the image, but the slot stays that of the clean image: the selector is "
+    "never attacked. The paper measures like this, and it makes the model look stronger than it is.",
+    "selector": "The attacker goes for the selector alone, so that the model opens the wrong slot.",
+    "end-to-end": "The attacker knows the whole model, from the image to the answer, and uses all of it.",
+    "target-classifier": "The attacker knows only the classifier that names what a slot has redrawn, and attacks "
+    "that.",
+    "undefended": "The attacker knows nothing of this model: the image is made against an ordinary network and "
+    "then tried here.",
+}
+"""The plain surrogates, for a reader who meets them here first; all others are said as the report says them."""
+
 _MEANINGS = {
     "steering": "The attacker knows the whole defense and pushes the selector alone towards one wrong class after "
     "the other, until the defense's answer is wrong.",
@@ -61,6 +73,8 @@ class Known:
     def meaning(self) -> str:
         """The attacker's knowledge and target in a sentence; empty for an unknown name."""
         if self.adaptation is None:
+            if self.name in _PLAIN:
+                return _PLAIN[self.name]
             known = KNOWLEDGE | ADAPTIVE
             return known[self.name].meaning if self.name in known else ""
         if self.name in _MEANINGS:

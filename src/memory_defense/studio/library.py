@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from memory_defense.contracts import Defense, Images
+from memory_defense.contracts import Defense, Flagging, Images
 from memory_defense.data.images import ImageSet, load_dataset
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS, images_of
 from memory_defense.model_spec import ModelSpec
 from memory_defense.studio.messages import ImageChoice
 from memory_defense.studio.play import Posed, Subject
+from memory_defense.studio.prepared import Prepared, prepared_for
 from memory_defense.studio.runs import Run, Runs
 from memory_defense.systems.load import load_defense
 from memory_defense.workflows.run_images import ImagesFrom, kept_images_from, splits_of
@@ -48,6 +49,7 @@ class Shape:
 class _Loaded:
     written: tuple[int, ...]
     defense: Defense
+    prepared: Prepared | None
 
 
 class Library:
@@ -84,11 +86,16 @@ class Library:
         written = _written(run)
         kept = self._defenses.pop(name, None)
         if kept is None or kept.written != written:
-            kept = _Loaded(written, load_defense(run.directory.path))
+            kept = _loaded(run, written)
         self._defenses[name] = kept
         while len(self._defenses) > KEPT:
             self._defenses.popitem(last=False)
         return Subject(name, kept.defense, self.shape(run).classes)
+
+    def flag_is_ours(self, name: str) -> bool:
+        """Return whether the threshold of a loaded run's flag is the studio's, because the run keeps none."""
+        self.subject(name)
+        return self._defenses[name].prepared is not None
 
     def tests_of(self, run: Run) -> ImageSet:
         """Return the test images of a run: its dataset's, or its own from where its manifest says.
@@ -164,8 +171,27 @@ class Library:
             )
         assert choice.pixels is not None
         image = pixels_of(choice.pixels, self.shape(run))
+        ready = prepared_for(run)
+        if ready is not None and ready.example is not None and ready.example.pixels == choice.pixels:
+            own = ready.example.label
+            return Posed(
+                image,
+                ready.example.identity,
+                own if label is None else label,
+                "dataset" if label in (None, own) else "you",
+            )
         identity = int.from_bytes(hashlib.blake2b(choice.pixels.encode(), digest_size=4).digest(), "little") >> 1
         return Posed(image, identity, label, "you")
+
+
+def _loaded(run: Run, written: tuple[int, ...]) -> _Loaded:
+    """Return a run's defense; where it can flag and keeps no threshold, one that was prepared for its weights."""
+    defense, ready = load_defense(run.directory.path), None
+    if isinstance(defense, Flagging) and defense.flag_threshold is None:
+        ready = prepared_for(run)
+        if ready is not None:
+            ready.flag.flag().put_on(defense)
+    return _Loaded(written, defense, ready)
 
 
 def pixels_of(text: str, shape: Shape) -> Images:

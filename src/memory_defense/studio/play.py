@@ -244,14 +244,17 @@ def _notes(case: Case, known: Known, attempt: Attempt, classes: int) -> list[str
         which = (
             f"each of the {wrong} wrong classes" if targets >= wrong else f"the {targets} likeliest wrong classes"
         )
-        notes.append(f"It is led towards {which}, the likeliest first, until the answer is wrong.")
+        notes.append(f"The attack aims at {which}, the likeliest first, until the answer is wrong.")
     if known.adaptation and known.adaptation.fights_flag:
         notes.append(_own_measure(attempt))
     if not needs_gradient(case.attack) and case.knowledge != EXACT_KNOWLEDGE:
-        notes.append(f"{case.name} uses no gradient, so what this adversary knows is only whose answers it sees.")
+        notes.append(
+            f"{case.name} only asks for answers, so what the attacker knows decides nothing but whom it asks."
+        )
     if attempt.disagreements:
         notes.append(
-            "The defense answered otherwise when asked again, as a randomised one does; the judge's answer counts."
+            "Asked twice about the attacked image, the model gave two answers, as a randomised one does; what "
+            "counts is the one that it gave when it was judged."
         )
     return notes
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -49,7 +49,11 @@ class StudioOptions:
     Parameters
     ----------
     runs
-        Root directory of the runs.
+        Root directory of the runs and records, or several.
+    shipped
+        Root of what comes with the package, listed after them; None leaves it out.
+    flat
+        A folder whose own files are looked at for records; None for none.
     host, port
         Address to listen on; port 0 takes any free one.
     data_dir
@@ -60,7 +64,9 @@ class StudioOptions:
         Limits of requests.
     """
 
-    runs: Path
+    runs: Path | Sequence[Path]
+    shipped: Path | None = None
+    flat: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8765
     data_dir: Path | None = None
@@ -164,7 +170,8 @@ def build_server(options: StudioOptions) -> StudioServer:
 
     Raises ValueError when there is no such directory of runs.
     """
-    library = Library(Runs(options.runs), options.data_dir)
+    roots = [options.runs] if isinstance(options.runs, Path) else options.runs
+    library = Library(Runs(*roots, shipped=options.shipped, flat=options.flat), options.data_dir)
     app = create_app(library, Workshop(seconds=options.seconds))
     guarded = Guard(app, local_only=options.local_only, patience=options.patience)
     config = uvicorn.Config(

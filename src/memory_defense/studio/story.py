@@ -24,30 +24,28 @@ def what_happened(clean: Look, adversarial: Look, label: int, classes: Sequence[
     """
     right, said = classes[label], classes[adversarial.answer]
     if clean.answer != label:
-        told = f"The defense already takes the clean image for {_a(classes[clean.answer])}; no attack was needed."
+        told = f"The model takes the clean image for {_a(classes[clean.answer])}: it was wrong before any attack."
     elif adversarial.answer == label:
-        told = f"The answer stands: {right}." if moved else f"No pixel was changed; the answer is {right}."
+        told = f"The attack failed: the answer is still {right}."
+        if not moved:
+            told = f"No pixel was changed; the answer is {right}."
         if _steered(clean, adversarial):
             told = (
-                f"The selector was steered to slot {_name(adversarial.slot, classes)}, yet the classifier behind "
-                f"it still answers {right}."
+                f"The attack failed: it made the selector open the {_name(adversarial.slot, classes)} slot, but "
+                f"the answer is still {right}."
             )
     elif clean.slot is None or adversarial.slot is None:
-        told = f"The answer changed from {right} to {said}."
+        told = f"The attack worked: the answer changed from {right} to {said}."
     elif not _steered(clean, adversarial):
         told = (
-            f"The selector kept slot {_name(clean.slot, classes)}, but the classifier behind it took the "
-            f"reconstruction for {_a(said)}."
+            f"The attack worked: the selector still opened the {_name(clean.slot, classes)} slot, but what was "
+            f"redrawn from it was taken for {_a(said)}."
         )
     else:
-        then = (
-            "the classifier behind it repeated that."
-            if adversarial.slot == adversarial.answer
-            else f"the classifier behind it answered {said}, which is wrong, too."
-        )
+        so = "so" if adversarial.slot == adversarial.answer else "and"
         told = (
-            f"The selector was steered from slot {_name(clean.slot, classes)} to slot "
-            f"{_name(adversarial.slot, classes)}, and {then}"
+            f"The attack worked: it made the selector open the {_name(adversarial.slot, classes)} slot instead of "
+            f"the {_name(clean.slot, classes)} slot, {so} the answer is now {said}."
         )
     return told + _flag(adversarial, label) + _proven(clean, adversarial)
 
@@ -57,16 +55,16 @@ def which_stands(plays: Sequence[Played], transfer: Sequence[int], classes: Sequ
     standing = [play.run for play in plays if not play.fooled]
     fallen = [play.run for play in plays if play.fooled]
     if not fallen:
-        told = "Both still give the right answer to the image made against them."
+        told = "Neither was fooled by the image made against it."
     elif not standing:
         told = "Each was fooled by the image made against it."
     else:
-        told = f"{standing[0]} stands, {fallen[0]} was fooled."
+        told = f"{fallen[0]} was fooled by the image made against it, {standing[0]} was not."
     handed = [
-        f"{play.run} answers {classes[answer]} to the image made against {other.run}"
+        f"Shown the image made against {other.run}, {play.run} answers {classes[answer]}."
         for play, other, answer in zip(plays, reversed(plays), transfer, strict=True)
     ]
-    return f"{told} Handed the other's image: {' and '.join(handed)}."
+    return " ".join([told, *handed])
 
 
 def _steered(clean: Look, adversarial: Look) -> bool:
@@ -82,8 +80,8 @@ def _flag(adversarial: Look, label: int) -> str:
     if adversarial.flagged is None:
         return ""
     if adversarial.flagged:
-        return " The image was flagged as suspicious."
-    return " It was not flagged." if adversarial.answer != label else ""
+        return " The attacked image was flagged as suspicious."
+    return " It was not flagged: nothing warns of it." if adversarial.answer != label else ""
 
 
 def _proven(clean: Look, adversarial: Look) -> str:

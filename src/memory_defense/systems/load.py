@@ -20,8 +20,10 @@ from memory_defense.evaluation.kept import read_whole
 from memory_defense.model_spec import ModelSpec
 from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory, is_exported
 from memory_defense.systems.build import build_classifier, build_defense
+from memory_defense.systems.doors import LoadedModel, check_no_pickle, door_of, path_of
 from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, made_again, read_facts
-from memory_defense.systems.onnx_run import read_onnx
+from memory_defense.systems.onnx_run import ForeignOnnxError, read_onnx
+from memory_defense.systems.preprocessing import Preprocessing
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights
 from memory_defense.training.precision import lay_out
@@ -47,8 +49,9 @@ def load(directory: str | Path) -> TrainedDefense:
     ----------
     directory
         A finished run, such as ``runs/demo``; one that comes with the package, such as
-        ``zoo:fashion-mnist/sound`` (``memdef zoo`` lists them); or what ``memdef export`` wrote: a .safetensors
-        file, an .onnx file (which answers but has no gradient), or a folder for a model hub.
+        ``zoo:fashion-mnist/sound`` (``memdef zoo`` lists them); what ``memdef export`` wrote: a .safetensors
+        file, an .onnx file (that of a run answers but has no gradient), or a folder for a model hub; or somebody
+        else's classifier, ``hf:DIR`` (transformers), ``onnx:FILE`` or ``FILE.pt2`` (see `load_model`).
 
     Returns
     -------
@@ -60,7 +63,11 @@ def load(directory: str | Path) -> TrainedDefense:
         If the directory is no run, is unfinished, its weights are damaged or of another model, or its record
         contradicts itself or the file of its images.
     """
-    place = located(check_path(directory, "directory", "runs/demo"))
+    target = str(check_path(directory, "directory", "runs/demo"))
+    check_no_pickle(target)
+    if door_of(target) in ("transformers", "onnx", "program"):
+        return cast("TrainedDefense", load_model(target).module)
+    place = located(target)
     record = RunDirectory(place).record
     if record.is_file():
         try:
@@ -68,6 +75,51 @@ def load(directory: str | Path) -> TrainedDefense:
         except ValueError as error:
             raise ValueError(f"{error}; remove {record} to load the defense without a record") from error
     return load_defense(place)
+
+
+def load_model(target: str, preprocess: str | None = None) -> LoadedModel:
+    """Return a classifier with what its own files say of its classes, its images and its preprocessing.
+
+    Parameters
+    ----------
+    target
+        ``hf:DIR``, a folder that ``save_pretrained`` of transformers wrote; ``onnx:FILE`` or ``FILE.onnx``;
+        ``pt2:FILE`` or ``FILE.pt2``, a program of torch.export; or what ``memdef export`` wrote of a run.
+    preprocess
+        What the network wants its pixels to be, as `Preprocessing.parse` reads it; None takes what the files say,
+        or pixels in [0, 1] as they are.
+
+    Raises
+    ------
+    ValueError
+        For a target that is none of these, or that cannot be read; the message says what to do.
+    """
+    door, path = door_of(target), path_of(target)
+    chosen = None if preprocess is None else Preprocessing.parse(preprocess)
+    if door == "transformers":
+        from memory_defense.systems.transformers_model import load_transformers
+
+        return load_transformers(path, chosen)
+    if door == "program":
+        from memory_defense.systems.program_model import load_program
+
+        return load_program(path, chosen)
+    if door == "onnx":
+        from memory_defense.systems.onnx_foreign import load_onnx
+
+        if target != str(path):  # named by its prefix
+            return load_onnx(path, chosen)
+        try:
+            module: nn.Module = read_onnx(path)
+        except ForeignOnnxError:
+            return load_onnx(path, chosen)
+    elif door == "export":
+        module = load_exported(path)
+    else:
+        raise ValueError(f"{target} is no classifier by itself; give hf:DIR, onnx:FILE, FILE.pt2 or an export")
+    if chosen is not None:
+        raise ValueError(f"{path} takes images in [0, 1] as exported; leave --preprocess {chosen} out")
+    return LoadedModel(module=module, network=module, preprocessing=Preprocessing())
 
 
 def load_defense(directory: str | Path) -> TrainedDefense:

@@ -105,7 +105,9 @@ def checked_onnx(defense: nn.Module, facts: Facts, gallery: Path | None = None) 
     onnx = needed("onnx")
     module = Portable(defense).eval() if isinstance(defense, MemoryDefense) else defense.eval()
     outputs = OUTPUTS if isinstance(defense, MemoryDefense) else OUTPUTS[:1]
-    proto = onnx.load_from_string(_traced(module, facts, outputs))
+    example = torch.rand(2, facts.channels, facts.size, facts.size, generator=generator(0, "onnx example"))
+    instead = "load the run directory itself" if facts.foreign_code() else "export it with --format safetensors"
+    proto = onnx.load_from_string(traced(module, example, outputs, instead))
     described = {
         KEY: facts.to_json(),
         "class_names": json.dumps(list(facts.classes)),
@@ -125,10 +127,21 @@ def checked_onnx(defense: nn.Module, facts: Facts, gallery: Path | None = None) 
     )
 
 
-def _traced(module: nn.Module, facts: Facts, outputs: tuple[str, ...]) -> bytes:
-    """Return the traced model. torch's exporter by tracing needs no further package; the newer one needs two."""
+def traced(module: nn.Module, example: Images, outputs: tuple[str, ...], instead: str) -> bytes:
+    """Return the traced model. torch's exporter by tracing needs no further package; the newer one needs two.
+
+    Parameters
+    ----------
+    module
+        In eval mode, on the CPU.
+    example
+        (B, C, H, W) in [0, 1], of the shape that the model is to take; B stays open.
+    outputs
+        Names of what it answers.
+    instead
+        What to do for one that cannot be written.
+    """
     written = io.BytesIO()
-    example = torch.rand(2, facts.channels, facts.size, facts.size, generator=generator(0, "onnx example"))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shape checks, which tracing leaves out
@@ -144,7 +157,6 @@ def _traced(module: nn.Module, facts: Facts, outputs: tuple[str, ...]) -> bytes:
                 dynamic_axes={name: {0: "batch"} for name in (INPUT, *outputs)},
             )
     except Exception as error:  # torch raises many types here
-        instead = "load the run directory itself" if facts.foreign_code() else "export it with --format safetensors"
         raise ValueError(
             f"this system's pass cannot be written as ONNX ({' '.join(str(error).split())[:200]}); {instead}"
         ) from error

@@ -26,14 +26,18 @@ SCORE = "reconstruction"
 """Name of the flag's score for the third output."""
 
 
-def needed(name: str) -> Any:
-    """Return a module of the extra ``export``; raise ValueError that says how to install it."""
+def needed(name: str, extra: str = "export") -> Any:
+    """Return a module of an extra, such as ``export``; raise ValueError that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f"ONNX needs the package {name}, which is not installed: pip install 'memory-defense[export]'"
+            f"this needs the package {name}, which is not installed: pip install 'memory-defense[{extra}]'"
         ) from error
+
+
+class ForeignOnnxError(ValueError):
+    """An ONNX model that ``memdef export RUN`` did not write; `onnx_foreign.load_onnx` reads it."""
 
 
 class OnnxDefense(nn.Module):
@@ -66,7 +70,7 @@ class OnnxDefense(nn.Module):
         self._session = open_session(model, source)
         described = cast("dict[str, str]", self._session.get_modelmeta().custom_metadata_map)
         if KEY not in described:
-            raise ValueError(
+            raise ForeignOnnxError(
                 f"{source} is an ONNX model of something else: its metadata have no {KEY!r}; "
                 "write one with 'memdef export RUN --format onnx'"
             )
@@ -129,8 +133,11 @@ class FlaggingOnnxDefense(OnnxDefense):
         return self.scores(images)[SCORE] > self.flag_threshold
 
 
-def open_session(model: bytes, source: Path) -> Any:
-    """Return an ONNX Runtime session with as many threads as torch uses; raise ValueError for damaged bytes."""
+def open_session(model: bytes | str, source: Path, remedy: str = "") -> Any:
+    """Return an ONNX Runtime session with as many threads as torch uses.
+
+    Raises ValueError, with a remedy, for bytes, or a file at a path, that it cannot run.
+    """
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -141,7 +148,7 @@ def open_session(model: bytes, source: Path) -> Any:
     except Exception as error:  # the runtime's own types are not exported
         raise ValueError(
             f"{source} is no whole ONNX model that ONNX Runtime {runtime.__version__} can run "
-            f"({str(error).splitlines()[0][:200]}); {made_again(source)}"
+            f"({str(error).splitlines()[0][:200]}); {remedy or made_again(source)}"
         ) from error
 
 
@@ -150,10 +157,15 @@ def read_onnx(path: Path) -> OnnxDefense:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; {made_again(path)}")
     model = path.read_bytes()
+    check_whole(model, path)
+    return from_bytes(model, path)
+
+
+def check_whole(model: bytes, source: Path) -> None:
+    """Raise ValueError for a model whose content is not what the checksum at its end says; most have none."""
     content, kept = model[:-_TAIL], model[-_TAIL:]
     if kept.startswith(_HEAD) and kept != _tail(content):
-        raise ValueError(f"{path} is damaged: its content is not what its checksum says; {made_again(path)}")
-    return from_bytes(model, path)
+        raise ValueError(f"{source} is damaged: its content is not what its checksum says; {made_again(source)}")
 
 
 def with_checksum(model: bytes) -> bytes:

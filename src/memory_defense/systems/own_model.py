@@ -32,7 +32,9 @@ def build_user_model(
     channels: int,
     size: int | tuple[int, int],
     weights: Path | str | None = None,
+    arguments: Mapping[str, object] | None = None,
     seed: int = 0,
+    more_outputs: bool = False,
 ) -> nn.Module:
     """Return a classifier of the user's own: images (B, C, H, W) in [0, 1] to logits (B, K).
 
@@ -50,8 +52,13 @@ def build_user_model(
         then the factory is given no `size`.
     weights
         A ``.safetensors`` file of its state dict. Without it the model keeps the weights that the factory gave it.
+    arguments
+        What else the class or the function is given by keyword. They go before `classes`, `channels` and `size`,
+        which it is then given only where its signature names them: not in its ``**options``.
     seed
         Seed of what the user's code draws; the global generators are left as they were.
+    more_outputs
+        Whether it may answer for more classes than it was told of.
 
     Returns
     -------
@@ -66,8 +73,8 @@ def build_user_model(
     with _current_directory_first(), seeded(seed, "own model"):
         found = _find(place)
         with seeded(seed, "initialisation", "own model"):  # whether or not the import came first
-            given = {"classes": classes, "channels": channels}
-            model = _call(place, found, given | ({"size": size} if isinstance(size, int) else {}))
+            given = {"classes": classes, "channels": channels} | ({"size": size} if isinstance(size, int) else {})
+            model = _call(place, found, given, arguments or {})
         model = model.to("cpu").eval()
         sides = (size, size) if isinstance(size, int) else size
         count = 3 if classes != 3 else 4
@@ -76,7 +83,10 @@ def build_user_model(
             if any(is_lazy(parameter) for parameter in model.parameters()):
                 _answer(place, model, images)
             _load(place, model, Path(weights))
-        _check(place, model, _answer(place, model, images), (len(images), classes))
+        answer = _answer(place, model, images)
+        if more_outputs and isinstance(answer, Tensor) and answer.dim() == 2:
+            classes = max(classes, answer.shape[1])
+        _check(place, model, answer, (len(images), classes))
     return model
 
 
@@ -130,13 +140,18 @@ def _find(place: str) -> object:
     return found
 
 
-def _call(place: str, found: object, sizes: Mapping[str, int]) -> nn.Module:
+def _call(place: str, found: object, sizes: Mapping[str, int], arguments: Mapping[str, object]) -> nn.Module:
     """Return the module itself, or what the class or the function returns."""
     if isinstance(found, nn.Module):
+        if arguments:
+            raise ValueError(
+                f"{place} is a module already, which takes no {', '.join(arguments)}; leave --argument out, or "
+                "name the function that makes it"
+            )
         return found
     if not callable(found):
         raise ValueError(f"{place} is {type(found).__name__}, expected an nn.Module, a class of one or a function")
-    accepted = _accepted(place, found, sizes)
+    accepted = _accepted(place, found, sizes, arguments)
     shown = ", ".join(f"{name}={value}" for name, value in accepted.items())
     with _users_code(f"{place}({shown})"):
         model = found(**accepted)
@@ -148,15 +163,18 @@ def _call(place: str, found: object, sizes: Mapping[str, int]) -> nn.Module:
     return model
 
 
-def _accepted(place: str, factory: Callable[..., Any], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return those of `sizes` that the factory takes by keyword; refuse what it needs beyond them."""
+def _accepted(
+    place: str, factory: Callable[..., Any], sizes: Mapping[str, int], arguments: Mapping[str, object]
+) -> dict[str, object]:
+    """Return the arguments, and those of `sizes` that the factory takes by keyword; refuse what it needs beyond."""
+    sizes = {name: value for name, value in sizes.items() if name not in arguments}
     if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:  # its **kwargs take nothing
-        return {}
+        return dict(arguments)
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # some built-in callables have none
-        return {}
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(arguments)
+    if not arguments and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(sizes)
     by_keyword = {
         parameter.name
@@ -169,14 +187,14 @@ def _accepted(place: str, factory: Callable[..., Any], sizes: Mapping[str, int])
         for parameter in parameters
         if parameter.default is parameter.empty
         and parameter.kind not in variadic
-        and not (parameter.name in by_keyword and parameter.name in sizes)
+        and not (parameter.name in by_keyword and (parameter.name in sizes or parameter.name in arguments))
     ]
     if needed:
         raise ValueError(
             f"{place} needs {', '.join(needed)}, but only {', '.join(sizes)} are given, by keyword; "
-            "give the others defaults, or write a function that sets them"
+            "give the others with --argument NAME=VALUE, or defaults, or write a function that sets them"
         )
-    return {name: value for name, value in sizes.items() if name in by_keyword}
+    return {**{name: value for name, value in sizes.items() if name in by_keyword}, **arguments}
 
 
 def _load(place: str, model: nn.Module, path: Path) -> None:
@@ -255,6 +273,16 @@ def _check(place: str, model: nn.Module, answer: object, expected: tuple[int, in
 
 
 @torch.no_grad()
+def outputs_of(model: nn.Module, images: Images) -> int | None:
+    """Return how many classes a model knows, by its answer to the first image; None where it gives none."""
+    try:
+        answer = regular(model)(images[:1])
+    except ValueError:
+        return None
+    return answer.shape[1] if answer.dim() == 2 else None
+
+
+@torch.no_grad()
 def check_classes(place: str, model: nn.Module, images: Images, classes: int) -> None:
     """Raise ValueError where a model, called `place`, knows another number of classes than the data has.
 
@@ -275,8 +303,8 @@ def check_classes(place: str, model: nn.Module, images: Images, classes: int) ->
         return
     if answer.dim() == 2 and answer.shape[1] != classes:
         remedy = (
-            "add to the data those that it knows beyond: an empty folder each, or their names in the 'classes' of "
-            "a file of arrays"
+            "say by --classes FILE which of its outputs each class is, or add to the data those that it knows "
+            "beyond: an empty folder each, or their names in the 'classes' of a file of arrays"
             if answer.shape[1] > classes
             else "leave out the images of the classes that it does not know"
         )

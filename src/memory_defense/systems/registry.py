@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.names import check_name
+from memory_defense.plugins import load_plugins
 
 if TYPE_CHECKING:
     from torch import nn
@@ -178,5 +179,7 @@ SYSTEMS: dict[str, System] = {
 
 def system_of(model: ModelSpec) -> System:
     """Return the system of a model; raise ValueError, with the nearest name, for an unknown one."""
+    if model.defense not in SYSTEMS:
+        load_plugins()
     check_name(model.defense, SYSTEMS, "defense")
     return SYSTEMS[model.defense]

@@ -2,11 +2,14 @@
 
     kappa * cross-entropy(f(x), y) + (1 - kappa) * cross-entropy(worst logits in the box around x, y)
 
-The worst logits are minus the lower bounds of ``logit[y] - logit[j]`` (Gowal et al. 2018, arXiv:1810.12715), by
-plain intervals or mixed with CROWN-IBP's (Zhang et al. 2020, arXiv:1906.06316); the last affine layers are merged
-with the differences. The radius grows from 0 while kappa falls. Batch normalisation takes its moments from the
-clean images, which go along (Shi et al. 2021, arXiv:2103.17268). Bounds here are those of arithmetic without
-rounding, in the precision of training; proofs are `certificates.intervals`.
+With an attack, x in the first term is moved inside the same box first: MTL-IBP (De Palma et al. 2024,
+arXiv:2305.13991), where a small weight of the second term keeps an attack of few steps honest, and a network
+gains accuracy for what it loses in proof. The worst logits are minus the lower bounds of ``logit[y] - logit[j]``
+(Gowal et al. 2018, arXiv:1810.12715), by plain intervals or mixed with CROWN-IBP's (Zhang et al. 2020,
+arXiv:1906.06316); the last affine layers are merged with the differences. The radius grows from 0 while kappa
+falls. Batch normalisation takes its moments from the images of the first term (Shi et al. 2021,
+arXiv:2103.17268). Bounds here are those of arithmetic without rounding, in the precision of training; proofs are
+`certificates.intervals`.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from memory_defense.certificates.boxes import Box, image_box
 from memory_defense.certificates.intervals import Method, check_method, margins
 from memory_defense.certificates.reading import steps_of
 from memory_defense.certificates.steps import Branches, Step, follow
-from memory_defense.contracts import Batch, Labels, Logits
+from memory_defense.contracts import Batch, Images, Labels, Logits
 from memory_defense.threat import ball
+from memory_defense.training.adversarial import ascend
 from memory_defense.training.synchronised import batch_moments
 
 _TOLERANCE = 0.5
@@ -35,11 +39,11 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class IntervalLosses:
-    """Both cross-entropies, and the accuracy on clean images and the share that is certified."""
+    """Both cross-entropies, the accuracy on clean or attacked images, and the share that is certified."""
 
     total: Tensor
     clean: Tensor
-    """Cross-entropy on the clean images."""
+    """Cross-entropy on the clean images, or on those that the attack made of them."""
     worst: Tensor
     """Cross-entropy of the worst logits."""
     regularisation: Tensor
@@ -48,17 +52,20 @@ class IntervalLosses:
     margins: Tensor
     """(B, K) lower bounds of ``logit[y] - logit[j]``."""
     labels: Labels
+    attacked: bool = False
+    """Whether `clean` and `logits` are those of attacked images."""
 
     def parts(self) -> Mapping[str, float]:
         """Return the terms, the accuracy and the certified share at the present radius by name."""
+        seen = "attacked" if self.attacked else "clean"
         others = F.one_hot(self.labels, self.margins.shape[1]) == 0
         certified = ((self.margins > 0) | ~others).all(1)
         return {
             "loss": self.total.item(),
-            "clean loss": self.clean.item(),
+            f"{seen} loss": self.clean.item(),
             "worst-case loss": self.worst.item(),
             "regularisation": self.regularisation.item(),
-            "clean batch accuracy": (self.logits.argmax(1) == self.labels).float().mean().item(),
+            f"{seen} batch accuracy": (self.logits.argmax(1) == self.labels).float().mean().item(),
             "certified batch accuracy": certified.float().mean().item(),
         }
 
@@ -87,6 +94,11 @@ class IntervalTraining:
     regularisation: float = 0.0
     """Weight of the two terms of Shi et al. 2021 that keep boxes from growing and ReLUs balanced (published: 0.5);
     it falls to 0 as the radius grows."""
+    steps: int = 0
+    """Steps up the cross-entropy by which the images of the first term are moved, from a random point of the box;
+    0 leaves them clean."""
+    step: float = 0.75
+    """Length of such a step, in radii."""
 
     def __post_init__(self) -> None:
         ball("linf", self.epsilon)
@@ -100,6 +112,10 @@ class IntervalTraining:
             raise ValueError(
                 f"clean_weight is {self.clean_weight}, but the clean loss's share of both must be in [0, 1]"
             )
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}, but an attack has at least 0")
+        if not self.step > 0:
+            raise ValueError(f"step is {self.step}, but a step's length in radii must be above 0")
         if not self.regularisation >= 0:
             raise ValueError(f"regularisation is {self.regularisation}, but its weight must be at least 0")
 
@@ -117,9 +133,10 @@ class IntervalTraining:
         """Return the losses of one batch."""
         grown = self.grown(batch.progress)
         kappa = 1 - (1 - self.clean_weight) * grown
+        points = self._points(model, batch)
         steps = steps_of(model, batch_moments)
         start = image_box(batch.images, self.radius(batch.progress))
-        end, logits = follow(steps, start, point=batch.images)
+        end, logits = follow(steps, start, point=points)
         assert logits is not None
         found = margins(steps, Box(end.lower.float(), end.upper.float()), batch.labels)
         if self.method == "crown-ibp" and grown < 1:
@@ -132,7 +149,18 @@ class IntervalTraining:
         if self.regularisation and grown < 1:
             extra = imbalance(steps)
             total = total + self.regularisation * (1 - grown) * extra
-        return IntervalLosses(total, clean, worst, extra, logits, found, batch.labels)
+        return IntervalLosses(total, clean, worst, extra, logits, found, batch.labels, self.steps > 0)
+
+    def _points(self, model: nn.Module, batch: Batch) -> Images:
+        """Return the images (B, C, H, W) of the first term."""
+        within = ball("linf", self.radius(batch.progress))
+        if self.steps == 0 or within.epsilon == 0:
+            return batch.images
+        points = within.random_point(batch.images, batch.draws.child("start"))
+        for _ in range(self.steps):
+            moved = ascend(model, points, batch.labels, self.step * within.epsilon, within)
+            points = within.project(moved, batch.images).detach()
+        return points
 
 
 def imbalance(steps: Sequence[Step]) -> Tensor:

@@ -8,6 +8,7 @@ orders of axes, one-hot labels, texts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -20,7 +21,9 @@ from torch.nn.parameter import is_lazy
 from memory_defense.checks import check_images, check_labels, real_number, shown
 from memory_defense.contracts import Images, Labels
 from memory_defense.evaluation.options import Options
-from memory_defense.names import NORMS
+from memory_defense.evaluation.pixels import Pictures, Pixels, check_pictures
+from memory_defense.names import NORMS, nearest
+from memory_defense.progress import PrintedProgress
 from memory_defense.wrappers import modules_of, places_of
 
 ImagesLike: TypeAlias = "Images | NDArray[Any] | Sequence[Tensor] | Sequence[NDArray[Any]]"
@@ -82,6 +85,26 @@ def checked_norm(norm: object) -> str:
     raise ValueError(f"unknown norm {shown(norm)}{hint or ';'} known: {', '.join(NORMS)}")
 
 
+def paired(images: object, labels: object) -> tuple[object, object, str]:
+    """Return images, labels, and a line for the record; without labels, those that the images bring along.
+
+    Raises what `loaders.unpaired` raises.
+    """
+    if labels is not None:
+        return images, labels, ""
+    from memory_defense.workflows.loaders import unpaired  # few callers need it
+
+    return unpaired(images)
+
+
+def pictures_of(images: object) -> Pictures:
+    """Return what `images_of` does; images by reference are checked, and stay where they are."""
+    if not isinstance(images, Pixels):
+        return images_of(images)
+    check_pictures(images)
+    return images
+
+
 def images_of(images: object) -> Images:
     """Return images (N, C, H, W), float32 in [0, 1]: themselves if they are such a tensor, else a conversion.
 
@@ -100,7 +123,7 @@ def images_of(images: object) -> Images:
     return plain
 
 
-def labels_of(labels: object, images: Images) -> Labels:
+def labels_of(labels: object, images: Pictures) -> Labels:
     """Return labels (N,) int64 on the device of the images.
 
     Raises
@@ -201,13 +224,8 @@ def _came(given: object) -> str:
 
 def _gather(given: object, name: str) -> str:
     """Return how to get tensors out of something else."""
-    if _a(given, torch.utils.data.DataLoader):
-        said = f"gather it once: images, labels = (torch.cat(parts) for parts in zip(*{name}))"
-    elif _a(given, torch.utils.data.Dataset):
-        said = (
-            f"gather it: images, labels = (torch.stack([torch.as_tensor(one) for one in part]) for part in "
-            f"zip(*({name}[i] for i in range(len({name})))))"
-        )
+    if _a(given, torch.utils.data.DataLoader, torch.utils.data.Dataset):
+        said = "leave the labels out where it has pairs (images, labels) of its own, or give its images as a tensor"
     elif isinstance(given, (str, Path)):
         said = (
             f"read the file first: data = memory_defense.data.own.load_images({name}), then "
@@ -257,11 +275,29 @@ def check_model(model: object) -> None:
         )
 
 
-def options_of(options: object) -> Options:
-    """Return the options, those of `Options()` for None; raise ValueError for anything else."""
-    if options is None:
-        return Options()
-    if isinstance(options, Options):
-        return options
-    remedy = "write Options(**options)" if _a(options, Mapping) else "write Options(seed=0), say"
-    raise ValueError(f"options is {shown(options)}, expected memory_defense.Options; {remedy}")
+def options_of(options: object, also: Mapping[str, object] | None = None) -> Options:
+    """Return the options, those of `Options()` for None, with others of a call's own keywords in their place.
+
+    Parameters
+    ----------
+    options
+        `Options`, or None.
+    also
+        Fields of `Options` by name; ``progress`` may be True, which prints.
+
+    Raises
+    ------
+    ValueError
+        For options that are no `Options`, and for a keyword or a value that there is not.
+    """
+    if options is not None and not isinstance(options, Options):
+        remedy = "write Options(**options)" if _a(options, Mapping) else "write Options(seed=0), say"
+        raise ValueError(f"options is {shown(options)}, expected memory_defense.Options; {remedy}")
+    given = dict(also or {})
+    known = [one.name for one in fields(Options)]
+    for name in given:
+        if name not in known:
+            raise nearest(name, known, "option")
+    if isinstance(given.get("progress"), bool):
+        given["progress"] = PrintedProgress() if given["progress"] else None
+    return replace(options or Options(), **cast("dict[str, Any]", given))

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from memory_defense.attacks import Pgd
 from memory_defense.attacks.suites import left_out, parts_of
 from memory_defense.checks import nearest
@@ -20,6 +22,7 @@ from memory_defense.evaluation.detection_results import AttackedSet, detect, fig
 from memory_defense.evaluation.flag import Flag, calibrate
 from memory_defense.evaluation.gallery import write_gallery
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import Pixels
 from memory_defense.evaluation.place import GALLERY, per_image_of, state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import EARLIER
@@ -125,7 +128,7 @@ def found_by(path: Path, test: ImageSet, fighters: list[str]) -> list[AttackedSe
                 knowledge="any",
                 ball=broken.ball,
                 rows=test.labels.new_tensor([place[int(results.ids[row])] for row in rows]),
-                images=broken.images[rows].to(test.labels.device),
+                images=broken.images[torch.tensor(rows)].to(test.labels.device),
                 fooled=test.labels.new_ones(len(rows)).bool(),
                 whole=False,
             )
@@ -176,7 +179,8 @@ def assess(
     out
         File of the record; the run's own by default. A stopped evaluation goes on from a file beside it.
     options
-        Seed, batch size and so on; names and ids are the recipe's and the dataset's.
+        Seed, batch size and so on; ids are the dataset's, and the names the recipe's where `Options.defense` gives
+        none.
     """
     plan, spec = recipe.evaluation, splits.spec
     subset = splits.test.first(min(plan.images, len(splits.test)))
@@ -200,17 +204,18 @@ def assess(
         chosen = replace(chosen, notes=(*chosen.notes, limited))
         if chosen.progress:
             chosen.progress.note(limited.replace("were", "are"))
+    built_of = f"{recipe.model.defense}/{recipe.model.preset}"
     chosen = replace(
         chosen,
         ids=subset.ids,
-        defense=f"{recipe.model.defense}/{recipe.model.preset}",
+        defense=built_of if chosen.defense == Options.defense else chosen.defense,
         dataset=spec.name,
         weights_sha256=recipe.sha256,
     )
     trained_as = _trained_as(recipe, run, spec)
     with alone_at(place):
         evaluation = saved_evaluation(
-            defense, subset.floats(), subset.labels, cases, chosen, place, recipe=trained_as
+            defense, Pixels.of(subset), subset.labels, cases, chosen, place, recipe=trained_as
         )
         record = finished_record(defense, evaluation, chosen, place, recipe=trained_as, classes=len(spec.classes))
         if current().leads:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.checks import real_number, shown
-from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Images, Labels, Progress
+from memory_defense.contracts import Certificates, Certifying, Classifier, Defense, Labels, Progress
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.evaluation.audit.sampling import sampling_lines
 from memory_defense.evaluation.certifying import ByItself, BySmoothing, Method, Proofs, certify_all
 from memory_defense.evaluation.metrics import accuracy
-from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.place import Claim, check_place, state_path, tell_replaced
+from memory_defense.evaluation.options import OptionFields, Options
+from memory_defense.evaluation.pixels import Pictures, Pixels
+from memory_defense.evaluation.place import Claim, check_place, proofs_state_path, tell_replaced
 from memory_defense.evaluation.proofs import certified_result
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
@@ -30,9 +32,10 @@ from memory_defense.workflows.arguments import (
     LabelsLike,
     Radii,
     check_model,
-    images_of,
     labels_of,
     options_of,
+    paired,
+    pictures_of,
 )
 from memory_defense.workflows.arguments import radii as radii_of
 from memory_defense.workflows.evaluate import alone_at, as_defense
@@ -45,13 +48,14 @@ CERTIFICATES = "certificates.safetensors"
 
 def certify(
     model: Classifier | Defense,
-    images: ImagesLike,
-    labels: LabelsLike,
+    images: ImagesLike | Pixels,
+    labels: LabelsLike | None = None,
     *,
     radii: Radii,
     smoothing: Smoothing | float | None = None,
     out: Path | str | None = None,
     options: Options | None = None,
+    **also: Unpack[OptionFields],
 ) -> Record:
     """Prove how many images keep their right answer within each radius, and return it as a record.
 
@@ -76,6 +80,8 @@ def certify(
         on from there. None writes nothing.
     options
         Seed, device, ids, names, progress, resuming; the others have no part in it.
+    also
+        Any of them as a keyword of its own, before what `options` says.
 
     Examples
     --------
@@ -93,7 +99,7 @@ def certify(
         For inputs or options that make no sense, or a model without a certificate of its own and no `smoothing`.
     """
     check_model(model)
-    chosen, around, place = options_of(options), torch_defaults(), None
+    chosen, around, place = options_of(options, also), torch_defaults(), None
     if out is not None:
         place = check_path(out, "out", "certificates.json")
     together = in_company("memory_defense.certify", alone=chosen.alone)
@@ -109,9 +115,11 @@ def certify(
         asked = sorted({ball(norm, radius).epsilon for radius in radii_of(radii)})
         defense = as_defense(model)
         with on_device(defense, chosen.device), alone_at(place):
-            pixels = images_of(images)
+            given, truth, order = paired(images, labels)
+            chosen = replace(chosen, notes=(*chosen.notes, *filter(None, [order])))
+            pixels = pictures_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
-            truth = labels_of(labels, pixels)
+            truth = labels_of(truth, pixels)
             defense, _ = introduced(as_found(defense, *around), pixels, follows=False)
             method = method_of(defense, model, smooth, asked, chosen)
             record = certified_record(defense, pixels, truth, method, asked, chosen, place, smoothing=smooth)
@@ -156,7 +164,7 @@ def method_of(
 
 def certified_record(
     defense: Defense,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     method: Method,
     radii: list[float],
@@ -169,7 +177,7 @@ def certified_record(
     recipe = f"certified by {method.name}"
     if smoothing is not None:
         recipe += f", sigma {smoothing.sigma:g}, n {smoothing.samples:,}, alpha {smoothing.alpha:g}"
-    state = None if place is None else state_path(place)
+    state = None if place is None else proofs_state_path(place)
     if place is not None:
         check_place(place)
         check_file(beside(place, CERTIFICATES))

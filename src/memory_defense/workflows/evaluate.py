@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeGuard, cast
+from typing import TYPE_CHECKING, TypeGuard, Unpack, cast
 
 from memory_defense.attacks import ATTACKS
 from memory_defense.attacks.suites import Suite, SuitePart, check_attacks, parts_of, written
@@ -21,7 +21,6 @@ from memory_defense.contracts import (
     Certifying,
     Classifier,
     Defense,
-    Images,
     Labels,
     Targeting,
     needs_gradient,
@@ -36,7 +35,8 @@ from memory_defense.evaluation.cases import QUERIES, Case, cross
 from memory_defense.evaluation.fitting import changes
 from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
-from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.options import OptionFields, Options
+from memory_defense.evaluation.pixels import Pictures, Pixels
 from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
@@ -45,7 +45,13 @@ from memory_defense.evaluation.results import read_per_image, untried, write_per
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.sizes import taken_by
-from memory_defense.evaluation.store import discard, of_other_company, of_rank, only_writer
+from memory_defense.evaluation.store import (
+    discard,
+    of_earlier_versions,
+    of_other_company,
+    of_rank,
+    only_writer,
+)
 from memory_defense.files import remove
 from memory_defense.foreign import undisturbed
 from memory_defense.passes import granules_of
@@ -58,9 +64,10 @@ from memory_defense.workflows.arguments import (
     Radii,
     check_model,
     checked_norm,
-    images_of,
     labels_of,
     options_of,
+    paired,
+    pictures_of,
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
@@ -68,17 +75,21 @@ from memory_defense.workflows.suspicion import doubted, suspected, with_labels_a
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
 from memory_defense.wrappers.untouched import Untouched
 
+if TYPE_CHECKING:
+    from memory_defense.attacks.own import AttacksLike
+
 
 def evaluate(
     model: Classifier | Defense,
-    images: ImagesLike,
-    labels: LabelsLike,
+    images: ImagesLike | Pixels,
+    labels: LabelsLike | None = None,
     *,
     epsilon: Radii,
     norm: str = "linf",
-    attacks: str | Sequence[str] = "fast",
+    attacks: AttacksLike = "fast",
     out: Path | str | None = None,
     options: Options | None = None,
+    **also: Unpack[OptionFields],
 ) -> Record:
     """Attack a classifier image by image until nothing is left to try, audit the result, and return its record.
 
@@ -94,7 +105,10 @@ def evaluate(
     images, labels
         (N, C, H, W) in [0, 1] and (N,): tensors, or arrays of numpy, or lists. Floats of any precision are taken as
         float32, integers of any type as int64, labels on another device are moved to the images'. Grey levels,
-        channels last and one-hot labels are not guessed at: the error says what to write.
+        channels last and one-hot labels are not guessed at: the error says what to write. A `DataLoader`, a
+        `Dataset` of pairs, or what `data.own.load_images` returns, has its own labels, which are then left out. For
+        images that are more than fit into memory as floats, give what `load_images` returns, or
+        `evaluation.pixels.Pixels.of` their grey levels.
     epsilon
         Radii in pixel units of [0, 1], such as 8 / 255; numbers of Python, numpy or torch. A float32 counts as the
         decimal that it is written as: ``np.float32(0.1)`` is 0.1. A radius that is given twice is tried once.
@@ -102,24 +116,30 @@ def evaluate(
         ``linf`` or ``l2``.
     attacks
         Suites (``fast``, ``standard``, which is also called ``autoattack``, ``rand``, ``brief``, ``glimpse``) and
-        attacks (`attacks.ATTACKS`), joined by commas or in a list; they run in this order, each once.
+        attacks (`attacks.ATTACKS`), joined by commas or in a list; they run in this order, each once. In a list, or
+        by names in a mapping, also attacks with settings, ``Pgd(steps=100)``, and functions that are attacks
+        themselves, ``mine(model, images, labels, ball, draws)``: see `attacks.own`.
     out
         File of the record, with every image's verdict and adversarial image in a file beside it. A stopped
         evaluation goes on from there. None writes nothing.
     options
         Seed, batch size, device, repetitions, resuming and names; see `Options`.
+    also
+        Any of them as a keyword of its own, before what `options` says: ``seed=1, progress=True``.
 
     Examples
     --------
     >>> import memory_defense, torch
-    >>> from memory_defense import Options
+    >>> from memory_defense.attacks import Pgd
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
     >>> images = torch.rand(8, 1, 4, 4)
     >>> record = memory_defense.evaluate(
-    ...     net, images, net(images).argmax(1), epsilon=0.1, options=Options(seed=1, batch_size=8, device="cpu")
+    ...     net, images, net(images).argmax(1), epsilon=0.1, attacks=["glimpse", Pgd(steps=5)], seed=1, batch_size=8
     ... )
     >>> record.clean.accuracy
     1.0
+    >>> record.recipe
+    'attacks: glimpse,pgd(steps=5)'
 
     Raises
     ------
@@ -134,7 +154,7 @@ def evaluate(
     from images in float32. Its images are copies where it writes to them.
     """
     check_model(model)
-    chosen, around = options_of(options), torch_defaults()
+    chosen, around = options_of(options, also), torch_defaults()
     place = None if out is None else check_path(out, "out", "record.json")
     together = in_company("memory_defense.evaluate", alone=chosen.alone)
     with undisturbed(), ordinary_modes(model) as left, together, apart(model):
@@ -143,19 +163,20 @@ def evaluate(
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
         balls: list[Ball] = [ball_of(ball, radius) for radius in dict.fromkeys(radii(epsilon))]
-        check_attacks(attacks, norms=(ball,))
-        suite, names, earlier = parts_of(attacks), written(attacks), None
+        (suite, names), earlier = _suite_of(attacks, ball), None
         if chosen.start_from is not None:
             file = Path(chosen.start_from)
             earlier = Replay(source=file.name, results=read_per_image(file))
-        cases = cascade_cases(defense, suite, balls, earlier)
+        cases = cascade_cases(defense, suite, balls, earlier, transfers=True)
         _check_something_can_be_tried(defense, cases, names)
         recipe = f"attacks: {names}"
         with on_device(defense, chosen.device), alone_at(place):
             untouched = Untouched(defense)
-            pixels = images_of(images)
+            given, truth, order = paired(images, labels)
+            chosen = _with_note(chosen, order)
+            pixels = pictures_of(given)
             pixels = pixels if chosen.device is None else pixels.to(chosen.device)
-            truth = labels_of(labels, pixels)
+            truth = labels_of(truth, pixels)
             chosen.numbers(len(pixels))
             follows = any(needs_gradient(case.attack) for case in cases)
             most = largest_pass(len(pixels), pixels.device, chosen.batch_size, cases)
@@ -185,6 +206,16 @@ def evaluate(
     return record
 
 
+def _suite_of(attacks: AttacksLike, norm: str) -> tuple[Suite, str]:
+    """Return what is named, or given, as one suite, and a text that names it in records."""
+    if isinstance(attacks, str):
+        check_attacks(attacks, norms=(norm,))
+        return parts_of(attacks), written(attacks)
+    from memory_defense.attacks.own import suite_of  # names alone do without it
+
+    return suite_of(attacks, norm)
+
+
 def _with_note(options: Options, text: str) -> Options:
     """Return the options with a line for the record, which is shown at once; the same for an empty one."""
     if text and options.progress:
@@ -199,7 +230,7 @@ def alone_at(place: Path | None) -> AbstractContextManager[None]:
 
 def saved_evaluation(
     defense: Defense,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     cases: Sequence[Case],
     options: Options,
@@ -219,12 +250,12 @@ def saved_evaluation(
             tell_replaced(place, _claim(images, cases, options, recipe), options.progress)
     if state is not None and not options.resume:
         remove(of_rank(state, current()))  # each process its own, so that none goes on from what another removes
-        for one in of_other_company(state, current()) if current().leads else ():
+        for one in (*of_other_company(state, current()), *of_earlier_versions(state)) if current().leads else ():
             remove(one)
     return attack_all(defense, images, labels, cases, options, state_file=state, keep_state=True)
 
 
-def _claim(images: Images, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
+def _claim(images: Pictures, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
     balls = {(case.ball.norm, case.ball.epsilon) for case in cases if case.purpose != "curve"}
     return Claim(
         defense=options.defense,
@@ -279,8 +310,10 @@ def finished_record(
     )
     per_image, checksum = None if place is None else per_image_path(place), ""
     if per_image is not None:
+        target, ranks = per_image, current()
         with stage(options.progress, f"writing {per_image}"):
-            checksum = write_per_image(per_image if current().leads else None, evaluation.state, evaluation.cases)
+            _, checksum = ranks.lead(lambda: ({}, write_per_image(target, evaluation.state, evaluation.cases)))
+            ranks.total()  # nobody removes what another rank still reads
     record = Record(
         defense=options.defense,
         recipe=recipe,
@@ -326,7 +359,12 @@ def _certified(
 
 
 def cascade_cases(
-    defense: Defense, suite: Suite, balls: Sequence[Ball], start_from: Replay | None = None
+    defense: Defense,
+    suite: Suite,
+    balls: Sequence[Ball],
+    start_from: Replay | None = None,
+    *,
+    transfers: bool = False,
 ) -> list[Case]:
     """Return the cascade of every ball: what an earlier evaluation found, then the suite with every knowledge.
 
@@ -337,20 +375,28 @@ def cascade_cases(
     Parameters
     ----------
     defense
-        Its surrogates that decide as it does are attacked, and its adaptive set; transfer belongs to tables.
+        Its surrogates that decide as it does are attacked, and its adaptive set.
     suite
         From `attacks.suites.parts_of`.
     balls
         One cascade each.
     start_from
         Images of an earlier evaluation, tried first.
+    transfers
+        Whether the suite's first attack by gradients also runs on the surrogates that decide otherwise
+        (`contracts.Transferring`), where tables have no rows for them.
     """
     cases: list[Case] = []
+    elsewhere = [known for known in defense.surrogates() if known in transfers_of(defense)] if transfers else []
     for ball in balls:
         if start_from is not None:
             cases.append(Case(name="replay", attack=start_from, knowledge=EARLIER, ball=ball, purpose="cascade"))
-        for part in suite(ball.norm):
+        parts = suite(ball.norm)
+        first = next((part for part in parts if needs_gradient(part.attack)), None)
+        for part in parts:
             known = _knowledge_for(part, defense)
+            if part is first:
+                cases += cross({part.name: part.attack}, elsewhere, [ball], purpose="cascade", role="main")
             cases += cross({part.name: part.attack}, known, [ball], purpose="cascade", role=part.role)
     return cases
 

@@ -13,6 +13,7 @@ from memory_defense.checks import check_class_count
 from memory_defense.contracts import Defense, Images, Logits
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.invariance import undisturbed
+from memory_defense.evaluation.pixels import Pictures
 from memory_defense.foreign import ModelError, out_of_memory
 from memory_defense.passes import regular
 from memory_defense.wrappers import (
@@ -53,7 +54,7 @@ def reaching(defense: Defense, seen: Sequence[nn.Module]) -> tuple[Defense, str]
     return Undefended(Reaching(defense.network, tuple(seen))), said if count else ""
 
 
-def introduced(defense: Defense, images: Images, *, follows: bool) -> tuple[Defense, int]:
+def introduced(defense: Defense, images: Pictures, *, follows: bool) -> tuple[Defense, int]:
     """Return the defense as it can be called with float32 images, and its number of classes.
 
     A plain classifier in another precision is called in its own.
@@ -84,7 +85,7 @@ def introduced(defense: Defense, images: Images, *, follows: bool) -> tuple[Defe
         raise ValueError(f"{error}; as its weights are {precision_of(defense)}, model.float() may help") from error
 
 
-def _classes(defense: Defense, images: Images, *, follows: bool) -> int:
+def _classes(defense: Defense, images: Pictures, *, follows: bool) -> int:
     with frozen(defense), restored(defense), undisturbed(0):
         with torch.no_grad():
             logits = _answer(defense, images[:1], "")

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from pathlib import Path
 
-from memory_defense.contracts import Classifier
+import torch
+from torch import nn
+
+from memory_defense.contracts import Classifier, Progress
+from memory_defense.data.class_map import found_numbers, listed_numbers, read_listing
 from memory_defense.data.images import ImageSet
 from memory_defense.data.leftovers import listed
+from memory_defense.data.own import DataSplit, relabelled
 from memory_defense.evaluation.metrics import JUDGE_BATCH, accuracy, predict
 from memory_defense.evaluation.sizes import taken_by
 from memory_defense.passes import granules_of
 from memory_defense.randomness import seeded
+from memory_defense.systems.own_model import outputs_of
 from memory_defense.workflows.evaluate import as_defense
 from memory_defense.workflows.first_answer import in_own_precision
 from memory_defense.wrappers import frozen
 
-_ASKED = 256
+ASKED = 256
 """Images that a model is asked about."""
 
 
@@ -41,7 +48,7 @@ def counts_otherwise(
     """
     if otherwise is None:
         return None
-    asked = images.first(min(_ASKED, len(images)))
+    asked = images.first(min(ASKED, len(images)))
     floats = asked.floats()
     shown = in_own_precision(as_defense(model))
     taken = taken_by(shown, floats, largest=min(len(floats), JUDGE_BATCH), wanted=None, seed=0)
@@ -60,3 +67,44 @@ def counts_otherwise(
         f"{there.accuracy:.1%} of {len(asked)} images, and on {here.accuracy:.1%} in the order "
         f"{listed(list(classes))}"
     )
+
+
+def on_outputs(
+    model: nn.Module,
+    data: DataSplit,
+    device: torch.device,
+    *,
+    classes: Path | None = None,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> DataSplit:
+    """Return the images labelled by the model's outputs, where it knows more classes than there are, or names them.
+
+    Parameters
+    ----------
+    model
+        On `device`.
+    data
+        Labelled by positions in its classes.
+    classes
+        A file that says which output a class is (`data.class_map.listed_numbers`); None goes by the folders' names.
+    names
+        The model's own names of its classes, by output.
+    progress
+        Is told what the labels are taken for.
+
+    Raises
+    ------
+    ValueError
+        For a file that does not fit the folders or the model.
+    """
+    outputs = outputs_of(model, data.images.first(1).to(device).floats()) or len(data.classes)
+    if classes is not None:
+        found = listed_numbers(data.classes, read_listing(classes), classes)
+    else:
+        found = found_numbers(data.classes, outputs, names)
+    if found is None:
+        return data
+    if progress is not None:
+        progress.note(found.why)
+    return relabelled(data, found, outputs)

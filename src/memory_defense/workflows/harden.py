@@ -20,6 +20,7 @@ from memory_defense.data.spec import image_spec
 from memory_defense.evaluation.flag import DEFAULT_FALSE_ALARMS, Flag, keep_flag, kept_flag
 from memory_defense.evaluation.kept import check_still_its_own, read_whole
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import Pixels
 from memory_defense.evaluation.place import per_image_of, state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.files import write_text
@@ -33,7 +34,7 @@ from memory_defense.training.checkpoint import save_weights
 from memory_defense.workflows.assess import add_detection, assess, calibrated
 from memory_defense.workflows.evaluate import evaluate
 from memory_defense.workflows.harden_words import Measured, paragraph
-from memory_defense.workflows.run_images import ImagesFrom
+from memory_defense.workflows.run_images import ImagesFrom, entry_of
 from memory_defense.workflows.train import train
 
 
@@ -154,14 +155,14 @@ class _Work:
         identity = hashlib.sha256(f"{self.recipe.sha256} {name} {self.hardening.weights_sha256}".encode())
         kept = _kept(place, identity.hexdigest(), self.seed)
         if kept is not None:
-            check_still_its_own(kept, place, classifier, subset.floats(), subset.ids)
+            check_still_its_own(kept, place, classifier, Pixels.of(subset), subset.ids)
             self._note(f"{place} was finished before, and is taken as it is")
             return kept
         self._note(f"attacks on the classifier: {name}")
         stage = "as it was" if name == "original" else "fine-tuned, alone"
         return evaluate(
             classifier.eval(),
-            subset.floats(),
+            Pixels.of(subset),
             subset.labels,
             epsilon=self.hardening.epsilon,
             attacks=self.hardening.attacks,
@@ -197,7 +198,7 @@ class _Work:
             record = assess(self.recipe, self.run, defense, self.splits, options=self._options())
         else:
             subset = self.splits.test.first(record.images)
-            check_still_its_own(record, self.run.record, defense, subset.floats(), subset.ids)
+            check_still_its_own(record, self.run.record, defense, Pixels.of(subset), subset.ids)
             self._note(f"{self.run.record} was finished before, and is taken as it is")
         if record.detection:
             return record
@@ -245,7 +246,7 @@ def begin_run(
     asked
         The user's options as an entry of the manifest, which `workflows.run_recipe` makes the recipe from again.
     """
-    entries: dict[str, dict[str, object]] = json.loads(json.dumps({**asked, IMAGES_FROM: asdict(source)}))
+    entries: dict[str, dict[str, object]] = json.loads(json.dumps({**asked, IMAGES_FROM: entry_of(source)}))
     with run.only_writer():
         manifest = run.begin(recipe, seed, len(splits.train), splits.spec.sha256, resume=True)
         for key, entry in entries.items():

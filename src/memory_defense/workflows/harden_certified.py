@@ -20,7 +20,7 @@ from memory_defense.data.images import ImageSet, Splits
 from memory_defense.data.spec import image_spec
 from memory_defense.evaluation.metrics import accuracy
 from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.place import state_path
+from memory_defense.evaluation.place import proofs_state_path
 from memory_defense.evaluation.record import Accuracy, Record
 from memory_defense.files import write_text
 from memory_defense.outputs import beside
@@ -196,7 +196,7 @@ def _seconds_a_copy(model: nn.Module, images: ImageSet, sigma: float, *, copies:
 def _kept(place: Path, identity: str, seed: int) -> Record | None:
     """Return the record in a place, if it is of this very certification and whole."""
     images = beside(place, CERTIFICATES)
-    if not place.is_file() or not images.is_file() or state_path(place).is_file():
+    if not place.is_file() or not images.is_file() or proofs_state_path(place).is_file():
         return None
     record = Record.read(place)
     made_by = record.provenance.recipe_sha256, record.provenance.seed, record.certificates_sha256

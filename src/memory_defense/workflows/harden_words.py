@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory_defense.evaluation.record import Accuracy, DetectionResult, Record
+from memory_defense.reporting.failures import failed_lines, failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,11 +193,10 @@ def _flag(measured: Measured, results: list[DetectionResult]) -> str:
 
 
 def _caution(record: Record) -> str:
-    failed = [line.check for line in record.audit if line.verdict == "fail"]
-    more = f" and {len(failed) - 3} more" * (len(failed) > 3)
+    failed = failed_lines(record)
     audit = (
-        f"Of the audit's checks of the defense {len(failed)} failed ({'; '.join(failed[:3])}{more}): read it "
-        "before you trust these numbers."
+        f"Of the audit's checks of the defense {len(failed)} failed: read them before you trust these numbers. "
+        f"What weighs most: {failure(failed[0])}"
         if failed
         else "The audit of the defense found nothing against these numbers."
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -33,20 +33,21 @@ class Prediction:
     """Name of the predicted class."""
     confidence: float
     """The class's softmax probability, in [0, 1]; nothing promises that it is calibrated."""
-    flag: Literal["accept", "suspicious"]
-    score: float
+    flag: Literal["accept", "suspicious"] | None
+    """None for a classifier that cannot flag."""
+    score: float | None
     """What the flag looks at; suspicious above the threshold."""
-    threshold: float
+    threshold: float | None
     changes: tuple[str, ...]
     """What had to be done to the picture before the model could read it."""
 
 
 def predict(
     defense: nn.Module,
-    flag: Flag,
+    flag: Flag | None,
     source: Iterable[Picture | Unreadable | LeftOut],
     *,
-    classes: tuple[str, ...],
+    classes: Sequence[str] | None,
     batch: int = DEFAULT_BATCH,
     seed: int = 0,
 ) -> Iterator[Prediction | Unreadable | LeftOut]:
@@ -57,13 +58,13 @@ def predict(
     Parameters
     ----------
     defense
-        With scores (`contracts.Flagging`).
+        With scores (`contracts.Flagging`), or any classifier where there is no flag.
     flag
-        Its score and threshold.
+        Its score and threshold; None where nothing is to be flagged.
     source
         See `data.pictures.pictures`.
     classes
-        Names by label.
+        Names by label; None names them by their numbers.
     batch
         Pictures held at once, at least 1.
     seed
@@ -76,14 +77,14 @@ def predict(
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}, but at least 1 picture must be held at once")
-    scored = _flagging(defense)
+    scored = None if flag is None else (_flagging(defense), flag)
     waiting: list[Picture | Unreadable | LeftOut] = []
     for one in source:
         waiting.append(one)
         if len(waiting) == batch:
-            yield from _answered(defense, scored, flag, waiting, classes, seed)
+            yield from _answered(defense, scored, waiting, classes, seed)
             waiting = []
-    yield from _answered(defense, scored, flag, waiting, classes, seed)
+    yield from _answered(defense, scored, waiting, classes, seed)
 
 
 def flag_for(
@@ -140,10 +141,9 @@ def _flagging(defense: nn.Module) -> Flagging:
 @torch.no_grad()
 def _answered(
     defense: nn.Module,
-    scored: Flagging,
-    flag: Flag,
+    scored: tuple[Flagging, Flag] | None,
     waiting: list[Picture | Unreadable | LeftOut],
-    classes: tuple[str, ...],
+    classes: Sequence[str] | None,
     seed: int,
 ) -> Iterator[Prediction | Unreadable | LeftOut]:
     read = [one for one in waiting if isinstance(one, Picture)]
@@ -153,19 +153,26 @@ def _answered(
         images = torch.stack([one.pixels for one in read]).to(device)
         with frozen(defense), seeded(seed, "predict"):
             best = answers(defense, images).softmax(1).max(1)
-        scores = score_images(scored, images, seed=seed)[flag.score]
         found = [
             Prediction(
                 file=one.name,
-                label=classes[int(best.indices[row])],
+                label=str(int(best.indices[row])) if classes is None else classes[int(best.indices[row])],
                 confidence=float(best.values[row]),
-                flag="suspicious" if float(scores[row]) > flag.threshold else "accept",
-                score=float(scores[row]),
-                threshold=flag.threshold,
+                flag=None,
+                score=None,
+                threshold=None,
                 changes=one.changes,
             )
             for row, one in enumerate(read)
         ]
+        if scored is not None:
+            flagging, flag = scored
+            scores = score_images(flagging, images, seed=seed)[flag.score]
+            found = [_flagged(one, float(score), flag.threshold) for one, score in zip(found, scores, strict=True)]
     predictions = iter(found)
     for one in waiting:
         yield next(predictions) if isinstance(one, Picture) else one
+
+
+def _flagged(one: Prediction, score: float, threshold: float) -> Prediction:
+    return replace(one, flag="suspicious" if score > threshold else "accept", score=score, threshold=threshold)

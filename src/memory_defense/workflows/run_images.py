@@ -35,18 +35,32 @@ class ImagesFrom:
     """SHA-256 of the pixels and labels; see `data.own.load_splits`."""
     notes: tuple[str, ...] = ()
     """What was skipped, substituted or assumed in reading them, a line each."""
+    geometry: str | None = None
+    """How images were brought to the model's pixels where it was another way (`data.geometry.Geometry.parse`)."""
 
 
-def images_from(source: str | Path, size: int | None, spec: DatasetSpec, notes: tuple[str, ...] = ()) -> ImagesFrom:
-    """Return the entry for images that `load_splits(source, size=size)` gave, its notes with them."""
+def images_from(
+    source: str | Path,
+    size: int | None,
+    spec: DatasetSpec,
+    notes: tuple[str, ...] = (),
+    *,
+    geometry: str | None = None,
+) -> ImagesFrom:
+    """Return the entry for images that `load_splits(source, size=size, geometry=geometry)` gave, with its notes."""
     known = isinstance(source, str) and source in DATASETS
     place = str(source) if known else str(Path(source).expanduser().resolve())
-    return ImagesFrom(source=place, size=size, sha256=spec.sha256, notes=notes)
+    return ImagesFrom(source=place, size=size, sha256=spec.sha256, notes=notes, geometry=geometry)
 
 
 def keep_images_from(run: RunDirectory, entry: ImagesFrom) -> None:
     """Write the entry into the run's manifest, in place of an earlier one."""
-    run.write({**run.read(), IMAGES_FROM: asdict(entry)})
+    run.write({**run.read(), IMAGES_FROM: entry_of(entry)})
+
+
+def entry_of(entry: ImagesFrom) -> dict[str, Any]:
+    """Return the fields of an entry as manifests have them; a geometry only where there is one."""
+    return {name: value for name, value in asdict(entry).items() if (name, value) != ("geometry", None)}
 
 
 def kept_images_from(manifest: Mapping[str, Any], where: Path) -> ImagesFrom | None:
@@ -93,7 +107,8 @@ def splits_of(
     run
         Finished.
     source
-        Other images (see `data.own.load_splits`), resized as the run's; None takes those that the manifest names.
+        Other images (see `data.own.load_splits`), brought to size as the run's; None takes those that the manifest
+        names.
     device, data_dir, offline, may_update, progress, limits
         See `data.own.load_splits`.
 
@@ -114,7 +129,8 @@ def splits_of(
         raise DataNotFoundError(f"{run.path} was trained on the images in {place}, which is not there; give --data")
     splits = load_splits(
         place if known else Path(place),
-        size=None if known else images_of(model).size,
+        size=None if known or (kept and kept.geometry) else images_of(model).size,
+        geometry=kept.geometry if kept and not known else None,
         classes=None if known else _order(Path(place).expanduser(), images_of(model).classes),
         limits=limits,
         device=device,

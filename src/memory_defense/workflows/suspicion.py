@@ -17,6 +17,7 @@ from memory_defense.evaluation.attempt import on_grid
 from memory_defense.evaluation.audit.findings import LEARNED, ROUNDED, TOLD, Doubts
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.invariance import undisturbed
+from memory_defense.evaluation.pixels import Pictures
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.foreign import MemoryShortError, ModelError
 from memory_defense.passes import regular
@@ -70,7 +71,7 @@ class AlsoOnGrid(Undefended):
 def suspected(
     defense: Defense,
     untouched: Untouched,
-    images: Images,
+    images: Pictures,
     labels: Labels,
     cases: Sequence[Case],
     *,
@@ -181,7 +182,7 @@ def first_gradient(cases: Sequence[Case]) -> Case | None:
 
 
 def learned(
-    model: Classifier, untouched: Untouched, images: Images, labels: Labels, case: Case, *, seed: int
+    model: Classifier, untouched: Untouched, images: Pictures, labels: Labels, case: Case, *, seed: int
 ) -> float:
     """Return the share of moved images that the model, as it is now, answers otherwise than untouched.
 
@@ -201,13 +202,13 @@ def learned(
     seed
         Seed of the draws.
     """
-    now, images, labels = Untouched(model), images[:LOOKED_AT], labels[:LOOKED_AT]
-    draws = ImageDraws.of(seed, "learned", len(images), images.device)
+    now, clean, labels = Untouched(model), images[:LOOKED_AT], labels[:LOOKED_AT]
+    draws = ImageDraws.of(seed, "learned", len(clean), clean.device)
     fresh = regular(Forgetful(model, untouched))
     try:
         with frozen(model), undisturbed(seed):
-            found = case.attack(fresh, images, labels, case.ball, draws)
-            points = torch.cat([found, case.ball.random_point(images, draws.child("noise"))])
+            found = case.attack(fresh, clean, labels, case.ball, draws)
+            points = torch.cat([found, case.ball.random_point(clean, draws.child("noise"))])
             before, again = _asked(fresh, points, seed), _asked(fresh, points, seed)
             now.put_back()
             after = _asked(regular(model), points, seed)

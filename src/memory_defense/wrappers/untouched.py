@@ -266,8 +266,10 @@ def _same(one: Any, other: Any) -> bool:
         return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, np.ndarray) or type(one) is not type(other):
-        return type(one) is type(other) and bool(np.array_equal(one, other))
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray):
+        return np.array_equal(cast("Any", one), other)
     if isinstance(one, dict):
         mine = cast("dict[Any, Any]", one)
         return mine.keys() == other.keys() and all(_alike(value, other[key]) for key, value in mine.items())
@@ -385,7 +387,7 @@ def _table_of(thing: object) -> dict[str, Any] | None:
         found = cast("Any", thing).__dict__
     except Exception:  # whatever an object may raise that is only looked at
         return None
-    return found if type(found) is dict else None
+    return cast("dict[str, Any]", found) if type(found) is dict else None
 
 
 def _slot_back(name: str, thing: object, before: object) -> None:

@@ -24,6 +24,11 @@ def is_entry(target: str | Path) -> bool:
     return str(target).startswith(PREFIX)
 
 
+def is_shipped(path: Path) -> bool:
+    """Return whether a run is one that comes with the package, which nothing is written to."""
+    return ROOT.resolve() in path.resolve().parents
+
+
 def located(target: str | Path) -> Path:
     """Return the directory of the entry that a target names; the path itself for every other target.
 

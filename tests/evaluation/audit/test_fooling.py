@@ -8,7 +8,7 @@ import memory_defense
 from evaluation.audit.fooling import HOLDING, LEARNING, LEVELS
 from evaluation.audit.honest import HONEST, shapes
 from memory_defense import Options, Record
-from memory_defense.reporting.rows import verdict
+from memory_defense.reporting.failures import verdict
 
 EPSILON = 0.15
 COUNT = 32
@@ -54,7 +54,7 @@ def test_what_misleads_is_named(name, made, names) -> None:
     failed = {line.check for line in record.audit if line.verdict == "fail"}
     assert failed & names or (record.worst_case[0].accuracy or 0) <= truth() + TOO_HIGH
     if failed & names:
-        assert verdict(record).startswith("FAILED"), "the headline says so"
+        assert verdict(record).startswith("Do not rely"), "the headline says so"
 
 
 @pytest.mark.parametrize("name", ["logits of what is near", "global names and a class", "a buffer that fills"])

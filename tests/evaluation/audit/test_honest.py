@@ -36,4 +36,4 @@ def test_the_default_suite_runs_most_checks_and_says_of_the_others_why() -> None
         "a transfer attack was run",
         "more than one norm was tried",
     }
-    assert all(20 < len(reason) < 120 for reason in skipped.values())
+    assert all(len(reason) > 20 and "\n" not in reason for reason in skipped.values())

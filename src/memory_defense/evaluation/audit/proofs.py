@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from memory_defense.contracts import Certifying, Images, PerImage
+from memory_defense.contracts import Certifying, Images, PerImage, Rows
 from memory_defense.evaluation.audit.findings import Check, Findings, line
-from memory_defense.evaluation.metrics import predict
+from memory_defense.evaluation.metrics import judge_batches, predict
 from memory_defense.evaluation.proofs import accepted_wrong, broken_proofs, length_of
 from memory_defense.evaluation.record import AuditLine
+from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.randomness import ImageDraws
 
 _NOISE = 20
 """Random points at the edge of each proven ball that are asked."""
@@ -40,21 +43,28 @@ def certificates_hold_at_their_edge(findings: Findings) -> AuditLine:
     answers, radii = findings.proofs
     broken = torch.zeros(len(images), dtype=torch.bool)
     asked = (answers >= 0) & (radii > 0)
-    directions = [one.images - images for one in evaluation.broken]
     drawn = findings.draws("edges", len(images))
-    directions += [drawn.child("direction", number).normal(*images.shape[1:]) for number in range(_NOISE)]
-    for direction in directions:
-        rounding = 2.0**-24 * math.sqrt(images[0].numel())  # of a moved image to float32
-        moved = at_the_edge(
-            images, direction, (radii * _JUST_INSIDE - rounding).clamp_min(0), defense.certified_norm
-        )
-        broken |= asked & (predict(defense, moved).cpu() != answers)
+    rounding = 2.0**-24 * math.sqrt(math.prod(images.shape[1:]))  # of a moved image to float32
+    reach = (radii * _JUST_INSIDE - rounding).clamp_min(0)
+    for rows in judge_batches(images):
+        clean, here = images[rows], rows.cpu()
+        for direction in _directions(evaluation, drawn, rows, clean):
+            moved = at_the_edge(clean, direction, reach[here], defense.certified_norm)
+            broken[here] |= asked[here] & (predict(defense, moved).cpu() != answers[here])
     return _violations(
         "certificates hold up to their edge",
         broken,
         "images whose answer changes inside their certified radius, towards what the attacks found and in "
         f"{_NOISE} random directions",
     )
+
+
+def _directions(evaluation: Evaluation, drawn: ImageDraws, rows: Rows, clean: Images) -> Iterator[Tensor]:
+    """Yield directions (n, C, H, W) for these rows: to what broke them in each ball, and random ones."""
+    for one in evaluation.broken:
+        yield one.images[rows] - clean
+    for number in range(_NOISE):
+        yield drawn.child("direction", number).rows(rows).normal(*clean.shape[1:])
 
 
 def no_attack_passed_the_gate(findings: Findings) -> AuditLine:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from memory_defense.contracts import Attack, Ball, Restarting, Targeting, targets_of, transfers_of
+import torch
+
+from memory_defense.contracts import Attack, Ball, PerImage, Restarting, Targeting, targets_of, transfers_of
 from memory_defense.evaluation.audit.findings import HALF_POINT, Check, Findings, above, gradient_free, line, pieces
 from memory_defense.evaluation.audit.probes import gain_of_one_step, within
 from memory_defense.evaluation.cases import parameters_of
-from memory_defense.evaluation.metrics import predict
+from memory_defense.evaluation.metrics import judge_batches, predict
 from memory_defense.evaluation.record import AttackResult, AuditLine
 from memory_defense.evaluation.robustness import Outcome
 from memory_defense.threat import TOLERANCE, Linf
@@ -62,9 +64,12 @@ def stronger_than_noise(findings: Findings) -> AuditLine:
     if not attacked:
         return line(check, None, None, meaning, remedy, "nothing was attacked in an L-inf ball")
     ball = max(attacked, key=lambda one: one.epsilon)
-    signs = 2 * findings.draws("noise", len(evaluation.images)).integers(2, *evaluation.images.shape[1:]) - 1
-    noisy = (evaluation.images + ball.epsilon * signs).clamp(0, 1)
-    under_noise = (predict(findings.defense, noisy) == evaluation.labels).float().mean().item()
+    draws, right = findings.draws("noise", len(evaluation.images)), list[PerImage]()
+    for rows in judge_batches(evaluation.images):
+        signs = 2 * draws.rows(rows).integers(2, *evaluation.images.shape[1:]) - 1
+        noisy = (evaluation.images[rows] + ball.epsilon * signs).clamp(0, 1)
+        right.append(predict(findings.defense, noisy) == evaluation.labels[rows])
+    under_noise = torch.cat(right).float().mean().item()
     worst = evaluation.state.inside(ball).robust.float().mean().item()
     gap = under_noise - worst
     stuck = gap < HALF_POINT and worst > 1.5 / findings.classes and under_noise < evaluation.clean.accuracy - 0.1

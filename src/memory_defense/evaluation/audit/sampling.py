@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memory_defense.certificates.smoothing import LATTICE, Smoothing, off_lattice
-from memory_defense.contracts import Images
 from memory_defense.evaluation.audit.findings import line
+from memory_defense.evaluation.pixels import Pictures, parts
 from memory_defense.evaluation.record import AuditLine
 
 
-def sampling_lines(smoothing: Smoothing, radii: Sequence[float], images: Images) -> tuple[AuditLine, ...]:
+def sampling_lines(smoothing: Smoothing, radii: Sequence[float], images: Pictures) -> tuple[AuditLine, ...]:
     """Return the audit of a certification by noisy copies.
 
     Parameters
@@ -43,12 +43,12 @@ def enough_copies(smoothing: Smoothing, radii: Sequence[float]) -> AuditLine:
     )
 
 
-def exact_sums(smoothing: Smoothing, images: Images) -> AuditLine:
+def exact_sums(smoothing: Smoothing, images: Pictures) -> AuditLine:
     """Image and noise lie on one lattice, so that no sum is rounded; a radius pays for how far images moved."""
     return line(
         "sums of image and noise are exact",
         not smoothing.exact,
-        max(map(off_lattice, images.cpu()), default=0.0),
+        max((off_lattice(one) for some in parts(images, 64) for one in some.cpu()), default=0.0),
         f"what the lattice of {LATTICE:,} steps, on which image and noise lie, costs a radius at most, which has "
         "paid for it; the normal numbers are made of 24 random bits each, which no proof takes into account",
         "take a sigma between one step of the lattice and 40",

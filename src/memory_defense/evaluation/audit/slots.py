@@ -12,7 +12,7 @@ import torch
 
 from memory_defense.contracts import Binding, Images, SlotDefense
 from memory_defense.evaluation.audit.findings import Check, Findings, above, line
-from memory_defense.evaluation.metrics import JUDGE_BATCH, predict
+from memory_defense.evaluation.metrics import JUDGE_BATCH, judge_batches, predict
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.randomness import ImageDraws
 from memory_defense.wrappers import gradient_at
@@ -46,14 +46,16 @@ def _slot_following(check: str, shown: Callable[[Images, ImageDraws], Images], m
 def agreement_with_selector(findings: Findings) -> AuditLine:
     """Share of images for which the whole defense answers what its selector answers."""
     defense, evaluation = _slotted(findings), findings.evaluation
-    images = evaluation.images
-    if evaluation.broken:
-        images = torch.cat([images, evaluation.broken[-1].images])
-    with torch.no_grad():
-        slots = torch.cat([defense.trace(part.clone()).slots for part in torch.split(images, JUDGE_BATCH)])
+    agreeing: list[torch.Tensor] = []
+    for shown in (evaluation.images, *(one.images for one in evaluation.broken[-1:])):
+        for rows in judge_batches(evaluation.images):
+            images = shown[rows]
+            with torch.no_grad():
+                slots = defense.trace(images.clone()).slots
+            agreeing.append(predict(defense, images) == slots)
     return above(
         "agreement with the selector",
-        float((predict(defense, images) == slots).float().mean()),
+        float(torch.cat(agreeing).float().mean()),
         0.99,
         "share of clean and attacked images whose answer is the selector's; near 1 the defense is exactly as "
         "robust as its selector",

@@ -11,7 +11,7 @@ function verdict(right) {
 
 function flag(look) {
   if (look.flagged === null) return null;
-  const said = look.flagged ? "⚑ flagged" : "not flagged";
+  const said = look.flagged ? "⚑ flagged as suspicious" : "not flagged";
   return make("span", { class: look.flagged ? "badge flagged" : "badge" }, `${said} by ${look.flag_score}`);
 }
 
@@ -25,15 +25,15 @@ function proof(look) {
   return make("span", { class: accepted === false ? "badge flagged" : "badge" }, said + gate);
 }
 
-function face(title, look, label, names) {
+function face(kind, title, look, label, names) {
   return make(
     "figure",
     {},
-    picture(look.picture, `${title} image`),
+    picture(look.picture, title),
     make(
       "figcaption",
       {},
-      make("span", { class: "line" }, title),
+      make("span", { class: `line ${kind}` }, title),
       make("b", {}, names[look.answer]),
       make("span", { class: "small" }, percent(look.probabilities[look.answer])),
       verdict(look.answer === label),
@@ -53,10 +53,10 @@ export function faces(played, names) {
   return make(
     "div",
     { class: "faces" },
-    face("clean", played.clean, played.label, names),
-    face("adversarial", played.adversarial, played.label, names),
-    change(played.magnified, `change ×${played.magnification}`, `largest ${levels}/255, length ${played.l2.toFixed(2)}`),
-    change(played.signs, "direction of the change", "blue darker, red brighter"),
+    face("clean", "clean image", played.clean, played.label, names),
+    face("attacked", "attacked image", played.adversarial, played.label, names),
+    change(played.magnified, `change, ${played.magnification} times as strong`, `largest ${levels}/255, length ${played.l2.toFixed(2)}`),
+    change(played.signs, "direction of the change", "blue: darker, red: brighter"),
   );
 }
 
@@ -66,15 +66,32 @@ function bar(kind, share) {
   return make("span", { class: "track", "aria-hidden": "true" }, fill);
 }
 
+/** What a slot and the selector are, where a reader meets them first. */
+export function meaning() {
+  const entry = (word, text) => [make("dt", {}, word), make("dd", {}, text)];
+  return make(
+    "section",
+    { class: "card wide", id: "meaning" },
+    make("h3", {}, "How this model answers"),
+    make(
+      "dl",
+      { class: "words" },
+      entry("Selector", "a small classifier that looks at the image first and guesses its class."),
+      entry("Slot", "the part of the memory that belongs to one class. The guess opens one slot, and the image is redrawn from what that slot has stored."),
+      entry("Answer", "a second classifier names the redrawn image. Whoever fools the selector opens the wrong slot, and the wrong slot redraws the wrong thing."),
+    ),
+  );
+}
+
 /** Two bars for each class, clean above attacked. */
-export function probabilities(title, clean, attacked, label, names) {
+export function probabilities(title, clean, attacked, label, names, note = "") {
   const highest = attacked.indexOf(Math.max(...attacked));
   const row = (name, place) => {
     const kinds = [place === label && "truth", place === highest && "chosen"].filter(Boolean).join(" ");
     return make(
       "tr",
       { class: kinds || null },
-      make("th", { scope: "row" }, name, place === label ? make("span", { class: "badge" }, "its class") : null),
+      make("th", { scope: "row" }, name, place === label ? make("span", { class: "badge" }, "right") : null),
       make("td", { class: "bars" }, bar("clean", clean[place]), bar("attacked", attacked[place])),
       make("td", { class: "number" }, percent(clean[place])),
       make("td", { class: "number" }, percent(attacked[place])),
@@ -85,6 +102,7 @@ export function probabilities(title, clean, attacked, label, names) {
     "section",
     { class: "card" },
     make("h3", {}, title),
+    note && make("p", { class: "note" }, note),
     make(
       "table",
       { class: "probabilities" },
@@ -113,7 +131,7 @@ function strongest(look, names) {
   const size = look.attention.length / names.length;
   const used = look.attention.filter((weight) => weight > 0).length;
   const item = look.attention.indexOf(Math.max(...look.attention));
-  return `slot ${names[look.slot]}: ${used} of ${size} items read, the strongest with ${percent(look.attention[item])}`;
+  return `slot of ${names[look.slot]}: ${used} of its ${size} items are used, the strongest at ${percent(look.attention[item])}`;
 }
 
 /** The weights with which the memory was read, item by item, grouped by slot. */
@@ -128,7 +146,8 @@ export function attention(played, names) {
   return make(
     "section",
     { class: "card wide" },
-    make("h3", {}, `Attention over the ${clean.attention.length} items of the memory`),
+    make("h3", {}, `Which of the ${clean.attention.length} items in the memory are used`),
+    make("p", { class: "note" }, "An item is one stored pattern. Each bar is one item: the taller it is, the more of it goes into the redrawn image."),
     line("clean", "Clean", clean),
     line("attacked", "Attacked", adversarial),
     make("ol", { class: "strip-labels", "aria-hidden": "true" }, labels),
@@ -139,7 +158,10 @@ export function attention(played, names) {
 export function slots(played, names, group) {
   const list = make("ol", { class: "slots" });
   const chooses = played.clean.slot !== null;
-  const title = chooses ? "What each slot rebuilds" : "The best item of each class, as the decoder shows it";
+  const title = chooses ? "What each slot redraws" : "The stored item of each class that fits best";
+  const about = chooses
+    ? "The same image, redrawn from each slot in turn; only the one that the selector opens counts. Error: how far the redrawn image is from the real one (mean squared difference)."
+    : "Error: how far it is from the image (mean squared difference).";
   const show = (kind) => {
     const look = played[kind];
     const best = Math.min(...look.slots.map((slot) => slot.error));
@@ -148,10 +170,10 @@ export function slots(played, names, group) {
         make(
           "li",
           { class: place === (look.slot ?? look.answer) ? "slot chosen" : "slot" },
-          picture(slot.picture, chooses ? `reconstruction from the slot ${names[place]}` : `best item of ${names[place]}`),
+          picture(slot.picture, chooses ? `redrawn from the slot of ${names[place]}` : `best item of ${names[place]}`),
           make("span", { class: "slot-name" }, names[place]),
           make("span", { class: "small" }, `error ${slot.error.toFixed(3)}`),
-          place === (look.slot ?? look.answer) ? make("span", { class: "badge" }, chooses ? "chosen" : "answer") : null,
+          place === (look.slot ?? look.answer) ? make("span", { class: "badge" }, chooses ? "opened" : "answer") : null,
           slot.error === best ? make("span", { class: "badge" }, "closest") : null,
         ),
       ),
@@ -168,12 +190,13 @@ export function slots(played, names, group) {
     "section",
     { class: "card wide" },
     make("h3", {}, title),
+    make("p", { class: "note" }, about),
     make(
       "fieldset",
       { class: "segments" },
-      make("legend", { class: "hidden" }, "Of which image"),
-      button("adversarial", "of the adversarial image"),
-      button("clean", "of the clean image"),
+      make("legend", { class: "hidden" }, "Which image"),
+      button("adversarial", "attacked image"),
+      button("clean", "clean image"),
     ),
     list,
   );

@@ -27,7 +27,7 @@ export function refreshCompare(tell) {
   }
   if (!other) {
     byId("compare").replaceChildren();
-    tell("There is no second run of this dataset to compare with; train one with 'memdef train'.", "trouble");
+    tell("There is no second model for these images to compare with; train one with 'memdef train'.", "trouble");
     return;
   }
   byId("compare").setAttribute("aria-busy", "true");
@@ -73,9 +73,9 @@ function column(played, compared, place, names) {
       make("h3", {}, played.run),
       faces(played, names),
       make("p", {}, played.sentence),
-      make("p", { class: "note" }, [`Handed the image made against ${other.run}, it answers ${names[handed]}.`, ...played.notes].join(" ")),
+      make("p", { class: "note" }, [`Shown the image made against ${other.run}, it answers ${names[handed]}.`, ...played.notes].join(" ")),
     ),
-    clean.selector && probabilities("The selector's probabilities", clean.selector, adversarial.selector, label, names),
-    probabilities("The answer", clean.probabilities, adversarial.probabilities, label, names),
+    clean.selector && probabilities("1. The selector chooses a slot", clean.selector, adversarial.selector, label, names),
+    probabilities(clean.slot !== null ? "2. The answer, from what the slot redraws" : "The answer", clean.probabilities, adversarial.probabilities, label, names),
   );
 }

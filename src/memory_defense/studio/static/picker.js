@@ -38,6 +38,7 @@ export function startPicker(trouble) {
 
 function settle(name, because) {
   byId(`source-${name}`).checked = true;
+  if (because) byId("image-card").open = true; // there is nothing to attack until one is chosen
   showSource(name);
   forced = because;
 }
@@ -55,8 +56,9 @@ function loaded(described, others) {
   byId("source-test").disabled = described.test_images === 0;
   byId("test-index").max = Math.max(described.test_images - 1, 0);
   if (others) {
-    start = 0;
-    byId("test-index").value = 0;
+    const first = state.image?.test ?? 0;
+    start = first - (first % COUNT);
+    byId("test-index").value = first;
   }
   if (described.test_images) page(start);
   else byId("thumbnails").replaceChildren();

@@ -1,11 +1,12 @@
 // The tab Play: one defense, one image, one attack, again after every change.
 
 import { newest, post } from "./api.js";
-import { attention, faces, probabilities, slots } from "./charts.js";
+import { attention, faces, meaning, probabilities, slots } from "./charts.js";
 import { byId, make } from "./dom.js";
 import { classes, request, state } from "./state.js";
 
 const latest = newest(140);
+let ready = null; // the prepared example, until it or something else was computed here
 
 export function refreshPlay(tell) {
   const asked = request();
@@ -13,12 +14,14 @@ export function refreshPlay(tell) {
     if (state.described) forget();
     return;
   }
+  const example = ready;
+  ready = null;
   byId("play").setAttribute("aria-busy", "true");
   latest(async (signal) => {
     try {
       const played = await post("/api/play", { run: state.run, ...asked }, signal);
       signal.throwIfAborted(); // a newer question may have come while this answer was read
-      show(played);
+      show(played, example ? [agreement(example, played)] : []);
       tell(played.sentence, played.fooled ? "fail" : "pass");
     } catch (error) {
       if (error.name === "AbortError") throw error;
@@ -26,6 +29,7 @@ export function refreshPlay(tell) {
       tell(error.message, "trouble");
     }
     byId("play").removeAttribute("aria-busy");
+    byId("results").classList.remove("prepared");
   });
 }
 
@@ -36,24 +40,47 @@ function forget() {
   byId("play").removeAttribute("aria-busy");
 }
 
-function show(played) {
+/** Show what was prepared for the shipped weights until the same is computed here. */
+export function showPrepared(played, tell) {
+  ready = played;
+  byId("results").classList.add("prepared"); // it stays clear while it is computed again
+  show(played, ["This example came with the model. It is being computed again here, now."]);
+  tell(played.sentence, played.fooled ? "fail" : "pass");
+}
+
+function agreement(before, played) {
+  const same = before.adversarial.answer === played.adversarial.answer && before.clean.answer === played.clean.answer;
+  return same
+    ? "This example came with the model; computed again here, it gives the same answer."
+    : "This example came with the model, but computed here it gives another answer, the one that you see.";
+}
+
+function effort(played) {
+  const versions = played.forward === 1 ? "1 version of this image" : `${played.forward} versions of this image`;
+  return `The attack tried ${versions} on the network that it knows, in ${played.seconds.toFixed(2)} s.`;
+}
+
+function show(played, more) {
   const names = classes();
   const { clean, adversarial, label } = played;
   const sources = {
-    dataset: `Its class, ${names[label]}, is the dataset's.`,
-    you: `Its class, ${names[label]}, is your choice.`,
-    defense: `Its class is taken to be ${names[label]}, what the defense answers to the clean image.`,
+    dataset: `The right answer is ${names[label]}; the dataset says so.`,
+    you: `The right answer is ${names[label]}, as you chose.`,
+    defense: `Nobody said what this shows, so the right answer is taken to be the model's own, ${names[label]}.`,
   };
-  const effort = `${played.forward} images went through the surrogate in ${played.seconds.toFixed(2)} s.`;
   const parts = [
-    make("section", { class: "card wide" }, faces(played, names)),
-    make("p", { class: "note wide" }, [sources[played.label_source], effort, ...played.notes].join(" ")),
+    make("section", { class: "card wide", id: "faces" }, faces(played, names)),
+    make("p", { class: "note wide" }, [sources[played.label_source], effort(played), ...played.notes, ...more].join(" ")),
   ];
+  if (clean.slot !== null) parts.push(meaning());
   if (clean.selector) {
-    parts.push(probabilities("The selector's probabilities", clean.selector, adversarial.selector, label, names));
+    const note = "What the selector takes the image for; the slot of the most likely class is opened.";
+    parts.push(probabilities("1. The selector chooses a slot", clean.selector, adversarial.selector, label, names, note));
   }
-  const answer = clean.slot !== null ? "The answer, behind the slot" : "The answer";
-  parts.push(probabilities(answer, clean.probabilities, adversarial.probabilities, label, names));
+  const behind = clean.slot !== null;
+  const answer = behind ? "2. The answer, from what the slot redraws" : "The answer";
+  const note = behind ? "What a second classifier takes the redrawn image for; this is the model's answer." : "";
+  parts.push(probabilities(answer, clean.probabilities, adversarial.probabilities, label, names, note));
   if (clean.attention) parts.push(attention(played, names));
   if (clean.slots) parts.push(slots(played, names, "slots-play"));
   byId("play").replaceChildren(make("div", { class: "parts" }, parts));

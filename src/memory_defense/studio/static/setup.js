@@ -12,8 +12,12 @@ const RANGES = {
 const NARROW = "(max-width: 58rem)";
 
 export function startSetup() {
-  byId("attack-card").open = !window.matchMedia(NARROW).matches;
+  for (const card of ["defense-card", "image-card", "attack-card"]) {
+    byId(card).open = !window.matchMedia(NARROW).matches;
+  }
   onChange(() => {
+    byId("defense-summary").textContent = state.run ?? "";
+    byId("image-summary").textContent = imageSummary();
     byId("attack-summary").textContent = `${state.attack}, ${state.knowledge}`;
   });
   byId("run").addEventListener("change", (event) => chooseRun(event.target.value));
@@ -27,22 +31,31 @@ export function startSetup() {
   byId("epsilon").addEventListener("input", (event) => setEpsilon(Number(event.target.value)));
 }
 
+function imageSummary() {
+  if (!state.image) return "none yet";
+  return state.image.pixels === undefined ? `test image ${state.image.test}` : "a picture of your own";
+}
+
 /** Show what there is to choose; return whether any run can be played with. */
 export function offerShelf(shelf) {
   state.shelf = shelf;
   offer(
     byId("run"),
     shelf.runs.map((run) => [run.name, run.fault ? `${run.name} (cannot be used)` : run.name, Boolean(run.fault)]),
+    shelf.first,
   );
+  const shipped = shelf.runs.filter((run) => run.shipped).length;
+  if (shipped) group(byId("run"), [["Yours", shelf.runs.length - shipped], ["Come with the package", shipped]]);
   offer(byId("attack"), shelf.attacks.map((attack) => [attack.name, attack.name]), state.attack);
   const faults = shelf.runs.filter((run) => run.fault).map((run) => run.fault);
-  byId("run-note").title = faults.join("\n");
+  byId("run-faults").textContent = faults.length ? `Cannot be used: ${faults.join(". ")}.` : "";
   chooseNorm(state.norm, false);
   chooseAttack(byId("attack").value);
   return byId("run").value !== "";
 }
 
-export async function chooseRun(name) {
+/** Load a run; `example` is what was prepared for it, which the page has shown already. */
+export async function chooseRun(name, example = null) {
   const before = runOf(state.run);
   choose({ run: name, described: null });
   byId("run").value = name;
@@ -53,7 +66,7 @@ export async function chooseRun(name) {
   });
   if (state.run !== name) return;
   const run = runOf(name);
-  byId("run-note").textContent = [`${run.recipe}, ${run.dataset}.`, described.flag].join(" ");
+  byId("run-note").textContent = [`Trained on ${run.dataset} by the recipe ${run.recipe}.`, described.flag].join(" ");
   offerKnowledge(described.knowledge);
   const same = before && before.images === run.images;
   offer(byId("label"), labels(run), same ? state.label : "");
@@ -61,9 +74,14 @@ export async function chooseRun(name) {
     described,
     knowledge: byId("knowledge").value,
     label: byId("label").value,
-    ...(same ? {} : { image: described.test_images ? { test: 0 } : null }),
+    ...(same ? {} : { image: firstImage(described, example) }),
   });
   tellKnowledge();
+}
+
+function firstImage(described, example) {
+  if (described.test_images) return { test: example ? example.test : 0 };
+  return example ? { pixels: example.pixels } : null;
 }
 
 /** Automatic is the class as the dataset has it; for a picture of one's own, what the defense says. */
@@ -75,7 +93,7 @@ function offerKnowledge(knowledge) {
   const plain = knowledge.filter((one) => !one.adaptive);
   const adaptive = knowledge.filter((one) => one.adaptive);
   offer(byId("knowledge"), [...plain, ...adaptive].map((one) => [one.name, one.label]), state.knowledge);
-  const headings = [["Surrogates", plain.length], ["Adaptive: made for attacking this defense", adaptive.length]];
+  const headings = [["General", plain.length], ["Adaptive: made for attacking this model", adaptive.length]];
   if (adaptive.length) group(byId("knowledge"), headings);
 }
 

@@ -4,7 +4,7 @@ export const state = {
   shelf: null,
   run: null,
   described: null,
-  image: { test: 0 },
+  image: null,
   label: "",
   attack: "pgd",
   options: {},

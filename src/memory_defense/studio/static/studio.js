@@ -4,11 +4,12 @@ import { get } from "./api.js";
 import { offerOthers, refreshCompare, startCompare } from "./compare.js";
 import { byId } from "./dom.js";
 import { startPicker } from "./picker.js";
-import { refreshPlay } from "./play.js";
+import { refreshPlay, showPrepared } from "./play.js";
 import { refreshRecords } from "./records.js";
 import { chooseRun, offerShelf, startSetup } from "./setup.js";
 import { onChange, runOf, state } from "./state.js";
 import { shownTab, startTabs } from "./tabs.js";
+import { startTour } from "./tour.js";
 
 function trouble(text) {
   byId("trouble").textContent = text;
@@ -31,6 +32,7 @@ startTabs((name) => (name === "records" ? refreshRecords() : refresh()));
 startSetup();
 startPicker(trouble);
 startCompare(refresh);
+startTour();
 onChange((changes) => {
   if (changes.run) byId("colour").hidden = runOf(changes.run).channels === 1;
   if (changes.described) {
@@ -44,9 +46,13 @@ onChange((changes) => {
 });
 
 try {
-  if (offerShelf(await get("/api/studio"))) await chooseRun(byId("run").value);
-  else tell("There is no finished run here. Make one with 'memdef demo' or 'memdef train', then reload.", "trouble");
+  const shelf = await get("/api/studio");
+  if (offerShelf(shelf)) {
+    const loading = chooseRun(byId("run").value, shelf.opening);
+    if (shelf.opening) showPrepared(shelf.opening.played, tell);
+    await loading;
+  } else tell("There is no finished model here. Make one with 'memdef demo' or 'memdef train', then reload.", "trouble");
 } catch (error) {
   trouble(error.message);
-  tell("This run cannot be used; choose another.", "trouble");
+  tell("This model cannot be used; choose another.", "trouble");
 }
