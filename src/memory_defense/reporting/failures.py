@@ -237,6 +237,11 @@ FAILURES: dict[str, Failure] = {
         "decisive",
         "The model keeps what it is asked: after other questions it answers {share} % of the images otherwise.",
     ),
+    "the order of questions changes no answer": Failure(
+        "decisive",
+        "Asked from one side, the model's answers stay {share} % of the way longer than asked from the other: it "
+        "answers by what it was asked before.",
+    ),
     "answering leaves files and networks alone": Failure(
         "decisive",
         "The model uses files, networks or programs while it answers: it can keep what it is asked there.",

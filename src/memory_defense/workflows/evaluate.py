@@ -73,7 +73,7 @@ from memory_defense.workflows.arguments import (
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
 from memory_defense.workflows.suspicion import doubted, suspected, with_labels_alone
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
-from memory_defense.wrappers.untouched import Untouched
+from memory_defense.wrappers.untouched import Untouched, watched_outside
 
 if TYPE_CHECKING:
     from memory_defense.attacks.own import AttacksLike
@@ -182,14 +182,21 @@ def evaluate(
             most = largest_pass(len(pixels), pixels.device, chosen.batch_size, cases)
             defense = as_found(defense, *around)
             shown = in_own_precision(defense)
-            with modules_seen(defense) as seen:
+            with watched_outside() as outside, modules_seen(defense) as seen:
                 taken = taken_by(shown, pixels, largest=most, wanted=chosen.batch_size, seed=chosen.seed)
             defense, found = reaching(defense, seen)
             chosen = _with_note(_with_note(chosen, taken.note), found)
             with granules_of(taken.granule, taken.most):
                 defense, classes = introduced(defense, pixels, follows=follows)
                 defense, doubts = suspected(
-                    defense, untouched, pixels, truth, cases, seed=chosen.seed, progress=chosen.progress
+                    defense,
+                    untouched,
+                    pixels,
+                    truth,
+                    cases,
+                    seed=chosen.seed,
+                    progress=chosen.progress,
+                    outside=outside,
                 )
                 suite = with_labels_alone(suite, names, doubts)
                 plan = partial(cascade_cases, suite=suite, balls=balls, start_from=earlier)

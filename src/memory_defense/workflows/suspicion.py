@@ -34,6 +34,7 @@ _EQUAL = 0.02
 """Spread of the clean images' leads, as a share of their mean, below which the answers are labels in disguise."""
 
 _SATURATED = 1e-6
+_STILL = 1e-6
 
 LABELS_ALONE = "labels-alone"
 """Name of the short attack that is added where the answers look like labels."""
@@ -77,6 +78,7 @@ def suspected(
     *,
     seed: int,
     progress: Progress | None,
+    outside: Sequence[str] = (),
 ) -> tuple[Defense, Doubts]:
     """Return the defense as it is to be attacked, and what was found out about it by asking.
 
@@ -96,25 +98,30 @@ def suspected(
         Seed of the draws.
     progress
         Told what was found.
+    outside
+        Files, connections and programs of the model's first answers.
     """
     case = first_gradient(cases)
     some, truth = images[:LOOKED_AT], labels[:LOOKED_AT]
-    kept, share, levels, bare, outside = 0, 0.0, None, False, list[str]()
+    kept, share, levels, bare, first, heard = 0, 0.0, None, False, None, list[str]()
     try:
-        with watched_outside() as outside:
+        with watched_outside() as heard:
+            first = first_answers(defense, some, case, seed=seed)
             kept = after_clean(defense, untouched, some, seed=seed)
         if kept and case is not None:
             share = learned(defense, untouched, some, truth, case, seed=seed)
         if share > LEARNED:
             defense = _forgetful(defense, untouched)
-        bare = tells_labels_only(defense, some, seed=seed)
+        bare = tells_labels_only(defense, some, first, seed=seed)
         if case is not None:
             levels = between_levels(defense, some, case, seed=seed)
     except (ModelError, MemoryShortError, NoGradientError, RuntimeError, ValueError, IndexError):
         pass  # what is wrong with a model is for the evaluation to say
     if levels is not None and levels > TOLD:
         defense = _also_on_grid(defense)
-    doubts = Doubts(kept=kept, learned=share, levels=levels, labels_only=bare, outside=tuple(outside))
+    doubts = Doubts(
+        kept=kept, learned=share, levels=levels, labels_only=bare, outside=(*outside, *heard), first=first
+    )
     _tell(doubts, progress)
     return defense, doubts
 
@@ -218,6 +225,15 @@ def learned(
     return max(0.0, float(differ.float().mean()) - float(by_chance.float().mean()))
 
 
+def first_answers(model: Classifier, images: Images, case: Case | None, *, seed: int) -> tuple[Images, Logits]:
+    """Return a few images, half of them moved to a random point of the ball, and what the model answers now."""
+    some = images[: LOOKED_AT // 2]
+    draws = ImageDraws.of(seed, "first", len(some), some.device)
+    moved = some if case is None else torch.cat([some, case.ball.random_point(some, draws)])
+    with frozen(model), undisturbed(seed):
+        return moved, _asked(regular(model), moved, seed)
+
+
 @torch.no_grad()
 def after_clean(model: Classifier, untouched: Untouched, images: Images, *, seed: int) -> int:
     """Ask the model about the clean images, the untouched one if it keeps anything; return how much changed."""
@@ -242,8 +258,24 @@ def between_levels(model: Classifier, images: Images, case: Case, *, seed: int) 
     return float(told.float().mean())
 
 
-def tells_labels_only(model: Classifier, images: Images, *, seed: int) -> bool:
-    """Whether the clean images' logits look one-hot, or so far apart that their softmax is."""
+def tells_labels_only(model: Classifier, images: Images, first: tuple[Images, Logits], *, seed: int) -> bool:
+    """Whether the clean images' logits look one-hot, or so far apart that their softmax is, or stay as they are.
+
+    Parameters
+    ----------
+    model, images
+        The first images are asked about.
+    first
+        From `first_answers`; labels in disguise do not change where the image does.
+    seed
+        Seed of the draws.
+    """
+    points, answers = first
+    half = len(points) // 2
+    if half and bool((points[:half] != points[half:]).any()):
+        apart = (answers[:half] - answers[half:]).abs().amax(1) > _STILL * answers[:half].abs().amax(1)
+        if float(apart.float().mean()) < 0.5:
+            return True
     with frozen(model), undisturbed(seed):
         logits = _asked(regular(model), images[:LOOKED_AT], seed).float()
     if logits.dim() != 2 or logits.shape[1] < 2 or len(logits) < 2 or not bool(logits.isfinite().all()):

@@ -8,8 +8,12 @@ model can reach is written down, so that it can be put back. Generators of rando
 
 from __future__ import annotations
 
+import array
+import ctypes
 import io
+import mmap
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
@@ -38,6 +42,7 @@ _HOLDERS = frozenset({"collections", "functools", "types", "queue", "weakref", "
 """Modules of the standard library whose objects a model may keep things in."""
 
 _CACHED = type(cache(len))
+_DEFINED = (ModuleType, FunctionType, type)
 _UNSET = object()
 _T = TypeVar("_T")
 
@@ -190,7 +195,12 @@ def _attributes_held(given: Any) -> Iterator[object]:
 def _opened(thing: object) -> bool:
     """Whether what an object keeps is its author's: not so for locks, loggers and the insides of libraries."""
     root = type(thing).__module__.partition(".")[0]
-    return isinstance(thing, nn.Module) or root in _HOLDERS or root == "memory_defense" or root not in _OURS
+    return (
+        isinstance(thing, (nn.Module, threading.local))
+        or root in _HOLDERS
+        or root == "memory_defense"
+        or root not in _OURS
+    )
 
 
 def _slots(thing: object) -> list[str]:
@@ -243,6 +253,8 @@ def _noted_content(given: object) -> Iterator[_Kept[Any]]:
     if isinstance(given, np.ndarray):
         if thing.dtype != object:
             yield _Kept(thing, thing.copy(), lambda one: one, _filled)
+    elif isinstance(given, (array.array, ctypes.Array, mmap.mmap)):
+        yield _Kept(thing, bytes(thing), bytes, _bytes_back)
     elif isinstance(given, CellType):
         yield _Kept(given, _content(given), _content, _refilled)
     elif isinstance(given, _CACHED):
@@ -262,12 +274,10 @@ def _noted_content(given: object) -> Iterator[_Kept[Any]]:
 
 def _same(one: Any, other: Any) -> bool:
     """Return whether two copies hold the same things: the same objects, or equal plain values."""
-    if one is other:
-        return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.equal(one, other)
-    if type(one) is not type(other):
-        return False
+        return one is other or (one.shape == other.shape and torch.equal(one, other))
+    if one is other or type(one) is not type(other):
+        return one is other
     if isinstance(one, np.ndarray):
         return np.array_equal(cast("Any", one), other)
     if isinstance(one, dict):
@@ -299,6 +309,11 @@ def _filled(array: Any, before: Any) -> None:
     array[...] = before
 
 
+def _bytes_back(thing: Any, before: bytes) -> None:
+    with memoryview(thing) as raw, raw.cast("B") as inside:
+        inside[:] = before
+
+
 def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
@@ -320,7 +335,7 @@ def _data_of(owner: type) -> dict[str, object]:
 
 def _data_in(module: dict[str, object]) -> dict[str, object]:
     """Return a module's own data: what is imported on first use, a function or a class is not."""
-    return {name: one for name, one in module.items() if not isinstance(one, (ModuleType, FunctionType, type))}
+    return {name: one for name, one in module.items() if not issubclass(type(one), _DEFINED)}
 
 
 def _attributes_back(owner: type, before: dict[str, object]) -> None:
@@ -338,7 +353,7 @@ def _attributes(table: dict[str, object]) -> dict[str, object]:
 
 def _table_back(table: Any, before: dict[Any, Any]) -> None:
     for name in [one for one in table if one not in before and one != "training"]:
-        if not isinstance(table[name], (ModuleType, FunctionType, type)):
+        if not issubclass(type(table[name]), _DEFINED):
             del table[name]
     for name, one in before.items():
         if name not in table or table[name] is not one:
@@ -400,8 +415,21 @@ def _slot_back(name: str, thing: object, before: object) -> None:
 _WRITING = ("w", "a", "x", "+")
 _OUTSIDE = ("socket.connect", "socket.sendto", "sqlite3.connect", "subprocess.Popen", "os.system", "os.remove",
             "os.rename", "os.mkdir", "shutil.move", "os.truncate", "os.putenv", "dbm.open")  # fmt: skip
-_CONNECTED = frozenset({"sqlite3", "socket", "_socket", "mmap", "dbm", "_gdbm", "_dbm", "shelve"})
+_CONNECTED = frozenset(
+    {"sqlite3", "socket", "_socket", "mmap", "dbm", "_gdbm", "_dbm", "shelve", "subprocess", "multiprocessing"}
+)
 _CODE = (".py", ".pyc", ".so", ".json.gz")
+_COMPILING = (
+    "importlib",
+    "linecache",
+    "triton",
+    "torch._inductor",
+    "torch._dynamo",
+    "torch._functorch",
+    "torch.utils.cpp_extension",
+)
+"""Modules that write and run what a compiled model is made of."""
+
 _SYSTEM = ("/dev/", "/proc/", "/sys/")
 
 _events: list[list[str]] = []
@@ -410,7 +438,7 @@ _hooked: list[bool] = []
 
 
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _events:
+    if not _events or (event != "open" and event not in _OUTSIDE) or _compiling():
         return
     if event == "open":
         path, mode = arguments[0], str(arguments[1] or "")
@@ -418,8 +446,18 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         writes = any(one in mode for one in _WRITING) or bool(flags & 0o103)
         if writes or (_reading[-1] and not _of_the_system(path)):
             _events[-1].append(f"open {path}")
-    elif event in _OUTSIDE:
+    else:
         _events[-1].append(event)
+
+
+def _compiling() -> bool:
+    """Whether Python imports something, or a model is being compiled, which is nothing that the model keeps."""
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(_COMPILING):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
@@ -449,6 +487,7 @@ def held_open(model: object) -> list[str]:
     for thing in reached(model):
         root = type(thing).__module__.partition(".")[0]
         writes = isinstance(thing, io.IOBase) and hasattr(thing, "name") and not thing.closed and thing.writable()
+        writes = writes or (isinstance(thing, np.memmap) and cast("Any", thing).mode not in ("r", "c"))
         if root in _CONNECTED or writes:
             found.append(f"an open {type(thing).__name__}")
     return found

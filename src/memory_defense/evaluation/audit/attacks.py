@@ -20,9 +20,6 @@ from memory_defense.evaluation.replay import EARLIER
 _PILOT_SHARE = 0.05
 """Share, beyond chance, of the few images that two cases both saw and only one of them broke."""
 
-_CHANCE = 2
-"""Images that one kind of attack may find alone by luck, of however few."""
-
 _SCOUT_SHARE = 0.02
 """Share of images that a scout without gradients may find and the scouts with gradients may miss."""
 
@@ -56,15 +53,11 @@ def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float |
         some = attacked & torch.stack([one.done for one in leading]).any(0)
         alone = won & ~lost
         if every.any():
-            shares.append(_beyond_chance(int((alone & every).sum()), len(alone)))
+            shares.append(int((alone & every).sum()) / len(alone))
         few = some & ~every
-        if few.any() and (share := _beyond_chance(int((alone & few).sum()), int(few.sum()))) > _PILOT_SHARE:
+        if few.any() and (share := int((alone & few).sum()) / int(few.sum())) > _PILOT_SHARE:
             shares.append(share)
     return max(shares, default=None)
-
-
-def _beyond_chance(found: int, images: int) -> float:
-    return found / images if found > _CHANCE else min(found / images, TWO_TENTHS)
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:

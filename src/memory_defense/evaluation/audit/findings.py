@@ -20,6 +20,7 @@ from memory_defense.contracts import (
     Defense,
     Images,
     Labels,
+    Logits,
     PerImage,
     Rows,
     needs_gradient,
@@ -79,6 +80,8 @@ class Doubts:
     """Files written, connections and programs while it was asked about the clean images."""
     labels_only: bool = False
     """Whether its answers look one-hot or saturated, so that they tell little more than a label."""
+    first: tuple[Images, Logits] | None = field(default=None, repr=False, compare=False)
+    """Images that were asked about first of all, some of them moved, and what the model answered."""
     rounded: float = 0.0
     """Share of images that were broken at whole grey levels, and not as the attack had them."""
 

@@ -13,9 +13,10 @@ from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
 from memory_defense.evaluation.audit.findings import Check, Doubts, Findings, line
+from memory_defense.evaluation.audit.outside import OUTSIDE_CHECKS
 from memory_defense.evaluation.audit.probes import PROBES
 from memory_defense.evaluation.audit.results import RESULT_CHECKS
-from memory_defense.evaluation.audit.unseen import OUTSIDE_CHECKS, UNSEEN_CHECKS
+from memory_defense.evaluation.audit.unseen import UNSEEN_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.foreign import MemoryShortError, ModelError, in_short, out_of_memory
