@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from memory_defense.contracts import aims_at_a_class, least_classes, needs_gradient, sees_labels_only
+from memory_defense.contracts import PerImage, aims_at_a_class, least_classes, needs_gradient, sees_labels_only
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.findings import TWO_TENTHS, Check, Findings, above, gradient_free, line, pieces
 from memory_defense.evaluation.cases import Case
@@ -26,12 +26,12 @@ _SCOUT_SHARE = 0.02
 Chosen = Callable[[Case], bool]
 
 
-def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float | None:
+def _found_alone(findings: Findings, winners: Chosen, others: Chosen, *, chance: int = 0) -> float | None:
     """Return the largest share of images, over the balls, that a winner broke and no other case that saw them did.
 
     A winner's image counts if every other case of this ball, outward cases left aside, saw it; the share is
     of all images. Of the images that only some of them saw, as in a cascade's pilot, the share among them counts,
-    if it is above `_PILOT_SHARE`. None where no image was shown to both.
+    if it is above `_PILOT_SHARE`. As many images as `chance` are none. None where no image was shown to both.
     """
     shares: list[float] = []
     for broken in findings.evaluation.broken:
@@ -53,17 +53,23 @@ def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float |
         some = attacked & torch.stack([one.done for one in leading]).any(0)
         alone = won & ~lost
         if every.any():
-            shares.append(int((alone & every).sum()) / len(alone))
+            shares.append(_beyond(alone & every, chance) / len(alone))
         few = some & ~every
-        if few.any() and (share := int((alone & few).sum()) / int(few.sum())) > _PILOT_SHARE:
+        if few.any() and (share := _beyond(alone & few, chance) / int(few.sum())) > _PILOT_SHARE:
             shares.append(share)
     return max(shares, default=None)
+
+
+def _beyond(found: PerImage, chance: int) -> int:
+    count = int(found.sum())
+    return count if count > chance else 0
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.1, and AutoAttack's flag: an adversary who sees more must not find less.
 
-    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`).
+    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`): a single
+    image is no sign however few there are, as it is above that share of fewer than 50.
     """
 
     def alone(*, scouts: bool) -> float | None:
@@ -71,6 +77,7 @@ def black_box_stronger(findings: Findings) -> AuditLine:
             findings,
             lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
             lambda case: not gradient_free(case) and not findings.transfers(case),
+            chance=int(scouts),
         )
 
     late, early = alone(scouts=False), alone(scouts=True)
