@@ -37,7 +37,6 @@ from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import OptionFields, Options
 from memory_defense.evaluation.pixels import Pictures, Pixels
-from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
 from memory_defense.evaluation.replay import EARLIER, Replay
@@ -77,6 +76,7 @@ from memory_defense.wrappers.untouched import Untouched, watched_outside
 
 if TYPE_CHECKING:
     from memory_defense.attacks.own import AttacksLike
+    from memory_defense.evaluation.place import Claim
 
 
 def evaluate(
@@ -159,6 +159,8 @@ def evaluate(
     together = in_company("memory_defense.evaluate", alone=chosen.alone)
     with undisturbed(), ordinary_modes(model) as left, together, apart(model):
         if place is not None:
+            from memory_defense.evaluation.place import check_place  # who writes nothing does without it
+
             check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
@@ -208,8 +210,8 @@ def evaluate(
                 record = finished_record(
                     defense, evaluation, chosen, place, recipe=recipe, classes=classes, doubts=doubts
                 )
-            if place is not None and current().leads:
-                discard(state_path(place))
+            if (left_over := _state_file(place)) is not None and current().leads:
+                discard(left_over)
     return record
 
 
@@ -232,7 +234,15 @@ def _with_note(options: Options, text: str) -> Options:
 
 def alone_at(place: Path | None) -> AbstractContextManager[None]:
     """Keep every other evaluation from writing to `place` until the record is there; None keeps nothing off."""
-    return only_writer(None if place is None else state_path(place), current())
+    return only_writer(_state_file(place), current())
+
+
+def _state_file(place: Path | None) -> Path | None:
+    if place is None:
+        return None
+    from memory_defense.evaluation.place import state_path  # who writes nothing does without it
+
+    return state_path(place)
 
 
 def saved_evaluation(
@@ -250,8 +260,10 @@ def saved_evaluation(
     Raises ValueError, before anything runs, where the record cannot be written there. That it will replace a record
     of another evaluation is said.
     """
-    state = None if place is None else state_path(place)
+    state = _state_file(place)
     if place is not None:
+        from memory_defense.evaluation.place import check_place, tell_replaced  # who writes nothing does without it
+
         check_place(place, {"start_from": None if options.start_from is None else Path(options.start_from)})
         if current().leads:
             tell_replaced(place, _claim(images, cases, options, recipe), options.progress)
@@ -263,6 +275,8 @@ def saved_evaluation(
 
 
 def _claim(images: Pictures, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
+    from memory_defense.evaluation.place import Claim  # who writes nothing does without it
+
     balls = {(case.ball.norm, case.ball.epsilon) for case in cases if case.purpose != "curve"}
     return Claim(
         defense=options.defense,
@@ -315,8 +329,11 @@ def finished_record(
         doubts=doubts,
         progress=options.progress,
     )
-    per_image, checksum = None if place is None else per_image_path(place), ""
-    if per_image is not None:
+    per_image, checksum = None, ""
+    if place is not None:
+        from memory_defense.evaluation.place import per_image_path  # who writes nothing does without it
+
+        per_image = per_image_path(place)
         target, ranks = per_image, current()
         with stage(options.progress, f"writing {per_image}"):
             _, checksum = ranks.lead(lambda: ({}, write_per_image(target, evaluation.state, evaluation.cases)))
