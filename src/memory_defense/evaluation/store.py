@@ -35,7 +35,7 @@ from memory_defense.noticed import least
 from memory_defense.ranks import Ranks
 from memory_defense.wrappers import Passes, modules_of
 
-_COUNTS = ("ran", "forward", "backward", "disagreements", "pilot_cost", "seconds", "note")
+_COUNTS = ("ran", "forward", "backward", "disagreements", "rounded", "pilot_cost", "seconds", "note")
 _NOTICED = ("no_answer", "no_gradient", "followed", "smallest")
 _PER_IMAGE = ("done", "fooled", "silent", "distance", "before")
 _TOLD = ("seconds", "disagreements", "failure", "followed", "smallest")
@@ -124,6 +124,7 @@ def _add_counts(one: CaseState, counts: Mapping[str, Any]) -> None:
     one.forward += counts["forward"]
     one.backward += counts["backward"]
     one.disagreements += counts["disagreements"]
+    one.rounded += counts.get("rounded", 0)
     one.pilot_cost += counts["pilot_cost"]
     one.seconds = max(one.seconds, counts["seconds"])
     one.note = one.note or counts["note"]

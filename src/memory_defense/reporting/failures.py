@@ -249,6 +249,11 @@ FAILURES: dict[str, Failure] = {
         "decisive",
         "The model stores its inputs: after other inputs, its answer to {share} % of the images is different.",
     ),
+    "the order of questions changes no answer": Failure(
+        "decisive",
+        "Asked from one side, the model's answers stay {share} % of the way longer than asked from the other: it "
+        "answers by what it was asked before.",
+    ),
     "answering leaves files and networks alone": Failure(
         "decisive",
         "The model uses files, networks or programs while it answers: it can store its inputs there.",
@@ -266,6 +271,11 @@ FAILURES: dict[str, Failure] = {
         "decisive",
         "Robust accuracy differs by {share} points between the judged images and images that the model has "
         "never seen: the model knows the judged images.",
+    ),
+    "answers change gradually on the way to images never seen": Failure(
+        "decisive",
+        "For {share} % of the images the outputs jump somewhere on the way to another image, the answer the same: "
+        "around the images judged something else answers.",
     ),
     "answers do not switch half-way between images": Failure(
         "decisive",

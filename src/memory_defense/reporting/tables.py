@@ -284,7 +284,7 @@ def audit_table(record: Record, *, explained: bool = True) -> Table:
     columns, sources = tuple(Column(name, numeric=name == "value") for name in names), Sources(record)
     rows = tuple(
         (
-            Cell(_said(line)),
+            Cell(_said(line), "" if explained else _reason(line)),
             Cell(f"{SYMBOLS[line.verdict]} {line.verdict}", strong=line.verdict == "fail"),
             Cell(number(line.value), source=sources.of(line, "value")),
             Cell(plain(line.meaning)),
@@ -300,6 +300,12 @@ def _said(line: AuditLine) -> str:
     """Return a check's name, which says what should be so; of a failed one, what is wrong, with its name."""
     name = plain(line.check)
     return f"{failure(line)} (check: {name})" if line.verdict == "fail" else name
+
+
+def _reason(line: AuditLine) -> str:
+    """Return why a check was not run, for a table without meanings; nothing for one that was."""
+    _, found, reason = line.meaning.rpartition("not run: ")
+    return f"({plain(reason)})" if found and line.verdict == "not run" else ""
 
 
 def cascade_tables(record: Record) -> tuple[Table, ...]:
