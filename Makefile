@@ -4,7 +4,7 @@ BIN := .venv/bin
 BENCH := .venv-bench/bin/python
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format docs site notebooks bench cases clean
+.PHONY: help demo test check format docs site notebooks bench cases broken clean
 
 help:
 	@echo "make demo    train, attack and report on real Fashion-MNIST (about a quarter of an hour on two cores)"
@@ -16,6 +16,7 @@ help:
 	@echo "make notebooks  run the notebooks and write their outputs into them"
 	@echo "make bench   time the attacks beside four other toolkits, and what the memory costs (half an hour)"
 	@echo "make cases   ask five toolkits about nineteen situations that users reported (ten minutes)"
+	@echo "make broken  train published defenses that are known to be broken and evaluate them (a quarter of an hour)"
 	@echo "make clean   remove the virtual environments and caches; runs/ stays"
 	@echo ""
 	@echo "next: .venv/bin/memdef --help, docs/tutorial.md for your own images, docs/concepts.md for the ideas"
@@ -76,6 +77,10 @@ bench: .venv-bench/package
 cases: .venv-bench/package
 	$(BENCH) benchmarks/compare_cases.py
 	$(BENCH) docs/make_numbers.py
+
+broken: .venv/package
+	$(BIN)/python benchmarks/broken_defenses.py
+	$(BIN)/python docs/make_numbers.py
 
 clean:
 	rm -rf .venv .venv-bench benchmarks/.cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -1,9 +1,10 @@
 """Fills the numbers of README.md and some pages: ``make docs``, which calls this script.
 
 A place to fill is ``<!-- fill NAME -->...<!-- end fill -->``. Names are ``headline``, ``why`` (the demo's),
-``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME``, ``anatomy``, ``certificates``, and
+``TABLE/DATASET/ROW`` (a row of a table of the paper), ``figure/NAME``, ``anatomy``, ``certificates``,
 ``cases/table``, ``cases/counts``, ``cases/observed`` and ``cases/versions`` (from what
-``benchmarks/compare_cases.py`` wrote).
+``benchmarks/compare_cases.py`` wrote), and ``broken/table``, ``broken/defenses``, ``broken/attacks``,
+``broken/open`` and ``broken/settings`` (from what ``benchmarks/broken_defenses.py`` wrote).
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from memory_defense.reporting.words import first_table
 from memory_defense.workflows.demo import TITLES as DEMO_TITLES
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS.parent / "README.md", DOCS / "paper-map.md", DOCS / "peers-on-cases.md", DOCS / "certificates.md")
+PAGES = (
+    DOCS.parent / "README.md",
+    DOCS / "paper-map.md",
+    DOCS / "peers-on-cases.md",
+    DOCS / "certificates.md",
+    DOCS / "broken-defenses.md",
+)
 SCALES = {
     "paper": "at the paper's size",
     "rental": "with ResNet-50 after minutes of one GPU",
@@ -59,10 +66,9 @@ def _number(name: str, results: Path) -> str:
         return _anatomy(results)
     if name == "certificates":
         return f"\n{_certificates(results / 'certificates')}"
-    if name.startswith("cases/"):
-        return _cases(name.removeprefix("cases/"), results / "cases.json")
-    if name.startswith("figure/"):
-        return _figure(name.removeprefix("figure/"), results)
+    kind, _, what = name.partition("/")
+    if kind in KINDS:
+        return KINDS[kind](what, results)
     return _row(*name.split("/"), results=results)
 
 
@@ -167,8 +173,9 @@ def _anatomy(results: Path) -> str:
     )
 
 
-def _cases(what: str, place: Path) -> str:
+def _cases(what: str, results: Path) -> str:
     """Return a part of what every toolkit made of every case."""
+    place = results / "cases.json"
     if not place.is_file():
         return MISSING
     document: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
@@ -221,6 +228,73 @@ def _cases_observed(document: dict[str, Any]) -> str:
     return "\n\n" + "\n".join(lines)
 
 
+def _broken(what: str, results: Path) -> str:
+    """Return a part of what is known of broken defenses."""
+    place = results / "broken-defenses.json"
+    if not place.is_file():
+        return MISSING
+    document: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    parts = {
+        "table": _broken_table,
+        "defenses": _broken_defenses,
+        "attacks": _broken_attacks,
+        "open": _broken_open,
+        "settings": _broken_settings,
+    }
+    return parts[what](document)
+
+
+def _broken_table(document: dict[str, Any]) -> str:
+    """Return the shares that are claimed, found by the evaluator and true, and what was found."""
+    lines = [
+        "| defense | clean | claimed | ours | by hand | what broke most | checks that fail |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    for row in document["rows"].values():
+        ours = row["ours"]
+        shares = (f"{100 * row[one]['accuracy']:.0f}" for one in ("clean", "claimed", "ours", "truth"))
+        most = sorted(ours["found_by"].items(), key=lambda one: -one[1])[:2]
+        found = ", ".join(f"{name.removesuffix(', end-to-end')} ({count})" for name, count in most)
+        lines.append(f"| {row['title']} | {' | '.join(shares)} | {found} | {'; '.join(ours['failed']) or 'none'} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def _broken_defenses(document: dict[str, Any]) -> str:
+    """Return who proposed what, how it was judged there, and who broke it."""
+    lines = ["| defense | proposed | judged by | why that misleads | broken |", "|---" * 5 + "|"]
+    for row in document["rows"].values():
+        cells = (row[one] for one in ("title", "defense", "weak", "why", "broken_by"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def _broken_attacks(document: dict[str, Any]) -> str:
+    """Return what each attack written by hand leaves."""
+    lines = ["| defense | what each attack made for it leaves, % |", "|---|---|"]
+    for row in document["rows"].values():
+        left = "; ".join(f"{name}: {100 * one['accuracy']:.0f}" for name, one in row["by_hand"].items())
+        lines.append(f"| {row['title']} | {left} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def _broken_open(document: dict[str, Any]) -> str:
+    """Return the defenses that read too high and fail no check."""
+    fooled: list[str] = []
+    for row in document["rows"].values():
+        said, true = (100 * row[one]["accuracy"] for one in ("ours", "truth"))
+        if said > true + 5 and not row["ours"]["failed"]:
+            fooled.append(f"{row['title']} ({said:.0f} % where {true:.0f} % stand by hand)")
+    return ", ".join(fooled) or "none"
+
+
+def _broken_settings(document: dict[str, Any]) -> str:
+    return (
+        f"the first {document['images']} test images of {document['dataset']}, L-inf {document['epsilon']:g}, "
+        f"torch {document['torch']}, on {document['device']}, in {document['minutes']['processor']:.0f} minutes of "
+        "one core, training included"
+    )
+
+
 def _verbatim(text: str) -> str:
     """Return a text that stands in a table as it is."""
     for sign in ("\\", "|", "<", "[", "*", "_", "`"):
@@ -234,6 +308,10 @@ def _cases_versions(document: dict[str, Any]) -> str:
         f"{versions}, torch {document['torch']}, Python {document['python']}, on {document['threads']} thread of "
         f"{document['device']}"
     )
+
+
+KINDS = {"cases": _cases, "figure": _figure, "broken": _broken}
+"""What fills a place of several parts, by what its name begins with."""
 
 
 def main() -> None:
