@@ -79,8 +79,10 @@ def pictures(folder: Path, count: int, side: int) -> Path:
     return folder
 
 
-def measured(folder: Path, images: int, epsilon: float, source: Path | None, cache: Path) -> dict[str, Any]:
-    """Run the child once, and return what it said and held."""
+def measured(
+    what: str, folder: Path, images: int, epsilon: float, source: Path | None, cache: Path
+) -> dict[str, Any]:
+    """Run the child to its end, and return what it said and the most that it held."""
     environment = {**os.environ, "MEMDEF_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     if source is not None:
         environment["PYTHONPATH"] = str(source)
@@ -94,6 +96,8 @@ def measured(folder: Path, images: int, epsilon: float, source: Path | None, cac
                 most[name] = max(most[name], size)
             time.sleep(LOOKS)
         assert child.stdout is not None
+        if child.returncode:
+            raise SystemExit(f"{what} ended with {child.returncode}: what a run held that did not finish is no row")
         said = json.loads(child.stdout.read().splitlines()[-1])
     gib = {name: round(size / 2**20, 2) for name, size in most.items()}
     return {**said, "rss_gib": gib["VmRSS"], "anonymous_gib": gib["RssAnon"]}
@@ -117,7 +121,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--only", nargs="*", help="beginnings of the names of what is measured; all if left out")
-    parser.add_argument("--out", type=Path, default=RESULT, help="rows are added to those of this file")
+    parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
     folder, rows = pictures(asked.pictures, asked.images, asked.side), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as cache:
@@ -133,11 +137,14 @@ def main() -> None:
             ):
                 if asked.only and not what.startswith(tuple(asked.only)):
                     continue
-                row = {"version": version, "what": what, **measured(folder, images, epsilon, source, Path(cache))}
+                row = {
+                    "version": version,
+                    "what": what,
+                    **measured(what, folder, images, epsilon, source, Path(cache)),
+                }
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-    earlier = json.loads(asked.out.read_text())["rows"] if asked.out.is_file() else []
-    facts = {"processor": processor(), "side": asked.side, "rows": [*earlier, *rows]}
+    facts = {"processor": processor(), "side": asked.side, "rows": rows}
     asked.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 

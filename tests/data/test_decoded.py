@@ -213,7 +213,7 @@ def test_a_cache_that_cannot_be_written_to_costs_memory(tmp_path: Path, monkeypa
 def test_a_disk_without_room_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, heard = _folder(tmp_path / "x"), Heard()
     usage = type("Usage", (), {"free": COUNT * 3 * 6 * 9 - 1})
-    monkeypatch.setattr(folder_pixels.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: usage)
     assert len(load_images(root, progress=heard).images) == COUNT
     assert any("has room for 1,943 bytes" in note and "takes 1,944" in note for note in heard.notes)
     assert _files() == []

@@ -41,7 +41,9 @@ def test_the_page_of_messages_is_the_tables() -> None:
     assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run make docs"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/paper-map.md", "docs/peers-on-cases.md", "docs/broken-defenses.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/paper-map.md", "docs/peers-on-cases.md", "docs/broken-defenses.md"]
+)
 def test_numbers_are_those_of_the_records(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert script("make_numbers").filled(text) == text, "run make docs"

@@ -3,7 +3,9 @@
 from remedies.cases import Case
 from remedies.own_images import of_arrays
 
-ROOMS = tuple(f"data/{name}.py" for name in ("array_files", "array_shapes", "augmentation", "images", "npz"))
+ROOMS = tuple(
+    f"data/{name}.py" for name in ("array_files", "array_pixels", "array_shapes", "augmentation", "images", "npz")
+)
 
 CASES = (
     of_arrays(
@@ -57,7 +59,7 @@ def saved(classes):
         """,
     ),
     of_arrays(
-        "array_files",
+        "array_pixels",
         "save it as uint8 if it counts from 0 to 255, else divide it by its largest level and save it as float32",
         "save(images=many.astype(np.int64), labels=answers)",
         r"""
@@ -83,7 +85,7 @@ def saved(classes):
         given="words = np.array(['cat', 'dog', 'cat', 'dog'])",
     ),
     of_arrays(
-        "array_files",
+        "array_pixels",
         "which is black; save pixels in [0, 1] as float32, or grey levels from 0 to 255",
         "save(images=many // 128, labels=answers)",
         r"""

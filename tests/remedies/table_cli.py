@@ -1,6 +1,7 @@
 """Messages of the commands."""
 
 from remedies.cases import Case
+from remedies.table_doors import CODE
 
 ROOMS = tuple(
     f"cli/{name}.py"
@@ -25,6 +26,12 @@ from memory_defense.data.spec import DATASETS
 patch.setitem(DATASETS, "fashion-mnist", replace(DATASETS["fashion-mnist"], held_out_images=100))
 """
 PHOTO = "Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save('photo.png')"
+
+OPENED = f"""
+from memory_defense.studio import server
+patch.setattr(server, "serve", lambda settings, *others, **more: None)
+{CODE}
+"""
 
 CASES = (
     Case(
@@ -186,6 +193,20 @@ CASES = (
         patch.setattr(server, "serve", lambda settings, *others, **more: None)
         shutil.copytree("run", "runs/demo")
         """,
+    ),
+    Case(
+        "cli/studio.py",
+        "one classifier at a time, for its options are its own; start another studio with another --port",
+        "memdef('memdef studio mine:Net mine:Net --data data --random-weights')",
+        "memdef('memdef studio mine:Net --data data --random-weights «with another (--port)» 0')",
+        given=OPENED,
+    ),
+    Case(
+        "cli/studio.py",
+        "only with a classifier; name one, such as package.module:build or hf:DIR, beside the folders",
+        "memdef('memdef studio . --data data --random-weights')",
+        "memdef('memdef studio . mine:Net --data data --random-weights')",
+        given=OPENED,
     ),
     Case(
         "cli/studio.py",

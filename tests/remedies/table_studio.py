@@ -188,7 +188,31 @@ def compared(other):
     ),
     _studio(
         "library",
-        "upload or draw the image again for this defense",
+        "of base64, at most … for images of …; upload or draw the image again for this defense",
+        "play(image={'pixels': base64.b64encode(bytes(3 * 32 * 32)).decode()})",
+        "play(image={'pixels': upload(photo).json()['pixels']})",
+    ),
+    Case(
+        "studio/uploads.py",
+        "and the model takes … x …; choose one of that aspect",
+        "decode(picture(20, 10), shape)",
+        "decode(picture(8, 8), shape)",
+        given="""
+        import io
+        from memory_defense.data.geometry import Geometry
+        from memory_defense.studio.library import Shape
+        from memory_defense.studio.uploads import decode
+        shape = Shape("mine", 3, 8, ("a", "b"), Geometry(resize=8))
+
+        def picture(*sides):
+            stream = io.BytesIO()
+            Image.new("RGB", sides, "red").save(stream, "PNG")
+            return stream.getvalue()
+        """,
+    ),
+    _studio(
+        "library",
+        "bytes, but images of … have …; upload or draw the image again for this defense",
         "play(image={'pixels': base64.b64encode(bytes(100)).decode()})",
         "play(image={'pixels': upload(photo).json()['pixels']})",
     ),

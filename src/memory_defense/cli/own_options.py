@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from memory_defense.cli.own_target import OwnTarget
     from memory_defense.contracts import Progress
+    from memory_defense.data.geometry import Framing
+    from memory_defense.systems.doors import LoadedModel
 
 _OF_CLASSIFIERS = ("weights", "argument", "preprocess", "random_weights", "size", "geometry", "classes")
 """Options that a run directory has no use for."""
@@ -58,6 +60,21 @@ class OwnOptions:
         if self.data is not None:
             check_source(self.data, self.data_dir)
 
+    def given(self, *also: str) -> list[str]:
+        """Return the options that were given of those that only a classifier has a use for, and of `also`."""
+        names = (*also, *_OF_CLASSIFIERS)
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)]
+
+    def framing(self, loaded: LoadedModel) -> Framing:
+        """Return how pictures are brought to the classifier's pixels, as asked or as its files say, else None."""
+        from memory_defense.data.geometry import Geometry, framing_of
+
+        if self.size is not None or self.geometry is not None:
+            return framing_of(self.size, self.geometry)
+        if loaded.geometry is not None:
+            return loaded.geometry
+        return None if loaded.sides is None else Geometry(resize=loaded.sides)
+
     def refuse(self, also: Mapping[str, object] | None = None, *, but: str = "") -> None:
         """Raise ValueError where a run directory is given what only a classifier has a use for.
 
@@ -68,8 +85,8 @@ class OwnOptions:
         but
             An option that a run has a use for here.
         """
-        given = {f"--{name.replace('_', '-')}": getattr(self, name) for name in _OF_CLASSIFIERS if name != but}
-        only = [name for name, value in {**(also or {}), **given}.items() if value not in (None, False)]
+        only = [name for name, value in (also or {}).items() if value not in (None, False)]
+        only += [name for name in self.given() if name != f"--{but}"]
         if only:
             raise ValueError(
                 f"{', '.join(only)}: only for package.module:build, but {self.target} is a run directory"

@@ -12,11 +12,10 @@ import typer
 from memory_defense.cli.machine import Machine
 from memory_defense.cli.own_options import OwnOptions
 from memory_defense.cli.predicted import SOME_UNREADABLE, counted, print_json, print_table
-from memory_defense.systems.doors import LoadedModel, door_of
+from memory_defense.systems.doors import door_of
 
 if TYPE_CHECKING:
     from memory_defense.cli.predicted import Line
-    from memory_defense.data.geometry import Framing
 
 _CLASSES_SEEN = 64
 """Images of --data that are read at most, to see in which order the classes are."""
@@ -61,11 +60,11 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
         asked = options.own
         if asked.data is None:
             loaded = load_model(asked.target, asked.preprocess)
-            model, names, framing = loaded.module.to(device), loaded.names, _framing(asked, loaded)
+            model, names, framing = loaded.module.to(device), loaded.names, asked.framing(loaded)
         else:
             own = asked.load(device, progress, images=_CLASSES_SEEN, look=False)
             loaded, model, names = own.loaded, own.model, own.classes
-            framing = _framing(asked, loaded) or own.size
+            framing = asked.framing(loaded) or own.size
         source = pictures(
             options.pictures,
             channels=loaded.channels,
@@ -83,13 +82,3 @@ def predict_classifier(options: Pictured, machine: Machine, *, as_json: bool) ->
         print_table(iter(kept), "A classifier without a flag.", flagged=False)
     if failed:
         raise typer.Exit(SOME_UNREADABLE)
-
-
-def _framing(options: OwnOptions, loaded: LoadedModel) -> Framing:
-    from memory_defense.data.geometry import Geometry, framing_of
-
-    if options.size is not None or options.geometry is not None:
-        return framing_of(options.size, options.geometry)
-    if loaded.geometry is not None:
-        return loaded.geometry
-    return None if loaded.sides is None else Geometry(resize=loaded.sides)

@@ -6,14 +6,31 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Threads, check_data_dir
+from memory_defense.cli.arguments import (
+    Argument,
+    ClassesOption,
+    DataDir,
+    GeometryOption,
+    Offline,
+    OwnImages,
+    OwnWeights,
+    Preprocess,
+    RandomWeights,
+    Size,
+    Threads,
+    check_data_dir,
+)
+from memory_defense.cli.own_options import OwnOptions
 from memory_defense.cli.stopping import wish
 from memory_defense.names import check_seconds
 from memory_defense.zoo import ROOT
+
+if TYPE_CHECKING:
+    from memory_defense.studio.library import OwnModel
 
 PATIENCE_SECONDS = 3.0
 """Time for the last computation to notice that nobody waits for it."""
@@ -23,10 +40,21 @@ def studio(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Directories with runs or records; if left out, ./runs, and the records in the current directory."
+            help="Directories with runs or records; if left out, ./runs, and the records in the current directory. "
+            "One classifier of yours may be among them: package.module:build, hf:DIR, onnx:FILE, FILE.pt2 or an export."
         ),
     ] = None,
+    data: OwnImages = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Test images of --data; all if left out.")] = None,
+    size: Size = None,
+    geometry: GeometryOption = None,
+    classes: ClassesOption = None,
+    weights: OwnWeights = None,
+    argument: Argument = None,
+    preprocess: Preprocess = None,
+    random_weights: RandomWeights = False,
     data_dir: DataDir = None,
+    offline: Offline = False,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than 127.0.0.1 lets other machines use the studio.")
     ] = ("127.0.0.1"),
@@ -36,8 +64,9 @@ def studio(
 ) -> None:
     """Open a web page on this machine to attack images of trained defenses and see how the defenses answer.
 
-    The page shows the models that come with the package, and the runs and records in the given directories. It
-    needs the extra 'studio'. It sends nothing to other machines and downloads nothing.
+    The page shows the models that come with the package, and the runs and records in the given directories. A
+    classifier of your own is opened with --data, as 'memdef evaluate' does. The studio needs the extra 'studio'.
+    It sends nothing to other machines.
     """
     try:
         import fastapi
@@ -47,6 +76,24 @@ def studio(
             f"the studio needs {error.name}, which is not installed: pip install 'memory-defense[studio]'"
         ) from error
     del fastapi, uvicorn
+    folders, target = _sorted_out(folders or [])
+    own = OwnOptions(
+        target=target or "",
+        data=data,
+        size=size,
+        geometry=geometry,
+        classes=classes,
+        weights=weights,
+        argument=argument,
+        preprocess=preprocess,
+        random_weights=random_weights,
+        data_dir=data_dir,
+        offline=offline,
+    )
+    if target:
+        own.check()
+    else:
+        _refuse(own)
     given = folders or [one for one in (Path("runs"),) if one.is_dir()]
     for runs in given:
         if not runs.is_dir():
@@ -61,6 +108,7 @@ def studio(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    opened = _opened(own, images) if target else None
     settings = StudioOptions(
         runs=given,
         shipped=ROOT,
@@ -69,6 +117,7 @@ def studio(
         port=port,
         data_dir=data_dir,
         seconds=seconds,
+        own=opened,
     )
     if not settings.local_only:
         typer.echo("the studio has no login: anyone who reaches this address can use it")
@@ -87,3 +136,46 @@ def studio(
         serve(settings, lambda address: typer.echo(f"studio: {address} (Ctrl-C stops it)"))
     finally:
         give_up_computing()
+
+
+def _sorted_out(given: list[Path]) -> tuple[list[Path], str | None]:
+    """Return the folders among what was given, and the classifier; raise ValueError for a second one."""
+    from memory_defense.cli.evaluate_checks import is_classifier
+
+    targets = [str(one) for one in given if is_classifier(str(one))]
+    if len(targets) > 1:
+        raise ValueError(
+            f"{' and '.join(targets)}: one classifier at a time, for its options are its own; start another studio "
+            "with another --port"
+        )
+    return [one for one in given if str(one) not in targets], targets[0] if targets else None
+
+
+def _refuse(own: OwnOptions) -> None:
+    """Raise ValueError for options that only a classifier has a use for."""
+    if only := own.given("data"):
+        raise ValueError(
+            f"{', '.join(only)}: only with a classifier; name one, such as package.module:build or hf:DIR, beside "
+            "the folders"
+        )
+
+
+def _opened(own: OwnOptions, images: int | None) -> OwnModel:
+    """Return a classifier of the user's, and its images, for the studio."""
+    import torch
+
+    from memory_defense.cli.progress import shown
+    from memory_defense.studio.library import OwnModel, Shape
+    from memory_defense.workflows.evaluate import as_defense
+
+    with shown() as progress:
+        found = own.load(torch.device("cpu"), progress, images=images)
+    height, width = found.images.images.shape[2:]
+    shape = Shape(
+        found.dataset,
+        found.images.images.shape[1],
+        height if height == width else (height, width),
+        found.classes,
+        own.framing(found.loaded),
+    )
+    return OwnModel(own.target, as_defense(found.model), shape, found.images)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from memory_defense.checks import check_images, check_labels
-from memory_defense.contracts import Labels, Rows
+from memory_defense.checks import check_labels
+from memory_defense.contracts import Labels, Progress, Rows
+from memory_defense.data.array_pixels import BLOCK_BYTES, KEPT_FROM, ArrayPixels, black, pixels_of
 from memory_defense.data.array_shapes import (
     channels_first,
     check_layout,
@@ -23,6 +26,7 @@ from memory_defense.data.array_shapes import (
 from memory_defense.data.geometry import Framing, framed_size
 from memory_defense.data.limits import Limits
 from memory_defense.data.npz import Npz
+from memory_defense.files import WriteError
 from memory_defense.tensorfiles import read_tensors
 
 _BARE = ("images", "labels")
@@ -45,6 +49,8 @@ class ArrayFile:
         The file.
     limits
         Largest data that are read.
+    progress
+        Advanced while images are brought into the cache, and told where it cannot be written to.
 
     Raises
     ------
@@ -56,9 +62,9 @@ class ArrayFile:
     otherwise = None
     """Labels are numbers here: there is no doubt."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
-        self.path, self.limits = path, limits
-        self._opened = (_open_npz if path.suffix.lower() == ".npz" else _open_safetensors)(path, limits)
+    def __init__(self, path: Path, limits: Limits, progress: Progress | None = None) -> None:
+        self.path, self.limits, self.progress = path, limits, progress
+        self._opened = _open_npz(path, limits) if path.suffix.lower() == ".npz" else _open_safetensors(path)
         known, self._read = understood(path, self._opened.names, _KNOWN)
         self._keys = _split_keys(path, known)
         self.splits = tuple(self._keys)
@@ -83,7 +89,9 @@ class ArrayFile:
         """Return the name of an image, for messages."""
         return f"{self._keys[split][0]}[{row}]"
 
-    def read(self, split: str, size: Framing = None, rows: Rows | None = None) -> tuple[Tensor, Labels]:
+    def read(
+        self, split: str, size: Framing = None, rows: Rows | None = None, order: Rows | None = None
+    ) -> tuple[Tensor, Labels]:
         """Return images (N, C, H, W), uint8 or float32 in [0, 1] as the file has them, and labels (N,) int64.
 
         Parameters
@@ -95,6 +103,12 @@ class ArrayFile:
         rows
             (M,) int64: only the images at these positions, in this order, and memory for no more of them. None
             reads all.
+        order
+            What `rows` are the first of, for the file of the cache that large ones are kept in; None where they
+            are all of it.
+
+        Images of `array_pixels.KEPT_FROM` bytes or more come out of the cache, mapped, and are not to be written
+        to; where it cannot be written to they take memory.
 
         Raises
         ------
@@ -103,12 +117,31 @@ class ArrayFile:
             as many as the labels.
         """
         key, _ = self._keys[split]
-        where = f"{self.path}: {key}"
-        labels = self.labels(split)
-        images = channels_first(self._opened.get(key, rows))
-        framed_size(where, images.shape[2], images.shape[3], size, self.limits)
-        images, labels = self._levels(images, where, key), labels if rows is None else labels[rows]
-        return framed_all(where, images, size, self.limits), labels
+        where, labels = f"{self.path}: {key}", self.labels(split)
+        chosen = torch.arange(len(labels)) if rows is None else rows
+        some = self._some(key)
+        height, width = framed_size(where, some.shape[2], some.shape[3], size, self.limits)
+        as_used = some.shape[1] * height * width * (1 if some.dtype == torch.uint8 else 4)
+        if len(chosen) * max(as_used, some.numel() * some.element_size()) >= KEPT_FROM:
+            kept = ArrayPixels(
+                self.path, key, functools.partial(self._blocks, key), len(labels), size, self.limits, self.progress
+            )
+            try:
+                return kept.read(chosen, chosen if order is None else order), labels[chosen]
+            except WriteError as error:  # costs memory, not the images
+                if self.progress:
+                    self.progress.note(f"these images are not kept, and take memory instead: {error}")
+        self.limits.check_memory(where, len(chosen) * some.numel() * some.element_size(), len(chosen))
+        images = self._levels(channels_first(self._opened.get(key, rows)), where, key)
+        return framed_all(where, images, size, self.limits), labels[chosen]
+
+    def _some(self, key: str) -> Tensor:
+        """Return one image (1, C, H, W)."""
+        return next(self._blocks(key))[:1]
+
+    def _blocks(self, key: str) -> Iterator[Tensor]:
+        """Yield the images (n, C, H, W) in the file's order."""
+        return map(channels_first, self._opened.blocks(key))
 
     def _read_labels(self, key: str, label_key: str) -> Labels:
         """Return the labels of a split, whichever way they lie."""
@@ -139,21 +172,11 @@ class ArrayFile:
     def _levels(self, images: Tensor, where: str, key: str) -> Tensor:
         """Return uint8 images as they are and float ones as float32 in [0, 1]."""
         if images.dtype == torch.uint8:
-            if int(images.max()) <= 1 and int(self._opened.get(key, None).max()) <= 1:
-                raise ValueError(
-                    f"{where} is uint8 and at most 1, which is black; save pixels in [0, 1] as float32, "
-                    "or grey levels from 0 to 255"
-                )
+            if int(images.max()) <= 1 and all(int(block.max()) <= 1 for block in self._opened.blocks(key)):
+                raise black(where)
             return images
-        if not images.is_floating_point():
-            raise ValueError(
-                f"{where} is {images.dtype}, expected uint8 grey levels or float pixels in [0, 1]; save it as "
-                "uint8 if it counts from 0 to 255, else divide it by its largest level and save it as float32"
-            )
         self.limits.check_memory(where, 4 * images.numel(), len(images))
-        images = images.float()
-        _check(where, lambda: check_images(images))
-        return images
+        return pixels_of(images, where)
 
 
 def _check(where: str, check: Callable[[], None]) -> None:
@@ -193,6 +216,8 @@ class _Opened(NamedTuple):
     names: tuple[str, ...]
     get: Callable[[str, Rows | None], Tensor]
     """Returns an array, or its rows."""
+    blocks: Callable[[str], Iterator[Tensor]]
+    """Yields an array in its order, about `BLOCK_BYTES` at a time."""
     shape: Callable[[str], tuple[int, ...]]
     classes: tuple[str, ...] | None
 
@@ -200,8 +225,7 @@ class _Opened(NamedTuple):
 def _open_npz(path: Path, limits: Limits) -> _Opened:
     archive = Npz(path, limits)
 
-    def get(name: str, rows: Rows | None) -> Tensor:
-        values = archive.read(name, None if rows is None else rows.numpy())
+    def tensor(name: str, values: np.ndarray) -> Tensor:
         if values.dtype.kind in "US":
             raise ValueError(
                 f"{path}: {name} is {values.dtype}, expected numbers; save both parts of "
@@ -214,8 +238,14 @@ def _open_npz(path: Path, limits: Limits) -> _Opened:
                 f"{path}: {name} is {values.dtype}, expected uint8, whole numbers or float; convert it with astype"
             ) from error
 
+    def get(name: str, rows: Rows | None) -> Tensor:
+        return tensor(name, archive.read(name, None if rows is None else rows.numpy()))
+
+    def blocks(name: str) -> Iterator[Tensor]:
+        return (tensor(name, values) for values in archive.blocks(name, BLOCK_BYTES))
+
     if _CLASSES not in archive.names:
-        return _Opened(archive.names, get, archive.shape, None)
+        return _Opened(archive.names, get, blocks, archive.shape, None)
     named = archive.read(_CLASSES)
     if named.ndim != 1 or named.dtype.kind != "U":
         raise ValueError(
@@ -223,28 +253,32 @@ def _open_npz(path: Path, limits: Limits) -> _Opened:
             "numpy.array([...], dtype=str)"
         )
     names = tuple(name for name in archive.names if name != _CLASSES)
-    return _Opened(names, get, archive.shape, _class_names(path, named.tolist()))
+    return _Opened(names, get, blocks, archive.shape, _class_names(path, named.tolist()))
 
 
-def _open_safetensors(path: Path, limits: Limits) -> _Opened:
-    limits.check_memory(str(path), path.stat().st_size)
-    tensors, metadata = read_tensors(path)
+def _open_safetensors(path: Path) -> _Opened:
+    tensors, metadata = read_tensors(path)  # mapped: what is not looked at is not read
 
     def get(name: str, rows: Rows | None) -> Tensor:
         return tensors[name] if rows is None else tensors[name][rows]
+
+    def blocks(name: str) -> Iterator[Tensor]:
+        values = tensors[name]
+        row = values[:1].numel() * values.element_size()
+        return iter(torch.split(values, max(1, BLOCK_BYTES // max(1, row))))
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(tensors[name].shape)
 
     if _CLASSES not in metadata:
-        return _Opened(tuple(tensors), get, shape, None)
+        return _Opened(tuple(tensors), get, blocks, shape, None)
     try:
         named: Any = json.loads(metadata[_CLASSES])
     except (ValueError, RecursionError):
         named = None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in cast("list[Any]", named)):
         raise ValueError(f'{path}: metadata \'{_CLASSES}\' is not a JSON list of strings such as ["cat", "dog"]')
-    return _Opened(tuple(tensors), get, shape, _class_names(path, cast("list[str]", named)))
+    return _Opened(tuple(tensors), get, blocks, shape, _class_names(path, cast("list[str]", named)))
 
 
 def _class_names(path: Path, names: list[str]) -> tuple[str, ...]:

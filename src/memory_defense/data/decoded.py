@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from memory_defense.files import LockedError, WriteError, atomic, locked, remove
 SUFFIX = ".pixels"
 _MAGIC = b"memdef-1"
 """Ends every file; its number changes with the layout, and with whatever decides a decoded pixel."""
+_TYPES = {"uint8": np.uint8, "float32": np.float32}
+"""What pixels may be, by the name that a file has for it."""
 _DIGEST = 16
 """Bytes of an image's BLAKE2b."""
 _WAIT = 0.2
@@ -36,16 +39,18 @@ class Picture(NamedTuple):
     """An image as it is kept."""
 
     pixels: np.ndarray
-    """(C, H, W) uint8, C is 1 or 3."""
+    """(C, H, W) uint8 grey levels or float32 in [0, 1], C is 1 or 3; of one type in a file."""
     turned: bool = False
     """Turned or mirrored as it was decoded."""
+    place: int | None = None
+    """Position in the file, for images that do not come in its order and are all of one shape; None is the next."""
 
 
 class Kept(NamedTuple):
     """Images out of a file."""
 
     images: Tensor
-    """(N, C, H, W) uint8, mapped; not to be written to, which would end the process."""
+    """(N, C, H, W) uint8 or float32, mapped; not to be written to, which would end the process."""
     turned: int
     """How many of them were turned or mirrored as they were decoded."""
 
@@ -93,7 +98,7 @@ def keep(
     count
         How many images are asked for.
     decode
-        Gives the images from this position up to `count`, all of one size.
+        Gives the images from this position up to `count`, all of one size, in their order or each with its place.
     progress
         Is told where another process decodes them, which is waited for.
 
@@ -111,14 +116,25 @@ def keep(
                 if (found := kept(wanted, count)) is not None:
                     return found
                 _write(path, wanted, count, decode, progress)
-            if (found := kept(wanted, count)) is None:
+            if (written := _opened(path)) is None:
                 raise WriteError(f"{path} was written, and reads back differently; is the disk in order?")
-            return found
+            return written.first(count)  # its pixels are compared at the next load
         except LockedError as error:
             if progress and not said:
                 progress.note(f"these images are being decoded elsewhere, which is waited for: {error}")
             said = True
             time.sleep(_WAIT)
+
+
+def check_room(where: str, needed: int) -> None:
+    """Raise WriteError where the disk of these files has no room for so many bytes of images of `where`."""
+    folder().mkdir(parents=True, exist_ok=True)
+    room = shutil.disk_usage(folder()).free
+    if needed > room:
+        raise WriteError(
+            f"{folder()} has room for {room:,} bytes, and {where} takes {needed:,}; free some, or name another "
+            "cache with MEMDEF_CACHE"
+        )
 
 
 def contents() -> list[tuple[Path, str, int]]:
@@ -176,20 +192,20 @@ def _opened(path: Path) -> _Opened | None:
         if hashlib.blake2b(end, digest_size=_DIGEST).digest() != checksum:
             return None
         facts = json.loads(end[: end.index(b"\n")])
-        shape = tuple(map(int, facts["shape"]))
+        shape, kind = tuple(map(int, facts["shape"])), np.dtype(_TYPES[facts.get("type", "uint8")])
         digests = end[end.index(b"\n") + 1 :]
-        if int(np.prod(shape)) != body - length or len(digests) != _DIGEST * shape[0]:
+        if kind.itemsize * int(np.prod(shape)) != body - length or len(digests) != _DIGEST * shape[0]:
             return None
-        return _Opened(_mapped(path, shape), digests, tuple(facts["turned"]), str(facts["of"]))
+        return _Opened(_mapped(path, shape, kind), digests, tuple(facts["turned"]), str(facts["of"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
+def _mapped(path: Path, shape: tuple[int, ...], kind: np.dtype) -> Tensor:
     """Return a file's beginning as a tensor that takes no memory: mapped read-only, so that no page is a copy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
+        return torch.from_numpy(np.memmap(path, kind, "r", shape=shape))
 
 
 def _write(
@@ -221,23 +237,27 @@ def _write(
 
 
 class _Writer:
-    """Writes images one behind the other, with three channels from the first coloured one on, those before too."""
+    """Writes images, each at its place, with three channels from the first coloured one on, those before too."""
 
     def __init__(self, out: BinaryIO) -> None:
-        self.out, self.digests, self.turned = out, list[bytes](), list[int]()
+        self.out, self.digests, self.turned = out, dict[int, bytes](), list[int]()
         self.shape: tuple[int, ...] = ()
+        self.kind = np.dtype(np.uint8)
 
     def add(self, picture: Picture) -> None:
         """Write an image."""
         pixels = picture.pixels
         if not self.shape:
-            self.shape = pixels.shape
+            self.shape, self.kind = pixels.shape, pixels.dtype
         if pixels.shape[0] > self.shape[0]:
             self._colour()
         pixels = np.ascontiguousarray(np.broadcast_to(pixels, self.shape))
+        number = len(self.digests) if picture.place is None else picture.place
+        if picture.place is not None:
+            self.out.seek(number * pixels.nbytes)
         if picture.turned:
-            self.turned.append(len(self.digests))
-        self.digests.append(_digest(pixels))
+            self.turned.append(number)
+        self.digests[number] = _digest(pixels)
         self.out.write(pixels.data)
 
     def _colour(self) -> None:
@@ -255,7 +275,8 @@ class _Writer:
 
     def end(self, of: str) -> None:
         """Write what is known of the images behind them."""
-        facts = {"of": of, "shape": [len(self.digests), *self.shape], "turned": self.turned}
-        end = json.dumps(facts).encode() + b"\n" + b"".join(self.digests)
+        facts = {"of": of, "shape": [len(self.digests), *self.shape], "turned": self.turned, "type": self.kind.name}
+        end = json.dumps(facts).encode() + b"\n" + b"".join(self.digests[number] for number in sorted(self.digests))
         checked = hashlib.blake2b(end, digest_size=_DIGEST).digest() + end
+        self.out.seek(0, 2)
         self.out.write(checked + len(checked).to_bytes(8, "little") + _MAGIC)

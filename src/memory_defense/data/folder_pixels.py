@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,16 +113,8 @@ class FolderPixels:
         """Yield the pictures from this one on; raise WriteError where they do not fit on the disk."""
         for number, one in enumerate(self._pictures(start)):
             if number == 0:
-                decoded.folder().mkdir(parents=True, exist_ok=True)
-                room, needed = (
-                    shutil.disk_usage(decoded.folder()).free,
-                    len(self.files) * 3 * (one.pixels.size // len(one.pixels)),
-                )
-                if needed > room:
-                    raise WriteError(
-                        f"{decoded.folder()} has room for {room:,} bytes, and {self.where} takes {needed:,}; free "
-                        "some, or name another cache with MEMDEF_CACHE"
-                    )
+                needed = len(self.files) * 3 * (one.pixels.size // len(one.pixels))
+                decoded.check_room(self.where, needed)
             yield one
 
     def _pictures(self, start: int) -> Iterator[decoded.Picture]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,8 @@ _MOST_MEMBERS = 100
 _FAULT = "is not a complete array file"
 _BLOCK = 1 << 20
 """Bytes that are read at once."""
+_READ_THROUGH = 1 << 26
+"""Bytes of an uncompressed array that is read to its end, for its checksum, though few rows are wanted."""
 
 
 class Npz:
@@ -65,7 +68,8 @@ class Npz:
             One of `names`.
         rows
             (M,) positions along the first axis, each once: only these are kept in memory, and returned in this
-            order. None returns all.
+            order. Of a large array that lies uncompressed in the file, half of them or less are read without the
+            others, and without the checksum that is of all. None returns all.
         """
         where = f"{self.path}: {name}"
         with damage(where, _FAULT), zipfile.ZipFile(self.path) as archive:
@@ -74,6 +78,11 @@ class Npz:
                 shape, backwards, dtype = _header(stream, where)
                 kept = shape if rows is None or backwards or not shape else (len(rows), *shape[1:])
                 self._check(where, shape, dtype, member.file_size - stream.tell(), kept)
+                stored = member.compress_type == zipfile.ZIP_STORED and member.file_size > _READ_THROUGH
+                if rows is not None and stored and not backwards and shape and len(rows) <= shape[0] // 2:
+                    start = _start(self.path, member) + stream.tell()
+                    lies = np.memmap(self.path, dtype, "r", start, shape)
+                    return lies[rows].astype(dtype.newbyteorder("="), copy=False)
                 values = np.empty(kept, dtype, order="F" if backwards else "C")
                 if values.size:
                     _fill(stream, values, None if kept is shape else rows, shape)
@@ -82,6 +91,29 @@ class Npz:
         if kept is shape and rows is not None:
             values = values[rows]
         return values.astype(dtype.newbyteorder("="), copy=False)
+
+    def blocks(self, name: str, size: int) -> Iterator[np.ndarray]:
+        """Yield one array in its order, as many rows at a time as have `size` bytes, one at least.
+
+        An array whose first axis varies fastest is read whole, for no row of it lies in one piece. Raises as the
+        constructor does.
+        """
+        where = f"{self.path}: {name}"
+        with damage(where, _FAULT), zipfile.ZipFile(self.path) as archive:
+            member = archive.getinfo(name + _SUFFIX)
+            with archive.open(member) as stream:
+                shape, backwards, dtype = _header(stream, where)
+                if not backwards and shape:
+                    step = min(max(1, size // max(1, math.prod(shape[1:]) * dtype.itemsize)), shape[0])
+                    self._check(where, shape, dtype, member.file_size - stream.tell(), (step, *shape[1:]))
+                    for start in range(0, shape[0], step):
+                        part = np.empty((min(step, shape[0] - start), *shape[1:]), dtype)
+                        _read_into(stream, part.reshape(-1).view(np.uint8))
+                        yield part.astype(dtype.newbyteorder("="), copy=False)
+                    if stream.read(1):
+                        raise ValueError("it is longer than its header says")
+                    return
+        yield self.read(name)
 
     def _check(self, where: str, shape: tuple[int, ...], dtype: np.dtype, left: int, kept: tuple[int, ...]) -> None:
         _check_plain(where, dtype)
@@ -92,6 +124,14 @@ class Npz:
             raise RefusedDataError(str(error)) from error
         if size != left or min(shape, default=0) < 0 or dtype.names:
             raise DamagedDataError(f"{where} announces {shape} {dtype} in {left} bytes; {REMEDY}")
+
+
+def _start(path: Path, member: zipfile.ZipInfo) -> int:
+    """Return where the content of an uncompressed member begins."""
+    with path.open("rb") as source:
+        source.seek(member.header_offset + 26)
+        name, extra = (int.from_bytes(source.read(2), "little") for _ in range(2))
+        return source.tell() + name + extra
 
 
 def _check_plain(where: str, dtype: np.dtype) -> None:

@@ -40,7 +40,8 @@ from memory_defense.randomness import generator
 SplitName = Literal["train", "held-out", "test"]
 _SPLITS: tuple[SplitName, ...] = ("train", "held-out", "test")
 _HELD_OUT_SHARE = 0.1
-_CHUNK = 1000
+_CHUNK, _CHUNK_BYTES = 1000, 1 << 24
+"""Images that are hashed or averaged at a time, and their bytes, at most about."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,7 @@ def _open(
     if path.is_dir():
         return ImageFolder(path, limits, progress, classes=classes)
     _check_unnamed(path, classes)
-    return ArrayFile(path, limits)
+    return ArrayFile(path, limits, progress)
 
 
 def _check_unnamed(source: str | Path, classes: Sequence[str] | None) -> None:
@@ -315,9 +316,7 @@ def _read(
     `order` is what they are the first of; None where they are all of it.
     """
     chosen = mixed(torch.arange(len(opened.labels(split)))) if rows is None else rows
-    if isinstance(opened, ImageFolder):
-        return ImageSet(*opened.read(split, how, chosen, order=order), chosen)
-    return ImageSet(*opened.read(split, how, chosen), chosen)
+    return ImageSet(*opened.read(split, how, chosen, order=order), chosen)
 
 
 def _framed(how: Framing) -> tuple[str, ...]:
@@ -368,8 +367,9 @@ def _kind(images: ImageSet) -> str:
 
 def _in_order(part: ImageSet) -> Iterator[Tensor]:
     """Yield the images (N, C, H, W) in the order of their ids, a few at a time."""
-    order = part.ids.argsort()
-    yield from (part.images[order[start : start + _CHUNK]] for start in range(0, len(order), _CHUNK))
+    order, image = part.ids.argsort(), part.images[:1]
+    step = min(_CHUNK, max(1, _CHUNK_BYTES // max(1, image.numel() * image.element_size())))
+    yield from (part.images[order[start : start + step]] for start in range(0, len(order), step))
 
 
 def _sha256(*parts: ImageSet) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from memory_defense.checks import check_images
+from memory_defense.data.array_pixels import BLOCK_BYTES
 from memory_defense.data.geometry import Geometry, framed
 from memory_defense.data.image_files import decode_image
 from memory_defense.data.leftovers import is_leftover, listed
@@ -159,34 +160,35 @@ def _entry(file: Path, root: str) -> Path | Unreadable:
 
 
 def _of_arrays(path: Path, model: _Model, limits: Limits) -> Iterator[Picture | Unreadable]:
-    images = _images_in(path, limits)
-    limits.check_count(str(path), len(images) if images.ndim else 0)
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-        images = images.transpose(0, 2, 3, 1)  # (N, H, W, C)
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+    shape, blocks = _images_in(path, limits)
+    limits.check_count(str(path), shape[0] if shape else 0)
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] not in (1, 3) and shape[3] not in (1, 3)):
         raise ValueError(
-            f"{path}: {ARRAYS} has shape {images.shape}, expected (N, H, W), (N, C, H, W) or (N, H, W, C), C 1 or 3"
+            f"{path}: {ARRAYS} has shape {shape}, expected (N, H, W), (N, C, H, W) or (N, H, W, C), C 1 or 3"
         )
-    for number, image in enumerate(images):
-        name = f"{path}[{number}]"
+    first = len(shape) == 4 and shape[3] not in (1, 3)
+    for number, image in enumerate(one for block in blocks for one in block):
+        name, pixels = f"{path}[{number}]", image.transpose(1, 2, 0) if first else image  # (H, W, C)
         try:
-            yield _picture(name, image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image, model)
+            yield _picture(name, pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels, model)
         except ValueError as error:
             yield Unreadable(name, str(error))
 
 
-def _images_in(path: Path, limits: Limits) -> np.ndarray:
-    """Return the array of images in a file."""
+def _images_in(path: Path, limits: Limits) -> tuple[tuple[int, ...], Iterator[np.ndarray]]:
+    """Return the shape of the array of images in a file, and the array, a block at a time."""
     if path.suffix.lower() == ".npz":
         archive = Npz(path, limits)
         if ARRAYS in archive.names:
-            return archive.read(ARRAYS)
+            return archive.shape(ARRAYS), archive.blocks(ARRAYS, BLOCK_BYTES)
         held = archive.names
     else:
-        tensors, _ = read_tensors(path)
+        tensors, _ = read_tensors(path)  # mapped: what is not looked at is not read
         if ARRAYS in tensors:
             images = tensors[ARRAYS]
-            return (images.float() if images.is_floating_point() else images).numpy()
+            blocks = torch.split(images, max(1, BLOCK_BYTES // max(1, images[:1].nbytes))) if images.dim() else ()
+            plain = ((one.float() if one.is_floating_point() else one).numpy() for one in blocks)
+            return tuple(images.shape), plain
         held = tuple(tensors)
     raise ValueError(
         f"{path} holds {', '.join(held) or 'nothing'}, but no array named {ARRAYS!r}; save it under that name"

@@ -124,7 +124,7 @@ def _add_playing(app: FastAPI, library: Library, workshop: Workshop) -> None:
         content = await request.body()
 
         def job(_: Ticket) -> Pixels:
-            levels = decode(content, library.shape(library.runs.find(run)), invert=invert)
+            levels = decode(content, library.shape(library.find(run)), invert=invert)
             return Pixels(pixels=base64.b64encode(levels.numpy().tobytes()).decode("ascii"))
 
         return await workshop.run(job, request.is_disconnected)
@@ -132,7 +132,7 @@ def _add_playing(app: FastAPI, library: Library, workshop: Workshop) -> None:
     async def one(request: Request, wanted: PlayRequest) -> Played:
         def job(ticket: Ticket) -> Played:
             subject = library.subject(wanted.run)
-            posed = library.pose(wanted.image, wanted.label, library.runs.find(wanted.run))
+            posed = library.pose(wanted.image, wanted.label, library.find(wanted.run))
             return play(subject, posed, wanted.attack, ticket)[0]
 
         return await workshop.run(job, request.is_disconnected)

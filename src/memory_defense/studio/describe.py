@@ -11,7 +11,7 @@ from memory_defense.attacks import ATTACKS
 from memory_defense.contracts import Certifying, Defense, Flagging, SlotDefense
 from memory_defense.randomness import ImageDraws
 from memory_defense.studio.knowledge import knowledge_of
-from memory_defense.studio.library import Library
+from memory_defense.studio.library import Library, OwnModel
 from memory_defense.studio.messages import Message
 from memory_defense.studio.pictures import uri
 from memory_defense.studio.play import OPTION_LIMITS, options_of
@@ -34,7 +34,8 @@ class RunView(Message):
     """The same for two runs exactly if their test images are the same; see `Library.images_key`."""
     classes: tuple[str, ...] = ()
     channels: int = 0
-    size: int = 0
+    height: int = 0
+    width: int = 0
     record: bool = False
     shipped: bool = False
     """Whether it comes with the package."""
@@ -114,11 +115,13 @@ def shelf(library: Library) -> Shelf:
     runs = library.runs.all()
     views = [_run_view(library, run) for run in runs.values()]
     first = _first([runs[view.name] for view in views if not view.fault], named=library.runs.named)
+    opening = _opening(runs[first]) if first and library.own is None else None
+    own = [] if library.own is None else [_own_view(library, library.own)]
     return Shelf(
         version=__version__,
-        runs=views,
-        first=first,
-        opening=_opening(runs[first]) if first else None,
+        runs=[*own, *views],
+        first=own[0].name if own else first,
+        opening=opening,
         attacks=[_attack_view(name) for name in ATTACKS],
         upload_bytes=UPLOAD_LIMITS.file_bytes,
         upload_pixels=UPLOAD_LIMITS.file_pixels,
@@ -129,7 +132,7 @@ def describe_run(library: Library, name: str) -> Described:
     """Return what a run's defense publishes; raise what `Library.subject` raises."""
     defense = library.subject(name).defense
     try:
-        total, fault = len(library.tests_of(library.runs.find(name))), ""
+        total, fault = len(library.tests_of(library.find(name))), ""
     except ValueError as error:
         total, fault = 0, str(error)
     return Described(
@@ -167,7 +170,8 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
     if isinstance(defense, Flagging):
         threshold = defense.flag_threshold
         if threshold is None:
-            place = library.runs.find(name).directory.path
+            found = library.find(name)
+            place = found.directory.path if isinstance(found, Run) else name
             return (
                 f"It can flag suspicious images by their {defense.flag_score} score, but no threshold has been "
                 f"chosen; choose one with: memdef evaluate {place} --detection"
@@ -191,7 +195,7 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
 
 def thumbnails(library: Library, name: str, start: int, count: int) -> Thumbnails:
     """Return some of a run's test images, fewer at their end; raise ValueError where there are none."""
-    tests = library.tests_of(library.runs.find(name))
+    tests = library.tests_of(library.find(name))
     rows = torch.arange(min(start, len(tests)), min(start + count, len(tests)))
     images = tests.floats(rows)
     return Thumbnails(
@@ -217,9 +221,25 @@ def _run_view(library: Library, run: Run) -> RunView:
         images=library.images_key(run),
         classes=shape.classes,
         channels=shape.channels,
-        size=shape.size,
+        height=shape.sides[0],
+        width=shape.sides[1],
         record=run.directory.record.is_file(),
         shipped=run.shipped,
+    )
+
+
+def _own_view(library: Library, own: OwnModel) -> RunView:
+    height, width = own.shape.sides
+    return RunView(
+        name=own.name,
+        fault="",
+        recipe="your classifier",
+        dataset=own.shape.dataset,
+        images=library.images_key(own),
+        classes=own.shape.classes,
+        channels=own.shape.channels,
+        height=height,
+        width=width,
     )
 
 

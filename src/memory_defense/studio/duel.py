@@ -24,7 +24,7 @@ def compare(library: Library, wanted: CompareRequest, ticket: Ticket) -> Compare
     ValueError
         If the runs take different images, and for what `play.play` refuses.
     """
-    runs = [library.runs.find(name) for name in wanted.runs]
+    runs = [library.find(name) for name in wanted.runs]
     first, second = (library.shape(run) for run in runs)
     if first != second:
         raise ValueError(

@@ -69,7 +69,7 @@ class Patience:
     upload_bytes, json_bytes
         Largest size of an uploaded image, and of every other body.
     held_bytes
-        Largest size of all uploads that are in memory at once.
+        Largest size of all bodies that are in memory at once.
     forget_seconds
         Time for which the rest of a refused body is read.
     last_seconds
@@ -102,7 +102,7 @@ class Guard:
         self._app = app
         self._local_only = local_only
         self._patience = patience or Patience()
-        self._held = 0  # bytes of uploads in memory
+        self._held = 0  # bytes of bodies in memory
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -142,7 +142,7 @@ class Guard:
             async with asyncio.timeout(self._patience.request_seconds):
                 await self._app(scope, _replayed(b"".join(body), receive), answer)
         except RefusedError as refusal:
-            self._held -= sum(map(len, body)) if uploading else 0
+            self._held -= sum(map(len, body))
             body.clear()
             rest = receive if refusal.status != HTTPStatus.REQUEST_TIMEOUT else None
             await answer.refuse(refusal.status, str(refusal), rest, self._patience.forget_seconds)
@@ -153,7 +153,7 @@ class Guard:
             if not answer.whole:  # Starlette answers, then raises again
                 await answer.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, INSIDE)
         finally:
-            self._held -= sum(map(len, body)) if uploading else 0
+            self._held -= sum(map(len, body))
 
     async def _read(self, body: list[bytes], uploading: bool, headers: Headers, receive: Receive) -> None:
         """Read a whole body; refuse what is too long, by its header or while it comes, or too slow."""
@@ -176,7 +176,7 @@ class Guard:
                     part, more = message.get("body", b""), message.get("more_body", False)
                     body.append(part)
                     size += len(part)
-                    self._held += len(part) if uploading else 0
+                    self._held += len(part)
                     if size > limit:
                         raise too_long
                     if self._held > patience.held_bytes:

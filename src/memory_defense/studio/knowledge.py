@@ -18,6 +18,7 @@ from memory_defense.contracts import (
     needs_gradient,
 )
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
+from memory_defense.evaluation.cases import QUERIES
 from memory_defense.reporting.wording import ADAPTIVE, KNOWLEDGE, joined, knowledge_label
 
 _PLAIN = {
@@ -98,7 +99,7 @@ class Known:
         """The fitting attacks in words; empty if every one fits."""
         if len(self.methods) == len(ATTACKS):
             return ""
-        if self.adaptation and self.adaptation.towards_each_class:
+        if self.name == QUERIES or (self.adaptation and self.adaptation.towards_each_class):
             return joined(self.methods).replace(" and ", " or ")
         return "a method that uses gradients"
 
@@ -119,6 +120,8 @@ class Known:
             raise ValueError(f"{name} {fault}; choose {self.needs}, or another knowledge")
 
     def _fault(self, attack: Attack) -> str:
+        if self.name == QUERIES and needs_gradient(attack):
+            return "follows a gradient, but this model only answers"
         if self.adaptation is None:
             return ""
         if self.adaptation.towards_each_class and not isinstance(attack, Targeting):

@@ -7,13 +7,14 @@ import binascii
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from memory_defense.contracts import Defense, Flagging, Images
+from memory_defense.data.geometry import Framing, Geometry
 from memory_defense.data.images import ImageSet, load_dataset
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS, images_of
@@ -37,12 +38,48 @@ class Shape:
 
     dataset: str
     channels: int
-    size: int
+    size: int | tuple[int, int]
+    """Pixels a side, or height and width."""
     classes: tuple[str, ...]
+    framing: Framing = field(default=None, compare=False)
+    """How pictures are brought to these pixels; None takes the largest centred square, or gives up the aspect."""
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def pixels(self) -> int:
+        """Grey levels of an image, C x H x W."""
+        return self.channels * self.sides[0] * self.sides[1]
+
+    @property
+    def how(self) -> int | Geometry:
+        """How a picture is brought to size."""
+        if self.framing is not None:
+            return self.framing
+        return self.size if isinstance(self.size, int) else Geometry(resize=self.size)
 
     def __str__(self) -> str:
         """Return dataset, shape and number of classes."""
-        return f"{self.dataset} ({self.channels} x {self.size} x {self.size}, {len(self.classes)} classes)"
+        height, width = self.sides
+        return f"{self.dataset} ({self.channels} x {height} x {width}, {len(self.classes)} classes)"
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A classifier that is no run, as it was opened, with the images that it is judged on."""
+
+    name: str
+    """What the page calls it: the target as it was typed."""
+    defense: Defense
+    shape: Shape
+    tests: ImageSet
+
+
+Opened = Run | OwnModel
+"""What the page plays with."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +100,51 @@ class Library:
         Directory to look in first for known datasets. They are never downloaded from here.
     tests
         Test images that are loaded already, by the name of their dataset.
+    own
+        A classifier that is no run; None for none.
     """
 
     def __init__(
-        self, runs: Runs, data_dir: Path | None = None, tests: Mapping[str, ImageSet] | None = None
+        self,
+        runs: Runs,
+        data_dir: Path | None = None,
+        tests: Mapping[str, ImageSet] | None = None,
+        own: OwnModel | None = None,
     ) -> None:
         self.runs = runs
+        self.own = own
         self._data_dir = data_dir
         self._defenses: OrderedDict[str, _Loaded] = OrderedDict()
         self._tests: dict[str, ImageSet | str] = dict(tests or {})
         self._own: OrderedDict[str, ImageSet] = OrderedDict()
 
-    def shape(self, run: Run) -> Shape:
+    def find(self, name: str) -> Opened:
+        """Return the classifier or the run of this name; raise what `Runs.find` raises."""
+        return self.own if self.own is not None and name == self.own.name else self.runs.find(name)
+
+    def most_pixels(self) -> int:
+        """Return the grey levels of the largest image that anything here takes; damaged runs do not count."""
+        found = [0] if self.own is None else [self.own.shape.pixels]
+        for run in self.runs.all().values():
+            try:
+                found.append(self.shape(run).pixels)
+            except (ValueError, OSError, KeyError, TypeError):
+                continue
+        return max(found)
+
+    def shape(self, run: Opened) -> Shape:
         """Return what images a run takes; raise ValueError when the run is damaged."""
+        if isinstance(run, OwnModel):
+            return run.shape
         model = ModelSpec(**run.directory.read()["model"])
         images = images_of(model)
-        return Shape(model.dataset, images.channels, images.size, tuple(images.classes))
+        return Shape(model.dataset, images.channels, images.size, tuple(images.classes), _geometry(run))
 
     def subject(self, name: str) -> Subject:
         """Return a run's defense, loaded again when its files have changed; raise what `load` raises."""
-        run = self.runs.find(name)
+        run = self.find(name)
+        if isinstance(run, OwnModel):
+            return Subject(name, run.defense, run.shape.classes)
         written = _written(run)
         kept = self._defenses.pop(name, None)
         if kept is None or kept.written != written:
@@ -95,9 +157,9 @@ class Library:
     def flag_is_ours(self, name: str) -> bool:
         """Return whether the threshold of a loaded run's flag is the studio's, because the run keeps none."""
         self.subject(name)
-        return self._defenses[name].prepared is not None
+        return name in self._defenses and self._defenses[name].prepared is not None
 
-    def tests_of(self, run: Run) -> ImageSet:
+    def tests_of(self, run: Opened) -> ImageSet:
         """Return the test images of a run: its dataset's, or its own from where its manifest says.
 
         A known dataset is looked for once. A user's own images are looked for until they are found, then kept as
@@ -108,6 +170,8 @@ class Library:
         ValueError
             If they are not on this machine, or no longer those that the run was trained on.
         """
+        if isinstance(run, OwnModel):
+            return run.tests
         source = own_source(run)
         if source is None:
             return self.test_images(self.shape(run).dataset)
@@ -118,9 +182,11 @@ class Library:
             self._own.popitem(last=False)
         return self._own[key]
 
-    def images_key(self, run: Run) -> str:
+    def images_key(self, run: Opened) -> str:
         """Return a name that two runs share exactly where their test images are the same."""
         shape = self.shape(run)
+        if isinstance(run, OwnModel):
+            return f"{run.name} {shape}"
         try:
             source = own_source(run)
         except ValueError:
@@ -147,7 +213,7 @@ class Library:
                 f"'memdef data {dataset}' and start the studio again"
             )
 
-    def pose(self, choice: ImageChoice, label: int | None, run: Run) -> Posed:
+    def pose(self, choice: ImageChoice, label: int | None, run: Opened) -> Posed:
         """Return the image that the page chose, and the class it is to leave.
 
         Raises
@@ -171,7 +237,7 @@ class Library:
             )
         assert choice.pixels is not None
         image = pixels_of(choice.pixels, self.shape(run))
-        ready = prepared_for(run)
+        ready = prepared_for(run) if isinstance(run, Run) else None
         if ready is not None and ready.example is not None and ready.example.pixels == choice.pixels:
             own = ready.example.label
             return Posed(
@@ -182,6 +248,15 @@ class Library:
             )
         identity = int.from_bytes(hashlib.blake2b(choice.pixels.encode(), digest_size=4).digest(), "little") >> 1
         return Posed(image, identity, label, "you")
+
+
+def _geometry(run: Run) -> Geometry | None:
+    """Return how a run's own images were brought to size, if it was no largest square; None where nothing says."""
+    try:
+        kept = kept_images_from(run.directory.read(), run.directory.manifest_path)
+    except ValueError:  # `tests_of` says what is damaged
+        return None
+    return Geometry.parse(kept.geometry) if kept is not None and kept.geometry else None
 
 
 def _loaded(run: Run, written: tuple[int, ...]) -> _Loaded:
@@ -196,7 +271,12 @@ def _loaded(run: Run, written: tuple[int, ...]) -> _Loaded:
 
 def pixels_of(text: str, shape: Shape) -> Images:
     """Return base64 of C x H x W grey levels as one image (1, C, H, W) float32 in [0, 1]; raise ValueError."""
-    expected = shape.channels * shape.size * shape.size
+    expected = shape.pixels
+    if len(text) > (most := 4 * -(-expected // 3)):
+        raise ValueError(
+            f"pixels are {len(text)} characters of base64, at most {most} for images of {shape.dataset}; "
+            "upload or draw the image again for this defense"
+        )
     try:
         levels = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -207,7 +287,7 @@ def pixels_of(text: str, shape: Shape) -> Images:
             "upload or draw the image again for this defense"
         )
     flat = torch.from_numpy(np.frombuffer(levels, dtype=np.uint8).copy())
-    return flat.reshape(1, shape.channels, shape.size, shape.size).float().div_(255)
+    return flat.reshape(1, shape.channels, *shape.sides).float().div_(255)
 
 
 def _written(run: Run) -> tuple[int, ...]:

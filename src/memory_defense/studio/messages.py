@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
-MOST_PIXEL_TEXT = 1 << 17
-"""Characters of base64 that an image's grey levels may take: 3 x 181 x 181 and more."""
+MOST_PIXEL_TEXT = 1 << 22
+"""Characters of base64 that an image's grey levels may take: 3 x 1024 x 1024, the largest images that are read."""
 
 
 class Message(BaseModel):

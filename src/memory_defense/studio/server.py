@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from memory_defense.names import check_seconds
 from memory_defense.studio.app import create_app
 from memory_defense.studio.guard import Guard, Patience
-from memory_defense.studio.library import Library
+from memory_defense.studio.library import Library, OwnModel
 from memory_defense.studio.runs import Runs
 from memory_defense.studio.tickets import Workshop
 from memory_defense.studio.uploads import UPLOAD_LIMITS
@@ -37,6 +37,9 @@ SILENT_SECONDS = 20.0
 
 SAME_WISH_SECONDS = 1.0
 """Signals within this time are one: a terminal and a service manager may each send theirs."""
+
+_ASKED = 1 << 16
+"""Bytes that a request may have besides an image's grey levels."""
 
 MOST_CONNECTIONS = 256
 """Largest number of connections; more are refused with status 503."""
@@ -60,8 +63,10 @@ class StudioOptions:
         Directory with datasets.
     seconds
         Time limit of one computation.
+    own
+        A classifier that is no run, shown first; None for none.
     patience
-        Limits of requests.
+        Limits of requests; bodies of JSON may be larger where an image that is played with is.
     """
 
     runs: Path | Sequence[Path]
@@ -71,6 +76,7 @@ class StudioOptions:
     port: int = 8765
     data_dir: Path | None = None
     seconds: float = 20.0
+    own: OwnModel | None = None
     patience: Patience = field(default_factory=lambda: Patience(upload_bytes=UPLOAD_LIMITS.file_bytes))
 
     def __post_init__(self) -> None:
@@ -171,9 +177,11 @@ def build_server(options: StudioOptions) -> StudioServer:
     Raises ValueError when there is no such directory of runs.
     """
     roots = [options.runs] if isinstance(options.runs, Path) else options.runs
-    library = Library(Runs(*roots, shipped=options.shipped, flat=options.flat), options.data_dir)
+    library = Library(Runs(*roots, shipped=options.shipped, flat=options.flat), options.data_dir, own=options.own)
+    patience = options.patience
+    patience = replace(patience, json_bytes=max(patience.json_bytes, _ASKED + 4 * library.most_pixels() // 3))
     app = create_app(library, Workshop(seconds=options.seconds))
-    guarded = Guard(app, local_only=options.local_only, patience=options.patience)
+    guarded = Guard(app, local_only=options.local_only, patience=patience)
     config = uvicorn.Config(
         guarded,
         host=options.host,

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from memory_defense.data.geometry import framed
 from memory_defense.data.image_files import read_image
-from memory_defense.data.limits import Limits, OtherTypeError, TooLargeError, Words, check_sides, fit
+from memory_defense.data.limits import Limits, OtherTypeError, TooLargeError, Words
 from memory_defense.studio.library import Shape
 
 UPLOAD_LIMITS = Limits(
@@ -24,9 +25,9 @@ _NAME = "the image"
 
 
 def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
-    """Return an uploaded file as grey levels (C, H, W) uint8 of the size that the dataset's images have.
+    """Return an uploaded file as grey levels (C, H, W) uint8 of the size that the defense's images have.
 
-    The largest centred square is taken and resampled; colours become grey where the dataset is grey.
+    It is brought to size as the defense's own images are (`Shape.how`); colours become grey where it takes grey.
 
     Parameters
     ----------
@@ -47,13 +48,17 @@ def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
         path = Path(directory) / "upload"
         path.write_bytes(content)
         try:
-            pixels = read_image(path, UPLOAD_LIMITS)
-            height, width = pixels.shape[:2]
-            check_sides(str(path), height, width, shape.size)
+            pixels = framed(str(path), read_image(path, UPLOAD_LIMITS), shape.how, UPLOAD_LIMITS)
+            if pixels.shape[:2] != shape.sides:
+                (tall, wide), (height, width) = pixels.shape[:2], shape.sides
+                raise ValueError(
+                    f"{path} is {wide} x {tall} pixels by {shape.how}, and the model takes {width} x {height}; "
+                    "choose one of that aspect"
+                )
         except ValueError as error:
             kind = type(error) if isinstance(error, (TooLargeError, OtherTypeError)) else ValueError
             raise kind(_for_a_page(str(error).replace(str(path), _NAME))) from error
-    wanted = Image.fromarray(fit(pixels, shape.size)).convert("L" if shape.channels == 1 else "RGB")
+    wanted = Image.fromarray(pixels).convert("L" if shape.channels == 1 else "RGB")
     levels = torch.from_numpy(np.array(wanted))
     levels = levels[None] if shape.channels == 1 else levels.permute(2, 0, 1).contiguous()  # (C, H, W)
     return 255 - levels if invert else levels

@@ -4,6 +4,9 @@ import { draw, make, percent, picture } from "./dom.js";
 
 const HEIGHT = 24;
 
+/** More classes than this are not all shown: the most probable are, and the right one. */
+const MOST_CLASSES = 20;
+
 function verdict(right) {
   const [sign, word, kind] = right ? ["✓", "right", "pass"] : ["✗", "wrong", "fail"];
   return make("span", { class: `verdict ${kind}` }, make("span", { "aria-hidden": "true" }, `${sign} `), word);
@@ -86,7 +89,12 @@ export function meaning() {
 /** Two bars for each class, clean above attacked. */
 export function probabilities(title, clean, attacked, label, names, note = "") {
   const highest = attacked.indexOf(Math.max(...attacked));
-  const row = (name, place) => {
+  const share = (place) => Math.max(clean[place], attacked[place]);
+  const most = names.map((_, place) => place).sort((one, other) => share(other) - share(one)).slice(0, MOST_CLASSES);
+  const shown = names.map((_, place) => place).filter((place) => most.includes(place) || place === label);
+  const left = names.length - shown.length;
+  const row = (place) => {
+    const name = names[place];
     const kinds = [place === label && "truth", place === highest && "chosen"].filter(Boolean).join(" ");
     return make(
       "tr",
@@ -103,12 +111,13 @@ export function probabilities(title, clean, attacked, label, names, note = "") {
     { class: "card" },
     make("h3", {}, title),
     note && make("p", { class: "note" }, note),
+    left > 0 && make("p", { class: "note" }, `The other ${left} classes are less probable than these, before and after.`),
     make(
       "table",
       { class: "probabilities" },
       make("caption", { class: "hidden" }, title),
       make("thead", {}, make("tr", {}, head)),
-      make("tbody", {}, names.map(row)),
+      make("tbody", {}, shown.map(row)),
     ),
   );
 }

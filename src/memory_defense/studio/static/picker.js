@@ -69,7 +69,7 @@ function loaded(described, others) {
 
 function lengthOf(name) {
   const run = state.shelf.runs.find((one) => one.name === name);
-  return 4 * Math.ceil((run.channels * run.size * run.size) / 3);
+  return 4 * Math.ceil((run.channels * run.height * run.width) / 3);
 }
 
 function page(wanted) {

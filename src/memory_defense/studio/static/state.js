@@ -31,7 +31,7 @@ export function runOf(name) {
 
 /** Return whether two runs take images of one dataset. */
 export function alike(one, other) {
-  const kind = (run) => JSON.stringify([run.dataset, run.channels, run.size, run.classes]);
+  const kind = (run) => JSON.stringify([run.dataset, run.channels, run.height, run.width, run.classes]);
   return kind(one) === kind(other);
 }
 
