@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -150,7 +150,7 @@ class RunDirectory:
                 **made_by,
                 _TRAINING: recipe.training_sha256,
                 _IMAGES: images_sha256,
-                "model": asdict(recipe.model),
+                "model": recipe.model.entry(),
                 "stages": {},
                 "complete": False,
                 "undefended_network": recipe.undefended_network,
@@ -317,7 +317,7 @@ def _check(manifest: dict[str, Any]) -> None:
     """Raise TypeError, KeyError or ValueError unless a manifest has all that is read from it, of the right type."""
     model = ModelSpec(**manifest["model"])
     try:
-        TypeAdapter(ModelSpec).validate_json(json.dumps(asdict(model)), strict=True)
+        TypeAdapter(ModelSpec).validate_json(json.dumps(model.entry()), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"model: {(first['loc'] or ('all of it',))[-1]}: {first['msg']}") from error

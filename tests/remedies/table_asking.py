@@ -127,13 +127,40 @@ def stepped(images):
     Case(
         "cli/harden.py",
         "write one with safetensors.torch.save_file(net.state_dict(), ...)",
-        "memdef('memdef harden shapes_net:build --weights shapes.pt --data shapes')",
+        "memdef('memdef harden shapes_net:build --weights shapes.txt --data shapes')",
         """
         import safetensors
         «with (safetensors.*?)\\(»(net.state_dict(), "mine.safetensors")
         checked(weights=Path("mine.safetensors"))
         """,
-        f"{CHECK}\ntorch.save(net.state_dict(), 'shapes.pt')",
+        f"{CHECK}\nPath('shapes.txt').write_text('weights')",
+    ),
+    Case(
+        "cli/harden.py",
+        "asks for something else; leave out one of both",
+        "memdef('memdef harden shapes_net:build --weights shapes.safetensors --data shapes --without-memory "
+        "--keep-clean-accuracy')",
+        "checked(without_memory=True); checked(keep_clean_accuracy=True)",
+        CHECK,
+    ),
+    Case(
+        "cli/harden.py",
+        "say what is fine-tuned; leave --no-fine-tune out, or them",
+        "memdef('memdef harden shapes_net:build --weights shapes.safetensors --data shapes --no-fine-tune "
+        "--train-last 1')",
+        "checked(train_last=1); checked(fine_tune=False)",
+        CHECK,
+    ),
+    Case(
+        "cli/predict.py",
+        "which flags no image; leave --false-alarms and --gate out, or harden it with a memory",
+        "memdef('memdef predict plain shapes/test --false-alarms 0.1')",
+        "memdef('memdef predict plain shapes/test'); memdef('memdef predict run shapes/test --false-alarms 0.4')",
+        """
+        hardened()
+        memdef("memdef harden shapes_net:build --weights shapes.safetensors --data shapes --out plain --epochs 1 "
+               "--attacks fgsm --images 2 --without-memory")
+        """,
     ),
     Case(
         "cli/harden.py",

@@ -95,6 +95,50 @@ CASES = (
     ),
     Case(
         "recipes/hardened.py",
+        "does nothing else; turn keep_clean_accuracy off and fine_tune on",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, fine_tune=False, **plain)",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, **plain)",
+        given="plain = {'without_memory': True}",
+    ),
+    Case(
+        "recipes/hardened.py",
+        "say what is fine-tuned, but fine_tune is off; turn it on",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, train_last=1, fine_tune=False)",
+        "HardenOptions(classifier='net:build', weights_sha256='', epsilon=0.1, train_last=1)",
+    ),
+    Case(
+        "recipes/hardened.py",
+        "images' training has …; give at most …",
+        "planned(9)",
+        r"planned(«at most (\d+)»)",
+        given="""
+        from memory_defense.data.own import load_splits
+        from memory_defense.data.spec import image_spec
+        splits = load_splits(folder("mine", count=4, size=16))
+
+        def planned(parts):
+            options = HardenOptions(classifier="net:build", weights_sha256="", epsilon=0.1, accumulate=parts)
+            harden_recipe(options, "mine", image_spec(splits.spec), len(splits.train))
+        """,
+    ),
+    Case(
+        "recipes/hardened.py",
+        "but the memory autoencoder takes squares; harden without it (--without-memory), or resize them",
+        "planned(16)",
+        "planned(16, without_memory=True); planned(None)",
+        given="""
+        from memory_defense.data.own import load_splits
+        from memory_defense.data.spec import image_spec
+        splits = load_splits(folder("mine", count=4, size=16))
+
+        def planned(width, **changes):
+            options = HardenOptions(classifier="net:build", weights_sha256="", epsilon=0.1, **changes)
+            images = replace(image_spec(splits.spec), size=24 if width else 16, width=width)
+            harden_recipe(options, "mine", images, len(splits.train))
+        """,
+    ),
+    Case(
+        "recipes/hardened.py",
         "but it must be above 0 and at most 1; write it as 8/255",
         "HardenOptions(classifier='net:build', weights_sha256='', epsilon=8)",
         "HardenOptions(classifier='net:build', weights_sha256='', epsilon=«as (8/255)»)",

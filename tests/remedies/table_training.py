@@ -91,13 +91,55 @@ rough = Augmentation(noise_std=0.1, erase_probability=0.2)
 """,
     ),
     Case(
+        "training/config.py",
+        "images; give at most that",
+        "FitConfig(epochs=1, batch_size=4, accumulate=5)",
+        r"FitConfig(epochs=1, batch_size=4, accumulate=«a batch has (\d)»)",
+    ),
+    Case(
         "training/fit.py",
+        "processes share each batch already; leave it out",
+        "fit(net, Benign(), data, FitConfig(epochs=1, batch_size=4, accumulate=2), seed=0)",
+        """
+        patch.setattr("memory_defense.training.fit.current", lambda: Ranks(0, 1))
+        fit(net, Benign(), data, FitConfig(epochs=1, batch_size=4), seed=0)
+        """,
+        given=f"""{DATA}
+from memory_defense.ranks import Ranks
+patch.setattr("memory_defense.training.fit.current", lambda: Ranks(0, 2))
+""",
+    ),
+    Case(
+        "training/partial.py",
+        "but there are …; ask for fewer",
+        "chosen(net, last=2)",
+        r"chosen(net, last=«there are (\d)»)",
+    ),
+    Case(
+        "training/partial.py",
+        "the last of them is …, so write '…*', say",
+        "chosen(net, only=['head.*'])",
+        r"chosen(net, only=[«write ('.*?')»])",
+    ),
+    Case(
+        "training/partial.py",
+        "and those of the names have none in common; leave one of both out",
+        "train_only(two, chosen(two, last=1, only=['0.*']))",
+        """
+        for asked in ({"last": 1}, {"only": ["0.*"]}):
+            two.requires_grad_()
+            train_only(two, chosen(two, **asked))
+        """,
+        given="two = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))",
+    ),
+    Case(
+        "training/config.py",
         "expected True, False or 'auto'",
         "FitConfig(epochs=1, compile='on')",
         r"FitConfig(epochs=1, compile=«or ('\w+')»)",
     ),
     Case(
-        "training/fit.py",
+        "training/config.py",
         "but the decay must be in [0, 1)",
         "FitConfig(epochs=1, averaging=1)",
         "FitConfig(epochs=1, averaging=0.99)",

@@ -254,7 +254,7 @@ def test_bad_inputs_are_told(users, root, tmp_path) -> None:
         )
     tiny = load_splits(write_folder(tmp_path / "tiny", train=4, test=2), size=8)
     source = images_from(tmp_path / "tiny", 8, tiny.spec)
-    with pytest.raises(ValueError, match="takes 16 to 128; resize them with --size 16"):
+    with pytest.raises(ValueError, match="takes 16 to 1024; resize them with --size 16"):
         harden(users.hardening(), users.weights, tiny, root / "tiny", source=source)
     four = load_splits(write_folder(tmp_path / "four", train=4, test=2, classes=(*CLASSES, "other")[:2]))
     with pytest.raises(ValueError, match="does not fit shapes_net:build"):

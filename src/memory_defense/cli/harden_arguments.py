@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from memory_defense.cli.arguments import DataDir, Device, GeometryOption, Offline, Seed, Threads
+from memory_defense.cli.arguments import (
+    Argument,
+    ClassesOption,
+    DataDir,
+    Device,
+    GeometryOption,
+    Offline,
+    Preprocess,
+    Seed,
+    Threads,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +36,14 @@ class HardenArguments:
     size: Annotated[
         int | None,
         typer.Option(
-            help="Resize the images to SIZE x SIZE pixels, 16 to 128 (with --certified from 4), before your "
-            "classifier sees them."
+            help="Resize the images to SIZE x SIZE pixels, 16 to 1024 (without a memory from 4; with "
+            "--certified 4 to 128), before your classifier sees them."
         ),
     ] = None
     geometry: GeometryOption = None
+    classes: ClassesOption = None
+    argument: Argument = None
+    preprocess: Preprocess = None
     epsilon: Annotated[
         str | None, typer.Option(help="L-inf radius; if left out, 8/255 for colour images and 0.1 for grey ones.")
     ] = None
@@ -50,6 +63,31 @@ class HardenArguments:
             "decides where the fine-tuned one is unsure.",
         ),
     ] = False
+    without_memory: Annotated[
+        bool,
+        typer.Option(
+            "--without-memory",
+            help="Fine-tune the classifier on adversarial images, and nothing else: the plain choice for a large "
+            "one.",
+        ),
+    ] = False
+    train_last: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fine-tune only so many layers, from the end; what comes before stays as it is."),
+    ] = None
+    train_only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Fine-tune only parameters of such names, 'head.*', say; may be repeated.",
+        ),
+    ] = None
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Parts of a training batch that pass one after the other, which takes less memory."
+        ),
+    ] = 1
     certified: Annotated[
         float | None,
         typer.Option(

@@ -16,14 +16,26 @@ if TYPE_CHECKING:
     from memory_defense.recipes.hardened_certified import CertifiedOptions
     from memory_defense.workflows.harden_certified import Certified
 
-_OF_ATTACKS = ("epsilon", "fine_tune", "keep_clean_accuracy", "attacks")
+_OF_ATTACKS = (
+    *(
+        "epsilon",
+        "fine_tune",
+        "keep_clean_accuracy",
+        "without_memory",
+        "attacks",
+        "classes",
+        "argument",
+        "preprocess",
+    ),
+    *("train_last", "train_only", "accumulate"),
+)
 _OF_CERTIFICATES = ("radius", "samples", "selection", "black_box", "memory")
 
 
 def check_certified(options: HardenArguments) -> None:
     """Raise ValueError for options that exclude each other, and values out of range; torch is not needed."""
     given = _OF_CERTIFICATES if options.certified is None else _OF_ATTACKS
-    flags = [f"--{name.replace('_', '-')}" for name in given if getattr(options, name) not in (None, False)]
+    flags = [f"--{name.replace('_', '-')}" for name in given if getattr(options, name) not in (None, False, 1)]
     if options.certified is None:
         if flags:
             raise ValueError(f"{', '.join(flags)}: only with --certified, such as --certified 0.25")

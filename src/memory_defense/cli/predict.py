@@ -31,9 +31,15 @@ from memory_defense.names import check_false_alarms
 from memory_defense.zoo import located
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from memory_defense.cli.predicted import Line
+    from memory_defense.contracts import Progress
     from memory_defense.data.geometry import Geometry
+    from memory_defense.data.images import ImageSet
     from memory_defense.evaluation.flag import Flag
+    from memory_defense.model_spec import ImageSpec
     from memory_defense.run_directory import RunDirectory
 
 
@@ -135,89 +141,105 @@ class _Asked:
 
 def _predict_run(run: Path, images: list[Path], asked: _Asked, machine: Machine, *, as_json: bool) -> None:
     from memory_defense.cli.progress import shown
-    from memory_defense.cli.run_splits import run_splits
     from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.pictures import pictures
-    from memory_defense.data.places import DataNotFoundError
     from memory_defense.data.spec import images_of
     from memory_defense.defenses.gated import Gated
     from memory_defense.defenses.interval_proof import proving
     from memory_defense.evaluation.flag import PROVEN
     from memory_defense.model_spec import ModelSpec
-    from memory_defense.reporting.wording import number, percent
-    from memory_defense.run_directory import FLAG, RunDirectory
+    from memory_defense.run_directory import RunDirectory
     from memory_defense.systems.load import load_defense
-    from memory_defense.workflows.predict import flag_for
     from memory_defense.workflows.predict import predict as predictions
 
     found = RunDirectory(run)
-    model = ModelSpec(**found.read()["model"])
-    spec = images_of(model)
+    spec = images_of(ModelSpec(**found.read()["model"]))
     place = machine.ready()
     epsilon = None if asked.gate is None else radius(asked.gate, "l2")
     defense = load_defense(run) if epsilon is None else Gated(proving(load_defense(run), radii=[epsilon]), epsilon)
     defense = defense.to(place)
     kept: list[Line] = []
     with shown(live=not as_json) as progress:
-        keeps = FLAG not in found.read()
-        try:
-            flag, fresh = (
-                (PROVEN, False)
-                if epsilon is not None
-                else flag_for(
-                    found,
-                    defense,
-                    lambda: (
-                        run_splits(
-                            found,
-                            source=asked.data,
-                            device=place,
-                            data_dir=asked.data_dir,
-                            offline=asked.offline,
-                            progress=progress,
-                        ).held_out
-                    ),
-                    false_alarms=asked.false_alarms,
-                    progress=progress,
-                )
-            )
-        except DataNotFoundError as error:
-            raise ValueError(
-                f"{run} keeps no threshold for this rate of false alarms, and the held-out images of "
-                f"{model.dataset} that one is chosen on were not found: give --data-dir (--data for "
-                "images of your own), or run 'memdef predict' on a machine that has them and copy the run's "
-                f"manifest.json. {error}"
-            ) from error
-        if fresh:
-            progress.note(
-                f"flag: {flag.score} score above {number(flag.threshold)}, chosen on {flag.calibration_images:,} "
-                f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
-                + (f"; stored in {found.manifest_path}" if keeps and FLAG in found.read() else "")
-            )
+        flag = PROVEN if epsilon is not None else None
+        if epsilon is None and not _is_plain(found.read()):
+            flag = _flag(found, defense, asked, place, progress)
         progress.begin("predicting, images done", 0)
-        how = _geometry(found, asked.geometry)
-        source = pictures(images, channels=spec.channels, size=spec.size, limits=Limits(words=TYPED), geometry=how)
+        how = _geometry(found, asked.geometry, spec)
+        size = None if spec.width else spec.size
+        source = pictures(images, channels=spec.channels, size=size, limits=Limits(words=TYPED), geometry=how)
         lines = counted(predictions(defense, flag, source, classes=spec.classes, batch=asked.batch), progress)
         try:
             failed = print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
         except KeyboardInterrupt:
             if kept:
-                print_table(iter(kept), _caption(flag, epsilon))
+                print_table(iter(kept), _caption(flag, epsilon), flagged=flag is not None)
             raise
     if not as_json:
-        print_table(iter(kept), _caption(flag, epsilon))
+        print_table(iter(kept), _caption(flag, epsilon), flagged=flag is not None)
     if failed:
         raise typer.Exit(SOME_UNREADABLE)
 
 
-def _geometry(run: RunDirectory, asked: str | None) -> Geometry | None:
+def _is_plain(manifest: dict[str, Any]) -> bool:
+    """Return whether a run holds a hardened classifier and nothing more, so that it has no flag."""
+    from memory_defense.run_directory import HARDENED
+
+    return HARDENED in manifest and manifest["model"]["defense"] == "undefended"
+
+
+def _flag(run: RunDirectory, defense: nn.Module, asked: _Asked, device: torch.device, progress: Progress) -> Flag:
+    """Return the flag that a run keeps, or that is chosen now."""
+    from memory_defense.cli.run_splits import run_splits
+    from memory_defense.data.places import DataNotFoundError
+    from memory_defense.reporting.wording import number, percent
+    from memory_defense.run_directory import FLAG
+    from memory_defense.workflows.predict import flag_for
+
+    keeps = FLAG not in run.read()
+
+    def held_out() -> ImageSet:
+        return run_splits(
+            run,
+            source=asked.data,
+            device=device,
+            data_dir=asked.data_dir,
+            offline=asked.offline,
+            progress=progress,
+        ).held_out
+
+    try:
+        flag, fresh = flag_for(
+            run,
+            defense,
+            held_out,
+            false_alarms=asked.false_alarms,
+            progress=progress,
+        )
+    except DataNotFoundError as error:
+        raise ValueError(
+            f"{run.path} keeps no threshold for this rate of false alarms, and the held-out images of "
+            f"{run.read()['model']['dataset']} that one is chosen on were not found: give --data-dir (--data for "
+            "images of your own), or run 'memdef predict' on a machine that has them and copy the run's "
+            f"manifest.json. {error}"
+        ) from error
+    if fresh:
+        progress.note(
+            f"flag: {flag.score} score above {number(flag.threshold)}, chosen on {flag.calibration_images:,} "
+            f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
+            + (f"; stored in {run.manifest_path}" if keeps and FLAG in run.read() else "")
+        )
+    return flag
+
+
+def _geometry(run: RunDirectory, asked: str | None, spec: ImageSpec) -> Geometry | None:
     """Return how pictures are brought to size: as asked, or as the run's own images were."""
     from memory_defense.data.geometry import Geometry
     from memory_defense.workflows.run_images import kept_images_from
 
     entry = kept_images_from(run.read(), run.manifest_path)
-    line = asked or (entry.geometry if entry else None)
-    return None if line is None else Geometry.parse(line)
+    if line := asked or (entry.geometry if entry else None):
+        return Geometry.parse(line)
+    return Geometry(resize=spec.sides) if spec.width else None
 
 
 def _kept(one: Line, kept: list[Line]) -> bool:
@@ -241,6 +263,11 @@ def _check(
     from memory_defense.run_directory import FLAG, RunDirectory
 
     manifest = RunDirectory(run).read_finished()
+    if _is_plain(manifest) and (false_alarms is not None or gate is not None):
+        raise ValueError(
+            f"{run} holds a classifier alone, which flags no image; leave --false-alarms and --gate out, or harden "
+            "it with a memory"
+        )
     if gate is not None:
         radius(gate, "l2")
         if false_alarms is not None:
@@ -253,16 +280,18 @@ def _check(
         )
     kept = manifest.get(FLAG)
     rate = cast("dict[str, Any]", kept).get("false_alarms") if isinstance(kept, dict) else None
-    if gate is not None:  # no held-out image is needed
+    if gate is not None or _is_plain(manifest):  # no held-out image is needed
         return
     if data is not None or rate is None or false_alarms not in (None, rate):  # else no images are needed
         check_run_images(manifest, data, data_dir)
 
 
-def _caption(flag: Flag, gate: float | None) -> str:
+def _caption(flag: Flag | None, gate: float | None) -> str:
     """Return what a flag means, and what a gate for this radius proves."""
     from memory_defense.reporting.wording import number, percent, plain
 
+    if flag is None:
+        return "A classifier without a flag."
     if gate is not None:
         return (
             f"Suspicious: the answer is not proven within {number(gate / 2)}. So no two accepted images within "

@@ -40,8 +40,12 @@ from memory_defense.randomness import generator
 SplitName = Literal["train", "held-out", "test"]
 _SPLITS: tuple[SplitName, ...] = ("train", "held-out", "test")
 _HELD_OUT_SHARE = 0.1
-_CHUNK, _CHUNK_BYTES = 1000, 1 << 24
-"""Images that are hashed or averaged at a time, and their bytes, at most about."""
+_CHUNK = 1000
+"""Images that are hashed or averaged at a time."""
+_SMALL = 3 * 128 * 128
+"""Numbers of an image's pixels up to which so many are."""
+_CHUNK_NUMBERS = 1 << 23
+"""Numbers of larger images' pixels that are hashed or averaged at a time, about."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,17 @@ def load_splits(
     classes: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     limits: Limits | None = None,
+    rectangles: bool = False,
+    few: bool = False,
     **options: Unpack[SourceOptions],
 ) -> Splits:
     """Return all splits of a source, to train on; the parameters and errors are those of `load_images`.
 
-    Images are squares, or are resized to such. Of a folder's or a file's training
+    Images are squares, or are resized to such, unless `rectangles` are allowed. Of a folder's or a file's training
     images a tenth of each class, but at least one, is held out: the first of a fixed permutation, the same in every
     run. Mean and standard deviation are those of all training pixels. Every class must have two training images,
-    and train and test must be of one shape and type. A known dataset keeps its size.
+    or, where `few` are allowed, one class must, and the only image of a class is trained on; and train and test
+    must be of one shape and type. A known dataset keeps its size.
     """
     check_trained_size(source, size, geometry, largest=LARGEST_SIDE)
     how = framing_of(size, geometry)
@@ -178,16 +185,17 @@ def load_splits(
         _check_unnamed(source, classes)
         return load_dataset(source, device=device, **options)
     bounds = limits or Limits()
-    bounds = replace(bounds, square=True)
+    bounds = replace(bounds, square=not rectangles)
     bounds = replace(bounds, words=replace(bounds.words, images=""))
     with _readable(source):
         opened = _open(source, bounds, classes, **options)
         labels = opened.labels(_split_of(opened, source, "train"))
         counts = labels.bincount(minlength=len(opened.classes))
-        if int(counts.min()) < 2:
-            few = opened.classes[int(counts.argmin())]
+        least, scarce = (counts.max(), counts.argmax()) if few else (counts.min(), counts.argmin())
+        if int(least) < 2:
+            named = opened.classes[int(scarce)]
             raise ValueError(
-                f"{source}: class {few} has {int(counts.min())} training images, but it needs at least 2; add some"
+                f"{source}: class {named} has {int(least)} training images, but it needs at least 2; add some"
             )
         tenth = held_out(labels, len(opened.classes))
         numbers = torch.arange(len(labels))
@@ -206,6 +214,7 @@ def load_splits(
         name=_name(source),
         channels=train.images.shape[1],
         size=train.images.shape[2],
+        width=None if train.images.shape[2] == train.images.shape[3] else train.images.shape[3],
         classes=opened.classes,
         mean=mean,
         std=std,
@@ -218,7 +227,7 @@ def load_splits(
     return Splits(train.first(rest).to(device), chosen.to(device), test.to(device), spec, notes, opened.otherwise)
 
 
-def relabelled(data: DataSplit, numbers: Numbers, outputs: int) -> DataSplit:
+def relabelled(data: DataSplit, numbers: Numbers, outputs: int, *, hashed: bool = True) -> DataSplit:
     """Return the same images, labelled by the outputs of a model that knows other classes too.
 
     Parameters
@@ -229,6 +238,8 @@ def relabelled(data: DataSplit, numbers: Numbers, outputs: int) -> DataSplit:
         The output of each class, from `class_map`.
     outputs
         How many the model has.
+    hashed
+        Whether `DataSplit.sha256` becomes that of the new labels; else it stays.
 
     Raises
     ------
@@ -245,7 +256,20 @@ def relabelled(data: DataSplit, numbers: Numbers, outputs: int) -> DataSplit:
     found = replace(data.images, labels=torch.tensor(numbers.outputs, device=labels.device)[labels])
     classes = class_names(data.classes, numbers.outputs, outputs)
     notes = (*(note for note in data.notes if not is_about_order(note)), numbers.why)
-    return replace(data, images=found, classes=classes, sha256=_sha256(found), notes=notes, otherwise=None)
+    sha256 = _sha256(found) if hashed else data.sha256
+    return replace(data, images=found, classes=classes, sha256=sha256, notes=notes, otherwise=None)
+
+
+def relabelled_splits(splits: Splits, numbers: Numbers, outputs: int) -> Splits:
+    """Return all splits as `relabelled` returns one; the SHA-256 stays that of the source."""
+    spec = splits.spec
+
+    def changed(images: ImageSet) -> DataSplit:
+        data = DataSplit(spec.name, "test", images, spec.classes, "", splits.notes)
+        return relabelled(data, numbers, outputs, hashed=False)
+
+    train, held, test = map(changed, (splits.train, splits.held_out, splits.test))
+    return Splits(train.images, held.images, test.images, replace(spec, classes=test.classes), test.notes)
 
 
 def is_about_order(note: str) -> bool:
@@ -367,8 +391,8 @@ def _kind(images: ImageSet) -> str:
 
 def _in_order(part: ImageSet) -> Iterator[Tensor]:
     """Yield the images (N, C, H, W) in the order of their ids, a few at a time."""
-    order, image = part.ids.argsort(), part.images[:1]
-    step = min(_CHUNK, max(1, _CHUNK_BYTES // max(1, image.numel() * image.element_size())))
+    order, numbers = part.ids.argsort(), part.images[:1].numel()
+    step = _CHUNK if numbers <= _SMALL else max(1, _CHUNK_NUMBERS // numbers)
     yield from (part.images[order[start : start + step]] for start in range(0, len(order), step))
 
 

@@ -10,14 +10,14 @@ from memory_defense.names import check_name
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """A dataset of square images with a train and a test split."""
+    """A dataset of images of one size with a train and a test split."""
 
     name: str
     """Key of `DATASETS`, or the name of a user's folder or file."""
     channels: int
     """C: 1 is grey, 3 is red, green, blue."""
     size: int
-    """H = W, in pixels."""
+    """H, in pixels; W too, but for `width`."""
     classes: tuple[str, ...]
     """Names by label."""
     mean: tuple[float, ...]
@@ -35,6 +35,18 @@ class DatasetSpec:
 
     A label is one byte; in users' data, a little-endian int64.
     """
+    width: int | None = None
+    """W, in pixels, of images that are no squares."""
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return self.size, self.width or self.size
+
+    @property
+    def shape(self) -> str:
+        """C x H x W, for people."""
+        return " x ".join(map(str, (self.channels, *self.sides)))
 
 
 _GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -73,7 +85,14 @@ def dataset_spec(name: str) -> DatasetSpec:
 
 def image_spec(spec: DatasetSpec) -> ImageSpec:
     """Return the description of a dataset's images that a model keeps."""
-    return ImageSpec(channels=spec.channels, size=spec.size, classes=spec.classes, mean=spec.mean, std=spec.std)
+    return ImageSpec(
+        channels=spec.channels,
+        size=spec.size,
+        classes=spec.classes,
+        mean=spec.mean,
+        std=spec.std,
+        width=spec.width,
+    )
 
 
 def images_of(model: ModelSpec) -> ImageSpec:

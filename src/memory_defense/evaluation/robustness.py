@@ -8,6 +8,7 @@ the micro-batches and the number of processes; only there may a clock choose the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,13 +34,14 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.chunks import Chunks
 from memory_defense.evaluation.fitting import changes, classes_of, fitted
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
 from memory_defense.evaluation.log import Log
 from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, accuracy, asked, judged, predicted
 from memory_defense.evaluation.odd import refuse_without_answers, refuse_without_gradients, sentence
 from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.pixels import Pictures, Pixels, check_pictures, chunk_for
+from memory_defense.evaluation.pixels import Pictures, Pixels, check_pictures
 from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
 from memory_defense.evaluation.replay import EARLIER
 from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
@@ -259,11 +261,12 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.options.progress, self.cases)
+        self.chunks = Chunks(self.options.chunk, self.batch_invariance.granule)
 
     def begin(self, images: Pixels, labels: Labels, ids: Rows) -> State:
         """Judge the clean images, and take over the state of a stopped evaluation if there is one."""
         state = State.blank(images, labels, ids, self.cases)
-        noticed = Noticed()
+        noticed, began = Noticed(), time.perf_counter()
         if len(images):
             with seeded(self.options.seed, "clean judge"), noticing() as noticed:
                 logits = asked(self.defense, images)
@@ -271,6 +274,8 @@ class _Run:
                 wrong, lead = judged(self.defense, images, labels, self.options.repetitions)
             state.predictions[sorted(noticed.no_answer)] = NO_ANSWER
             state.start(~wrong, lead)
+            passes = len(images) * (1 + self.options.repetitions.count)
+            self.chunks.took(passes, 0, time.perf_counter() - began)
             if noticed.smallest is not None:
                 self._say(f"judging: out of memory, going on with {noticed.smallest} images in a pass")
             silent = cast("list[int]", state.ids[state.predictions == NO_ANSWER].tolist())
@@ -389,11 +394,11 @@ class _Run:
     def _attack(self, state: State, position: int, rows: Rows) -> None:
         """Try a case on these rows, chunk by chunk."""
         runner, done = CaseRunner(defense=self.defense, options=self.options), 0
-        for part in torch.split(rows, chunk_for(state.images, self.options.chunk)):
-            if len(part):
-                with self._kept(state), self.watch.part(state, position, rows, done, len(part)):
-                    self._attempt(state, position, part, runner)
-                done += len(part)
+        while done < len(rows):
+            part = rows[done : done + self.chunks.size(self.cases[position], state.images)]
+            with self._kept(state), self.watch.part(state, position, rows, done, len(part)):
+                self._attempt(state, position, part, runner)
+            done += len(part)
             self._advance(state, 0)
         if self.ranks.world == 1:
             refuse_without_gradients(state, self.cases, whole=False)
@@ -411,6 +416,7 @@ class _Run:
                 raise
         else:
             assert self.store is not None
+            self.chunks.took(attempt.passes.forward, attempt.passes.backward, attempt.seconds)
             self.store.add(state, position, rows, attempt)
             self._say(sentence("attacked", attempt.no_answer) if attempt.no_answer else "")
             self._say(sentence("gradient", attempt.no_gradient) if attempt.no_gradient else "")

@@ -13,54 +13,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from memory_defense.contracts import (
-    Attack,
-    Averaging,
-    FineProgress,
-    Progress,
-    Querying,
-    Restarting,
-    Rows,
-    Stepping,
-    needs_gradient,
-    parts_of_attack,
-    targets_of,
-)
+import torch
+
+from memory_defense.contracts import FineProgress, Progress, Rows, needs_gradient
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.replay import Replay
+from memory_defense.evaluation.costs import GRADIENT_COST, Expecting, following, most_passes, opening, passes_of
 from memory_defense.evaluation.state import State
 from memory_defense.progress import Seldom, heard
 
-GRADIENT_COST = 3
-"""Forward passes that a forward and a backward pass cost together."""
-
 _SETTLED_SECONDS = 1.0
 """Time of passes after which their speed is believed."""
-
-
-def most_passes(attack: Attack, norm: str) -> int | None:
-    """Return the most passes of one image that an attack makes, about; None where it does not say.
-
-    Parameters
-    ----------
-    attack
-        Its `steps`, `queries`, `restarts`, `targets`, `samples` and parts tell.
-    norm
-        ``linf`` or ``l2``, which may decide on the parts.
-    """
-    parts = parts_of_attack(attack, norm)
-    if "" not in parts:
-        found = [most_passes(part, norm) for part in parts.values()]
-        return None if None in found else sum(one or 0 for one in found)
-    if isinstance(attack, Replay):
-        return 1
-    if isinstance(attack, Querying) and not needs_gradient(attack):
-        return attack.queries
-    if not isinstance(attack, Stepping):
-        return None
-    again = (attack.restarts if isinstance(attack, Restarting) else 1) * (targets_of(attack) or 1)
-    averaged = attack.samples if isinstance(attack, Averaging) else 1
-    return attack.steps * again * averaged * int(getattr(attack, "search_steps", 1)) + again
 
 
 @dataclass
@@ -89,6 +51,8 @@ class Watch:
     """Images that the attack at hand works on, and their passes so far."""
     _after: float | None = None
     """Cost of what comes after the part at hand, in forward passes; None if unknown."""
+    _expected: tuple[float, float] = (0.0, 0.0)
+    """Cost of the part at hand, and of what comes after it, as it is expected, in forward passes."""
     _cost: float = 0.0
     _seconds: float = 0.0
     _since: float = 0.0
@@ -101,12 +65,14 @@ class Watch:
             return
         self._at, self._images, self._part = position, (start, len(rows)), (count, 0)
         self._after = self._cost_after(state, position, len(rows) - start - count)
+        self._expected = self._expected_with(state, position, len(rows) - start - count)
         seldom, self._since, before = Seldom(self.progress, self.clock), self.clock(), self._cost
         each = GRADIENT_COST if needs_gradient(self.cases[position].attack) else 1
 
         def listen(images: int) -> None:
             self._part = (count, self._part[1] + images)
             self._cost = before + each * self._part[1]
+            self._expect(each * self._part[1])
             seldom(self._told)
 
         try:
@@ -154,6 +120,37 @@ class Watch:
                 cost = most * (GRADIENT_COST if needs_gradient(case.attack) else 1)
             found += images * cost
         return found
+
+    def _expect(self, spent: float) -> None:
+        """Tell a display that wants to know what is left, as it is expected, and how fast passes are."""
+        seconds = self._seconds + self.clock() - self._since
+        if isinstance(self.progress, Expecting) and seconds >= _SETTLED_SECONDS:
+            at_hand, after = self._expected
+            self.progress.expect(max(at_hand - spent, 0.0) + after, seconds / self._cost)
+
+    def _expected_with(self, state: State, position: int, rest: int) -> tuple[float, float]:
+        """Return the expected cost of the part at hand, and of its case's other images and the cases after it."""
+        if not isinstance(self.progress, Expecting):
+            return 0.0, 0.0
+        case, count, survive = self.cases[position], self._part[0], self.progress.survive
+        stands = state.inside(case.ball).robust if case.purpose == "cascade" else state.correct
+        standing, seen = int(stands.sum()), torch.zeros_like(stands)
+        for other, one in enumerate(state.cases):
+            seen |= one.done & (self.cases[other].ball == case.ball)
+        fresh = int((stands & ~seen).sum())  # attacked by nothing yet
+        first = fresh > 0 and case.purpose == "cascade"
+        standing_then = standing - fresh + survive * fresh
+        at_hand = (opening(count, survive) if first else count) * passes_of(case)
+        after = (opening(rest, survive) if first else rest) * passes_of(case)
+        for other, one in enumerate(self.cases):
+            if other == position or other in self._ended:
+                continue
+            done = int(state.cases[other].done.sum())
+            whole = following(one, standing_then) if one.purpose == "cascade" else int(state.correct.sum())
+            after += max(whole - done, 0.0) * passes_of(one)
+        if first and rest == 0 and case.role == "scout":  # a pilot: the best of the scouts goes on with all others
+            after += opening(max(fresh - count, 0), survive) * passes_of(case)
+        return at_hand, after
 
     def _most(self, position: int) -> int | None:
         case = self.cases[position]

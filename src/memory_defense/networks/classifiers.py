@@ -5,6 +5,7 @@ Initialisation draws from the global generator; wrap the construction in `random
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol, Unpack
@@ -13,7 +14,14 @@ from torch import nn
 
 from memory_defense.contracts import Images, Logits
 from memory_defense.networks.interval_cnn import IntervalCnn, cnn7, cnn7_narrow
-from memory_defense.networks.layers import Activation, ImageClassifier, ImageShape, activation_layer, features_of
+from memory_defense.networks.layers import (
+    MAX_SIZE,
+    Activation,
+    ImageClassifier,
+    ImageShape,
+    activation_layer,
+    features_of,
+)
 from memory_defense.networks.residual_cnn import ResidualCnn
 from memory_defense.networks.resnet import resnet18, resnet50
 from memory_defense.networks.target_cnns import cnn_a, cnn_b, cnn_c, mlp_d
@@ -118,7 +126,8 @@ class TargetClassifier(ImageClassifier):
 
     The table's ``6 x 5 x 1`` is channels x kernel x stride. Its first linear layer has 256 inputs, which is
     right for 28 pixels; here they follow from the size. Dropout, absent from the table, is 0.5 as in the
-    released code (reading A18).
+    released code (reading A18). Above 128 pixels, which the paper does not speak of, the second pooling is as many
+    times wider, so that the first linear layer stays as large as at 128.
 
     Parameters
     ----------
@@ -128,14 +137,17 @@ class TargetClassifier(ImageClassifier):
         See `ImageShape`.
     """
 
+    LARGEST = 1024
+
     def __init__(self, *, dropout: float = 0.5, **shape: Unpack[ImageShape]) -> None:
-        super().__init__(smallest=16, **shape)
+        super().__init__(smallest=16, largest=self.LARGEST, **shape)
+        pool = math.ceil(shape["size"] / MAX_SIZE)
         self.trunk = nn.Sequential(
             nn.Conv2d(shape["channels"], 6, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Conv2d(6, 16, 5),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d(2 * pool),
             nn.ReLU(),
             nn.Flatten(),
         )

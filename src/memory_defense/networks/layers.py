@@ -129,21 +129,23 @@ MAX_SIZE = 128
 """Largest image side the networks are built for."""
 
 
-def check_network(channels: int, size: int, classes: int, mean: Sequence[float], smallest: int = 1) -> None:
+def check_network(
+    channels: int, size: int, classes: int, mean: Sequence[float], smallest: int = 1, largest: int = MAX_SIZE
+) -> None:
     """Raise ValueError for numbers that no network can be built with, or a `mean` for other channels."""
     if channels < 1:
         raise ValueError(f"channels is {channels}, but an image has at least 1")
     if len(mean) != channels:
         raise ValueError(f"mean has {len(mean)} numbers for {channels} channels; give one for each")
-    check_side(size, "this network", smallest)
+    check_side(size, "this network", smallest, largest)
     if classes < 2:
         raise ValueError(f"classes is {classes}, but a classifier needs at least 2")
 
 
-def check_side(size: int, network: str, smallest: int = 1) -> None:
-    """Raise ValueError unless a network that takes sides from `smallest` to `MAX_SIZE` can be built for `size`."""
-    if not smallest <= size <= MAX_SIZE:
-        raise ValueError(f"size is {size}, but {network} takes {smallest} to {MAX_SIZE} pixels; resize the images")
+def check_side(size: int, network: str, smallest: int = 1, largest: int = MAX_SIZE) -> None:
+    """Raise ValueError unless a network that takes sides from `smallest` to `largest` can be built for `size`."""
+    if not smallest <= size <= largest:
+        raise ValueError(f"size is {size}, but {network} takes {smallest} to {largest} pixels; resize the images")
 
 
 def check_input(images: Images, network: str, channels: int, size: int | None = None) -> None:
@@ -183,8 +185,8 @@ class ImageClassifier(nn.Module):
 
     Parameters
     ----------
-    smallest
-        Smallest H = W that the trunk takes.
+    smallest, largest
+        Smallest and largest H = W that the trunk takes.
     channels, size, classes, mean, std
         See `ImageShape`.
 
@@ -203,6 +205,7 @@ class ImageClassifier(nn.Module):
         self,
         *,
         smallest: int = 1,
+        largest: int = MAX_SIZE,
         channels: int,
         size: int,
         classes: int,
@@ -210,7 +213,7 @@ class ImageClassifier(nn.Module):
         std: Sequence[float],
     ) -> None:
         super().__init__()
-        check_network(channels, size, classes, mean, smallest)
+        check_network(channels, size, classes, mean, smallest, largest)
         self.normalize = Normalize(mean, std)
 
     def forward(self, images: Images) -> Logits:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from memory_defense.contracts import Images
 from memory_defense.files import atomic
 from memory_defense.randomness import generator
-from memory_defense.systems.export import Exported
+from memory_defense.systems.exported import Exported
 from memory_defense.systems.inputs import Queried
 from memory_defense.systems.onnx_export import BATCHES, OPSET, RANDOM_IMAGES, TOLERANCE, traced
 from memory_defense.systems.onnx_foreign import ABOUT, Described, OnnxNetwork

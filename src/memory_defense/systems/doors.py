@@ -126,7 +126,7 @@ def check_target(
         raise ValueError(f"{path} does not exist, or is not a file; give the path of one")
 
 
-def arguments_of(texts: Sequence[str]) -> dict[str, object]:
+def arguments_of(texts: Sequence[str]) -> dict[str, bool | int | float | str | None]:
     """Return what ``NAME=VALUE`` texts say: numbers, true, false and none as such, all else as text.
 
     Raises
@@ -134,17 +134,16 @@ def arguments_of(texts: Sequence[str]) -> dict[str, object]:
     ValueError
         For a text of another form, or a name that is there twice.
     """
-    found: dict[str, object] = {}
+    found: dict[str, bool | int | float | str | None] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier() or name in found:
             raise ValueError(f"--argument {text!r} is not NAME=VALUE, each name once; write depth=50, say")
         try:
-            found[name] = json.loads(_LITERALS.get(value.lower(), value))
+            read = cast("object", json.loads(_LITERALS.get(value.lower(), value)))
         except ValueError:
-            found[name] = value
-        if not isinstance(found[name], (bool, int, float, str, type(None))):
-            found[name] = value
+            read = value
+        found[name] = read if isinstance(read, (bool, int, float, str, type(None))) else value
     return found
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,9 +14,9 @@ from memory_defense.checksums import fault, sealed
 from memory_defense.data.spec import images_of
 from memory_defense.evaluation.flag import KEY as FLAG
 from memory_defense.evaluation.flag import kept_flag
-from memory_defense.model_spec import ModelSpec
+from memory_defense.model_spec import ModelSpec, entry
 from memory_defense.names import MEMORY_DEFENSE
-from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory
+from memory_defense.run_directory import CONFIG, IMAGES_FROM, WEIGHTS, RunDirectory
 from memory_defense.version import __version__
 
 SCHEMA = 1
@@ -26,6 +26,10 @@ KEY = "memory_defense"
 
 UNDEFENDED = "undefended/"
 """Prefix of the transfer source's tensors in an export; the defense's own have none."""
+
+
+_LATER = ("width", "geometry")
+"""Facts that earlier versions do not read: they are written where they say something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,15 @@ class Facts:
     train_images: int
     weights_sha256: str = ""
     """SHA-256 of the folder's weights file; empty elsewhere."""
+    width: int | None = None
+    """W, in pixels, of images that are no squares."""
+    geometry: str = ""
+    """How images were brought to these pixels (`data.geometry.Geometry.parse`); empty where nothing says it."""
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return self.size, self.width or self.size
 
     def spec(self) -> ModelSpec:
         """Return what `systems.build` builds the model from."""
@@ -74,11 +87,11 @@ class Facts:
 
     def to_json(self) -> str:
         """Return the facts as JSON, keys in the order above."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(entry(self, *_LATER), allow_nan=False)
 
     def to_text(self) -> str:
         """Return the content of a file of its own: laid out, with a checksum."""
-        return json.dumps(sealed(asdict(self)), indent=1, allow_nan=False) + "\n"
+        return json.dumps(sealed(entry(self, *_LATER)), indent=1, allow_nan=False) + "\n"
 
 
 def facts_of(run: RunDirectory) -> Facts:
@@ -101,7 +114,14 @@ def facts_of(run: RunDirectory) -> Facts:
         recipe_sha256=str(manifest["recipe_sha256"]),
         seed=int(manifest["seed"]),
         train_images=int(manifest["train_images"]),
+        width=images.width,
+        geometry=_geometry(manifest),
     )
+
+
+def _geometry(manifest: dict[str, Any]) -> str:
+    kept = cast("dict[str, Any]", manifest.get(IMAGES_FROM) or {})
+    return str(kept.get("geometry") or "")
 
 
 def read_facts(text: str | bytes, source: Path) -> Facts:

@@ -12,6 +12,7 @@ from torch import nn
 
 from memory_defense.checks import check_path
 from memory_defense.contracts import Binding, Classifier, Flagging, Images, Logits
+from memory_defense.data.geometry import Geometry
 from memory_defense.data.spec import images_of
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.evaluation.flag import KEY as FLAG
@@ -22,7 +23,7 @@ from memory_defense.run_directory import CONFIG, WEIGHTS, RunDirectory, is_expor
 from memory_defense.systems.build import build_classifier, build_defense
 from memory_defense.systems.doors import LoadedModel, check_no_pickle, door_of, path_of
 from memory_defense.systems.facts import KEY, UNDEFENDED, Facts, made_again, read_facts
-from memory_defense.systems.onnx_run import ForeignOnnxError, read_onnx
+from memory_defense.systems.onnx_run import ForeignOnnxError, OnnxDefense, read_onnx
 from memory_defense.systems.preprocessing import Preprocessing
 from memory_defense.tensorfiles import read_tensors
 from memory_defense.training.checkpoint import load_weights
@@ -119,7 +120,9 @@ def load_model(target: str, preprocess: str | None = None) -> LoadedModel:
         raise ValueError(f"{target} is not a classifier by itself; give hf:DIR, onnx:FILE, FILE.pt2 or an export")
     if chosen is not None:
         raise ValueError(f"{path} takes images in [0, 1] as exported; leave --preprocess {chosen} out")
-    return LoadedModel(module=module, network=module, preprocessing=Preprocessing())
+    facts = module.facts if isinstance(module, OnnxDefense) else None
+    geometry = Geometry.parse(facts.geometry) if facts and facts.geometry else None
+    return LoadedModel(module=module, network=module, preprocessing=Preprocessing(), geometry=geometry)
 
 
 def load_defense(directory: str | Path) -> TrainedDefense:
@@ -134,7 +137,7 @@ def load_defense(directory: str | Path) -> TrainedDefense:
     other = manifest["undefended_network"]
     try:
         defense = build_defense(model)
-        undefended = build_classifier(other, images_of(model), 0, "undefended") if other else None
+        undefended = build_classifier(other, images_of(model), 0, "undefended", model.own) if other else None
     except ValueError as error:
         if ":" in model.selector or ":" in other:
             raise ValueError(f"{run.path} needs the classifier that it was made with: {error}") from error

@@ -105,14 +105,14 @@ def checked_onnx(defense: nn.Module, facts: Facts, gallery: Path | None = None) 
     onnx = needed("onnx")
     module = Portable(defense).eval() if isinstance(defense, MemoryDefense) else defense.eval()
     outputs = OUTPUTS if isinstance(defense, MemoryDefense) else OUTPUTS[:1]
-    example = torch.rand(2, facts.channels, facts.size, facts.size, generator=generator(0, "onnx example"))
+    example = torch.rand(2, facts.channels, *facts.sides, generator=generator(0, "onnx example"))
     instead = "load the run directory itself" if facts.foreign_code() else "export it with --format safetensors"
     proto = onnx.load_from_string(traced(module, example, outputs, instead))
     described = {
         KEY: facts.to_json(),
         "class_names": json.dumps(list(facts.classes)),
         "input_range": "[0, 1]",
-        "input_layout": f"batch, {facts.channels}, {facts.size}, {facts.size}",
+        "input_layout": f"batch, {', '.join(map(str, (facts.channels, *facts.sides)))}",
         "outputs": ", ".join(outputs),
     }
     onnx.helper.set_model_props(proto, described)
@@ -165,7 +165,7 @@ def traced(module: nn.Module, example: Images, outputs: tuple[str, ...], instead
 
 def _images(facts: Facts, gallery: Path | None) -> tuple[Images, int]:
     """Return random images and, behind them, those of a gallery of the same shape; and how many those are."""
-    shape = (facts.channels, facts.size, facts.size)
+    shape = (facts.channels, *facts.sides)
     images = torch.rand(RANDOM_IMAGES, *shape, generator=generator(0, "onnx check"))
     if gallery is None or not gallery.is_file():
         return images, 0

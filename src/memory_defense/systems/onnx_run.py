@@ -92,7 +92,7 @@ class OnnxDefense(nn.Module):
 
     def run(self, images: Images) -> tuple[Tensor, ...]:
         """Return every output of the model, in the order of `outputs`, on the images' device."""
-        expected = (self.facts.channels, self.facts.size, self.facts.size)
+        expected = (self.facts.channels, *self.facts.sides)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, the model takes (B, {', '.join(map(str, expected))}); "

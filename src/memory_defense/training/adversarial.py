@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from memory_defense.contracts import Attack, Ball, Batch, Images, Labels, Losses, Rows
 from memory_defense.threat import ball
+from memory_defense.wrappers import evaluating
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,9 @@ def classify(model: nn.Module, images: Images, labels: Labels, smoothing: float 
 
 def ascend(model: nn.Module, points: Images, labels: Labels, step: float, norm: Ball) -> Images:
     """Return points moved one step up the cross-entropy, model in eval mode, parameters untouched."""
-    training = model.training
-    model.eval()
     leaf = points.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf).float(), labels, reduction="sum"), leaf)
-    model.train(training)
+    with evaluating(model):
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf).float(), labels, reduction="sum"), leaf)
     return points + step * norm.ascent(gradient)
 
 

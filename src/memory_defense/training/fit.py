@@ -7,11 +7,10 @@ the first one writes the state, with everything in it, and any number of ranks c
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,14 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from memory_defense.answers import answered_otherwise, in_short, made_on
-from memory_defense.checks import check_at_least, vouched
+from memory_defense.checks import vouched
 from memory_defense.contracts import Batch, Defense, FineProgress, Losses, Objective, Progress, Rows, Stateful
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import ImageSet, batch_rows
+from memory_defense.model_spec import entry
 from memory_defense.progress import Seldom, between, heard
 from memory_defense.randomness import DRAWS, ImageDraws, seeded
 from memory_defense.ranks import current
 from memory_defense.tensorfiles import content_sha256, write_tensors
+from memory_defense.training.average import Average
 from memory_defense.training.checkpoint import (
     damage,
     fingerprint,
@@ -40,10 +41,9 @@ from memory_defense.training.checkpoint import (
     unpack,
     unpack_optimizer,
 )
-from memory_defense.training.optimizer import OptimizerConfig
+from memory_defense.training.config import LATER, FitConfig
+from memory_defense.training.partial import chosen, train_only
 from memory_defense.training.precision import (
-    Compile,
-    Precision,
     autocast,
     compiled,
     lay_out,
@@ -55,48 +55,17 @@ from memory_defense.training.precision import (
 from memory_defense.training.speed import Speed
 from memory_defense.training.synchronised import synchronised
 from memory_defense.training.team import Team
+from memory_defense.training.validate import Counted, Counting, Validate
 from memory_defense.wrappers import frozen, modules_known, restored
 
 SAVE_SECONDS = 60.0
-"""Seconds of an accelerator's work that a killed training may lose."""
+"""Seconds of work that a killed training may lose."""
+
+_WORTH_SECONDS = 5.0
+"""Seconds of work that are saved before something longer begins."""
 
 _ASKED = 8
 """Images that a model is asked about before its training goes on: whether it is still the same code."""
-
-Validate = Callable[[nn.Module], float]
-"""Scores a model on held-out images; larger is better."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """Length and manner of training; the objective says what is minimised."""
-
-    epochs: int
-    """Passes over the training images."""
-    batch_size: int = 128
-    """Images in each step, over all processes."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    averaging: float = 0.0
-    """Decay of the exponential moving average of the weights for each step; 0 turns it off."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    precision: Precision = "auto"
-    """float32, bfloat16 (autocast), or auto: bfloat16 where the processor has it in hardware."""
-    validate_every: int = 1
-    """Epochs between two scores on held-out images."""
-    checkpoint_every: int = 400
-    """Steps between two writes of the training state, besides one after each epoch; an accelerator leaves out those
-    within `SAVE_SECONDS` of the last."""
-    compile: Compile = field(default="auto", repr=False)
-    """Whether torch.compile translates the network; auto: on a GPU, if the run is long enough to pay. It changes
-    speed alone, so neither a recipe's hash nor a training state depends on it."""
-
-    def __post_init__(self) -> None:
-        check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        check_at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
-        if self.compile not in (True, False, "auto"):
-            raise ValueError(f"compile is {self.compile!r}, expected True, False or 'auto'")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"averaging is {self.averaging}, but the decay must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -188,8 +157,15 @@ class _Run:
         self.config, self.objective, self.images, self.seed, self.state = config, objective, images, seed, state
         self.device = images.images.device
         self.team = Team(current(), config.batch_size, objective)
+        if config.accumulate > 1 and self.team.ranks.world > 1:
+            raise ValueError(
+                f"accumulate is {config.accumulate}, but {self.team.ranks.world} processes share each batch "
+                "already; leave it out"
+            )
         self.precision = resolve(config.precision, self.device)
         self.model = lay_out(model.to(self.device), self.device)
+        partial = config.train_last is not None or config.train_only
+        self.resting = train_only(model, chosen(model, config.train_last, config.train_only)) if partial else []
         self.average = Average(self.model, config.averaging)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = config.optimizer.build(self.parameters)
@@ -202,6 +178,8 @@ class _Run:
         self.speed: Speed | None = None
         self.history: list[EpochLog] = []
         self.best: tuple[int, float] | None = None
+        self.unscored: dict[str, float] | None = None
+        self.counts: list[int] = []
         self.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         if isinstance(objective, Stateful):
             objective.restore({})  # a recipe's objective may have been used before
@@ -212,7 +190,8 @@ class _Run:
         choice = False if config.compile == "auto" and isinstance(self.model, Defense) else config.compile
         self.called = compiled(self.model, choice, self.device, self.total - self.step)
         self.saved = -math.inf
-        self.begun = time.monotonic() - self.seconds
+        self.entered = self.before_step = time.monotonic()
+        self.begun = self.entered - self.seconds
 
     def train(self, validate: Validate | None, progress: Progress | None) -> FitResult:
         with heard(self._listener(progress)):
@@ -242,13 +221,17 @@ class _Run:
             progress.begin("training", self.total)
             progress.advance(self.step)
             self.speed = Speed(self.device, self.precision, self.config.batch_size, self.team.ranks.world)
-        while self.step < self.total:
-            epoch = self.step // self.steps_in_epoch
-            losses, stop = self._epoch(epoch, progress)
+        while self.step < self.total or self.unscored is not None:
+            epoch = self.step // self.steps_in_epoch - (self.unscored is not None)
+            losses, stop = (self.unscored, False) if self.unscored is not None else self._epoch(epoch, progress)
             last = epoch + 1 == self.config.epochs
             score = None
             if validate is not None and (last or (epoch + 1) % self.config.validate_every == 0):
+                self.unscored = losses
+                if self._unsaved() > _WORTH_SECONDS:
+                    self._save()
                 score = self._score(validate)
+            self.unscored, self.counts = None, []
             if score is None and validate is None:
                 self._keep(epoch, float(epoch))
             elif score is not None and (self.best is None or score > self.best[1]):
@@ -274,6 +257,8 @@ class _Run:
     def _epoch(self, epoch: int, progress: Progress | None) -> tuple[dict[str, float], bool]:
         """Return the last step's losses, and whether to stop, now that the epoch is whole."""
         self.model.train()
+        for module in self.resting:
+            module.eval()
         start = self.step % self.steps_in_epoch
         losses = None
         for rows in batch_rows(
@@ -283,7 +268,7 @@ class _Run:
                 seeded(self.seed, "step", self.step, *self.team.own_seed()),
                 self.team.step(self.seed, self.step, self.device),
             ):
-                losses, stop = self._update(self._batch(epoch, self.team.own(rows)))
+                losses, stop = self._update(epoch, self.team.own(rows))
             self.step += 1
             try:
                 if progress:
@@ -297,10 +282,14 @@ class _Run:
                 raise self.pressed or KeyboardInterrupt
             if self.step % self.config.checkpoint_every == 0:
                 self._save_at_times()
+            now, step = time.monotonic(), self.before_step
+            if self._unsaved() + now - step >= SAVE_SECONDS:
+                self._save()
+            self.before_step = time.monotonic()
         assert losses is not None
         self.team.ranks.copy_([*self.model.buffers(), *self.average.model.buffers()])
         (pressed,) = self.team.ranks.total(int(self.pressed is not None))
-        return self.team.mean(losses.parts()), pressed > 0
+        return self.team.mean(_mean(losses)), pressed > 0
 
     def _batch(self, epoch: int, rows: Rows) -> Batch:
         ids = self.images.ids[rows]
@@ -313,9 +302,22 @@ class _Run:
         progress = self.step / self.total
         return Batch(images, self.images.labels[rows], ids, draws.child("objective"), progress, clean)
 
-    def _update(self, batch: Batch) -> tuple[Losses, bool]:
-        """Return the losses of one step, and whether some rank wants to stop."""
-        self.config.optimizer.schedule_step(self.optimizer, batch.progress)
+    def _update(self, epoch: int, rows: Rows) -> tuple[list[tuple[float, Losses]], bool]:
+        """Return the losses of one step's parts, each with its share, and whether some rank wants to stop."""
+        self.config.optimizer.schedule_step(self.optimizer, self.step / self.total)
+        losses: list[tuple[float, Losses]] = []
+        for part in torch.tensor_split(rows, self.config.accumulate):
+            share = len(part) / len(rows)
+            losses.append((share, self._differentiate(self._batch(epoch, part), share, first=not losses)))
+        stop = self.team.add_gradients(self.parameters, self.pressed is not None)
+        self.config.optimizer.limit(self.parameters)
+        self.team.exchange(self.images.ids[rows])
+        self.optimizer.step()
+        self.average.update(self.step)
+        return losses, stop
+
+    def _differentiate(self, batch: Batch, share: float, *, first: bool) -> Losses:
+        """Add up the gradients of this share of a step."""
         counting = self.speed is not None and not self.speed.counted
         with self.speed.first() if self.speed else nullcontext():
             with (
@@ -323,23 +325,29 @@ class _Run:
                 vouched(self.step > 0),
             ):  # the first step looks at everything
                 losses = self.objective(self.model if counting else self.called, batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.team.backward(losses)
-        stop = self.team.add_gradients(self.parameters, self.pressed is not None)
-        self.config.optimizer.limit(self.parameters)
-        self.team.exchange(batch.ids)
-        self.optimizer.step()
-        self.average.update(self.step)
-        return losses, stop
+            if first:
+                self.optimizer.zero_grad(set_to_none=True)
+            self.team.backward(losses, share)
+        return losses
 
     def _score(self, validate: Validate) -> float:
         model = self.average.model
         model.eval()
         self.doing = "scoring the held-out images"
+        if isinstance(validate, Counted):
+            validate.counted = Counting(self.counts, self._counted)
         with autocast(self.precision, self.device), untuned():
             score = self.team.first(validate(model))
         self.doing = ""
         return score
+
+    def _counted(self) -> None:
+        """Hear that more held-out images were scored."""
+        stop = self.pressed is not None and self.team.ranks.world == 1
+        if stop or self._unsaved() > _WORTH_SECONDS:
+            self._save()
+        if stop:
+            raise self.pressed or KeyboardInterrupt
 
     def _keep(self, epoch: int, score: float) -> None:
         self.best = (epoch, score)
@@ -347,7 +355,7 @@ class _Run:
 
     def _fingerprint(self) -> str:
         optimizer = self.config.optimizer.settings()
-        configuration = asdict(self.config) | {
+        configuration = entry(self.config, *LATER) | {
             "optimizer": optimizer,
             "seed": self.seed,
             "images": len(self.images),
@@ -361,6 +369,10 @@ class _Run:
         """Save, but on an accelerator, which would stand still meanwhile, not sooner than `SAVE_SECONDS` again."""
         if self.device.type == "cpu" or time.monotonic() - self.saved >= SAVE_SECONDS:
             self._save()
+
+    def _unsaved(self) -> float:
+        """Return the seconds of work that a kill would lose now."""
+        return time.monotonic() - max(self.saved, self.entered)
 
     def _save(self) -> None:
         self.saved = time.monotonic()
@@ -379,6 +391,7 @@ class _Run:
         metadata |= {"data": self.data, "made_on": made_on(self.device)}
         metadata |= {"seconds": round(time.monotonic() - self.begun, 1)}
         metadata |= {"answers": None if answers is None else answers.tolist()}
+        metadata |= {"unscored": self.unscored, "counts": self.counts}
         write_tensors(self.state, pack(groups), {"run": json.dumps(metadata)})
 
     def _restore(self, path: Path) -> None:
@@ -406,6 +419,7 @@ class _Run:
             self.step, self.seconds = int(run["step"]), float(run.get("seconds", 0))
             self.best = (int(run["best"][0]), float(run["best"][1])) if run["best"] else None
             self.history = [EpochLog(**log) for log in run["history"]]
+            self.unscored, self.counts = run.get("unscored"), [int(one) for one in run.get("counts", ())]
             if not 0 <= self.step <= self.total:
                 raise ValueError(f"step {self.step} of {self.total}")
             then, now = run.get("answers"), self._answers()
@@ -424,40 +438,19 @@ class _Run:
         if isinstance(self.model, Defense):
             return None
         rows = torch.arange(min(_ASKED, len(self.images)), device=self.images.labels.device)
-        with frozen(self.model), restored(self.model), seeded(self.seed, "answers"):
+        exact = torch.autocast(self.device.type, enabled=False)  # as everywhere, also where a score is saved within
+        with exact, frozen(self.model), restored(self.model), seeded(self.seed, "answers"):
             logits: object = self.model(self.images.floats(rows))
         usual = isinstance(logits, Tensor) and logits.dim() == 2 and bool(logits.isfinite().all())
         return in_short(cast("Tensor", logits)).cpu() if usual else None
 
 
-class Average:
-    """The exponential moving average of a model's weights, as a second model.
-
-    Parameters
-    ----------
-    model
-        The model that is trained.
-    decay
-        Weight of the past at each step, warmed up as ``min(decay, (1 + step) / (10 + step))``; at 0 the
-        average is the model itself and costs nothing.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.source, self.decay = model, decay
-        self.model = copy.deepcopy(model).requires_grad_(False) if decay else model
-        self.means, self.values = (list[Tensor](one.parameters()) for one in (self.model, model))
-        self.buffers = tuple(list(one.buffers()) for one in (self.model, model))
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the trained weights; buffers (batch-norm statistics) are copied."""
-        if not self.decay:
-            return
-        decay = min(self.decay, (1 + step) / (10 + step))
-        # One call for all of them, where a loop makes three hundred; torch has it under no public name.
-        torch._foreach_lerp_(self.means, self.values, 1 - decay)  # pyright: ignore
-        for mean, value in zip(*self.buffers, strict=True):
-            mean.copy_(value)
+def _mean(losses: Sequence[tuple[float, Losses]]) -> dict[str, float]:
+    """Return the named terms of a step, from those of its parts and their shares."""
+    found: dict[str, float] = {}
+    for share, one in losses:
+        found = {name: found.get(name, 0.0) + share * value for name, value in one.parts().items()}
+    return found
 
 
 def _sha256(images: ImageSet) -> str:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from memory_defense.contracts import Batch, Images, Labels, Logits
 from memory_defense.threat import L2
+from memory_defense.wrappers import evaluating
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,18 @@ class NoiseTraining:
         within = L2(self.epsilon * (min(1.0, batch.progress / self.warm_up) if self.warm_up else 1.0))
         if within.epsilon == 0:
             return batch.images
-        training, points = model.training, batch.images
-        model.eval()
-        for _ in range(self.steps):
-            leaf = points.detach().requires_grad_()
-            with torch.enable_grad():
-                logs = F.log_softmax(model(_copies(leaf, noise)).float(), 1).view(self.copies, len(leaf), -1)
-                true = logs.gather(2, batch.labels.expand(self.copies, -1)[..., None])
-                likely = torch.logsumexp(true, 0).sum()
-            (gradient,) = torch.autograd.grad(-likely, leaf)
-            points = within.project(
-                points + 2 * within.epsilon / self.steps * within.ascent(gradient), batch.images
-            ).detach()
-        model.train(training)
+        points = batch.images
+        with evaluating(model):
+            for _ in range(self.steps):
+                leaf = points.detach().requires_grad_()
+                with torch.enable_grad():
+                    logs = F.log_softmax(model(_copies(leaf, noise)).float(), 1).view(self.copies, len(leaf), -1)
+                    true = logs.gather(2, batch.labels.expand(self.copies, -1)[..., None])
+                    likely = torch.logsumexp(true, 0).sum()
+                (gradient,) = torch.autograd.grad(-likely, leaf)
+                points = within.project(
+                    points + 2 * within.epsilon / self.steps * within.ascent(gradient), batch.images
+                ).detach()
         return points
 
 

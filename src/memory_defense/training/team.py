@@ -77,9 +77,10 @@ class Team:
         """Return the context of one step; see `synchronised`."""
         return part_of_batch(self.ranks, (self.start, self.stop, self.batch), (seed, step), device)
 
-    def backward(self, losses: Losses) -> None:
-        """Differentiate this rank's share of the loss."""
-        (losses.total if self.ranks.world == 1 else losses.total * self.weight).backward()
+    def backward(self, losses: Losses, share: float = 1.0) -> None:
+        """Differentiate this rank's share of the loss, or `share` of that."""
+        weight = share * self.weight
+        (losses.total if weight == 1 else losses.total * weight).backward()
 
     def add_gradients(self, parameters: Sequence[nn.Parameter], stop: bool) -> bool:
         """Sum gradients over ranks in one message; return whether any rank wants to stop.

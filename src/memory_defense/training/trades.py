@@ -17,6 +17,7 @@ from memory_defense.checks import nearest
 from memory_defense.contracts import Ball, Batch, Images, Labels, Logits
 from memory_defense.threat import ball
 from memory_defense.training.adversarial import AdversarialObjective
+from memory_defense.wrappers import evaluating
 
 _STARTS = ("near", "uniform")
 _NEAR = 1e-3
@@ -82,17 +83,15 @@ class Trades(AdversarialObjective):
         within = ball(self.norm, self.radius(batch.progress))
         if within.epsilon == 0:
             return batch.images
-        training = model.training
-        model.eval()
         points = self._begin(within, batch)
-        with torch.enable_grad():  # for the clean answer too: autocast keeps the weights as first converted
+        # Gradients for the clean answer too: autocast keeps the weights as first converted.
+        with evaluating(model), torch.enable_grad():
             clean = F.log_softmax(model(batch.images).float(), 1).detach()
             for _ in range(self.steps):
                 leaf = points.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(_divergence(model(leaf), clean, "sum"), leaf)
                 moved = points + self.step * within.epsilon * within.ascent(gradient)
                 points = within.project(moved, batch.images)
-        model.train(training)
         return points
 
     def _begin(self, within: Ball, batch: Batch) -> Images:

@@ -27,13 +27,15 @@ from memory_defense.files import write_text
 from memory_defense.recipes.hardened import KEY, HardenOptions, harden_recipe
 from memory_defense.recipes.recipe import Recipe
 from memory_defense.run_directory import IMAGES_FROM, RunDirectory
-from memory_defense.systems.build import classifier_of
+from memory_defense.systems.build import build_own, classifier_of
 from memory_defense.systems.load import load_defense
-from memory_defense.systems.own_model import build_user_model
 from memory_defense.training.checkpoint import save_weights
+from memory_defense.training.partial import chosen, train_only
 from memory_defense.workflows.assess import add_detection, assess, calibrated
 from memory_defense.workflows.evaluate import evaluate
+from memory_defense.workflows.harden_outlook import FLAG, ORIGINAL, TUNED, outlook_of, whole
 from memory_defense.workflows.harden_words import Measured, paragraph
+from memory_defense.workflows.outlook import Outlook
 from memory_defense.workflows.run_images import ImagesFrom, entry_of
 from memory_defense.workflows.train import train
 
@@ -70,7 +72,7 @@ def harden(
     """Evaluate a classifier, fine-tune it, train the memory autoencoder on it, evaluate again, say what it gave.
 
     With `HardenOptions.keep_clean_accuracy` the classifier as it was and as it was fine-tuned are mixed in place of
-    the autoencoder.
+    the autoencoder; with `HardenOptions.without_memory` the fine-tuned classifier is all that the run holds.
 
     Whatever is finished in the directory is taken from there, so that a stopped call goes on when it is repeated.
 
@@ -100,25 +102,26 @@ def harden(
     RunDirectory(directory).check_new(resume=True)
     spec = splits.spec
     recipe = harden_recipe(hardening, spec.name, image_spec(spec), len(splits.train))
-    original = build_user_model(
-        hardening.classifier, classes=len(spec.classes), channels=spec.channels, size=spec.size, weights=weights
-    )
+    original = build_own(hardening.classifier, image_spec(spec), hardening.own, weights=weights)
     check_untied(hardening.classifier, original)
     device = splits.train.images.device
-    original = copy.deepcopy(original).to(device)  # what names a module itself is one module in every place
+    original = original.to(device)
     if hardening.fine_tune:
+        train_only(copy.deepcopy(original), chosen(original, hardening.train_last, hardening.train_only))
         _check_trainable(hardening.classifier, original, splits.train)
     run = RunDirectory(directory)
     begin_run(run, recipe, {KEY: asdict(hardening)}, source, splits, seed=seed)
     save_weights(run.undefended, original)
+    progress = outlook_of(progress, hardening, recipe, original, splits)
     work = _Work(hardening, recipe, run, splits, seed, progress)
     before = work.evaluated("original", original)
     if not run.read()["complete"]:
+        work.part("fine-tuning" if hardening.fine_tune else "training the autoencoder")
         train(recipe, directory, splits, seed=seed, resume=True, selector_weights=run.undefended, progress=progress)
     defense = cast("Any", load_defense(directory)).to(device)
-    flag = work.flag(defense)
-    alone = before
-    if hardening.fine_tune:
+    plain = hardening.without_memory
+    flag, alone = None if plain else work.flag(defense), before
+    if hardening.fine_tune and not plain:
         tuned = classifier_of(recipe.model, defense)
         assert tuned is not None, "what was fine-tuned is a part of the defense"
         alone = work.evaluated("selector", tuned)
@@ -127,11 +130,12 @@ def harden(
         run=run,
         classifier=hardening.classifier,
         original=before,
-        selector=alone,
+        selector=whole if plain else alone,
         defense=whole,
         fine_tuned=hardening.fine_tune,
         mixed=hardening.keep_clean_accuracy,
-        flag_score=flag.score,
+        flag_score="" if flag is None else flag.score,
+        remembers=not plain,
     )
     write_text(run.path / "gained.txt", done.paragraph + "\n")
     return done
@@ -159,6 +163,7 @@ class _Work:
             self._note(f"{place} was finished before, and is taken as it is")
             return kept
         self._note(f"attacks on the classifier: {name}")
+        self.part(ORIGINAL if name == "original" else TUNED)
         stage = "as it was" if name == "original" else "fine-tuned, alone"
         return evaluate(
             classifier.eval(),
@@ -189,21 +194,27 @@ class _Work:
         self._note(f"the flag's threshold is kept in {self.run.manifest_path}")
         return flag
 
-    def assessed(self, defense: Any, flag: Flag) -> Record:
-        """Return the defense's record with its detection part, from where it lies or made now."""
+    def assessed(self, defense: Any, flag: Flag | None) -> Record:
+        """Return the defense's record, with its detection part where it flags, from where it lies or made now."""
         record = _kept(self.run.record, self.recipe.sha256, self.seed)
         if record is None:
-            mixed = self.hardening.keep_clean_accuracy
-            self._note(f"attacks on the {'mixture' if mixed else 'Memory Defense'}")
+            self._note(f"attacks on the {self.hardening.result}")
+            self.part(whole(self.hardening))
             record = assess(self.recipe, self.run, defense, self.splits, options=self._options())
         else:
             subset = self.splits.test.first(record.images)
             check_still_its_own(record, self.run.record, defense, Pixels.of(subset), subset.ids)
             self._note(f"{self.run.record} was finished before, and is taken as it is")
-        if record.detection:
+        if record.detection or flag is None:
             return record
         plan = self.recipe.evaluation
+        self.part(FLAG)
         return add_detection(record, self.run.record, defense, self.splits, plan, flag, self._options())
+
+    def part(self, name: str) -> None:
+        """Say that a part of the work begins."""
+        if isinstance(self.progress, Outlook):
+            self.progress.part(name)
 
     def _options(self) -> Options:
         return Options(seed=self.seed, notes=self.splits.notes, progress=self.progress)
@@ -226,7 +237,17 @@ def _kept(place: Path, sha256: str, seed: int) -> Record | None:
 
 _WHERE = ("source", "notes")
 """Fields of `ImagesFrom` that say where images lie and what was found there; the images are their SHA-256."""
-_SINCE = {"keep_clean_accuracy": False}
+_SINCE: dict[str, object] = {
+    "keep_clean_accuracy": False,
+    "without_memory": False,
+    "arguments": [],
+    "preprocess": "",
+    "accumulate": 1,
+    "train_last": None,
+    "train_only": [],
+    "geometry": None,
+    "outputs": None,
+}
 """Options that hardenings of earlier versions did not have, and what they did."""
 
 

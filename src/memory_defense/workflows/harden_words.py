@@ -24,12 +24,17 @@ class Measured:
     mixed: bool
     """Whether the defense is the mixture of the classifier as it was and as it was fine-tuned."""
     flag_score: str
-    """The score that the defense flags by."""
+    """The score that the defense flags by; empty where it flags nothing."""
+    remembers: bool = True
+    """Whether a defense that is no mixture has a memory; else it is the fine-tuned classifier and nothing more."""
 
 
 def paragraph(measured: Measured) -> str:
     """Return the paragraph: sentences whose verdicts follow from whether 95 % intervals overlap."""
-    parts = [_fine_tuned(measured), _mixture(measured)] if measured.mixed else [_gain(measured), _memory(measured)]
+    if measured.mixed:
+        parts = [_fine_tuned(measured), _mixture(measured)]
+    else:
+        parts = [_gain(measured), _memory(measured)] if measured.remembers else [_fine_tuned(measured)]
     sentences = [_setting(measured), *parts]
     flagged = [one for one in measured.defense.detection if one.score == measured.flag_score]
     if flagged:

@@ -12,15 +12,16 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from memory_defense.contracts import Progress
+from memory_defense.data.class_map import Numbers
 from memory_defense.data.class_order import same
 from memory_defense.data.folders import ImageFolder
 from memory_defense.data.images import Splits
 from memory_defense.data.limits import Limits
-from memory_defense.data.own import load_splits
+from memory_defense.data.own import load_splits, relabelled_splits
 from memory_defense.data.sources import DataNotFoundError
 from memory_defense.data.spec import DATASETS, DatasetSpec, images_of
 from memory_defense.model_spec import ImageSpec, ModelSpec
-from memory_defense.run_directory import IMAGES_FROM, RunDirectory
+from memory_defense.run_directory import HARDENED, IMAGES_FROM, RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class ImagesFrom:
     """What was skipped, substituted or assumed in reading them, a line each."""
     geometry: str | None = None
     """How images were brought to the model's pixels where it was another way (`data.geometry.Geometry.parse`)."""
+    outputs: tuple[tuple[str, int], ...] | None = None
+    """Each class of the source and the output of the model that it is; None where they are the same."""
 
 
 def images_from(
@@ -46,11 +49,15 @@ def images_from(
     notes: tuple[str, ...] = (),
     *,
     geometry: str | None = None,
+    outputs: tuple[tuple[str, int], ...] | None = None,
 ) -> ImagesFrom:
-    """Return the entry for images that `load_splits(source, size=size, geometry=geometry)` gave, with its notes."""
+    """Return the entry for images that `load_splits(source, size=size, geometry=geometry)` gave, with its notes.
+
+    With `outputs`, their labels have become those of the model since (`data.own.relabelled_splits`).
+    """
     known = isinstance(source, str) and source in DATASETS
     place = str(source) if known else str(Path(source).expanduser().resolve())
-    return ImagesFrom(source=place, size=size, sha256=spec.sha256, notes=notes, geometry=geometry)
+    return ImagesFrom(source=place, size=size, sha256=spec.sha256, notes=notes, geometry=geometry, outputs=outputs)
 
 
 def keep_images_from(run: RunDirectory, entry: ImagesFrom) -> None:
@@ -59,8 +66,9 @@ def keep_images_from(run: RunDirectory, entry: ImagesFrom) -> None:
 
 
 def entry_of(entry: ImagesFrom) -> dict[str, Any]:
-    """Return the fields of an entry as manifests have them; a geometry only where there is one."""
-    return {name: value for name, value in asdict(entry).items() if (name, value) != ("geometry", None)}
+    """Return the fields of an entry as manifests have them; geometry and outputs only where there are some."""
+    later = ("geometry", "outputs")
+    return {name: value for name, value in asdict(entry).items() if not (name in later and value is None)}
 
 
 def kept_images_from(manifest: Mapping[str, Any], where: Path) -> ImagesFrom | None:
@@ -83,8 +91,14 @@ def kept_classes(run: RunDirectory, source: str | Path) -> tuple[str, ...] | Non
     """
     if source in DATASETS or not Path(source).expanduser().is_dir() or not run.manifest_path.is_file():
         return None
-    images = ModelSpec(**run.read()["model"]).images
-    return None if images is None else _order(Path(source).expanduser(), images.classes)
+    manifest = run.read()
+    images, kept = ModelSpec(**manifest["model"]).images, kept_images_from(manifest, run.manifest_path)
+    return None if images is None else _order(Path(source).expanduser(), _folders(images, kept))
+
+
+def _folders(images: ImageSpec, kept: ImagesFrom | None) -> tuple[str, ...]:
+    """Return the classes of a run's source by label, before they became outputs of its model."""
+    return tuple(name for name, _ in kept.outputs) if kept and kept.outputs else images.classes
 
 
 def splits_of(
@@ -122,24 +136,27 @@ def splits_of(
     model = ModelSpec(**manifest["model"])
     kept = kept_images_from(manifest, run.manifest_path)
     place = source or (kept.source if kept else model.dataset)
-    known = place in DATASETS
+    known, expected = place in DATASETS, images_of(model)
+    folders = _folders(expected, kept)
     if source is None and kept is None and not known:
         raise DataNotFoundError(f"{run.path} does not say where its images are; give them by --data")
     if source is None and kept is not None and not known and not Path(place).exists():
         raise DataNotFoundError(f"{run.path} was trained on the images in {place}, which is not there; give --data")
     splits = load_splits(
         place if known else Path(place),
-        size=None if known or (kept and kept.geometry) else images_of(model).size,
+        size=None if known or (kept and kept.geometry) or expected.width else expected.size,
         geometry=kept.geometry if kept and not known else None,
-        classes=None if known else _order(Path(place).expanduser(), images_of(model).classes),
+        classes=None if known else _order(Path(place).expanduser(), folders),
         limits=limits,
+        rectangles=expected.width is not None,
+        few=HARDENED in manifest,
         device=device,
         data_dir=data_dir if known else None,
         offline=offline,
         may_update=may_update,
         progress=progress,
     )
-    _check_kind(place, splits.spec, images_of(model), run)
+    _check_kind(place, splits.spec, folders, expected, run)
     if source is None and kept is not None and splits.spec.sha256 != kept.sha256:
         turned = next((f"; {note}, which was not always so" for note in splits.notes if "EXIF" in note), "")
         raise ValueError(
@@ -147,6 +164,9 @@ def splits_of(
             f"{splits.spec.sha256[:12]}, not {kept.sha256[:12]}{turned}); restore them, or give --data {place} to "
             "use them as they are"
         )
+    if kept and kept.outputs:
+        numbers = Numbers(tuple(number for _, number in kept.outputs), "labels are the outputs that the run keeps")
+        splits = relabelled_splits(splits, numbers, len(expected.classes))
     return splits
 
 
@@ -157,17 +177,17 @@ def _order(place: Path, classes: tuple[str, ...]) -> tuple[str, ...] | None:
     return classes
 
 
-def _check_kind(place: str, spec: DatasetSpec, expected: ImageSpec, run: RunDirectory) -> None:
-    if tuple(map(same, spec.classes)) != tuple(map(same, expected.classes)):
+def _check_kind(
+    place: str, spec: DatasetSpec, folders: tuple[str, ...], expected: ImageSpec, run: RunDirectory
+) -> None:
+    if tuple(map(same, spec.classes)) != tuple(map(same, folders)):
         raise ValueError(
-            f"{place} has the classes {_listed(spec.classes)}, {run.path} knows {_listed(expected.classes)}; "
+            f"{place} has the classes {_listed(spec.classes)}, {run.path} knows {_listed(folders)}; "
             "give images of the same classes"
         )
-    if (spec.channels, spec.size) != (expected.channels, expected.size):
-        raise ValueError(
-            f"images of {place} are {spec.channels} x {spec.size} x {spec.size}, but {run.path} reads "
-            f"{expected.channels} x {expected.size} x {expected.size}; convert them"
-        )
+    if (spec.channels, spec.sides) != (expected.channels, expected.sides):
+        wanted = " x ".join(map(str, (expected.channels, *expected.sides)))
+        raise ValueError(f"images of {place} are {spec.shape}, but {run.path} reads {wanted}; convert them")
 
 
 def _listed(names: tuple[str, ...]) -> str:

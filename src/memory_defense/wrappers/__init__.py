@@ -13,7 +13,15 @@ from memory_defense.wrappers.gradients import (
     gradient_at,
     replace_value,
 )
-from memory_defense.wrappers.models import frozen, modules_known, modules_of, restored, rows_of, tensors_of
+from memory_defense.wrappers.models import (
+    evaluating,
+    frozen,
+    modules_known,
+    modules_of,
+    restored,
+    rows_of,
+    tensors_of,
+)
 from memory_defense.wrappers.modes import (
     OwnPrecision,
     UnderDefaults,
@@ -41,6 +49,7 @@ __all__ = [
     "TensorMap",
     "UnderDefaults",
     "apart",
+    "evaluating",
     "exact_float32",
     "frozen",
     "gradient_at",

@@ -131,6 +131,23 @@ def frozen(model: object) -> Generator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Run a block with a model in eval mode; every module's mode is afterwards what it was.
+
+    Modules of a training model that are in eval mode stay so, such as normalisations that are not trained.
+    """
+    training = model.training
+    resting = [module for module in model.modules() if training and not module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        for module in resting:
+            module.training = False
+
+
 def _mode(module: nn.Module) -> bool:
     """Return whether the module trains; a frozen script has no mode."""
     return bool(getattr(module, "training", False))

@@ -86,9 +86,9 @@ def test_codes_lie_between_zero_and_one():
     assert 0 <= codes.min() < codes.max() <= 1
 
 
-@pytest.mark.parametrize("size", [3, 129])
+@pytest.mark.parametrize("size", [3, 1025])
 def test_sizes_out_of_range_are_refused(size):
-    with pytest.raises(ValueError, match=f"size is {size}, but the autoencoder takes 4 to 128"):
+    with pytest.raises(ValueError, match=f"size is {size}, but the autoencoder takes 4 to 1024"):
         plan_for(3, size)
 
 
@@ -97,3 +97,21 @@ def test_images_of_another_size_are_refused_even_where_the_code_would_fit():
 
     with pytest.raises(ValueError, match=r"takes \(B, 1, 28, 28\)"):
         encoder(torch.rand(2, 1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "layers"), [(128, 8, 4), (129, 5, 5), (224, 7, 5), (257, 5, 6), (1024, 8, 7)]
+)
+def test_a_larger_image_has_more_layers_and_no_larger_code(size, side, layers) -> None:
+    plan = plan_for(3, size)
+    assert plan.code_shape == (256, side, side)
+    assert len(plan.encoder) == layers == len(plan.decoder) + 1
+    assert plan.sides[-1] == size
+
+
+def test_an_image_of_224_pixels_becomes_a_code_and_an_image_again() -> None:
+    plan = plan_for(1, 224)
+    images = torch.rand(1, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    codes = Encoder(plan).eval()(images)
+    assert codes.shape == (1, plan.code_size)
+    assert Decoder(plan).eval()(codes).shape == images.shape

@@ -8,15 +8,16 @@ output is linear (A19).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
-from memory_defense.networks.layers import check_input, check_side
+from memory_defense.networks.layers import MAX_SIZE, check_input, check_side
 
 SLOPE = 0.25
-SMALLEST_SIZE = 4
+SMALLEST_SIZE, LARGEST_SIZE = 4, 1024
 
 Stem = Literal[1, 3]
 
@@ -63,7 +64,9 @@ def plan_for(channels: int, size: int, stem: Stem = 3) -> AutoencoderPlan:
     Parameters
     ----------
     channels, size
-        C and H = W, 4 to 128; both columns give D = 1024 at their own dataset's size.
+        C and H = W, 4 to 1024; both columns give D = 1024 at their own dataset's size. Above 128 pixels, which the
+        table does not speak of, further layers of the column's last width halve the image until the code's map has
+        at most 8 pixels a side, as at 128.
     stem
         See `AutoencoderPlan.stem`; only the Fashion-MNIST column has a 1x1 form, elsewhere it is 3.
 
@@ -72,11 +75,16 @@ def plan_for(channels: int, size: int, stem: Stem = 3) -> AutoencoderPlan:
     ValueError
         For a size out of range.
     """
-    check_side(size, "the autoencoder", SMALLEST_SIZE)
+    check_side(size, "the autoencoder", SMALLEST_SIZE, LARGEST_SIZE)
     if (channels, size) == (1, 28):
         return AutoencoderPlan(channels=1, size=28, encoder=(16, 32, 64), decoder=(32, 16), stem=stem)
+    more = max(0, math.ceil(math.log2(size / MAX_SIZE)))
     return AutoencoderPlan(
-        channels=channels, size=size, encoder=(64, 128, 128, 256), decoder=(256, 128, 128), stem=3
+        channels=channels,
+        size=size,
+        encoder=(64, 128, 128, 256, *[256] * more),
+        decoder=(*[256] * more, 256, 128, 128),
+        stem=3,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Unpack
 
 from torch import nn
 
-from memory_defense.defenses.memory.autoencoder import Stem, plan_for
+from memory_defense.defenses.memory.autoencoder import LARGEST_SIZE, Stem, plan_for
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.defenses.memory.slots import SlotMemory
 from memory_defense.names import check_name
@@ -70,7 +70,7 @@ PRESETS: dict[str, MemoryPreset] = {
 def reading(preset: str, shape: ImageShape) -> MemoryPreset:
     """Return a preset by name; raise ValueError for an unknown one, or a shape that classifier-B cannot take."""
     check_name(preset, PRESETS, "preset")
-    check_network(shape["channels"], shape["size"], shape["classes"], shape["mean"], smallest=16)
+    check_network(shape["channels"], shape["size"], shape["classes"], shape["mean"], 16, LARGEST_SIZE)
     return PRESETS[preset]
 
 
