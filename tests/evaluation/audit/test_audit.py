@@ -32,6 +32,7 @@ SOUND = {"fgsm": Fgsm(), "pgd": Pgd(steps=10)}
 NOT_IN_SOUND = {
     "a transfer attack was run",
     "earlier questions change no answer",
+    "the order of questions changes no answer",
     "images between two grey levels are answered as those at whole ones",
     "an attack that sees labels alone was run",
     "an attack without gradients was run",
