@@ -122,7 +122,7 @@ def test_killed_inside_an_attack_it_goes_on_from_the_last_chunk(there, monkeypat
         added.append(len(rows))
 
     monkeypatch.setattr("memory_defense.evaluation.store.Store.add", killed)
-    monkeypatch.setattr("memory_defense.evaluation.chunks.Chunks.size", lambda *_: 1)
+    monkeypatch.setattr("memory_defense.evaluation.watch.Chunks.size", lambda *_: 1)
     with pytest.raises(_Killed):
         memdef(*ASKED, "--out", "killed")
     assert state_path(Path("killed/original.json")).is_file()

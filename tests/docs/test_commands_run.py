@@ -131,6 +131,7 @@ PARSED = {
     "FILE.pt2": "needs somebody's program; tests/cli/test_doors.py exports some and evaluates them",
     "memdef convert": "needs a checkpoint; tests/remedies converts one",
     "efficientnet_lite_pytorch": "minutes; tests/cli/test_real_model.py runs it",
+    "runs/hardened.onnx": "needs what was hardened; tests/cli/test_harden_plain.py exports it and evaluates it",
     "lite0.onnx": "minutes; tests/cli/test_real_model.py runs it",
     "--geometry": "needs pictures of that size; tests/workflows/test_own_pictures.py makes some and evaluates them",
     "cifar10": "needs the dataset; tests/data loads every layout of it",

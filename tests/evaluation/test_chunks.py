@@ -7,9 +7,8 @@ import torch
 
 from memory_defense.attacks import Pgd, Square
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.chunks import KEPT_SECONDS, Chunks
-from memory_defense.evaluation.costs import EARLY, expected_cost, following, opening
 from memory_defense.evaluation.pixels import Pixels
+from memory_defense.evaluation.watch import EARLY, KEPT_SECONDS, Chunks, expected_cost, following, opening
 from memory_defense.threat import Linf
 
 IMAGES = Pixels.of(torch.zeros(1000, 1, 2, 2))

@@ -34,7 +34,6 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
 from memory_defense.evaluation.cases import Case, cross
-from memory_defense.evaluation.chunks import Chunks
 from memory_defense.evaluation.fitting import changes, classes_of, fitted
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
 from memory_defense.evaluation.log import Log
@@ -56,7 +55,7 @@ from memory_defense.evaluation.store import (
     take_over,
     to_tensors,
 )
-from memory_defense.evaluation.watch import Watch, described
+from memory_defense.evaluation.watch import Chunks, Watch, described
 from memory_defense.foreign import MemoryShortError, out_of_memory, undisturbed
 from memory_defense.noticed import Noticed, noticing
 from memory_defense.passes import (

@@ -3,6 +3,13 @@
 The time left is an upper bound. It takes every attack to be tried on every image that still stands with all the
 passes that it may use, at the speed of the passes so far. An attack that does not say how many that are is judged
 by what it took for other images; until it has taken something, no time is said.
+
+Who adds up several works hears what is expected, too (`Expecting`): images that an attack breaks stop early,
+scouts that find nothing new stay with the pilot, and outward attacks end where they break none. How many images
+stand at the end decides most of it, and is a guess until they were attacked.
+
+A stopped evaluation loses what the attack at hand did to its images. Where an answer does not depend on its batch,
+so that any chunk gives the same verdicts, the speed of passes chooses how many they are (`Chunks`).
 """
 
 from __future__ import annotations
@@ -12,17 +19,149 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from memory_defense.contracts import FineProgress, Progress, Rows, needs_gradient
+from memory_defense.contracts import (
+    Attack,
+    Averaging,
+    FineProgress,
+    Progress,
+    Querying,
+    Restarting,
+    Rows,
+    Stepping,
+    needs_gradient,
+    parts_of_attack,
+    targets_of,
+)
+from memory_defense.evaluation.cascade import BLOCK_IMAGES, BLOCKS, PILOT_IMAGES, SAMPLE_IMAGES
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.costs import GRADIENT_COST, Expecting, following, most_passes, opening, passes_of
+from memory_defense.evaluation.pixels import Pixels, chunk_for
+from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.state import State
 from memory_defense.progress import Seldom, heard
 
+GRADIENT_COST = 3
+"""Forward passes that a forward and a backward pass cost together."""
+
+EARLY = 0.25
+"""Share of its passes that an attack takes for an image that it breaks, about."""
+_OUTWARD_BLOCKS = 1.5
+"""Blocks that an outward attack tries, about."""
+
+KEPT_SECONDS = 40.0
+"""Time that the attack at hand takes for its images, about, before they are kept."""
+
 _SETTLED_SECONDS = 1.0
 """Time of passes after which their speed is believed."""
+
+
+def most_passes(attack: Attack, norm: str) -> int | None:
+    """Return the most passes of one image that an attack makes, about; None where it does not say.
+
+    Parameters
+    ----------
+    attack
+        Its `steps`, `queries`, `restarts`, `targets`, `samples` and parts tell.
+    norm
+        ``linf`` or ``l2``, which may decide on the parts.
+    """
+    parts = parts_of_attack(attack, norm)
+    if "" not in parts:
+        found = [most_passes(part, norm) for part in parts.values()]
+        return None if None in found else sum(one or 0 for one in found)
+    if isinstance(attack, Replay):
+        return 1
+    if isinstance(attack, Querying) and not needs_gradient(attack):
+        return attack.queries
+    if not isinstance(attack, Stepping):
+        return None
+    again = (attack.restarts if isinstance(attack, Restarting) else 1) * (targets_of(attack) or 1)
+    averaged = attack.samples if isinstance(attack, Averaging) else 1
+    return attack.steps * again * averaged * int(getattr(attack, "search_steps", 1)) + again
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """A display that wants to know what is expected, beside what it takes at most."""
+
+    survive: float
+    """The share of the images that will stand in the end, as far as anybody can tell."""
+
+    def expect(self, cost: float, rate: float) -> None:
+        """Hear what is left of the attacks in forward passes of an image, and the seconds of one so far."""
+        ...
+
+
+def passes_of(case: Case) -> float:
+    """Return the cost of a case for an image that stands, in forward passes; 0 where the attack does not say."""
+    most = most_passes(case.attack, case.ball.norm) or 0
+    return most * (GRADIENT_COST if needs_gradient(case.attack) else 1)
+
+
+def opening(images: float, survive: float) -> float:
+    """Return how many images' whole passes an attack takes that is the first to see them."""
+    return images * (survive + (1 - survive) * EARLY)
+
+
+def following(case: Case, standing: float) -> float:
+    """Return how many images' whole passes a case takes that comes after the first attack on all of them."""
+    if case.purpose != "cascade" or case.role == "main":
+        return standing
+    if case.role == "scout":
+        return min(standing, PILOT_IMAGES)
+    sample = 0 if needs_gradient(case.attack) else SAMPLE_IMAGES
+    return min(standing, _OUTWARD_BLOCKS * max(BLOCK_IMAGES, standing / BLOCKS) + sample)
+
+
+def expected_cost(cases: Sequence[Case], images: int, survive: float) -> float:
+    """Return the forward passes that an evaluation of so many images, all right, takes, about."""
+    total, opened = 0.0, set[tuple[str, float]]()
+    for case in cases:
+        ball = case.ball.norm, case.ball.epsilon
+        if case.purpose != "cascade":
+            whole = opening(images, survive)
+        elif ball in opened:
+            whole = following(case, images * survive)
+        else:
+            whole = opening(images, survive)
+            opened.add(ball)
+        total += whole * passes_of(case)
+    return total
+
+
+@dataclass
+class Chunks:
+    """Chooses the images of a chunk by the speed of the passes so far.
+
+    Parameters
+    ----------
+    chunk
+        Images at most, before their size counts (`pixels.chunk_for`).
+    granule
+        What passes are a multiple of; None where an answer may depend on its batch, and then no clock is asked.
+    """
+
+    chunk: int
+    granule: int | None
+    _cost: float = 0.0
+    _seconds: float = 0.0
+
+    def took(self, forward: int, backward: int, seconds: float) -> None:
+        """Hear of the image passes that something made, and of its time."""
+        self._cost += forward + (GRADIENT_COST - 1) * backward
+        self._seconds += seconds
+
+    def size(self, case: Case, images: Pixels) -> int:
+        """Return the images of the next chunk of a case, at least a granule."""
+        most, passes = chunk_for(images, self.chunk), most_passes(case.attack, case.ball.norm)
+        if self.granule is None or passes is None or self._cost == 0:
+            return most
+        each = passes * (GRADIENT_COST if needs_gradient(case.attack) else 1) * self._seconds / self._cost
+        fits = min(most, int(KEPT_SECONDS / max(each, 1e-9)))
+        return max(fits - fits % self.granule, min(self.granule, most))
 
 
 @dataclass

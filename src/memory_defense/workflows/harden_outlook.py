@@ -12,7 +12,7 @@ from memory_defense.attacks.suites import parts_of
 from memory_defense.contracts import Defense, FineProgress, Progress, transfers_of
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.costs import GRADIENT_COST, expected_cost, passes_of
+from memory_defense.evaluation.watch import GRADIENT_COST, expected_cost, passes_of
 from memory_defense.passes import regular
 from memory_defense.recipes.hardened import HardenOptions
 from memory_defense.recipes.recipe import Recipe, Stage
