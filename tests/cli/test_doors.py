@@ -11,9 +11,12 @@ from torch import nn
 
 import memory_defense
 from faults.helpers_faults import memdef, refused
+from memory_defense import Options
+from memory_defense.certificates.smoothing import Smoothing
 from memory_defense.data.geometry import Geometry
 from memory_defense.data.own import load_images
 from memory_defense.systems.load import load_model
+from memory_defense.workflows.certify import certify
 from systems.doors import CLASSES, SIDE, Last, Levels, Net, fitted, images, write_onnx, write_program
 
 EPSILON = 2 / 255
@@ -155,6 +158,16 @@ def test_a_folder_of_transformers_is_evaluated_with_its_image_processor(kind, ho
     assert record["clean"]["accuracy"] == wanted.clean.accuracy > 1 / CLASSES
     assert [one["accuracy"] for one in record["worst_case"]] == [one.accuracy for one in wanted.worst_case]
     assert any("mean=0.5/0.4/0.3,std=0.2/0.3/0.4" in one for one in record["notes"])
+    smoothed = ("--sigma", "0.1", "--samples", 100, "--selection", 10, "--radius", "0.05", "--threads", 1)
+    done = memdef("certify", f"hf:{kind}", "--data", "data", *smoothed, "--out", "c.json")
+    assert done.status == 0, done
+    proven = json.loads(Path("c.json").read_text())
+    smoothing, options = Smoothing(sigma=0.1, samples=100, selection=10), Options(ids=data.ids)
+    expected = certify(
+        classifier, data.floats(), data.labels, radii=[0.05], smoothing=smoothing, options=options
+    ).certified
+    assert [one["accuracy"] for one in proven["certified"]] == [one.accuracy for one in expected]
+    assert set(proven["notes"]) >= set(record["notes"])
 
 
 class Processed(nn.Module):
