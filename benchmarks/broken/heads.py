@@ -108,7 +108,7 @@ def codes(kit: Kit) -> Trial:
     model = kit.trained("codes", Codes, bits)
     return Trial(
         model,
-        Climb(on=model, steps=10, step=0.25, starts=0),
+        Climb(on=model, steps=1, step=1.0, starts=0),
         {
             "the bits before they are rounded off": Climb(on=model.before, loss=lead, steps=60, ranks=3),
             "the lead of the answers": Climb(on=model, loss=lead, steps=60, ranks=3),
@@ -197,7 +197,7 @@ HEADS = {
         "error-correcting output codes",
         "Verma & Swami 2019",
         f"{TRAMER}",
-        "PGD, 10 steps of epsilon / 4, from the clean image",
+        "FGSM",
         "bits that are sure, and correlations below 0, have no gradient",
         codes,
     ),
