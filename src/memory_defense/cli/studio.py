@@ -41,7 +41,7 @@ def studio(
         list[Path] | None,
         typer.Argument(
             help="Directories with runs or records; if left out, ./runs, and the records in the current directory. "
-            "One of them may name your own classifier: package.module:build, hf:DIR, onnx:FILE, FILE.pt2 or an export."
+            "One may name a classifier of yours: package.module:build, hf:DIR, onnx:FILE, FILE.pt2 or an export."
         ),
     ] = None,
     data: OwnImages = None,

@@ -485,11 +485,12 @@ def held_open(model: object) -> list[str]:
     """Return the connections, databases and files open for writing that calling the model can reach."""
     found: list[str] = []
     for thing in reached(model):
-        root = type(thing).__module__.partition(".")[0]
+        kind = type(thing)
+        root = kind.__module__.partition(".")[0]
         writes = isinstance(thing, io.IOBase) and hasattr(thing, "name") and not thing.closed and thing.writable()
         writes = writes or (isinstance(thing, np.memmap) and cast("Any", thing).mode not in ("r", "c"))
         if root in _CONNECTED or writes:
-            found.append(f"an open {type(thing).__name__}")
+            found.append(f"an open {kind.__name__}")
     return found
 
 

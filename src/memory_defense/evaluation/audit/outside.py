@@ -118,14 +118,13 @@ def _walked(findings: Findings, ball: Ball, clean: Images, *, near: bool) -> tup
     None where the answers on too few ways changed. Whole ways, or the short pieces in which the answer changes.
     """
     levels, differences = on_grid(clean), list[Tensor]()
+    every, sure = clean.new_zeros(1), 0.0
     for number in range(near, 2 * _ROUNDS, 2):
         forth = findings.draws(f"order of questions {number}", len(clean)).uniform() < 0.5
         down, right = (clean.shape[side] // 2 + number for side in (2, 3))
         ends = clean.roll(down, 2), clean.roll(number + 1, 0).roll(right, 3)
-        there, back = (
-            _Ways(findings, ball, *(torch.where(_column(side), one, 1 - one.flip(3)) for one in ends), levels)
-            for side in (forth, ~forth)
-        )
+        sides = [[torch.where(_column(side), one, 1 - one.flip(3)) for one in ends] for side in (forth, ~forth)]
+        there, back = (_Ways(findings, ball, first, second, levels) for first, second in sides)
         differences.append(there.stays(near=near, backwards=False) - back.stays(near=near, backwards=True))
         every = torch.cat(differences)
         if int((every != 0).sum()) < _FEWEST:
