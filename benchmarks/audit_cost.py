@@ -73,13 +73,13 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     data = splits()
     test = data.test.first(asked.images)
-    place = asked.out / "audit_cost.json"
-    document = json.loads(place.read_text()) if place.exists() else {"benchmark": "audit_cost", "runs": {}}
     rows: list[Row] = []
     for name in asked.nets:
         row = measured(name, load_net(name, data), test.floats(), test.labels, asked.seed)
         print(row, flush=True)
         rows.append(row)
+    place = asked.out / "audit_cost.json"
+    document = json.loads(place.read_text()) if place.exists() else {"benchmark": "audit_cost", "runs": {}}
     kept = [row for row in document["runs"].get(asked.label, {}).get("rows", []) if row["net"] not in asked.nets]
     document["runs"][asked.label] = {
         "git": revision(),

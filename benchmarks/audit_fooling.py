@@ -24,7 +24,6 @@ from evaluation.audit.honest import shapes
 from evaluation.audit.test_fooling import ALL, COUNT, EPSILON, evaluated, network, truth
 from report import RESULTS, revision
 
-
 KINDS = {
     "learns": (*LEARNING, *LEARNING_ELSEWHERE),
     "holds": (*HOLDING, *HOLDING_MORE),
