@@ -65,7 +65,7 @@ def test_measured_speed_replaces_what_was_guessed(work) -> None:
     outlook.begin("attacking", 1)
     outlook.expect(50, 0.2)
     assert outlook.left() == pytest.approx(
-        50 * 0.2 + (6 + 2 * BESIDE - 4) + 60 * 10 * 0.2 + 2 * 50 * 0.2 + 500 * 0.2 * 1.3 + 2 * BESIDE
+        50 * 0.2 + 0.6 * (6 + 2 * BESIDE) + 60 * 10 * 0.2 + 2 * 50 * 0.2 + 500 * 0.2 * 1.3 + 2 * BESIDE
     )
     clock.now = 14.0
     outlook.begin("preparing what comes next", 0)

@@ -21,9 +21,9 @@ _SCORE = re.compile(r"held-out score ([\d.e+-]+)")
 _CHECK = re.compile(r"auditing, check (\d+) of (\d+)")
 _FIRST_STEPS = 3
 """Steps of a training after which their speed is believed."""
-_AROUND, _AROUND_PASSES = 0.3, 30_000
+_AROUND, _AROUND_PASSES, _BEHIND = 0.3, 30_000, 0.6
 """What an evaluation does beside its attacks until one was timed: a share of those, and forward passes of an image,
-in which its batches are measured and its numbers audited."""
+in which its batches are measured and its numbers audited; and the share of it that comes behind the attacks."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Outlook:
         self.shown, self.parts, self.rate, self.clock = shown, list(parts), rate, clock
         self.survive, self._hardened = survive
         self._at, self._text, self._stage = -1, "", ""
-        self._around: list[float] = []
+        self._around: list[tuple[float, float]] = []
         self._enter()
 
     def _enter(self) -> None:
@@ -84,8 +84,8 @@ class Outlook:
 
     def part(self, name: str) -> None:
         """Begin a part; those before it that were not begun need not be done."""
-        if self._attacking is not None:
-            self._around.append(self._beside())
+        if self._attacking is not None and self._attacked is not None:
+            self._around.append((self._attacking - self._began, self.clock() - self._attacked))
         self._move(next(place for place, one in enumerate(self.parts) if one.name == name))
 
     def _move(self, place: int) -> None:
@@ -158,33 +158,31 @@ class Outlook:
         seconds = one.cost(self._hardened) * self.rate
         if one.steps:
             return seconds + one.scores * one.score_cost * self.rate
-        return seconds + self._beside_attacks(seconds)
+        return seconds + sum(self._beside(seconds))
 
-    def _beside_attacks(self, seconds: float) -> float:
-        return max(self._around) if self._around else _AROUND * seconds + _AROUND_PASSES * self.rate
+    def _beside(self, seconds: float) -> tuple[float, float]:
+        """Return the time of an evaluation before its attacks, and behind them."""
+        if self._around:
+            return self._around[-1]
+        guess = _AROUND * seconds + _AROUND_PASSES * self.rate
+        return (1 - _BEHIND) * guess, _BEHIND * guess
 
     def _of_this(self) -> float:
         one, elapsed = self.parts[self._at], self.clock() - self._began
         if one.steps:
             return self._of_training(one)
-        around = self._beside_attacks(one.cost(self.survive) * self.rate)
+        attacks = one.cost(self.survive) * self.rate
+        before, behind = self._beside(attacks)
         if self._attacking is None:
-            return max(around - elapsed, 0.0) + one.cost(self.survive) * self.rate
+            return max(before - elapsed, 0.0) + attacks + behind
         if self._attacked is not None:
-            return self._of_steps() or max(around - self._beside(), 1.0)
-        left = one.cost(self.survive) * self.rate if self._left is None else self._left
-        return left + max(around - (self._attacking - self._began), 0.0)
+            return self._of_steps() or max(behind - (self.clock() - self._attacked), 1.0)
+        return (attacks if self._left is None else self._left) + behind
 
     def _of_steps(self) -> float:
         """Return the rest of the audit by its checks so far; 0 while there are none."""
         done, total = self._steps
         return (self.clock() - (self._attacked or 0.0)) * (total - done) / done if 0 < done < total else 0.0
-
-    def _beside(self) -> float:
-        """Return the time of the part at hand that was not spent on attacks."""
-        attacking = self._attacking or self._began
-        attacked = self.clock() if self._attacked is None else self._attacked
-        return self.clock() - self._began - (attacked - attacking)
 
     def _of_training(self, one: Part) -> float:
         made, now = self._done - self._base, self.clock()
