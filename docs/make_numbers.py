@@ -291,7 +291,7 @@ def _broken_settings(document: dict[str, Any]) -> str:
     return (
         f"the first {document['images']} test images of {document['dataset']}, L-inf {document['epsilon']:g}, "
         f"torch {document['torch']}, on {document['device']}, in {document['minutes']['processor']:.0f} minutes of "
-        "one core, training included"
+        "one core, some nets kept from before"
     )
 
 

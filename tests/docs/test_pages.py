@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_a_record_fills_its_place(tmp_path: Path) -> None:
         assert f"{score:g} %" in text
     assert "old" not in text
     assert "not measured yet" in made.filled("<!-- fill table5/fashion-mnist/memae --><!-- end fill -->", tmp_path)
+
+
+def test_a_defense_that_reads_too_high_is_named_unless_a_check_fails(tmp_path: Path) -> None:
+    made = script("make_numbers")
+
+    def row(title: str, said: float, true: float, failed: list[str]) -> dict[str, object]:
+        return {"title": title, "ours": {"accuracy": said, "failed": failed}, "truth": {"accuracy": true}}
+
+    rows = [row("fooling", 0.5, 0.1, []), row("seen through", 0.5, 0.1, ["a check"]), row("honest", 0.12, 0.1, [])]
+    written = {"rows": {str(number): one for number, one in enumerate(rows)}}
+    (tmp_path / "broken-defenses.json").write_text(json.dumps(written), encoding="utf-8")
+    place = "<!-- fill broken/open --><!-- end fill -->"
+    assert "fooling (50 % where 10 % stand by hand)<" in made.filled(place, tmp_path)
+    assert "not measured yet" in made.filled(place, tmp_path / "nowhere")
 
 
 def test_names_in_the_map_exist() -> None:
