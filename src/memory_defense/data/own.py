@@ -44,9 +44,9 @@ _CHUNK = 1000
 """Images that are hashed or averaged at a time."""
 _SMALL = 3 * 128 * 128
 """Numbers of an image's pixels up to which so many are."""
-
-
-gives back to the system at once, as it does not below 32."""
+_CHUNK_NUMBERS = 5 << 23
+"""Numbers of larger images' pixels that are hashed or averaged at a time, about: 40 MiB of bytes, which the C
+library gives back to the system at once, as it does not below 32."""
 
 
 @dataclass(frozen=True)
