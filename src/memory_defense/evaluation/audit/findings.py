@@ -52,6 +52,9 @@ NOT_RUN = "not run: "
 NOTHING = "the evaluation holds nothing for it to look at"
 """The reason where a check has none of its own."""
 
+BRIEF, BACKWARD = 20.0, 2
+"""Seconds that a check may always take, and forward passes that a backward pass counts as."""
+
 ASKED_AGAIN = 5
 """Forward passes that are compared to find out whether the defense draws at random."""
 
@@ -134,6 +137,18 @@ class Findings:
         """Every case that was tried on some image, with what it did there."""
         both = zip(self.evaluation.cases, self.evaluation.state.cases, strict=True)
         return [(case, one) for case, one in both if bool(one.done.any())]
+
+    def too_long(self, forward: int, backward: int = 0) -> str:
+        """Return why a check that asks about so many images takes too long; empty where it does not.
+
+        It may take `BRIEF` seconds or a quarter of what the attacks took, by what a pass of theirs took.
+        """
+        seconds = sum(one.seconds for _, one in self.tried)
+        passes = sum(one.forward + BACKWARD * one.backward for _, one in self.tried)
+        expected = (forward + BACKWARD * backward) * seconds / passes if passes else 0.0
+        if expected <= max(BRIEF, seconds / 4):
+            return ""
+        return f"it would take about {expected:.0f} s, more than a quarter of the attacks; evaluate more images"
 
     def transfers(self, case: Case) -> bool:
         """Whether the case's images were made for something else than this defense."""

@@ -104,6 +104,8 @@ def the_order_changes_nothing(findings: Findings) -> AuditLine:
     ball = next((one for one in findings.balls if one.epsilon > 0), None)
     if len(clean) < _FEWEST or ball is None:
         return line(check, None, None, meaning, remedy, "too few images, or no bounded ball that is no point")
+    if why := findings.too_long(2 * _WAYS * (2 * _STEPS + _HALVINGS + 1)):
+        return line(check, None, None, meaning, remedy, why)
     walked = [_walked(findings, ball, clean, near=near) for near in (False, True)]
     found = [one for one in walked if one is not None]
     if not found:

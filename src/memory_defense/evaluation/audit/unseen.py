@@ -76,6 +76,9 @@ def unseen_images_fare_alike(findings: Findings) -> AuditLine:
     rows = few_correct(findings)
     if len(rows) < USABLE:
         return line(check, None, None, meaning, remedy, f"fewer than {USABLE} images are classified correctly")
+    steps = getattr(case.attack, "steps", 1)
+    if why := findings.too_long(len(rows) * (4 + steps), len(rows) * steps):
+        return line(check, None, None, meaning, remedy, why)
     robust = evaluation.state.inside(case.ball).robust[rows]
     gap = _gap(findings, case, rows, robust)
     why = f"fewer than {USABLE} images keep their answer when they are moved by a pixel"
@@ -118,6 +121,8 @@ def answers_do_not_jump(findings: Findings) -> AuditLine:
     rows = findings.evaluation.correct.nonzero().squeeze(1)[:_MOST_PATHS]
     if len(rows) < USABLE:
         return line(check, None, None, meaning, remedy, f"fewer than {USABLE} images are classified correctly")
+    if why := findings.too_long(2 * len(rows) * (_STATIONS + _HALVINGS)):
+        return line(check, None, None, meaning, remedy, why)
     clean = findings.evaluation.images[rows]
     goals = [clean.flip(2), 1 - clean.flip(2, 3)]
     share = max(
@@ -165,6 +170,8 @@ def answers_do_not_switch_half_way(findings: Findings) -> AuditLine:
     rows, others = rows[others >= 0], rows[others[others >= 0]]
     if len(rows) < USABLE:
         return line(check, None, None, meaning, remedy, f"fewer than {USABLE} pairs of different classes")
+    if why := findings.too_long(2 * len(_WINDOWS) * len(rows)):
+        return line(check, None, None, meaning, remedy, why)
     first, second = evaluation.labels[rows], evaluation.labels[others]
     found: list[tuple[float, float]] = []
     for by, limit in _WINDOWS:
