@@ -155,7 +155,7 @@ def test_what_a_proving_defense_does_is_told() -> None:
     with seeded(0, "proving"):
         shape = {"channels": 1, "size": 28, "classes": 10, "mean": (0.3,), "std": (0.3,)}
         subject = Subject("proving", build_proving_memory(preset="tiny", **shape).eval(), tuple("abcdefghij"))
-    told = SimpleNamespace(subject=lambda _: subject, runs=SimpleNamespace(find=str), tests_of=lambda _: [])
+    told = SimpleNamespace(subject=lambda _: subject, find=str, tests_of=lambda _: [])
     described = describe_run(told, "proving")  # pyright: ignore[reportArgumentType]
     assert described.flag.startswith("It proves its answers (nearest items)")
     assert not described.slots

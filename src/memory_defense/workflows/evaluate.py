@@ -52,7 +52,7 @@ from memory_defense.evaluation.store import (
     only_writer,
 )
 from memory_defense.files import remove
-from memory_defense.foreign import undisturbed
+from memory_defense.foreign import undisturbed, watched_outside
 from memory_defense.passes import granules_of
 from memory_defense.progress import stage
 from memory_defense.ranks import current, in_company
@@ -72,7 +72,7 @@ from memory_defense.workflows.arguments import (
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
 from memory_defense.workflows.suspicion import doubted, suspected, with_labels_alone
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
-from memory_defense.wrappers.untouched import Untouched, watched_outside
+from memory_defense.wrappers.untouched import Untouched
 
 if TYPE_CHECKING:
     from memory_defense.attacks.own import AttacksLike
@@ -201,7 +201,7 @@ def evaluate(
                     outside=outside,
                 )
                 suite = with_labels_alone(suite, names, doubts)
-                plan = partial(cascade_cases, suite=suite, balls=balls, start_from=earlier)
+                plan = partial(cascade_cases, suite=suite, balls=balls, start_from=earlier, transfers=True)
                 evaluation = saved_evaluation(defense, pixels, truth, plan(defense), chosen, place, recipe=recipe)
                 once_more, doubts = doubted(defense, untouched, evaluation, doubts, seed=chosen.seed)
                 if once_more is not defense:

@@ -19,12 +19,12 @@ from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.invariance import undisturbed
 from memory_defense.evaluation.pixels import Pictures
 from memory_defense.evaluation.robustness import Evaluation
-from memory_defense.foreign import MemoryShortError, ModelError
+from memory_defense.foreign import MemoryShortError, ModelError, watched_outside
 from memory_defense.passes import regular
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.ranks import current
 from memory_defense.wrappers import frozen
-from memory_defense.wrappers.untouched import Forgetful, Untouched, watched_outside
+from memory_defense.wrappers.untouched import Forgetful, Untouched
 
 LOOKED_AT = 64
 """The most images that are asked about."""

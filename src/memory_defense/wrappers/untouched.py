@@ -15,8 +15,8 @@ import mmap
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import isfunction, ismethod
@@ -37,9 +37,21 @@ MOST_NUMBERS = 1 << 26
 """Numbers of tensors and arrays that are copied, over all; those beyond are not put back."""
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Generator)
-_OURS = frozenset({"torch", "numpy", "memory_defense", "builtins", *sys.stdlib_module_names})
+_RUNNERS = {"pytest", "_pytest", "pluggy", "execnet", "xdist", "IPython", "ipykernel"}
+_OURS = frozenset({"torch", "numpy", "memory_defense", "builtins", *sys.stdlib_module_names, *_RUNNERS})
+_LIBRARIES = _OURS | {
+    *("transformers", "timm", "torchvision", "huggingface_hub", "sympy", "mpmath", "scipy", "PIL", "matplotlib"),
+    *("requests", "urllib3", "httpx", "anyio", "yaml", "tqdm", "foolbox", "eagerpy", "jax", "tensorflow", "onnx"),
+    *("onnxruntime", "pandas", "sklearn"),
+}
+"""Packages whose functions, classes and names no model's author writes; what a model holds of them counts."""
+
 _HOLDERS = frozenset({"collections", "functools", "types", "queue", "weakref", "builtins"})
 """Modules of the standard library whose objects a model may keep things in."""
+
+_IMPORTING = frozenset({"__builtins__", "__loader__", "__spec__"})
+_PROCESS = frozenset(map(id, (sys.modules, sys.meta_path, sys.path_hooks, sys.path_importer_cache)))
+"""What leads to whatever runs in the process beside the model, such as a notebook or a test's runner."""
 
 _CACHED = type(cache(len))
 _DEFINED = (ModuleType, FunctionType, type)
@@ -57,8 +69,11 @@ class _Kept(Generic[_T]):
     back: Callable[[_T, Any], None]
 
     def changed(self) -> bool:
-        """Whether the thing is not as it was."""
-        return not _same(self.now(self.thing), self.before)
+        """Whether the thing is not as it was; also where it cannot be looked at any more, as a closed stream."""
+        try:
+            return not _same(self.now(self.thing), self.before)
+        except Exception:  # whatever an object may raise that is only looked at
+            return True
 
     def put_back(self) -> None:
         """Make the thing what it was."""
@@ -78,7 +93,7 @@ class Untouched:
         self._kept: list[_Kept[Any]] = []
         room = MOST_NUMBERS
         for thing in reached(model):
-            for one in _noted(thing, room):
+            for one in _readable(_noted(thing, room)):
                 room -= one.before.numel() if isinstance(one.before, Tensor) else 0
                 self._kept.append(one)
 
@@ -90,7 +105,7 @@ class Untouched:
         """Make everything what it was."""
         for one in self._kept:
             if one.changed():
-                with suppress(AttributeError, TypeError, RuntimeError):  # some things do not let themselves be set
+                with suppress(Exception):  # some things do not let themselves be set
                     one.put_back()
 
 
@@ -128,12 +143,19 @@ def reached(model: object) -> Iterator[object]:
         if (
             id(thing) in seen
             or isinstance(thing, Untouched)
+            or id(thing) in _PROCESS
             or (isinstance(thing, _PLAIN) and not _own_class(thing))
         ):
             continue
         seen[id(thing)] = thing  # held, so that no other object gets its id meanwhile
         yield thing
-        pending.extend(_held(thing))
+        pending.extend(_readable(_held(thing)))
+
+
+def _readable(found: Iterator[_T]) -> Iterator[_T]:
+    """Yield what is found until an object does not let itself be looked at, as a pool of connections does not."""
+    with suppress(Exception):
+        yield from found
 
 
 def _own_class(thing: object) -> bool:
@@ -141,7 +163,7 @@ def _own_class(thing: object) -> bool:
 
 
 def _library(module: object) -> bool:
-    return not isinstance(module, str) or module.partition(".")[0] in _OURS
+    return not isinstance(module, str) or module.partition(".")[0] in _LIBRARIES
 
 
 def _held(given: object) -> Iterator[object]:
@@ -149,13 +171,13 @@ def _held(given: object) -> Iterator[object]:
     if isinstance(given, (Tensor, np.ndarray)):
         return
     if isinstance(given, ModuleType):
-        held = cast("list[object]", list(vars(given).values()))
+        held = [one for name, one in list(vars(given).items()) if name not in _IMPORTING]
         yield from held if not _library(given.__name__) else (one for one in held if type(one) in (dict, list, set))
     elif isinstance(given, type):
         yield from (*vars(given).values(), *given.__bases__)
     else:
-        yield from _held_inside(given)
         yield from _held_by_what_is_called(given)
+        yield from _held_inside(given)
 
 
 def _held_inside(given: Any) -> list[object]:
@@ -222,9 +244,9 @@ def _of_function(function: FunctionType) -> Iterator[object]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """Return every global name that a function, or one inside it, asks for."""
+    """Return every global name that a function, or one inside it, asks for; no test runner's own."""
     inner = (one for one in code.co_consts if isinstance(one, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    return {one for one in code.co_names if one.isidentifier()}.union(*map(_names, inner))
 
 
 def _noted(given: object, room: int) -> Iterator[_Kept[Any]]:
@@ -240,12 +262,12 @@ def _noted(given: object, room: int) -> Iterator[_Kept[Any]]:
     if isinstance(given, ModuleType):
         yield _Kept(thing.__dict__, _data_in(thing.__dict__), _data_in, _table_back)
         return
-    yield from _noted_content(given)
     if _opened(given):
         if (table := _table_of(given)) is not None:
             yield _Kept(table, _attributes(table), _attributes, _table_back)
         for name in _slots(given):
             yield _Kept(thing, _slot(name, given), partial(_slot, name), partial(_slot_back, name))
+    yield from _noted_content(given)
 
 
 def _noted_content(given: object) -> Iterator[_Kept[Any]]:
@@ -282,11 +304,18 @@ def _same(one: Any, other: Any) -> bool:
         return np.array_equal(cast("Any", one), other)
     if isinstance(one, dict):
         mine = cast("dict[Any, Any]", one)
-        return mine.keys() == other.keys() and all(_alike(value, other[key]) for key, value in mine.items())
+        return all(_marks(name, mine.get(name, other.get(name))) for name in mine.keys() ^ other.keys()) and all(
+            _alike(value, other.get(name, value)) for name, value in mine.items()
+        )
     if isinstance(one, list):
         mine = cast("list[Any]", one)
         return len(mine) == len(other) and all(map(_alike, mine, other))
     return _alike(one, other) or (isinstance(one, set) and bool(one == other))
+
+
+def _marks(name: object, one: object) -> bool:
+    """Whether this is what torch notes at a function that is not to be compiled, which is nothing that is kept."""
+    return isinstance(one, bool) and isinstance(name, str) and name.startswith(("__dynamo", "_torchdynamo"))
 
 
 def _alike(one: object, other: object) -> bool:
@@ -410,89 +439,3 @@ def _slot_back(name: str, thing: object, before: object) -> None:
         delattr(thing, name)
     else:
         object.__setattr__(thing, name, before)
-
-
-_WRITING = ("w", "a", "x", "+")
-_OUTSIDE = ("socket.connect", "socket.sendto", "sqlite3.connect", "subprocess.Popen", "os.system", "os.remove",
-            "os.rename", "os.mkdir", "shutil.move", "os.truncate", "os.putenv", "dbm.open")  # fmt: skip
-_CONNECTED = frozenset(
-    {"sqlite3", "socket", "_socket", "mmap", "dbm", "_gdbm", "_dbm", "shelve", "subprocess", "multiprocessing"}
-)
-_CODE = (".py", ".pyc", ".so", ".json.gz")
-_COMPILING = (
-    "importlib",
-    "linecache",
-    "triton",
-    "torch._inductor",
-    "torch._dynamo",
-    "torch._functorch",
-    "torch.utils.cpp_extension",
-)
-"""Modules that write and run what a compiled model is made of."""
-
-_SYSTEM = ("/dev/", "/proc/", "/sys/")
-
-_events: list[list[str]] = []
-_reading: list[bool] = []
-_hooked: list[bool] = []
-
-
-def _heard(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _events or (event != "open" and event not in _OUTSIDE) or _compiling():
-        return
-    if event == "open":
-        path, mode = arguments[0], str(arguments[1] or "")
-        flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else 0
-        writes = any(one in mode for one in _WRITING) or bool(flags & 0o103)
-        if writes or (_reading[-1] and not _of_the_system(path)):
-            _events[-1].append(f"open {path}")
-    else:
-        _events[-1].append(event)
-
-
-def _compiling() -> bool:
-    """Whether Python imports something, or a model is being compiled, which is nothing that the model keeps."""
-    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).startswith(_COMPILING):
-            return True
-        frame = frame.f_back
-    return False
-
-
-@contextmanager
-def watched_outside(*, reading: bool = False) -> Generator[list[str]]:
-    """Run a block and list every file that it writes, every connection and every program that it starts.
-
-    Parameters
-    ----------
-    reading
-        Whether files that are read count as well; those of Python and of the system never do.
-    """
-    if not _hooked:
-        sys.addaudithook(_heard)  # it cannot be taken away, and hears nothing outside of such a block
-        _hooked.append(True)
-    _events.append([])
-    _reading.append(reading)
-    try:
-        yield _events[-1]
-    finally:
-        _events.pop()
-        _reading.pop()
-
-
-def held_open(model: object) -> list[str]:
-    """Return the connections, databases and files open for writing that calling the model can reach."""
-    found: list[str] = []
-    for thing in reached(model):
-        kind = type(thing)
-        root = kind.__module__.partition(".")[0]
-        writes = isinstance(thing, io.IOBase) and hasattr(thing, "name") and not thing.closed and thing.writable()
-        writes = writes or (isinstance(thing, np.memmap) and cast("Any", thing).mode not in ("r", "c"))
-        if root in _CONNECTED or writes:
-            found.append(f"an open {kind.__name__}")
-    return found
-
-
-def _of_the_system(path: object) -> bool:
-    return isinstance(path, int) or str(path).endswith(_CODE) or str(path).startswith(_SYSTEM)

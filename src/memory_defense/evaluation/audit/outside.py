@@ -8,12 +8,14 @@ about first and last, and images that nobody asked about before are walked throu
 from __future__ import annotations
 
 import datetime
+import io
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from inspect import isfunction
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,14 +33,19 @@ from memory_defense.evaluation.audit.findings import (
 )
 from memory_defense.evaluation.metrics import predict
 from memory_defense.evaluation.record import AuditLine
+from memory_defense.foreign import watched_outside
 from memory_defense.randomness import seeded
-from memory_defense.wrappers.untouched import held_open, reached, watched_outside
+from memory_defense.wrappers.untouched import reached
 
 _LATER = 100_003.0
 """Seconds by which the clock is put forward: more than a day, and no whole number of minutes."""
 
 _CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
 _SAME = 1e-3
+
+_CONNECTED = frozenset(
+    {"sqlite3", "socket", "_socket", "mmap", "dbm", "_gdbm", "_dbm", "shelve", "subprocess", "multiprocessing"}
+)
 
 
 def earlier_questions_change_nothing(findings: Findings) -> AuditLine:
@@ -197,7 +204,7 @@ def answers_come_from_nowhere_else(findings: Findings) -> AuditLine:
     images, _ = findings.probe
     with watched_outside(reading=True) as heard:
         findings.logits((0.9 * images[:8].flip(3) + 0.05).clone())
-    events = [*findings.doubts.outside, *heard, *held_open(findings.defense)]
+    events = [*findings.doubts.outside, *heard, *_held_open(findings.defense)]
     return above(
         "answering leaves files and networks alone",
         float(len(events)),
@@ -207,6 +214,19 @@ def answers_come_from_nowhere_else(findings: Findings) -> AuditLine:
         + (f" ({', '.join(events[:3])})" if events else ""),
         "answer from the image alone; write logs outside of the model",
     )
+
+
+def _held_open(model: object) -> list[str]:
+    """Return the connections, databases and files open for writing that calling the model can reach."""
+    found: list[str] = []
+    for thing in reached(model):
+        kind = type(thing)
+        root = kind.__module__.partition(".")[0]
+        writes = isinstance(thing, io.IOBase) and hasattr(thing, "name") and not thing.closed and thing.writable()
+        writes = writes or (isinstance(thing, np.memmap) and cast("Any", thing).mode not in ("r", "c"))
+        if root in _CONNECTED or writes:
+            found.append(f"an open {kind.__name__}")
+    return found
 
 
 def the_clock_decides_nothing(findings: Findings) -> AuditLine:
