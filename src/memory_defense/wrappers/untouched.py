@@ -315,7 +315,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def _marks(name: object, one: object) -> bool:
     """Whether this is what torch notes at a function that is not to be compiled, which is nothing that is kept."""
-    return isinstance(one, bool) and isinstance(name, str) and name.startswith(("__dynamo", "_torchdynamo"))
+    named = isinstance(name, str) and name.startswith(("__dynamo", "_torchdynamo"))
+    return named and (isinstance(one, bool) or (isfunction(one) and one.__module__.startswith("torch.")))
 
 
 def _alike(one: object, other: object) -> bool:
