@@ -103,8 +103,8 @@ HONEST = {
     "residual": lambda: trained(
         nn.Sequential(nn.Conv2d(1, 10, 3, 2, 1), nn.ReLU(), Residual(10), nn.Flatten(), nn.Linear(360, 10))
     ),
-    "transformer": lambda: trained(Transformer(), steps=250),
+    "transformer": lambda: trained(Transformer(12), steps=90),
     "adversarially trained": lambda: trained(plain(), steps=200, adversarial=0.1),
     "quantised weights": lambda: quantised(trained(plain())),
-    "1,000 classes": lambda: trained(plain(1000), classes=1000, steps=700),
+    "1,000 classes": lambda: trained(plain(1000), classes=1000, steps=400),
 }
