@@ -215,11 +215,12 @@ def _nearest_mean(findings: Findings, blends: Images, rows: Rows, others: Rows) 
     It holds no image, and where classes are single patterns under noise it switches half-way all the same.
     """
     clean, labels = findings.evaluation.images[:_MEANT], findings.evaluation.labels[:_MEANT]
-    kinds, flat = labels.unique(), clean.flatten(1)
+    kinds, flat = cast("Tensor", torch.unique(labels)), clean.flatten(1)
     member = (labels[None] == kinds[:, None]).to(flat.dtype)  # (K, N)
     whole, count = member @ flat, member.sum(1)
     answers: list[Labels] = []
-    for blend, *pair in zip(blends.flatten(1), rows.tolist(), others.tolist(), strict=True):
+    pairs = cast("list[list[int]]", torch.stack([rows, others], 1).tolist())
+    for blend, pair in zip(blends.flatten(1), pairs, strict=True):
         made_of = [one for one in pair if one < len(labels)]
         left = count - member[:, made_of].sum(1)
         means = (whole - member[:, made_of] @ flat[made_of]) / left.clamp_min(1)[:, None]
