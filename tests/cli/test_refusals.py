@@ -183,7 +183,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*HARDEN, "--data", "net.py"), "net.py is neither a folder nor"),
     ((*HARDEN, "--data", "cifar10", *NOWHERE), NO_DATA),
     ((*HARDEN, "--data", "cifar10", "--size", "16"), "size is 16, but cifar10 is trained on as it is"),
-    ((*HARDEN, "--size", "8"), "--size is 8, but the memory autoencoder takes 16 to 128 pixels"),
+    ((*HARDEN, "--size", "8"), "--size is 8, but the memory autoencoder takes 16 to 1024 pixels"),
     ((*HARDEN, "--epsilon", "much"), "--epsilon 'much' is not a number; write it as 8/255 or 0.03"),
     ((*HARDEN, "--epsilon", "0"), "--epsilon is 0, but it must be above 0"),
     ((*HARDEN, "--attacks", "pgd", "--attacks", "cw"), "cw works in l2 balls only, and none is evaluated here"),

@@ -78,8 +78,8 @@ def test_a_second_load_reads_a_block_for_what_it_is_and_a_changed_file_is_read_a
     path, blocks = _file(tmp_path, ending), list[int]()
     read = ArrayFile._blocks
 
-    def counted(self: ArrayFile, key: str):
-        for block in read(self, key):
+    def counted(self: ArrayFile, key: str, *size: int):
+        for block in read(self, key, *size):
             blocks.append(len(block))
             yield block
 
@@ -106,7 +106,7 @@ def test_the_first_few_of_an_uncompressed_array_are_read_without_the_others(
     content[start + other * large[0].nbytes] ^= 1
     path.write_bytes(content)
     assert load_images(path, images=5).sha256 == few.sha256
-    with pytest.raises(DamagedDataError, match="images is no whole array file"):
+    with pytest.raises(DamagedDataError, match="images is not a complete array file"):
         load_images(path)
 
 

@@ -97,7 +97,7 @@ def test_a_listed_order_is_taken_and_may_have_classes_without_images(tmp_path):
         (b"0\n1\n2\n1\n", "name class '1' twice"),
         (b"", "names no class"),
         (b"0\n1\n2\n\x1b[2J\n", "cannot be shown"),
-        (b"\xff\xfe0\n", "no list of class names in UTF-8"),
+        (b"\xff\xfe0\n", "is not a list of class names in UTF-8"),
     ],
 )
 def test_a_listing_that_is_none_is_refused(tmp_path, content, said):

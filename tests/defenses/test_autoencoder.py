@@ -230,7 +230,7 @@ def test_without_selector_and_slots_nothing_is_counted_by_class():
         ({"shrink_threshold": 0.05}, "between 1/7 and 3/7"),
         ({"shrink_threshold": 0.5}, "3/7"),
         ({"preset": "sounds"}, "did you mean 'sound'"),
-        ({"size": 15}, "takes 16 to 128"),
+        ({"size": 15}, "takes 16 to 1024"),
     ],
 )
 def test_bad_settings_are_refused(options, message):

@@ -474,6 +474,7 @@ READERS = {
     "paper/printed/measured.py",
     "paper/shipped.py",  # the header of a classifier that rows share, which `workflows/train.py` reads whole
     "reporting/gallery.py",
+    "systems/export.py",  # compares on the gallery's images
     "systems/facts.py",
     "systems/load.py",
     "systems/onnx_export.py",  # compares on the gallery's images

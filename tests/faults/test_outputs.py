@@ -135,7 +135,7 @@ OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
     "queue, back": (("queue", "run", "pixelcnn", "--tiny", "--back", "file/x"), "choose another place"),
     "report, a folder": (("report", "r.json", "--out", "mine"), "name the file to write, such as mine/report.html"),
     "report, its own record": (("report", "r.json", "--out", "r.json"), "is read as well (r.json)"),
-    "report, something else": (("report", "r.json", "--out", "file"), "is no page of this program"),
+    "report, something else": (("report", "r.json", "--out", "file"), "is not a report of this program"),
     "evaluate, a run": (("evaluate", "run", "--attacks", "pgd", "--out", "mine"), "is a folder; name the file"),
     "export, a folder": (("export", "run", "--out", "mine"), "is a folder; name the file to write"),
     "export, its own weights": (

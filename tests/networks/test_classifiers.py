@@ -134,7 +134,7 @@ def test_target_classifier_drops_out_in_training_only():
 
 def test_target_classifier_refuses_images_too_small_for_two_convolutions():
     assert TargetClassifier(**{**GREY, "size": 16})(torch.rand(1, 1, 16, 16)).shape == (1, 10)
-    with pytest.raises(ValueError, match="takes 16 to 128"):
+    with pytest.raises(ValueError, match="takes 16 to 1024"):
         TargetClassifier(**{**GREY, "size": 15})
 
 

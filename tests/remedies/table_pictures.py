@@ -26,7 +26,7 @@ def brought(line):
         "grey.save(photo)",
     ),
     of_picture(
-        "is no … image, whatever its name says; convert it or remove it",
+        "is not a … image, whatever its name says; convert it or remove it",
         "np.save('photo.npy', np.asarray(grey)); Path('photo.npy').rename(photo)",
         "Image.fromarray(np.load(photo)).save('photo.jpg'); photo = Path('photo.jpg')",
     ),

@@ -153,7 +153,7 @@ def test_a_file_that_is_no_picture_is_refused_in_words(page) -> None:
     page.click("label[for=source-upload]")
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"<html>"})
     page.wait_for_selector("#trouble:not([hidden])")
-    assert "no PNG" in page.inner_text("#trouble")
+    assert "not a PNG" in page.inner_text("#trouble")
 
 
 def test_a_drawing_is_attacked(page) -> None:

@@ -35,7 +35,7 @@ _OF_CERTIFICATES = ("radius", "samples", "selection", "black_box", "memory")
 def check_certified(options: HardenArguments) -> None:
     """Raise ValueError for options that exclude each other, and values out of range; torch is not needed."""
     given = _OF_CERTIFICATES if options.certified is None else _OF_ATTACKS
-    flags = [f"--{name.replace('_', '-')}" for name in given if getattr(options, name) not in (None, False, 1)]
+    flags = [f"--{name.replace('_', '-')}" for name in given if _asked_for(options, name)]
     if options.certified is None:
         if flags:
             raise ValueError(f"{', '.join(flags)}: only with --certified, such as --certified 0.25")
@@ -53,6 +53,11 @@ def check_certified(options: HardenArguments) -> None:
         )
     for text in options.radius or ():
         radius(text, "l2")
+
+
+def _asked_for(options: HardenArguments, name: str) -> bool:
+    value = getattr(options, name)
+    return value > 1 if name == "accumulate" else value not in (None, False)
 
 
 def certified_options(options: HardenArguments, weights_sha256: str = "") -> CertifiedOptions:

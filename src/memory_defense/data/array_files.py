@@ -137,11 +137,11 @@ class ArrayFile:
 
     def _some(self, key: str) -> Tensor:
         """Return one image (1, C, H, W)."""
-        return next(self._blocks(key))[:1]
+        return next(self._blocks(key, 1))[:1]
 
-    def _blocks(self, key: str) -> Iterator[Tensor]:
-        """Yield the images (n, C, H, W) in the file's order."""
-        return map(channels_first, self._opened.blocks(key))
+    def _blocks(self, key: str, size: int = BLOCK_BYTES) -> Iterator[Tensor]:
+        """Yield the images (n, C, H, W) in the file's order, as many at a time as have so many bytes."""
+        return map(channels_first, self._opened.blocks(key, size))
 
     def _read_labels(self, key: str, label_key: str) -> Labels:
         """Return the labels of a split, whichever way they lie."""
@@ -172,7 +172,7 @@ class ArrayFile:
     def _levels(self, images: Tensor, where: str, key: str) -> Tensor:
         """Return uint8 images as they are and float ones as float32 in [0, 1]."""
         if images.dtype == torch.uint8:
-            if int(images.max()) <= 1 and all(int(block.max()) <= 1 for block in self._opened.blocks(key)):
+            if int(images.max()) <= 1 and all(int(block.max()) <= 1 for block in self._blocks(key)):
                 raise black(where)
             return images
         self.limits.check_memory(where, 4 * images.numel(), len(images))
@@ -216,8 +216,8 @@ class _Opened(NamedTuple):
     names: tuple[str, ...]
     get: Callable[[str, Rows | None], Tensor]
     """Returns an array, or its rows."""
-    blocks: Callable[[str], Iterator[Tensor]]
-    """Yields an array in its order, about `BLOCK_BYTES` at a time."""
+    blocks: Callable[[str, int], Iterator[Tensor]]
+    """Yields an array in its order, as many rows at a time as have so many bytes, one at least."""
     shape: Callable[[str], tuple[int, ...]]
     classes: tuple[str, ...] | None
 
@@ -241,8 +241,8 @@ def _open_npz(path: Path, limits: Limits) -> _Opened:
     def get(name: str, rows: Rows | None) -> Tensor:
         return tensor(name, archive.read(name, None if rows is None else rows.numpy()))
 
-    def blocks(name: str) -> Iterator[Tensor]:
-        return (tensor(name, values) for values in archive.blocks(name, BLOCK_BYTES))
+    def blocks(name: str, size: int) -> Iterator[Tensor]:
+        return (tensor(name, values) for values in archive.blocks(name, size))
 
     if _CLASSES not in archive.names:
         return _Opened(archive.names, get, blocks, archive.shape, None)
@@ -262,10 +262,10 @@ def _open_safetensors(path: Path) -> _Opened:
     def get(name: str, rows: Rows | None) -> Tensor:
         return tensors[name] if rows is None else tensors[name][rows]
 
-    def blocks(name: str) -> Iterator[Tensor]:
+    def blocks(name: str, size: int) -> Iterator[Tensor]:
         values = tensors[name]
         row = values[:1].numel() * values.element_size()
-        return iter(torch.split(values, max(1, BLOCK_BYTES // max(1, row))))
+        return iter(torch.split(values, max(1, size // max(1, row))))
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(tensors[name].shape)

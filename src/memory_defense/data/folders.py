@@ -202,7 +202,7 @@ class ImageFolder:
             "are folders inside class folders, and are not class folders",
             split,
         )
-        self._refuse(strays, f"are no {', '.join(SUFFIXES)} files", split)
+        self._refuse(strays, f"are not {', '.join(SUFFIXES)} files", split)
         return files
 
     def _entries(self, folder: Path) -> list[Path]:

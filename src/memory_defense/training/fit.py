@@ -237,10 +237,8 @@ class _Run:
             elif score is not None and (self.best is None or score > self.best[1]):
                 self._keep(epoch, score)
             self.history.append(EpochLog(epoch, losses, score))
-            if stop or last:
+            if stop or last or self._is_time():
                 self._save()
-            else:
-                self._save_at_times()
             if stop:
                 raise self.pressed or KeyboardInterrupt
             if progress:
@@ -280,10 +278,8 @@ class _Run:
             if stop or (self.pressed and self.team.ranks.world == 1):
                 self._save()
                 raise self.pressed or KeyboardInterrupt
-            if self.step % self.config.checkpoint_every == 0:
-                self._save_at_times()
-            now, step = time.monotonic(), self.before_step
-            if self._unsaved() + now - step >= SAVE_SECONDS:
+            due = self.step % self.config.checkpoint_every == 0 and self._is_time()
+            if due or self._unsaved() + time.monotonic() - self.before_step >= SAVE_SECONDS:
                 self._save()
             self.before_step = time.monotonic()
         assert losses is not None
@@ -365,10 +361,9 @@ class _Run:
             configuration | {"objective": repr(self.objective), "precision": self.precision, "draws": DRAWS}
         )
 
-    def _save_at_times(self) -> None:
-        """Save, but on an accelerator, which would stand still meanwhile, not sooner than `SAVE_SECONDS` again."""
-        if self.device.type == "cpu" or time.monotonic() - self.saved >= SAVE_SECONDS:
-            self._save()
+    def _is_time(self) -> bool:
+        """Whether to save: on an accelerator, which would stand still meanwhile, not sooner than `SAVE_SECONDS`."""
+        return self.device.type == "cpu" or time.monotonic() - self.saved >= SAVE_SECONDS
 
     def _unsaved(self) -> float:
         """Return the seconds of work that a kill would lose now."""

@@ -89,8 +89,8 @@ def test_any_number_of_classes_has_a_default_memory():
         ("sounds", {}, "did you mean 'sound'"),
         ("sound", {"memory_size": 101}, "use 100 or 110"),
         ("sound", {"memory_size": 0}, "the memory has 0 items"),
-        ("sound", {"size": 15}, "takes 16 to 128"),
-        ("sound", {"size": 129}, "takes 16 to 128"),
+        ("sound", {"size": 15}, "takes 16 to 1024"),
+        ("sound", {"size": 1025}, "takes 16 to 1024"),
         ("paper", {"shrink_threshold": 0.5}, "nothing is ever read"),
     ],
 )
