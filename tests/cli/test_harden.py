@@ -123,7 +123,7 @@ BAD = {
     "no certificate": ({"radius": ["0.1"], "black_box": True}, "--radius, --black-box: only with --certified"),
     "both": ({"certified": 0.25, "epsilon": "0.1", "fine_tune": False}, "--epsilon, --no-fine-tune: not together"),
     "two ways": ({"certified": 0.25, "keep_clean_accuracy": True}, "--keep-clean-accuracy: not together"),
-    "in parts": ({"certified": 0.25, "without_memory": True, "accumulate": 2}, "--without-memory, --accumulate: not"),
+    "three ways": ({"certified": 0.25, "without_memory": True, "accumulate": 2}, "-memory, --accumulate: not"),
     "no L2 radius": ({"certified": 0.25, "radius": ["-1"]}, "an L2 radius must be at least 0"),
 }
 

@@ -139,9 +139,9 @@ class ArrayFile:
         """Return one image (1, C, H, W)."""
         return next(self._blocks(key, 1))[:1]
 
-    def _blocks(self, key: str, size: int = BLOCK_BYTES) -> Iterator[Tensor]:
-        """Yield the images (n, C, H, W) in the file's order, as many at a time as have so many bytes."""
-        return map(channels_first, self._opened.blocks(key, size))
+    def _blocks(self, key: str, size: int | None = None) -> Iterator[Tensor]:
+        """Yield the images (n, C, H, W) in the file's order, as many at a time as have `size` bytes."""
+        return map(channels_first, self._opened.blocks(key, BLOCK_BYTES if size is None else size))
 
     def _read_labels(self, key: str, label_key: str) -> Labels:
         """Return the labels of a split, whichever way they lie."""
