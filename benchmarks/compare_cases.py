@@ -134,7 +134,7 @@ def kept_answers(place: Path, document: dict[str, Any]) -> dict[str, Any]:
     same = all(earlier[key] == document[key] for key in ("device", "python", "torch"))
     versions = {**earlier["versions"], **document["versions"]}
     if not same or any(versions[one] != version for one, version in earlier["versions"].items()):
-        raise SystemExit(f"{place.name} was made with other versions or on another processor: ask all of it anew")
+        raise SystemExit(f"{place.name} was made with other versions or on another processor: ask all of it again")
     document["versions"] = {one: versions[one] for one in PACKAGES if one in versions}
     return {case["name"]: case["toolkits"] for case in earlier["cases"]}
 

@@ -64,7 +64,7 @@ def page(place: Path = PLACE) -> str:
     there = {name: Record.read(place / f"{name}.json") for name in ROWS if (place / f"{name}.json").is_file()}
     kinds = {(one.dataset, one.images) for one in there.values()}
     if len(kinds) > 1:
-        raise ValueError(f"the records are of {sorted(kinds)}; make them anew with the same --images")
+        raise ValueError(f"the records are of {sorted(kinds)}; make them again with the same --images")
     parts = [_INTRODUCTION]
     if there:
         ((_, images),) = kinds

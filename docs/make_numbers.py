@@ -168,8 +168,8 @@ def _anatomy(results: Path) -> str:
         100 * one for one in (first["score"], *(s["attacked"]["accuracy"] for s in (first, last)))
     )
     return (
-        f"scored as the released code does, our weights print {printed:.1f} %; of the attacked images alone "
-        f"{attacked:.1f} % are right; every attack with every knowledge leaves {left:.1f} %"
+        f"scored as the released code scores it, {printed:.1f} % are right; of the attacked images alone, "
+        f"{attacked:.1f} %; under every attack with every knowledge, {left:.1f} %"
     )
 
 

@@ -110,7 +110,7 @@ def test_without_resume_a_stopped_evaluation_starts_anew(tmp_path) -> None:
     out = tmp_path / "record.json"
     state = state_path(out)
     state.write_bytes(b"what another evaluation left")
-    with pytest.raises(ValueError, match="no log of this version"):
+    with pytest.raises(ValueError, match="not a log of this version"):
         memory_defense.evaluate(net, images, labels, epsilon=0.1, attacks="fgsm", out=out)
     anew = Options(resume=False)
     memory_defense.evaluate(net, images, labels, epsilon=0.1, attacks="fgsm", out=out, options=anew)

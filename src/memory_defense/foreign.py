@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -177,3 +178,73 @@ def put_back(modes: Shared) -> None:
         torch.set_default_device(None)  # what it is for most; a device of its own makes every torch call slower
         if torch.get_default_device() != device:
             torch.set_default_device(device)
+
+
+_WRITING = ("w", "a", "x", "+")
+_OUTSIDE = ("socket.connect", "socket.sendto", "sqlite3.connect", "subprocess.Popen", "os.system", "os.remove",
+            "os.rename", "os.mkdir", "shutil.move", "os.truncate", "os.putenv", "dbm.open")  # fmt: skip
+_CODE = (".py", ".pyc", ".so", ".json.gz")
+_COMPILING = (
+    "importlib",
+    "linecache",
+    "triton",
+    "torch._inductor",
+    "torch._dynamo",
+    "torch._functorch",
+    "torch.utils.cpp_extension",
+)
+"""Modules that write and run what a compiled model is made of."""
+
+_SYSTEM = ("/dev/", "/proc/", "/sys/")
+
+_events: list[list[str]] = []
+_reading: list[bool] = []
+_hooked: list[bool] = []
+
+
+def _heard(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _events or (event != "open" and event not in _OUTSIDE) or _compiling():
+        return
+    if event == "open":
+        path, mode = arguments[0], str(arguments[1] or "")
+        flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else 0
+        writes = any(one in mode for one in _WRITING) or bool(flags & 0o103)
+        if writes or (_reading[-1] and not _of_the_system(path)):
+            _events[-1].append(f"open {path}")
+    else:
+        _events[-1].append(event)
+
+
+def _compiling() -> bool:
+    """Whether Python imports something, or a model is being compiled, which is nothing that the model keeps."""
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(_COMPILING):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def watched_outside(*, reading: bool = False) -> Generator[list[str]]:
+    """Run a block and list every file that it writes, every connection and every program that it starts.
+
+    Parameters
+    ----------
+    reading
+        Whether files that are read count as well; those of Python and of the system never do.
+    """
+    if not _hooked:
+        sys.addaudithook(_heard)  # it cannot be taken away, and hears nothing outside of such a block
+        _hooked.append(True)
+    _events.append([])
+    _reading.append(reading)
+    try:
+        yield _events[-1]
+    finally:
+        _events.pop()
+        _reading.pop()
+
+
+def _of_the_system(path: object) -> bool:
+    return isinstance(path, int) or str(path).endswith(_CODE) or str(path).startswith(_SYSTEM)

@@ -68,7 +68,7 @@ def _load(module: str, source: str) -> None:
         importlib.import_module(module)
     except Exception as error:  # whatever a module may raise
         raise ValueError(
-            f"the plug-in {module} ({source}) cannot be imported: {type(error).__name__}: {error}; mend it, "
+            f"the plug-in {module} ({source}) cannot be imported: {type(error).__name__}: {error}; fix it, "
             "uninstall it, or leave it out"
         ) from error
     finally:

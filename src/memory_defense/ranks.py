@@ -35,7 +35,7 @@ SHARE_WORD = 60.0
 PULSE, LOST = 5.0, 120.0
 """Seconds between two signs of life of a rank, and without one after which it has ended."""
 
-ANEW = "start all ranks anew; an evaluation that writes a record goes on from where it was"
+ANEW = "start all ranks again; an evaluation that writes a record goes on from where it was"
 _POLL = (0.002, 0.2)
 """Shortest and longest time between two looks, in seconds."""
 

@@ -206,7 +206,7 @@ class RunDirectory:
         there = [path.name for path in ours if path.exists()]
         if there:
             raise ValueError(
-                f"{self.path} is no run but already holds {there[0]}, which one would replace; "
+                f"{self.path} is not a run but already holds {there[0]}, which one would replace; "
                 "choose another directory"
             )
 
@@ -239,7 +239,8 @@ class RunDirectory:
         """Return the manifest; raise ValueError when there is none or it is damaged."""
         if not self.manifest_path.is_file():
             raise ValueError(
-                f"{self.path} is not a run directory: it has no manifest.json; train with 'memdef train'"
+                f"{self.path} is not a run directory: it has no manifest.json; train one with 'memdef train' (a "
+                "model of another kind is given as zoo:NAME, package.module:build, hf:DIR, onnx:FILE or FILE.pt2)"
             )
         try:
             with self.manifest_path.open("rb") as source:
@@ -327,7 +328,7 @@ def _check(manifest: dict[str, Any]) -> None:
     if not isinstance(hashes, dict) or not all(
         isinstance(one, str) for one in cast("dict[str, Any]", hashes).values()
     ):
-        raise TypeError("sha256 is no table of hashes")
+        raise TypeError("sha256 is not a table of hashes")
 
 
 def _sha256(path: Path) -> str:

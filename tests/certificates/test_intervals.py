@@ -271,7 +271,7 @@ REFUSED = {
     "a forward of its own": (nn.Sequential(nn.Flatten(), Halved(9, 3)), "Halved .* has no interval bounds"),
     "a subclass of what is published": (Overridden(), "Overridden has no interval bounds"),
     "a list": (Renamed(), "Renamed has no interval bounds"),
-    "what publishes something else": (Published(), "answers otherwise than the layers that it publishes"),
+    "what publishes something else": (Published(), "answers differently from the layers that it publishes"),
     "hooks": (hooked(), "remove them"),
     "a patched instance": (patched(), "remove them"),
     "another padding": (

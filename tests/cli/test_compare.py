@@ -61,8 +61,8 @@ def test_a_page_is_written_over_pages_only(place: Path) -> None:
     assert memdef("compare", *files, place / "page.html").status == 0
     assert "the second" in (place / "page.html").read_text(encoding="utf-8")
     assert memdef("compare", *files, place / "page.html").status == 0
-    refused(memdef("compare", *files, place / "mine.html"), "is no page of this program")
-    refused(memdef("compare", place / "first.json"), "1 of at least 2 records")
+    refused(memdef("compare", *files, place / "mine.html"), "is not a report of this program")
+    refused(memdef("compare", place / "first.json"), "needs at least 2 records, but 1 came")
 
 
 def test_a_file_of_images_that_is_another_records_is_refused(place: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_recipe_trains_on_the_users_images_and_is_evaluated(place) -> None:
 
 BAD = {
     "no place": ({"classifier": "net"}, "such as net:build"),
-    "a pickle": ({"weights": "net.pt"}, "is no .safetensors file"),
+    "a pickle": ({"weights": "net.pt"}, "is not a .safetensors file"),
     "no weights": ({"weights": "none.safetensors"}, "does not exist; train your net"),
     "no data": ({"data": "none"}, "--data none does not exist; give a folder"),
     "too small": ({"size": 8}, "--size is 8, but the memory autoencoder takes 16 to 1024"),

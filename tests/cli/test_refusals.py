@@ -56,8 +56,8 @@ OWN = ("evaluate", "net:build", "--data", "folder", "--epsilon", "8/255")
 CERTIFY = ("certify", "net:build", "--data", "folder", "--radius", "0.5", "--sigma", "0.25")
 HARDEN = ("harden", "net:build", "--weights", "net.safetensors", "--data", "folder")
 NOWHERE = ("--data-dir", "nowhere")
-NO_DATA = "data_dir is nowhere, which is no directory; name one that exists, or none"
-NO_RUN = "nowhere is not a run directory: it has no manifest.json; train with 'memdef train'"
+NO_DATA = "data_dir is nowhere, which is not a directory; name one that exists, or none"
+NO_RUN = "nowhere is not a run directory: it has no manifest.json; train one with 'memdef train'"
 UNFINISHED = "unfinished is not finished; continue it with 'memdef train --resume'"
 NO_DEVICE = "unknown device 'gpu'; use cpu, cuda or cuda:N"
 NO_FOLDER = "there is no folder or file nowhere"
@@ -112,7 +112,10 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "net.onnx", "--epsilon", "8/255"), "which images? give --data"),
     (("evaluate", "no.onnx", *OWN[2:]), "no.onnx does not exist; write it with 'memdef export RUN'"),
     (("evaluate", "net.safetensors", *OWN[2:], "--weights", "net.safetensors"), "net.safetensors brings its own"),
-    (("evaluate", "net:build", "--data", "folder"), "how far may an image be moved? give --epsilon"),
+    (
+        ("evaluate", "net:build", "--data", "folder"),
+        "the largest change that an attack may make is missing; give --epsilon",
+    ),
     (
         ("evaluate", "my/net.py:build", *OWN[2:]),
         "names no classifier; write package.module:attribute, such as my.net",
@@ -175,7 +178,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ),
     (("harden", "my net:build", *HARDEN[2:]), "'my net:build' names no classifier; write package.module:attribute"),
     ((*HARDEN, "--weights", "nowhere.safetensors"), "--weights nowhere.safetensors does not exist"),
-    ((*HARDEN, "--weights", "net.py"), "--weights net.py is no .safetensors file"),
+    ((*HARDEN, "--weights", "net.py"), "--weights net.py is not a .safetensors file"),
     ((*HARDEN, "--data", "nowhere"), "--data nowhere does not exist"),
     ((*HARDEN, "--data", "net.py"), "net.py is neither a folder nor"),
     ((*HARDEN, "--data", "cifar10", *NOWHERE), NO_DATA),
@@ -195,11 +198,11 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("report", "run", "--markdown", "--format", "latex"), "--markdown and --format latex: give one of them"),
     (("convert", "nowhere.pth", "w.safetensors"), "nowhere.pth does not exist"),
     (("convert", "net.safetensors", "w.pth"), "w.pth should end in .safetensors; write w.safetensors"),
-    (("evaluate", "hf:folder", *OWN[2:]), "folder has no config.json, so it is no folder of transformers"),
-    (("evaluate", "theirs.pt2", *OWN[2:]), "theirs.pt2 does not exist, or is no file"),
+    (("evaluate", "hf:folder", *OWN[2:]), "folder has no config.json, so it is not a folder of transformers"),
+    (("evaluate", "theirs.pt2", *OWN[2:]), "theirs.pt2 does not exist, or is not a file"),
     ((*OWN, "--preprocess", "rgb"), "'rgb' says no preprocessing at 'rgb'"),
     ((*OWN, "--argument", "depth"), "--argument 'depth' is not NAME=VALUE"),
-    (("export", "net:build", "--data", "folder"), "net:build is no run"),
+    (("export", "net:build", "--data", "folder"), "only a trained run can be written in it, and net:build"),
     (("export", "nowhere"), NO_RUN),
     (("export", "unfinished"), UNFINISHED),
     (("export", "run", "--format", "onxx"), "unknown format 'onxx'; did you mean 'onnx'?"),
@@ -221,7 +224,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("queue", "run", "pixelcnn", "--tiny", "--device", "gpu"), NO_DEVICE),
     (("data", "fashion-minst"), "unknown dataset 'fashion-minst'; did you mean 'fashion-mnist'?"),
     (("data", "cifar10", *NOWHERE), NO_DATA),
-    (("studio", "nowhere"), "nowhere is no directory; give one that holds runs"),
+    (("studio", "nowhere"), "nowhere is not a directory; give one that holds runs"),
     (("studio", ".", "--seconds", "0"), "seconds is 0, but a computation may take up to 3600 s"),
     (("studio", ".", *NOWHERE), NO_DATA),
 ]

@@ -70,8 +70,9 @@ def test_the_list_says_what_each_record_says(entry) -> None:
     said = memdef("zoo").out
     record = Record.read(entry / "record.json")
     assert NAME in said
-    assert f"clean {100 * record.clean.accuracy:.1f} %" in said
-    assert f"in the worst case of {record.images:,} images" in said
+    assert f"right when clean: {100 * record.clean.accuracy:.1f} %" in said
+    assert f"of {record.images:,} test images" in said
+    assert "under every attack tried: " in said
 
 
 def test_an_unknown_entry_is_refused_with_the_nearest_name(entry) -> None:

@@ -222,7 +222,7 @@ def test_what_are_no_class_names_is_refused(tmp_path, classes, said):
 @pytest.mark.parametrize("text", ["cat, dog, ibis", '{"a": 1}', "[1, 2, 3]", "[" * 100_000, "3"])
 def test_metadata_that_is_no_list_of_names_is_refused(tmp_path, text):
     _safetensors(tmp_path / "x.safetensors", {"images": LEVELS, "labels": LABELS}, {"classes": text})
-    with pytest.raises(ValueError, match=r"x\.safetensors: metadata 'classes' is no JSON list of strings"):
+    with pytest.raises(ValueError, match=r"x\.safetensors: metadata 'classes' is not a JSON list of strings"):
         ArrayFile(tmp_path / "x.safetensors", LIMITS)
 
 
@@ -254,7 +254,7 @@ def test_flipped_pixel_of_a_stored_array_is_damage(tmp_path):
     content = bytearray((tmp_path / "x.npz").read_bytes())
     content[content.index(LEVELS.tobytes()) + 50] ^= 1
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(DamagedDataError, match=r"x\.npz: images is no whole array file"):
+    with pytest.raises(DamagedDataError, match=r"x\.npz: images is not a complete array file"):
         ArrayFile(tmp_path / "x.npz", LIMITS).read("test")
 
 

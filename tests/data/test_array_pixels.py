@@ -106,7 +106,7 @@ def test_the_first_few_of_an_uncompressed_array_are_read_without_the_others(
     content[start + other * large[0].nbytes] ^= 1
     path.write_bytes(content)
     assert load_images(path, images=5).sha256 == few.sha256
-    with pytest.raises(DamagedDataError, match="images is no whole array file"):
+    with pytest.raises(DamagedDataError, match="images is not a complete array file"):
         load_images(path)
 
 

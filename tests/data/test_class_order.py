@@ -97,7 +97,7 @@ def test_a_listed_order_is_taken_and_may_have_classes_without_images(tmp_path):
         (b"0\n1\n2\n1\n", "name class '1' twice"),
         (b"", "names no class"),
         (b"0\n1\n2\n\x1b[2J\n", "cannot be shown"),
-        (b"\xff\xfe0\n", "no list of class names in UTF-8"),
+        (b"\xff\xfe0\n", "is not a list of class names in UTF-8"),
     ],
 )
 def test_a_listing_that_is_none_is_refused(tmp_path, content, said):
@@ -114,7 +114,7 @@ def test_accents_composed_or_not_are_one_class(tmp_path):
     data = load_images(tmp_path)
     assert data.classes == tuple(names)
     assert [label_of(data, 5 + 10 * k) for k in range(4)] == [0, 1, 2, 3]
-    assert "composed otherwise than elsewhere: taken as one class" in " ".join(data.notes)
+    assert "composed differently from elsewhere: taken as one class" in " ".join(data.notes)
     assert load_splits(tmp_path).spec.classes == tuple(names)
 
 

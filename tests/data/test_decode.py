@@ -32,7 +32,7 @@ def test_idx_is_decoded(content):
         (RAW + b"\0", "longer than its header"),
         (struct.pack(">4I", 0x803, 2**31, 28, 28) + bytes(24), "2147483648, 28, 28"),
         (struct.pack(">2I", 0x801, 24) + bytes(24), "3 axes"),
-        (b"<!DOCTYPE html><html>", "no IDX file"),
+        (b"<!DOCTYPE html><html>", "is not an IDX file"),
     ],
 )
 def test_idx_that_is_not_what_it_should_be_is_refused(pack, content, said):

@@ -136,7 +136,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, decodings: list[str], chang
     after = load_images(root, progress=heard).images.images
     assert torch.equal(before, after)
     assert len(decodings) == 2 * COUNT
-    assert any("was damaged: its images are decoded anew" in note for note in heard.notes)
+    assert any("was damaged: its images are decoded again" in note for note in heard.notes)
 
 
 def test_a_changed_folder_is_decoded_anew_and_the_old_file_goes(tmp_path: Path, decodings: list[str]) -> None:

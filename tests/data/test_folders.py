@@ -106,13 +106,13 @@ def test_progress_counts_every_image_once(tmp_path, heard):
 def test_files_that_are_no_images_are_named(tmp_path, name):
     _grey(tmp_path, "test/a/1.png", "test/b/1.png")
     (tmp_path / "test/b" / name).write_bytes(b"GIF89a")
-    with pytest.raises(ValueError, match=rf"test/b/{name} are no .*\.png.* files; convert, move or remove"):
+    with pytest.raises(ValueError, match=rf"test/b/{name} are not .*\.png.* files; convert, move or remove"):
         _open(tmp_path).read("test")
 
 
 def test_strays_beside_and_within_class_folders_are_named(tmp_path):
     _grey(tmp_path, "test/a/1.png", "test/b/1.png", "test/b/deeper.png/2.png")
-    with pytest.raises(ValueError, match=r"test/b/deeper\.png are folders within classes"):
+    with pytest.raises(ValueError, match=r"test/b/deeper\.png are folders inside class folders"):
         _open(tmp_path).read("test")
     for n in range(7):
         (tmp_path / f"test/{n}.png").write_text("x")

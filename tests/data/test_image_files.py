@@ -143,7 +143,7 @@ def test_cmyk_and_animations_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("ICO", "no PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF image"), ("JPEG2000", "a JPEG 2000 file")],
+    [("ICO", "not a PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF image"), ("JPEG2000", "a JPEG 2000 file")],
 )
 def test_other_formats_are_refused_whatever_their_names(tmp_path, kind, said):
     Image.fromarray(COLOUR).save(tmp_path / "x.png", kind)
@@ -157,7 +157,7 @@ def test_truncated_files_are_named_wherever_they_end(tmp_path, name):
     content = path.read_bytes()
     for kept in (3, 12, 30, len(content) // 3, len(content) // 2, len(content) * 4 // 5):
         path.write_bytes(content[:kept])
-        with pytest.raises(ValueError, match=rf"{name} is (truncated or damaged|no PNG)"):
+        with pytest.raises(ValueError, match=rf"{name} is (truncated or damaged|not a PNG)"):
             read_image(path, LIMITS)
     path.write_bytes(b"")
     with pytest.raises(DamagedDataError, match=f"{name} is empty"):

@@ -161,14 +161,14 @@ def test_kinds_that_are_not_read_are_called_by_their_names(tmp_path, start, said
     (tmp_path / "x.jpg").write_bytes(start + bytes(60))
     with pytest.raises(ValueError, match=rf"x\.jpg is a {said} file, which is not read; convert it to PNG"):
         read_image(tmp_path / "x.jpg", LIMITS)
-    with pytest.raises(ValueError, match=r"x\.jpg is no PNG, JPEG, BMP, PGM or PPM image"):
+    with pytest.raises(ValueError, match=r"x\.jpg is not a PNG, JPEG, BMP, PGM or PPM image"):
         read_image(tmp_path / "x.jpg", Limits(plain=True))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
 def test_files_of_strangers_are_only_plain_kinds(tmp_path, kind):
     path = save(tmp_path / "x", COLOUR, kind)
-    with pytest.raises(ValueError, match="is no PNG, JPEG, BMP, PGM or PPM image"):
+    with pytest.raises(ValueError, match="is not a PNG, JPEG, BMP, PGM or PPM image"):
         read_image(path, Limits(plain=True))
 
 
@@ -188,7 +188,7 @@ def test_truncated_files_of_these_kinds_are_named(tmp_path, kind, options):
     content = path.read_bytes()
     for kept in (3, 12, 30, len(content) // 3, len(content) // 2, len(content) * 4 // 5):
         path.write_bytes(content[:kept])
-        with pytest.raises(ValueError, match=r"x is (truncated or damaged|no PNG)"):
+        with pytest.raises(ValueError, match=r"x is (truncated or damaged|not a PNG)"):
             read_image(path, LIMITS)
 
 

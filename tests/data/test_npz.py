@@ -77,7 +77,7 @@ def test_hand_written_header_is_read_when_it_is_true(tmp_path):
 @pytest.mark.parametrize("shape", ["(2, 4)", "(5,)", "(-2, -3)", "(2, 2**3)", "'x'", "(2.0, 3)", "()"])
 def test_header_that_does_not_fit_the_bytes_is_damage(tmp_path, shape):
     path = _member(tmp_path / "x.npz", _header(shape), bytes(6))
-    with pytest.raises(DamagedDataError, match=r"x\.npz: x (announces|is no whole array)"):
+    with pytest.raises(DamagedDataError, match=r"x\.npz: x (announces|is not a complete array)"):
         Npz(path, LIMITS).read("x")
 
 
@@ -110,7 +110,7 @@ def test_truncation_and_flipped_bits_are_damage_that_names_the_file(tmp_path, pa
     content = path.read_bytes()
     for kept in range(0, len(content), 23):
         path.write_bytes(content[:kept])
-        with pytest.raises(DamagedDataError, match=r"x\.npz.* is no whole array file.*fetch it again"):
+        with pytest.raises(DamagedDataError, match=r"x\.npz.* is not a complete array file.*fetch it again"):
             Npz(path, LIMITS).read("x")
     for place in range(0, len(content), 3):
         damaged = bytearray(content)
@@ -128,7 +128,7 @@ def test_foreign_members_doubles_and_crowds_are_refused(tmp_path):
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("run.py", "print()")
-    with pytest.raises(ValueError, match=r"x\.npz holds 'run\.py', which is no array"):
+    with pytest.raises(ValueError, match=r"x\.npz holds 'run\.py', which is not an array"):
         Npz(path, LIMITS)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", "1")

@@ -78,7 +78,7 @@ def test_what_is_no_file_is_never_opened(tmp_path) -> None:
     os.mkfifo(tmp_path / "all" / "pipe.png")
     (tmp_path / "all" / "round").symlink_to(tmp_path / "all")
     found = read(tmp_path / "pipe.png", tmp_path / "all")
-    assert ["no file that can be read" in found[0].reason, "no file of pixels" in found[1].reason] == [True, True]
+    assert ["not a regular file" in found[0].reason, "not a file of pixels" in found[1].reason] == [True, True]
     assert "is a link to a folder" in found[2].reason
 
 
@@ -102,7 +102,7 @@ def test_a_folder_gives_its_images_in_order(tmp_path) -> None:
     assert [Path(one.name).name for one in found] == ["a.png", "c.jpg", "d.bmp", "link.png", "notes.txt"]
     assert [type(one) for one in found] == [Picture, Picture, Picture, Unreadable, Unreadable]
     assert "is a link out of" in found[3].reason
-    assert "is no PNG, JPEG" in found[4].reason
+    assert "is not a PNG, JPEG" in found[4].reason
     assert isinstance(left_out, LeftOut)
     assert "2 hidden or system files and folders left out" in left_out.reason
     assert last.name == str(outside)
@@ -121,7 +121,7 @@ def test_faults_stay_where_they_are(tmp_path) -> None:
     found = read(whole, cut, text, tiny, gone, whole)
     assert [type(one) for one in found] == [Picture, *[Unreadable] * 4, Picture]
     for one, reason in zip(
-        found[1:5], ("truncated or damaged", "is no PNG", "9 x 2 pixels", "No such file"), strict=True
+        found[1:5], ("truncated or damaged", "is not a PNG", "9 x 2 pixels", "No such file"), strict=True
     ):
         assert reason in one.reason
     (bomb,) = read(whole, limits=Limits(file_pixels=1000))
@@ -174,7 +174,7 @@ def test_one_bad_image_of_an_array_spoils_no_other(tmp_path) -> None:
     assert [type(one) for one in read(tmp_path / "x.npz")] == [Picture, Unreadable, Picture]
     (tmp_path / "broken.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:100])
     (broken,) = read(tmp_path / "broken.npz")
-    assert "no whole array file" in broken.reason
+    assert "is not a complete array file" in broken.reason
 
 
 def test_a_geometry_takes_the_place_of_the_largest_square(tmp_path) -> None:

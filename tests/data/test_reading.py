@@ -250,7 +250,7 @@ def test_arrays_that_could_mean_something_else_are_refused_with_a_way_out(tmp_pa
 def test_images_need_not_be_square_where_nothing_is_trained(tmp_path):
     data = load_images(fill(tmp_path, shape=(6, 10, 3)))
     assert data.images.images.shape == (10, 3, 6, 10)
-    with pytest.raises(ValueError, match="images are 10 x 6 pixels, which is no square"):
+    with pytest.raises(ValueError, match="images are 10 x 6 pixels, which is not a square"):
         _ = data.size
     fill(tmp_path, "train", shape=(6, 10, 3))
     with pytest.raises(ValueError, match=r"is 10 x 6 pixels, but images must be square; resize .* size=6"):

@@ -99,7 +99,7 @@ def test_named_directory_that_does_not_exist_is_an_error(network, grey, monkeypa
     write_cache(grey.arrays, grey.spec)
     if by == "MEMDEF_DATA":
         monkeypatch.setenv("MEMDEF_DATA", "/does/not/exist")
-    with pytest.raises(ValueError, match=f"{by} is /does/not/exist, which is no directory"):
+    with pytest.raises(ValueError, match=f"{by} is /does/not/exist, which is not a directory"):
         find(grey.spec, data_dir="/does/not/exist" if by == "data_dir" else None)
 
 

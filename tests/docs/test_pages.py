@@ -206,5 +206,5 @@ def test_records_of_other_images_are_not_put_side_by_side(tmp_path: Path) -> Non
     made, record = script("make_flags"), Record.read(ROOT / "docs" / "results" / "demo" / "sound.json")
     record.write(tmp_path / "gate.json")
     record.model_copy(update={"dataset": "cifar10"}).write(tmp_path / "none.json")
-    with pytest.raises(ValueError, match="make them anew with the same --images"):
+    with pytest.raises(ValueError, match="make them again with the same --images"):
         made.page(tmp_path)

@@ -124,7 +124,7 @@ def test_a_rank_without_a_sign_of_life_is_given_up(store) -> None:
     at_once(first.meet, second.meet)
     second.end()
     first.clock = Clock(30.0)
-    with pytest.raises(RankError, match=r"rank 1 has given no sign of life for 1[0-9]+ s; start all ranks anew"):
+    with pytest.raises(RankError, match=r"rank 1 has given no sign of life for 1[0-9]+ s; start all ranks again"):
         first.meet()
     first.end()
 

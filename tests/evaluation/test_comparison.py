@@ -149,7 +149,7 @@ def test_some_shared_images_are_enough(pair: tuple[Record, Record], tmp_path: Pa
 
 
 def test_what_makes_no_sense_is_refused(pair: tuple[Record, Record]) -> None:
-    with pytest.raises(ValueError, match="1 of at least 2 records"):
+    with pytest.raises(ValueError, match="needs at least 2 records, but 1 came"):
         compare(pair[0])
     with pytest.raises(ValueError, match="1 names for 2 records"):
         compare(*pair, names=["one"])

@@ -52,7 +52,7 @@ def changed(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
 SHARE = accuracy(80, 100).model_dump(mode="json")
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "an interval of another share": (changed("clean", "ci95", to=[0.5, 0.6]), "clean.ci95"),
-    "a share of no whole number": (changed("clean", "accuracy", to=0.905), "no whole number of 100 images"),
+    "a share of no whole number": (changed("clean", "accuracy", to=0.905), "not a whole number of 100 images"),
     "an accuracy that was raised": (changed("worst_case", 0, "accuracy", to=0.8), "worst_case.0.ci95"),
     "a worst case above an attack": (lambda one: one["worst_case"][0].update(SHARE), "more than attacks.0 leaves"),
     "an attack above clean": (

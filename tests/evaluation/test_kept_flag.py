@@ -55,7 +55,7 @@ def test_a_flag_is_put_on_a_defense(run) -> None:
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ([1], "is no table"),
+        ([1], "is not a table"),
         ({}, "holds nothing"),
         ({**asdict(FLAG), "more": 1}, "holds calibration_images, false_alarms, more"),
         ({**asdict(FLAG), "score": 3}, "the score 3"),

@@ -68,7 +68,7 @@ def test_damage_is_refused_and_what_the_message_says_keeps_what_is_before(tmp_pa
     path.write_bytes(content[:end])
     assert [metadata["number"] for _, metadata, _ in Log(path).entries()] == ["0", "1"]
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="is no log of this version"):
+    with pytest.raises(ValueError, match="is not a log of this version"):
         Log(path)
 
 

@@ -233,7 +233,7 @@ def test_a_finished_record_with_an_odd_image_is_taken_for_the_same_models(tmp_pa
     images, labels = problem(model := Standardised(0.0))
     record, _, _ = evaluated(model, images, labels, "fgsm", tmp_path / "r.json")
     check_still_its_own(record, tmp_path / "r.json", model, images, torch.arange(COUNT))
-    with pytest.raises(ValueError, match="answers otherwise now"):
+    with pytest.raises(ValueError, match="gives other answers now"):
         check_still_its_own(
             record, tmp_path / "r.json", nn.Sequential(model, nn.Softmax(1)), images, torch.arange(COUNT)
         )

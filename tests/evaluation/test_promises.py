@@ -85,7 +85,7 @@ def test_a_state_of_another_granule_is_refused_and_the_usual_one_is_not_named(mo
         scenario.run(options=replace(options, progress=scenario.StopAt(2)), state_file=state)
     for other in (8, None):
         measuring(other)
-        with pytest.raises(ValueError, match="rounds otherwise"):
+        with pytest.raises(ValueError, match="rounds differently"):
             scenario.run(options=options, state_file=state)
     terms: list[str] = []
     fingerprint = robustness.fingerprint

@@ -229,7 +229,7 @@ def test_certificates_come_back_and_old_records_have_none(tmp_path) -> None:
     [
         ((certified(0.25, 5, 8), certified(0.5, 6, 8)), "more than within the smaller 0.25"),
         ((certified(0.5, 8, 6),), "less than what is certified without a gate"),
-        ((certified(0.5, 6, 8).model_copy(update={"accuracy": 0.65}),), "no whole number of 10 images"),
+        ((certified(0.5, 6, 8).model_copy(update={"accuracy": 0.65}),), "not a whole number of 10 images"),
         (
             (certified(0.5, 6, 8).model_copy(update={"gate": certified(0.5, 6, 8, 1).gate.model_copy(  # pyright: ignore
                 update={"clean_accepted": accuracy(8, 10)})}),),

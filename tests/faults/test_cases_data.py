@@ -105,8 +105,8 @@ def clear_palette() -> Image.Image:
     [
         (png(50_000, 50_000), "has 50000 x 50000 pixels, at most"),
         (b"", "is empty"),
-        (saved(Image.new("L", (8, 8)), "ICO"), "is no PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image, whatever its name; convert or remove it"),
+        (saved(Image.new("L", (8, 8)), "ICO"), "is not a PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image, whatever its name says; convert it or remove it"),
         (saved(Image.new("CMYK", (8, 8)), "JPEG"), "is CMYK, neither grey nor RGB; save it as an 8-bit"),
         (saved(Image.fromarray(np.full((8, 8), 700, np.uint16)), "PNG"), "has 16 bits a channel"),
         (saved(clear_palette(), "PNG", transparency=0), "has transparent pixels; paint it on a background"),

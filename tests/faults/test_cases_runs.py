@@ -45,7 +45,7 @@ def test_case_16_what_was_stopped_goes_on_only_as_it_was(tmp_path, trained_run, 
     assert "the same command" in said.err
     assert [path.name for path in tmp_path.iterdir()] == ["record.progress.log"]
     for changed in (("--epsilon", "0.05"), ("--seed", "1"), ("--images", "9"), ("--attacks", "apgd")):
-        refused(evaluate(*changed), "belongs to another evaluation", "remove it to start anew")
+        refused(evaluate(*changed), "belongs to another evaluation", "remove it to start over")
     assert not out.exists()
     said = evaluate()
     assert said.status == 0, said

@@ -82,7 +82,7 @@ UNWRITABLE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "the weights": ("w.safetensors", lambda _: None, "is read as well (--weights) and would be lost"),
     "the data": ("data.safetensors", lambda _: None, "is read as well (--data) and would be lost"),
     "a pipe": ("pipe", pipe, "is a device or the like, not a file; choose another name"),
-    "what is no record": ("notes.json", notes, "is there and is no record"),
+    "what is no record": ("notes.json", notes, "already exists and is not a record"),
     "no place for a user": ("/proc/r.json", nothing, "choose a place that you may write to (out)"),
 }
 
@@ -119,14 +119,14 @@ HARDEN = ("harden", "faults.helpers_files:Coded", "--data", "data.safetensors", 
 OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
     "train": (("train", "fashion-mnist/tiny", "--out", "file"), "file is a file; choose a folder"),
     "train, under a file": (("train", "fashion-mnist/tiny", "--out", "file/run"), "choose another place"),
-    "train, over weights that are no run's": (("train", "fashion-mnist/tiny", "--out", "mine"), "is no run but"),
+    "train, over weights that are no run's": (("train", "fashion-mnist/tiny", "--out", "mine"), "is not a run but"),
     "harden": (
         (*HARDEN, "w.safetensors", "--out", "file"),
         "file is a file; choose a folder",
     ),
     "harden, over its own weights": (
         (*HARDEN, "mine/weights.safetensors", "--out", "mine"),
-        "is no run but already holds weights.safetensors",
+        "is not a run but already holds weights.safetensors",
     ),
     "demo": (("demo", "--out", "file"), "file is a file; choose a folder"),
     "reproduce": (("reproduce", "table1", "--out", "file"), "file is a file; choose a folder"),
@@ -135,7 +135,7 @@ OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
     "queue, back": (("queue", "run", "pixelcnn", "--tiny", "--back", "file/x"), "choose another place"),
     "report, a folder": (("report", "r.json", "--out", "mine"), "name the file to write, such as mine/report.html"),
     "report, its own record": (("report", "r.json", "--out", "r.json"), "is read as well (r.json)"),
-    "report, something else": (("report", "r.json", "--out", "file"), "is no page of this program"),
+    "report, something else": (("report", "r.json", "--out", "file"), "is not a report of this program"),
     "evaluate, a run": (("evaluate", "run", "--attacks", "pgd", "--out", "mine"), "is a folder; name the file"),
     "export, a folder": (("export", "run", "--out", "mine"), "is a folder; name the file to write"),
     "export, its own weights": (

@@ -57,7 +57,7 @@ def test_a_model_that_answers_otherwise_is_refused_and_what_the_message_says_hel
     state = state_path(out)
     before = state.read_bytes()
     with pytest.raises(
-        ValueError, match=r"answers otherwise now, on .* of 24 clean images; remove it to start anew"
+        ValueError, match=r"gives other answers now, on .* of 24 clean images; remove it to start over"
     ):
         evaluated(mended, out)
     assert state.read_bytes() == before, "nothing is lost: the code may be brought back"
@@ -88,7 +88,7 @@ def test_a_plain_function_around_a_global_network(tmp_path, monkeypatch) -> None
     for name, other in {"scale": 0.9, "network": Coded(after=lambda logits: logits.flip(1)).eval()}.items():
         with monkeypatch.context() as patch:
             patch.setitem(GLOBAL, name, other)
-            with pytest.raises(ValueError, match="answers otherwise now"):
+            with pytest.raises(ValueError, match="gives other answers now"):
                 evaluated(plain, out)
     progress = Stops()
     evaluated(plain, out, progress)
@@ -123,7 +123,7 @@ def test_elsewhere_one_image_in_twenty_may_lie_between_two_answers(tmp_path, mon
     assert GOING_ON in progress.notes
     stopped(Coded(), out)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="answers otherwise now"):
+    with pytest.raises(ValueError, match="gives other answers now"):
         evaluated(MENDED["the normalisation was forgotten"], out)
 
 
@@ -143,7 +143,7 @@ def test_one_that_draws_by_the_seed_is_known_by_its_answers(tmp_path) -> None:
 
     out, progress = tmp_path / "r.json", Stops()
     stopped(noisy(0.1), out)
-    with pytest.raises(ValueError, match="answers otherwise now"):
+    with pytest.raises(ValueError, match="gives other answers now"):
         evaluated(noisy(0.4), out)
     evaluated(noisy(0.1), out, progress)
     assert progress.notes == [GOING_ON] or GOING_ON in progress.notes
@@ -161,9 +161,9 @@ def test_a_state_of_an_earlier_version_is_refused_until_it_is_removed_or_not_wan
     assert earlier.read_bytes() == before
     anew = Options(resume=False)
     memory_defense.evaluate(Coded(), some_images(COUNT), labels_of(Coded()), epsilon=0.02, out=out, options=anew)
-    assert not earlier.exists(), "who starts anew wants none of it"
+    assert not earlier.exists(), "who starts again wants none of it"
     write_tensors(state_path(out), {"labels": torch.zeros(COUNT)}, {"fingerprint": "earlier"})
-    with pytest.raises(ValueError, match=r"r\.progress\.log is no log of this version"):
+    with pytest.raises(ValueError, match=r"r\.progress\.log is not a log of this version"):
         evaluated(Coded(), out)
 
 
@@ -194,7 +194,7 @@ def test_the_command_line_says_the_same(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as mending:
         forward = Coded.forward
         mending.setattr(Coded, "forward", lambda self, images: forward(self, (images - 0.5) / 0.25))
-        refused(memdef(*command), str(state_path(out)), "answers otherwise now", "remove it to start anew")
+        refused(memdef(*command), str(state_path(out)), "gives other answers now", "remove it to start over")
     said = memdef(*command)
     assert said.status == 0, said
     assert GOING_ON in said.err
@@ -225,7 +225,7 @@ def test_under_several_ranks_every_one_refuses_where_one_does(tmp_path) -> None:
     assert all("stopped" in said for said in run("same", 4))
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert sorted(kept) == ["state.rank-0", "state.rank-1"]
-    assert all("answers otherwise now" in said for said in run("some", 0))
+    assert all("gives other answers now" in said for said in run("some", 0))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == kept
     assert all(GOING_ON in said for said in run("same", 0))
 
@@ -244,7 +244,7 @@ def test_what_two_processes_left_is_not_passed_over_by_one(tmp_path, left) -> No
     anew = Options(resume=False)
     memory_defense.evaluate(Coded(), some_images(COUNT), labels_of(Coded()), epsilon=0.02, out=out, options=anew)
     assert out.exists()
-    assert not kept.exists(), "who starts anew wants none of it"
+    assert not kept.exists(), "who starts again wants none of it"
 
 
 def difference(now: Any, then: Any, **more: Any) -> int:

@@ -15,7 +15,7 @@ PACKAGE = Path(memory_defense.__file__).parent
 
 VERBS = """
     add allow bring build call change check choose clip continue convert copy delete divide download evaluate export
-    give go install leave load look lower make mend move name open pip put raise remove rename
+    fix give go install leave load look lower make mend move name open pip put raise remove rename
     repair replace report resize restore restrict resume return run save see set start subtract take train try turn
     use work wrap write
 """

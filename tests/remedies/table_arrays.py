@@ -31,7 +31,7 @@ CASES = (
     ),
     of_arrays(
         "array_files",
-        "is no JSON list of strings such as",
+        "is not a JSON list of strings such as",
         "saved('cat, dog')",
         "saved('''«such as (.*)»''')",
         given="""
@@ -195,7 +195,7 @@ def twice():
     ),
     of_arrays(
         "npz",
-        "which is no array; write it with numpy.savez_compressed",
+        "which is not an array; write it with numpy.savez_compressed",
         "noted(); load_images('mine.npz')",
         r"np.«with numpy\.(\w+)»('mine.npz', images=many, labels=answers); load_images('mine.npz')",
         given="""

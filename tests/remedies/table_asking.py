@@ -93,7 +93,7 @@ def stepped(images):
         f"{OWN} --epsilon 0.1",
     ),
     _asked(
-        "how far may an image be moved? give --epsilon, such as 8/255; it may be repeated",
+        "the largest change that an attack may make is missing; give --epsilon, such as 8/255; it may be repeated",
         OWN,
         f"{OWN} --epsilon «such as (8/255)» --epsilon 0.1",
     ),

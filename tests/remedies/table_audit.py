@@ -73,6 +73,31 @@ def _audit(file: str, says: str, check: str, wrong: str, right: str, given: str 
     )
 
 
+HOLDING = """
+network = Undefended(five_classes())
+seen = some_images()
+own = network(seen).argmax(1)
+problem = [cases(fgsm=Fgsm()), seen, own]
+
+class Holding(nn.Module):
+    def __init__(self, radius):
+        super().__init__()
+        self.network, self.stored, self.radius = network, seen.clone(), radius
+
+    def forward(self, images):
+        logits = self.network(images)
+        nearest = torch.cdist(images.detach().flatten(1), self.stored.flatten(1), p=float("inf")).min(1)
+        told = 9.0 * nn.functional.one_hot(own[nearest.indices], logits.shape[1])
+        return torch.where(nearest.values[:, None] < self.radius, told + 0.01 * logits, logits)
+"""
+"""A classifier, and a model that answers images near those judged by what it stored of them."""
+
+
+def _holding(says: str, check: str, radius: float) -> Case:
+    wrong, right = f"Undefended(Holding({radius})), *problem, count=5", "network, *problem, count=5"
+    return _audit("unseen", says, check, wrong, right, HOLDING)
+
+
 SAMPLING = """
 import memory_defense
 from certificates.proving import Planes, images_of
@@ -156,7 +181,7 @@ mine = images_of(16), Planes()(images_of(16)).argmax(1), 3
     ),
     _audit(
         "results",
-        "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, mend the attack",
+        "extend the curve to an L-inf radius of 0.5; if it still does not reach 0, fix the attack",
         "the curve against epsilon reaches 0 %",
         "plain, curve(0.05, 0.1)",
         r"plain, curve(0.05, «radius of ([\d.]+);»)",
@@ -170,7 +195,7 @@ mine = images_of(16), Planes()(images_of(16)).argmax(1), 3
     ),
     _audit(
         "results",
-        "mend the attack's projection; its result is refused",
+        "fix the attack's projection; its result is refused",
         "every image inside its ball and inside [0, 1]",
         "plain, []",
         "plain, cases(pgd=Pgd(steps=2))",
@@ -331,6 +356,61 @@ hidden = Hidden(masked.back)
         "more than one norm was tried",
         "plain, cases()",
         "plain, cases() + cases(norm=L2, pgd=Pgd(steps=2))",
+    ),
+    _holding(
+        "take away what the model holds of these images (stored images, features, hashes or labels), or evaluate "
+        "images that its author has not seen",
+        "images never seen withstand as those judged do",
+        0.2,
+    ),
+    _holding(
+        "take away what answers near the images judged; of a defense that is all jumps, believe attacks without "
+        "gradients",
+        "answers change gradually on the way to images never seen",
+        0.2,
+    ),
+    _holding(
+        "take the stored images away; nearness to the images of the evaluation is no robustness",
+        "answers do not switch half-way between images",
+        2.0,
+    ),
+    _holding(
+        "take them away; a model that is judged on images that it holds is not judged",
+        "the model holds none of the images judged",
+        0.2,
+    ),
+    _audit(
+        "outside",
+        "answer from the image alone; write logs outside of the model",
+        "answering leaves files and networks alone",
+        "Front(logged), cases()",
+        "plain, [log.write_text('asked'), cases()][1]",
+        """
+log = Path("log")
+
+def logged(logits, images):
+    log.write_text("asked")
+    return logits
+""",
+    ),
+    _audit(
+        "outside",
+        "take the clock away from the model",
+        "the clock changes no answer",
+        "Front(lambda logits, images: logits * (1.0 if time.time() < start + 3600 else -1.0)), []",
+        "plain, []",
+        "import time; start = time.time()",
+    ),
+    Case(
+        "evaluation/audit/findings.py",
+        "it would take about … s, more than a quarter of the attacks; evaluate more images",
+        "one = line(check, plain, cases(fgsm=Fgsm())); assert one.verdict == 'not run'; said = one.meaning",
+        "passing(check, plain, cases(fgsm=Fgsm()), grey(levels * 250), classes.repeat(250))",
+        f"""{AUDIT}
+from memory_defense.evaluation.audit import findings
+patch.setattr(findings, "BRIEF", 0.0)  # as if every pass took long
+check = "answers change gradually on the way to images never seen"
+""",
     ),
     Case(
         "evaluation/audit/slots.py",

@@ -203,7 +203,7 @@ _NUMBERS = (
     ),
     _case(
         "evaluation/metrics.py",
-        "but an image must be handed in at least once",
+        "but an image must be submitted at least once",
         "Options(submissions=0)",
         r"evaluated(options=Options(submissions=«give (\d)»))",
     ),

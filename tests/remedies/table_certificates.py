@@ -118,7 +118,7 @@ CASES = (
     ),
     Case(
         "evaluation/certifying.py",
-        "(other weights, images, options or seed); remove it to start anew, or write to another place",
+        "(other weights, images, options or seed); remove it to start over, or write to another place",
         "certified(seed=1)",
         """
         certified(seed=1, out="another.json")
@@ -129,7 +129,7 @@ CASES = (
     ),
     Case(
         "evaluation/certifying.py",
-        "the classifier answers otherwise now; remove it to start anew, or write to another place",
+        "the classifier gives other answers now; remove it to start over, or write to another place",
         "certified(mended)",
         """
         certified(mended, out="another.json")
@@ -146,7 +146,7 @@ answers[0] = 3
     ),
     Case(
         "evaluation/certifying.py",
-        "was left by another number of processes; go on in as many, or remove it to start anew",
+        "was left by another number of processes; go on in as many, or remove it to start over",
         "certified()",
         "Path('«^(.+) was left»').unlink()\ncertified()",
         given=STOPPED
@@ -157,7 +157,7 @@ Path("c.progress.safetensors").rename("c.progress.safetensors.rank-1")
     ),
     Case(
         "evaluation/certifying.py",
-        "is damaged (…); remove it to start anew",
+        "is damaged (…); remove it to start over",
         "certified()",
         "Path('«(c.progress.safetensors) is damaged»').unlink()\ncertified()",
         given=STOPPED

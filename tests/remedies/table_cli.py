@@ -183,7 +183,7 @@ CASES = (
     ),
     Case(
         "cli/studio.py",
-        "is no directory; give one that holds runs, or make one with 'memdef demo'",
+        "is not a directory; give one that holds runs, or make one with 'memdef demo'",
         "memdef('memdef studio elsewhere --port 0')",
         "memdef('memdef studio . --port 0'); memdef('memdef studio runs --port 0')",
         given="""

@@ -92,7 +92,7 @@ def _damaged(file: str, says: str, given: str, wrong: str) -> Case:
 
 CASES = (
     _damaged("decode", "ends early: … bytes where … should be; …", IDX, "labels.write_bytes(whole[:-1])"),
-    _damaged("decode", "is no IDX file of bytes with … axes", IDX, "labels.write_bytes(b'\\x01' + whole[1:])"),
+    _damaged("decode", "is not an IDX file of bytes with … axes", IDX, "labels.write_bytes(b'\\x01' + whole[1:])"),
     _damaged("decode", "announces shape …, expected …; …", IDX, "labels.write_bytes(idx_bytes(torch.arange(3)))"),
     _damaged("decode", "is longer than its header says; …", IDX, "labels.write_bytes(whole + b'1')"),
     _damaged(
@@ -119,7 +119,9 @@ CASES = (
     _damaged(
         "decode", "expected RGB with … x …; …", PICTURES, "Image.new('L', (25, 20)).save('have/test_batch.png')"
     ),
-    _damaged("decode", "is no list of … labels; …", PICTURES, "Path('have/test_lables.json').write_text('[1, 2]')"),
+    _damaged(
+        "decode", "is not a list of … labels; …", PICTURES, "Path('have/test_lables.json').write_text('[1, 2]')"
+    ),
     _damaged(
         "decode",
         "holds labels outside 0..…; …",

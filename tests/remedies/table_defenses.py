@@ -229,7 +229,7 @@ defense = build_defense_vae(channels=1, size=28, classifier=classifier, preset="
     ),
     Case(
         "defenses/flagging.py",
-        "some scores are NaN or infinite; train the defense anew before its thresholds are chosen",
+        "some scores are NaN or infinite; train the defense again before its thresholds are chosen",
         "defense.fit_thresholds(photos, 0.5)",
         """
         from memory_defense.defenses.magnet import MagNetObjective

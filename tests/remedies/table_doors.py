@@ -92,7 +92,7 @@ CASES = (
         given=CODE + "torch.save({'1.weight': torch.rand(2, 64), '1.bias': torch.zeros(2)}, 'w.pt')",
     ),
     doors(
-        "--argument: only for package.module:build; … is no code that takes any",
+        "--argument: only for package.module:build; … is not code, so it takes none",
         f"mine.onnx --argument depth=1 {ASKED}",
         f"memdef('memdef evaluate mine.onnx {ASKED}')",
         TARGET,
@@ -136,7 +136,7 @@ for label in "ab":
         f"memdef('memdef evaluate mine:Net --random-weights --argument «write (depth=.*), say» {ASKED}')",
     ),
     doors(
-        "does not exist, or is no file; give the path of one",
+        "does not exist, or is not a file; give the path of one",
         f"onnx:theirs.onnx {ASKED}",
         f"memdef('memdef evaluate onnx:mine.onnx {ASKED}')",
         TARGET,
@@ -159,7 +159,7 @@ for label in "ab":
     ),
     Case(
         "systems/load.py",
-        "is no classifier by itself; give hf:DIR, onnx:FILE, FILE.pt2 or an export",
+        "is not a classifier by itself; give hf:DIR, onnx:FILE, FILE.pt2 or an export",
         "load_model('mine:Net')",
         "load_model('«give hf:DIR, (onnx:)FILE»mine.onnx')",
         given=ONNX,
@@ -202,7 +202,7 @@ for label in "ab":
     ),
     Case(
         "systems/onnx_foreign.py",
-        "does not exist, or is no file; give the path of an ONNX model",
+        "does not exist, or is not a file; give the path of an ONNX model",
         "load_onnx(Path('theirs.onnx'))",
         "load_onnx(Path('mine.onnx'))",
         given=ONNX,
@@ -289,7 +289,7 @@ onnx.save(model, "mine.onnx")
     ),
     Case(
         "systems/program_model.py",
-        "does not exist, or is no file; give the path of a program of torch.export",
+        "does not exist, or is not a file; give the path of a program of torch.export",
         "load_program(Path('theirs.pt2'))",
         "load_program(Path('mine.pt2'))",
         given=f"{MADE}\nwrite_program(small, pixels, Path('mine.pt2'))",

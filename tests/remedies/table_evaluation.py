@@ -49,7 +49,7 @@ WRITTEN = "record = evaluate(net, images, labels, epsilon=0.1, attacks='fgsm', o
 CASES = (
     Case(
         "evaluation/attempt.py",
-        "its result is refused: mend the attack's projection",
+        "its result is refused: fix the attack's projection",
         "attacked(Leap(inside=False))",
         "attacked(Leap(inside=True))",
         ATTACKED,
@@ -88,7 +88,7 @@ class Large(nn.Module):
     ),
     Case(
         "evaluation/flag.py",
-        "remove this entry and 'checksum', then choose it anew with 'memdef evaluate RUN --detection'",
+        "remove this entry and 'checksum', then choose it again with 'memdef evaluate RUN --detection'",
         "load('RUN')",
         r"""
         kept = json.loads(manifest.read_text())
@@ -152,7 +152,7 @@ class Large(nn.Module):
     ),
     Case(
         "evaluation/verdicts.py",
-        "is no file of per-image results (…); write it again",
+        "is not a file of per-image results (…); write it again",
         """
         from safetensors.torch import save_file
         save_file({"ids": labels}, "r.images.safetensors")
@@ -179,7 +179,7 @@ class Large(nn.Module):
     ),
     Case(
         "evaluation/comparison.py",
-        "there is nothing to compare: … of at least 2 records; give another",
+        "a comparison needs at least 2 records, but … came; give another",
         "memory_defense.compare(record)",
         "memory_defense.compare(record, record)",
         given=WRITTEN,

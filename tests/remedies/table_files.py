@@ -122,18 +122,18 @@ Path("r.json").write_text(Path("r.json").read_text().replace("a classifier", "an
     ),
     Case(
         "cli/report.py",
-        "is there and is no page of this program; choose another name, or remove it",
+        "already exists and is not a report of this program; choose another name, or remove it",
         "memdef('memdef report r.json --out mine.html')",
         """
         memdef("memdef report r.json --out other.html")
-        Path("«(mine.html) is there»").unlink()
+        Path("«(mine.html) already exists»").unlink()
         memdef("memdef report r.json --out mine.html")
         """,
         given=EVALUATED + "evaluated()\nPath('mine.html').write_text('my page')\n",
     ),
     Case(
         "evaluation/kept.py",
-        "belongs to another classifier: it answers otherwise now",
+        "belongs to another classifier: it gives other answers now",
         "check_still_its_own(record, Path('r.json'), nn.Sequential(net, nn.Tanh()), images, torch.arange(8))",
         "check_still_its_own(record, Path('r.json'), net, images, torch.arange(8))",
         given=EVALUATED + "record = evaluated()\n",
@@ -165,11 +165,11 @@ Path("r.json").write_text(Path("r.json").read_text().replace("a classifier", "an
     ),
     Case(
         "evaluation/place.py",
-        "is there and is no record (…); choose another name, or remove it",
+        "already exists and is not a record (…); choose another name, or remove it",
         "evaluated(out='r.json')",
         """
         evaluated(out="another.json")
-        Path("«(r.json) is there»").unlink()
+        Path("«(r.json) already exists»").unlink()
         evaluated(out="r.json")
         """,
         given=EVALUATED + "Path('r.json').write_text('{}')\n",
@@ -193,7 +193,7 @@ Path("r.json").write_text(json.dumps(said))
     ),
     Case(
         "evaluation/results.py",
-        "is no file of per-image results (…); write it again",
+        "is not a file of per-image results (…); write it again",
         "evaluated(options=Options(start_from='mine.safetensors'))",
         "evaluated(out='old.json')\nevaluated(options=Options(start_from='old.images.safetensors'))",
         given=EVALUATED
@@ -202,7 +202,7 @@ Path("r.json").write_text(json.dumps(said))
     ),
     Case(
         "evaluation/store.py",
-        "or a processor that rounds otherwise); remove it to start anew, or write to another place",
+        "or a processor that rounds differently); remove it to start over, or write to another place",
         "evaluated(epsilon=0.2)",
         """
         evaluated(epsilon=0.2, out="another.json")
@@ -213,7 +213,7 @@ Path("r.json").write_text(json.dumps(said))
     ),
     Case(
         "evaluation/robustness.py",
-        "was left by an evaluation in another number of processes; go on in as many, or remove it to start anew",
+        "was left by an evaluation in another number of processes; go on in as many, or remove it to start over",
         "evaluated()",
         "Path('«^(.+) was left»').unlink()\nevaluated()",
         given=STOPPED
@@ -224,7 +224,7 @@ Path("r.progress.log").rename("r.progress.log.rank-1")
     ),
     Case(
         "evaluation/store.py",
-        "the classifier answers otherwise now, on … of … clean images; remove it to start anew",
+        "the classifier gives other answers now, on … of … clean images; remove it to start over",
         "evaluated(mended)",
         """
         evaluated(mended, out="another.json")
@@ -241,7 +241,7 @@ answers[0] = 3
     ),
     Case(
         "evaluation/store.py",
-        "is damaged (…); remove it to start anew",
+        "is damaged (…); remove it to start over",
         "evaluated()",
         "Path('«(r.progress.log) is damaged»').unlink()\nevaluated()",
         given=STOPPED
@@ -256,28 +256,29 @@ Log(Path("r.progress.log")).append({**tensors, "lead": tensors["lead"][:3]}, hea
     ),
     Case(
         "evaluation/store.py",
-        "which kept the state of an evaluation otherwise; finish it with that version, or remove it to start anew",
+        "which stored the state of an evaluation differently; finish it with that version, or remove it to start "
+        "over",
         "evaluated()",
         "Path('«^(.+) was left»').unlink()\nevaluated()",
         given=STOPPED + "Path('r.progress.safetensors').write_bytes(b'earlier')\n",
     ),
     Case(
         "evaluation/log.py",
-        "is no log of this version; go on with the version that wrote it, or remove it to start anew",
+        "is not a log of this version; go on with the version that wrote it, or remove it to start over",
         "evaluated()",
-        "Path('«^(.+) is no log»').unlink()\nevaluated()",
+        "Path('«^(.+) is not a log»').unlink()\nevaluated()",
         given=STOPPED + "Path('r.progress.log').write_bytes(b'another version')\n",
     ),
     Case(
         "evaluation/log.py",
-        "remove it to start anew, or cut it there to go on from what is before: truncate -s … …",
+        "remove it to start over, or cut it there to go on from what is before: truncate -s … …",
         "evaluated()",
         "import os\nos.truncate('r.progress.log', int('«truncate -s (\\d+)»'))\nevaluated()",
         given=STOPPED + "stopped()\nflip('r.progress.log', -5)\n",
     ),
     Case(
         "evaluation/log.py",
-        "ends before an image that it holds; restore it, or start anew without it",
+        "ends before an image that it holds; restore it, or start over without it",
         "os.truncate('a.log', 30)\nlog.blob(place)",
         "Path('a.log').write_bytes(whole)\nassert log.blob(place) == b'image'",
         given="""
@@ -439,7 +440,7 @@ def shared(other):
     ),
     Case(
         "run_directory.py",
-        "is no run but already holds …, which one would replace; choose another directory",
+        "is not a run but already holds …, which one would replace; choose another directory",
         "begin()",
         "begin('other')",
         given=RUN + "Path('run').mkdir()\nPath('run/weights.safetensors').write_text('mine')\n",
@@ -453,7 +454,8 @@ def shared(other):
     ),
     Case(
         "run_directory.py",
-        "is not a run directory: it has no manifest.json; train with 'memdef train'",
+        "is not a run directory: it has no manifest.json; train one with 'memdef train' (a model of another kind "
+        "is given as zoo:NAME, package.module:build, hf:DIR, onnx:FILE or FILE.pt2)",
         "memory_defense.load('run')",
         "memdef(\"«'(memdef train)'» fashion-mnist/tiny --train-images 100 --out run\")\n"
         "memory_defense.load('run')",
@@ -543,7 +545,7 @@ def shared(other):
     ),
     Case(
         "training/fit.py",
-        "with the same weights it answers otherwise now; bring back the code that it was made with, or delete it",
+        "with the same weights it gives other answers now; bring back the code that it was made with, or delete it",
         "trained(other(), data)",
         """
         trained(plain(), data)

@@ -110,7 +110,7 @@ Path("mine/test/class1").rename("mine/test/3")
     ),
     of_folder(
         "class_order",
-        "is no list of class names in UTF-8 (…); write one name a line",
+        "is not a list of class names in UTF-8 (…); write one name a line",
         "Path('mine/class_order.txt').write_bytes(b'\\xff\\xfeclass1'); load_images('mine')",
         "Path('mine/class_order.txt').write_text('class1\\nclass0\\n'); load_images('mine')",
     ),
@@ -258,7 +258,7 @@ Path("mine/test/class0/0.png").unlink()
     ),
     of_folder(
         "own",
-        "which is no square; take H and W from images.images.shape",
+        "which is not a square; take H and W from images.images.shape",
         "load_images('mine').size",
         "split = load_images('mine'); assert split.«from (images.images.shape)»[2:] == (8, 12)",
         given="""
@@ -275,7 +275,7 @@ for file in Path("mine").rglob("*.png"):
     ),
     of_folder(
         "own",
-        "cannot be read (…); make it readable with chmod u+r, or copy it anew",
+        "cannot be read (…); make it readable with chmod u+r, or copy it again",
         "load_images('mine')",
         """
         subprocess.run(["chmod", "«chmod (.*),»", "«(.*) cannot»"], check=True)
@@ -311,7 +311,7 @@ for label in (0, 1):
     ),
     Case(
         "data/places.py",
-        "which is no directory; name one that exists, or none",
+        "which is not a directory; name one that exists, or none",
         "memdef('memdef data fashion-mnist --data-dir nowhere')",
         """
         import os

@@ -7,10 +7,10 @@ ROOMS = ("names.py", "plugins.py")
 CASES = (
     Case(
         "plugins.py",
-        "the plug-in … (…) cannot be imported: …: …; mend it, uninstall it, or leave it out",
+        "the plug-in … (…) cannot be imported: …: …; fix it, uninstall it, or leave it out",
         "Path('of_mine.py').write_text('1 / 0'); load_plugins(['of_mine'])",
         """
-        assert '«(mend it)»'
+        assert '«(fix it)»'
         Path('of_mine.py').write_text('')
         load_plugins(['of_mine'])
         """,

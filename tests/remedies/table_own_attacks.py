@@ -44,7 +44,7 @@ CASES = (
     ),
     Case(
         "attacks/own.py",
-        "… is no attack (…): it is called with …, in this order, and returns the images that it made; see "
+        "… is not an attack (…): it is called with …, in this order, and returns the images that it made; see "
         "contracts.Attack",
         "judged([lambda model, images, labels: images])",
         r"judged([lambda «called with (.*), in this»: images])",

@@ -91,7 +91,7 @@ CASES = (
     ),
     Case(
         "paper/queue_parts.py",
-        "are no archive (…); bring them back anew",
+        "are not an archive (…); bring them back again",
         """
         Path("flat/entry-1-of-2.part").write_bytes(bytes(b"no archive" * 99))
         queue_parts.read_parts(Path("flat"), Path("weights"))

@@ -26,7 +26,7 @@ def brought(line):
         "grey.save(photo)",
     ),
     of_picture(
-        "is no … image, whatever its name; convert or remove it",
+        "is not a … image, whatever its name says; convert it or remove it",
         "np.save('photo.npy', np.asarray(grey)); Path('photo.npy').rename(photo)",
         "Image.fromarray(np.load(photo)).save('photo.jpg'); photo = Path('photo.jpg')",
     ),
@@ -71,7 +71,7 @@ painted.convert("«grey or (RGB)»").save(photo, "«RGB (\w+)$»")
         "is not there, or no longer (…); name one that is", "grey.save(photo)", "'phot.png'", "read('photo.png')"
     ),
     of_pictures(
-        "cannot be read (…); make it readable with chmod u+r, or copy it anew",
+        "cannot be read (…); make it readable with chmod u+r, or copy it again",
         "grey.save(photo); photo.chmod(0)",
         "photo",
         "subprocess.run(['chmod', '«chmod (.*),»', '«(.*) cannot»'], check=True); read(photo)",
@@ -102,10 +102,10 @@ painted.convert("«grey or (RGB)»").save(photo, "«RGB (\w+)$»")
         "Path('«(.*) is a link»').unlink(); read('few')",
     ),
     of_pictures(
-        "is no file of pixels; remove it",
+        "is not a file of pixels; remove it",
         "import os; Path('few').mkdir(); os.mkfifo('few/a.png'); grey.save('few/b.png')",
         "'few'",
-        "Path('«(.*) is no file»').unlink(); read('few')",
+        "Path('«(.*) is not a file»').unlink(); read('few')",
     ),
     of_pictures(
         "the folder holds no file; put one there, such as a …",
@@ -114,7 +114,7 @@ painted.convert("«grey or (RGB)»").save(photo, "«RGB (\w+)$»")
         "grey.save('few/one«a (.png) or»'); read('few')",
     ),
     of_pictures(
-        "is no file that can be read to its end; name a file",
+        "is not a regular file; name a file",
         "import os; os.mkfifo('pipe'); grey.save(photo)",
         "'pipe'",
         "read(photo)",

@@ -51,7 +51,7 @@ def met(*members):
     for one in members:
         one.end()
 """
-ANEW = "start all ranks anew; an evaluation that writes a record goes on from where it was"
+ANEW = "start all ranks again; an evaluation that writes a record goes on from where it was"
 
 
 def _rank(says: str, wrong: str, right: str, given: str = "", **more: str) -> Case:

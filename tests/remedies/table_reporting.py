@@ -23,7 +23,7 @@ def part(says: str, wrong: str, right: str = "Gallery(**good)") -> Case:
 CASES = (
     Case(
         "reporting/selection.py",
-        "make it anew with 'memdef evaluate RUN --rejection-cost 0.1'",
+        "make it again with 'memdef evaluate RUN --rejection-cost 0.1'",
         "compared([Section('mine', record)], 'linf', 0.1)",
         r"""
         memdef("«'(memdef .*?)'» --epsilon 0.1 --images 2 --attacks fgsm --out new.json")
@@ -85,7 +85,7 @@ CASES = (
     part("weights are at least 0", "'attention_clean': -torch.ones(8, 4)"),
     Case(
         "reporting/gallery.py",
-        "is not a gallery: …. 'memdef evaluate RUN' writes it anew; without the file, pages show no images",
+        "is not a gallery: …. 'memdef evaluate RUN' writes it again; without the file, pages show no images",
         "memdef('memdef report RUN')",
         r"""
         Path("«([^ ]*) is not»").unlink()

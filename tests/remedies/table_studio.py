@@ -90,7 +90,7 @@ CASES = (
     ),
     _studio(
         "describe",
-        "above which score it does; choose it with: memdef evaluate … --detection",
+        "no threshold has been chosen; choose one with: memdef evaluate … --detection",
         "raise ValueError(flag_of('first'))",
         """
         memdef("«with: (.*)» --attacks fgsm --images 2")
@@ -243,7 +243,7 @@ patch.setattr(sources, "SYSTEM", {})
     ),
     _studio(
         "library",
-        "pixels are no base64 (…); upload or draw the image again",
+        "pixels are not base64 (…); upload or draw the image again",
         "play(image={'pixels': '#'})",
         "play(image={'pixels': upload(photo).json()['pixels']})",
     ),

@@ -308,7 +308,7 @@ onnx.save(model, "mine.onnx")
     ),
     Case(
         "systems/onnx_run.py",
-        "is no whole ONNX model that ONNX Runtime … can run (…); …",
+        "is not a complete ONNX model that ONNX Runtime … can run (…); …",
         "load('mine.onnx')",
         "memdef(\"«with '(memdef .*)'»\"); load('mine.onnx')",
         given=f"{ONNX}; Path('mine.onnx').write_bytes(Path('mine.onnx').read_bytes()[:-1000])",
@@ -340,7 +340,7 @@ onnx.save(model, "mine.onnx")
     ),
     Case(
         "systems/own_model.py",
-        "has no … (no …); it has: …",
+        "has no ……; it has: …",
         f"build_user_model('mine:net', {SIZES})",
         rf"build_user_model('mine:«it has: .*\b(Net)\b»', {SIZES})",
         given=NET,
@@ -446,7 +446,7 @@ classes({given})
     own("build it for the classes of the data", "return images.flatten(1)[:, :7]", "return scores"),
     own("return scores, not decisions", "return (scores > 0.5).long()", "«(return scores), not»"),
     own(
-        "mend its forward: it divides by 0, takes a logarithm of 0 or overflows on images in [0, 1]",
+        "fix its forward: it divides by 0, takes a logarithm of 0 or overflows on images in [0, 1]",
         "return (scores * 0).log()",
         "return (scores + 1e-6).log()",
         within="answers with … NaN or infinite logits; …",

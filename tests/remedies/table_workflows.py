@@ -152,10 +152,10 @@ mine = Fragile(*net)
     ),
     Case(
         "workflows/offline.py",
-        "is no part of this set of adversarial images; delete it to make it again",
+        "is not part of this set of adversarial images; delete it to make it again",
         "attacked_bytes(rounded, net, Pgd(steps=2), threat.Linf(0.1), 0, Workshop(Path('parts')))",
         """
-        Path("«(.*) is no part»").unlink()
+        Path("«(.*) is not part»").unlink()
         attacked_bytes(rounded, net, Pgd(steps=2), threat.Linf(0.1), 0, Workshop(Path("parts")))
         """,
         given=f"""{CLASSIFIER}

@@ -75,7 +75,7 @@ def test_what_weighs_most_comes_first(factory):
     [
         ("decisive", "The robust accuracy may be far too high: 1 of 2 checks failed, 1 passed and 0 were not run."),
         ("doubt", "The robust accuracy may be somewhat too high: 1 of 2 checks failed"),
-        ("note", "Nothing speaks against these numbers; what failed says"),
+        ("note", "No check casts doubt on these numbers; the failed ones describe"),
     ],
 )
 def test_the_audit_in_one_sentence(factory, weight, words):
@@ -85,7 +85,7 @@ def test_the_audit_in_one_sentence(factory, weight, words):
 
 def test_nothing_failed_and_nothing_run(factory, bare):
     assert audit_sentence(factory(audit=(line("a", "pass"),))) == (
-        "Nothing speaks against these numbers: none of 1 checks failed, 1 passed and 0 were not run."
+        "No check casts doubt on these numbers: none of 1 checks failed, 1 passed and 0 were not run."
     )
     assert "No check was run" in audit_sentence(bare)
     assert verdict(bare) == ""

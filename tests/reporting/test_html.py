@@ -135,7 +135,7 @@ def test_answers_come_before_tables_and_figures(full):
 def test_verdicts_are_words_and_symbols(full):
     text = re.sub(r"\s+", " ", Page(full).text)
     for words in (
-        "✗ fail The answer is the memory slot that was chosen, whatever the image shows",
+        "✗ fail The answer is the class of the chosen memory slot, whatever the image shows",
         "✓ pass gradients",
         "– not run square",
         "✓ right",

@@ -135,7 +135,7 @@ def test_audit_table_tells_verdicts_in_words(record):
     table, brief = tables.audit_table(record), tables.audit_table(record, explained=False)
     assert [str(row[1]) for row in table.rows] == ["✗ fail", "✓ pass", "– not run"]
     assert [str(row[1]) for row in brief.rows] == ["✗ fail", "– not run"]
-    assert table.rows[0][0].text.startswith("The answer is the memory slot")
+    assert table.rows[0][0].text.startswith("The answer is the class of the chosen memory slot")
     assert table.rows[0][0].text.endswith("(check: slot-following)")
     assert brief.notes == (audit_sentence(record),)
 

@@ -70,7 +70,7 @@ def test_a_run_is_described(client) -> None:
     assert {"fixed-slots", "selector", "end-to-end"} <= {one["name"] for one in run["knowledge"]}
     assert run["slots"] is True
     assert run["test_images"] == 100
-    assert "nobody has chosen yet" in run["flag"]
+    assert "no threshold has been chosen" in run["flag"]
     assert run["flag"].endswith("--detection")
 
 
@@ -102,7 +102,7 @@ def test_two_defenses_meet_the_same_image(client, library) -> None:
         unlike = {key for key in alone if alone[key] != play[key]}
         assert unlike <= {"seconds"}
     assert all(0 <= answer < 10 for answer in compared["transfer"])
-    assert "Shown the image made against deeper/second, first answers " in compared["sentence"]
+    assert "For the image made against deeper/second, first answers " in compared["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_two_defenses_meet_the_same_image(client, library) -> None:
         ({"image": {"test": 100}}, "choose 0 to 99"),
         ({"image": {"test": -1}}, "greater than or equal to 0"),
         ({"image": {"pixels": "AAAA"}}, "have 784"),
-        ({"image": {"pixels": "?"}}, "no base64"),
+        ({"image": {"pixels": "?"}}, "not base64"),
         ({"image": {"pixels": "A" * (1 << 17) + "A"}}, "at most 1048"),
         ({"attack": attack(epsilon=-0.1)}, "greater than or equal to 0"),
         ({"attack": attack(norm="l7")}, "'linf' or 'l2'"),

@@ -153,7 +153,7 @@ def test_a_file_that_is_no_picture_is_refused_in_words(page) -> None:
     page.click("label[for=source-upload]")
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"<html>"})
     page.wait_for_selector("#trouble:not([hidden])")
-    assert "no PNG" in page.inner_text("#trouble")
+    assert "not a PNG" in page.inner_text("#trouble")
 
 
 def test_a_drawing_is_attacked(page) -> None:
@@ -175,7 +175,7 @@ def test_two_defenses_are_compared(page) -> None:
     page.wait_for_selector("#compare .faces")
     assert page.locator("#compare h3:text-is('first')").count() == 1
     assert page.locator("#compare h3:text-is('deeper/second')").count() == 1
-    until(page, "document.getElementById('told').textContent.includes('Shown the image made against')")
+    until(page, "document.getElementById('told').textContent.includes('For the image made against')")
 
 
 def test_records_have_a_tab(page) -> None:

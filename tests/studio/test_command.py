@@ -42,7 +42,7 @@ def test_a_directory_that_is_not_there_is_a_mistake_not_a_traceback(tmp_path) ->
     running = started(tmp_path / "nothing")
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 2
-    assert "is no directory" in errors
+    assert "is not a directory" in errors
     assert "Traceback" not in errors
 
 

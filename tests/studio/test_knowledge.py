@@ -237,7 +237,7 @@ class Quiet(Undefended):
 
 @pytest.mark.parametrize(
     ("threshold", "epsilon", "said"),
-    [(0.9, 0.15, "got what it wants"), (0.1, 0.15, "wrong, but flagged"), (0.9, 0.0, "did not get it")],
+    [(0.9, 0.15, "found a wrong answer"), (0.1, 0.15, "wrong, but the image is flagged"), (0.9, 0.0, "found none")],
 )
 def test_an_attacker_who_fights_the_flag_hears_whether_it_was_silent(threshold, epsilon, said) -> None:
     defense = Quiet(Narrow())

@@ -89,8 +89,8 @@ def test_every_shipped_run_flags_and_says_whose_threshold_it_is(shipped, name) -
     assert (defense.flag_score, defense.flag_threshold) == (flag.score, flag.threshold)
     said = describe_run(shipped, name).flag
     assert f"above {flag.threshold:.4g}" in said
-    assert "5 % of 5,000 clean images" in said
-    assert said.endswith("the run itself has none.")
+    assert "5 % of 5,000 held-out clean images" in said
+    assert said.endswith("the run itself stores none.")
     assert "silent" in {one.name for one in describe_run(shipped, name).knowledge}
 
 

@@ -88,5 +88,5 @@ def test_what_is_shipped_goes_by_the_name_that_commands_know(root) -> None:
 
 
 def test_a_root_that_is_no_directory_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="is no directory"):
+    with pytest.raises(ValueError, match="is not a directory"):
         Runs(tmp_path / "nothing")

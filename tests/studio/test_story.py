@@ -30,13 +30,13 @@ def proven(answer: int, radius: float, accepted: bool | None) -> Look:
 @pytest.mark.parametrize(
     ("clean", "attacked", "said"),
     [
-        (proven(0, 0.61, True), proven(1, 0.1, False), "accepts the clean image and flags this one."),
+        (proven(0, 0.61, True), proven(1, 0.1, False), "accepts the clean image and flags the attacked one."),
         (
             proven(0, 0.61, True),
             proven(0, 0.4, True),
             "accepts both, which proves that their answers are the same.",
         ),
-        (proven(0, 0.1, False), proven(0, 0.4, True), "flags the clean image already."),
+        (proven(0, 0.1, False), proven(0, 0.4, True), "flags even the clean image."),
         (proven(0, 0.61, None), proven(0, 0.4, None), "within L2 0.61 of the clean image gets another answer."),
         (proven(0, 0.0, None), proven(1, 0.4, None), "Nothing is proven."),
     ],
@@ -53,14 +53,14 @@ def test_what_is_proven_is_said(clean: Look, attacked: Look, said: str) -> None:
         (
             seen(0, 0),
             seen(2, 0),
-            "opened the boot slot, but what was redrawn from it was taken for an apron.",
+            "opened the boot slot, but the second classifier now answers apron for the redrawn image.",
         ),
         (seen(0, 0), seen(0, 1), "it made the selector open the sneaker slot, but the answer is still boot."),
         (seen(0, 0), seen(0, 0), "The attack failed: the answer is still boot."),
         (seen(0), seen(1), "The attack worked: the answer changed from boot to sneaker."),
-        (seen(1, 1), seen(1, 1), "takes the clean image for a sneaker: it was wrong before any attack."),
+        (seen(1, 1), seen(1, 1), "answers sneaker for the clean image: it is wrong without any attack."),
         (seen(0, 0), seen(1, 1, True), "answer is now sneaker. The attacked image was flagged as suspicious."),
-        (seen(0, 0), seen(1, 1, False), "answer is now sneaker. It was not flagged: nothing warns of it."),
+        (seen(0, 0), seen(1, 1, False), "answer is now sneaker. It was not flagged, so there is no warning."),
         (seen(0, 0), seen(0, 0, False), "The attack failed: the answer is still boot."),
     ],
 )

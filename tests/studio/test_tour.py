@@ -87,7 +87,7 @@ def test_whether_the_example_comes_out_the_same_here_is_said(chromium, shipped, 
     assert said in page.inner_text("#play > .parts > .note")
     with page.expect_response("**/api/play"):
         page.select_option("#label", "0")
-    until(page, f"{SETTLED} && !document.querySelector('#play').textContent.includes('came with the model')")
+    until(page, f"{SETTLED} && !document.querySelector('#play').textContent.includes('comes with the model')")
     page.close()
 
 

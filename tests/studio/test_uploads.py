@@ -77,10 +77,10 @@ def test_a_decompression_bomb_is_refused_before_it_unpacks() -> None:
     ("content", "why"),
     [
         (b"", "is empty"),
-        (b"GIF89a" + b"\0" * 100, "is no PNG"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no PNG"),
-        (b"%PDF-1.4", "is no PNG"),
-        (b"PK\x03\x04" + b"\0" * 50, "is no PNG"),
+        (b"GIF89a" + b"\0" * 100, "is not a PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a PNG"),
+        (b"%PDF-1.4", "is not a PNG"),
+        (b"PK\x03\x04" + b"\0" * 50, "is not a PNG"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "damaged"),
         (png(np.zeros((28, 28), np.uint8))[:-20], "damaged"),
         (png(np.zeros((28, 28, 4), np.uint8)), "transparent"),
@@ -104,7 +104,7 @@ def test_too_many_bytes_are_refused() -> None:
 def test_nothing_is_left_behind(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     decode(png(np.zeros((28, 28), np.uint8)), GREY)
-    with pytest.raises(ValueError, match="is no PNG"):
+    with pytest.raises(ValueError, match="is not a PNG"):
         decode(b"nothing", GREY)
     assert list(Path(tmp_path).iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_nothing_is_left_behind(monkeypatch, tmp_path) -> None:
     ("content", "status", "why"),
     [
         (bomb(6000, 3000), 413, "6000 x 3000 pixels, at most 16777216"),
-        (b"%PDF-1.7 " + b"0" * 100, 415, "is no PNG"),
+        (b"%PDF-1.7 " + b"0" * 100, 415, "is not a PNG"),
         (b"", 422, "is empty"),
         (png(np.zeros((28, 28), np.uint8))[:-20], 422, "truncated or damaged"),
     ],

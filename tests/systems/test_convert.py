@@ -69,7 +69,7 @@ class Runs:
     [
         ({"w": torch.zeros(2), "args": Runs()}, "would run code when it is read, so it is not"),
         ({"model": nn.Linear(2, 2)}, "would run code when it is read, so it is not"),
-        ({"epoch": 3}, "holds no tensor (left out, since it is no tensor: epoch)"),
+        ({"epoch": 3}, "holds no tensor (left out, since it is not a tensor: epoch)"),
         ([1, 2], "holds no tensor (a list)"),
         (collections.OrderedDict(), "holds no tensor (it is empty)"),
     ],
@@ -87,7 +87,7 @@ def test_what_is_more_or_less_than_weights_is_refused_and_nothing_written(
 def test_a_script_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.jit.script(nn.Linear(2, 2)).save("w.pt")
-    refused(memdef("convert", "w.pt", "w.safetensors"), "no checkpoint that torch")
+    refused(memdef("convert", "w.pt", "w.safetensors"), "is not a checkpoint that torch")
 
 
 def test_the_command_says_what_it_did_and_replaces_nothing_unasked(tmp_path, monkeypatch) -> None:

@@ -100,9 +100,9 @@ def test_a_set_that_was_stopped_is_continued_part_by_part(tmp_path, monkeypatch)
     never, other = model(), model()
     never.register_forward_pre_hook(unasked)
     assert torch.equal(adversarial_pairs(images(), never, pairs, 5, Workshop(tmp_path)).images, expected.images)
-    with pytest.raises(ValueError, match="is no part of this set"):
+    with pytest.raises(ValueError, match="is not part of this set"):
         adversarial_pairs(images(5), model(), pairs, 5, Workshop(tmp_path))
     with torch.no_grad():
         other[1].bias += 0.01  # type: ignore[operator]
-    with pytest.raises(ValueError, match="is no part of this set"):
+    with pytest.raises(ValueError, match="is not part of this set"):
         adversarial_pairs(images(), other, pairs, 5, Workshop(tmp_path))

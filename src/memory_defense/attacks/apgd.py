@@ -23,8 +23,16 @@ import torch
 from torch import Tensor
 
 from memory_defense.attacks.calls import checked
-from memory_defense.attacks.closest import column
-from memory_defense.attacks.engine import Averaged, StopsEarly, Victim, attacked, check_settings, put, reached
+from memory_defense.attacks.engine import (
+    Averaged,
+    StopsEarly,
+    Victim,
+    attacked,
+    check_settings,
+    column,
+    put,
+    reached,
+)
 from memory_defense.attacks.targets import (
     Siblings,
     lead_of,

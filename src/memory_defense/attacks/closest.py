@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from torch import Tensor
 
-from memory_defense.attacks.engine import Victim, check_settings, put
+from memory_defense.attacks.engine import Victim, check_settings, column, put
 from memory_defense.contracts import Ball, Images, Labels, Logits, PerImage, Rows
 from memory_defense.losses import margin
 
@@ -154,8 +153,3 @@ class Closest:
         for part in self.victim.parts(rows):
             inside[part] &= self.lead(self.victim.answers(self.best[part], part), self.victim.labels[part]) > 0
         return torch.where(column(inside), self.best, self.clean if self.boldest is None else self.boldest)
-
-
-def column(values: Tensor) -> Tensor:
-    """Return (B,) as (B, 1, 1, 1)."""
-    return values[:, None, None, None]  # (B, 1, 1, 1)

@@ -343,3 +343,8 @@ def input_gradient(
             victim.gradient(images.index_select(0, rows), rows, loss) for rows in victim.parts(victim.all_rows())
         ]
     return torch.cat([one.gradient for one in passes]), torch.cat([one.logits for one in passes])
+
+
+def column(values: Tensor) -> Tensor:
+    """Return (B,) as (B, 1, 1, 1)."""
+    return values[:, None, None, None]  # (B, 1, 1, 1)

@@ -53,7 +53,7 @@ class OwnAttack:
             inspect.signature(function).bind(*_CALL.split(", "))
         except TypeError as error:
             raise ValueError(
-                f"{_called(function)} is no attack ({error}): it is called with {_CALL}, in this order, and "
+                f"{_called(function)} is not an attack ({error}): it is called with {_CALL}, in this order, and "
                 "returns the images that it made; see contracts.Attack"
             ) from error
         except ValueError:  # some built-in callables have no signature

@@ -309,7 +309,7 @@ def _proving(model: nn.Module, images: Images) -> Generator[None]:
             ((end.lower <= logits.double()) & (logits.double() <= end.upper)).all()
         ):
             raise ValueError(
-                f"{type(model).__name__} answers otherwise than the layers that it publishes, so that their bounds "
-                "are not its own; let layers(), branches() and affine() say what its forward computes"
+                f"{type(model).__name__} answers differently from the layers that it publishes, so that their "
+                "bounds are not its own; let layers(), branches() and affine() say what its forward computes"
             )
         yield

@@ -33,7 +33,7 @@ COMMANDS = {
 }
 """Every command by name: its file in this folder, and the function (or group of commands) there."""
 
-GROUPS = {"queue": "Training and evaluation for a GPU, a few minutes at a time."}
+GROUPS = {"queue": "Train and evaluate on a rented GPU, a few minutes at a time."}
 """Help of the groups of commands."""
 
 app = typer.Typer(
@@ -65,10 +65,12 @@ def options(
     ] = False,
     plugin: Annotated[
         list[str] | None,
-        typer.Option(help="A module that adds defenses, attacks or recipes, before the command; may be repeated."),
+        typer.Option(
+            help="A module that adds defenses, attacks or recipes; give it before the command; may be repeated."
+        ),
     ] = None,
 ) -> None:
-    """Train Memory Defense and its baselines, attack them, and see what survives."""
+    """Attack image classifiers, measure how many answers stay right, and train defenses."""
     del version
     load_plugins(plugin or ())
     if plugin:  # for the processes that a command may start

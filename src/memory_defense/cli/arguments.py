@@ -15,27 +15,31 @@ from memory_defense.names import check_radius
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(envvar="MEMDEF_DATA", help="Directory with the dataset's files; else they are looked for."),
+    typer.Option(
+        envvar="MEMDEF_DATA", help="Directory with the dataset's files; searched in the usual places if left out."
+    ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine already.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Never download anything; use only files on this machine.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; torch decides if left out.")]
-Size = Annotated[int | None, typer.Option(help="Resize these images to this many pixels a side.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of processor threads; torch decides if left out.")]
+Size = Annotated[int | None, typer.Option(help="Resize the images to SIZE x SIZE pixels.")]
 GeometryOption = Annotated[
     str | None,
     typer.Option(
         "--geometry",
-        help="Bring these images to the model's pixels as its training did: 'resize=256,crop=224,"
-        "interpolation=bicubic' makes the shorter side 256, then cuts out the middle.",
+        help="Resize and crop the images as in the model's training: 'resize=256,crop=224,"
+        "interpolation=bicubic' makes the shorter side 256 pixels, then cuts out the centre.",
     ),
 ]
 ClassesOption = Annotated[
     Path | None,
     typer.Option(
         "--classes",
-        help="File that says which output of the model a class folder is: the model's classes, a name a line, or "
-        "lines of FOLDER NUMBER.",
+        help="File that maps class folders to the model's outputs: the model's class names in order, one a "
+        "line, or lines of FOLDER NUMBER.",
     ),
 ]
 Target = Annotated[
@@ -47,30 +51,38 @@ Target = Annotated[
 ]
 OwnImages = Annotated[
     str | None,
-    typer.Option(help="Images for your own classifier: a folder test/CLASS/FILE, .npz, .safetensors or a name."),
+    typer.Option(
+        help="Images for your own classifier: a folder with test/CLASS/FILE, a .npz or .safetensors file, or a "
+        "dataset."
+    ),
 ]
 OwnWeights = Annotated[Path | None, typer.Option(help="Your classifier's .safetensors file.")]
 Preprocess = Annotated[
     str | None,
     typer.Option(
-        help="What your classifier wants its pixels to be, joined by commas: mean=0.485/0.456/0.406, std=..., "
+        help="Preprocessing that your classifier needs, joined by commas: mean=0.485/0.456/0.406, std=..., "
         "imagenet, 255 (grey levels), 127 (as (255 x - 127) / 128), bgr, none."
     ),
 ]
 Argument = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=VALUE that package.module:build is given; may be repeated."),
+    typer.Option(help="NAME=VALUE, an argument for package.module:build; may be repeated."),
 ]
 RandomWeights = Annotated[
     bool,
-    typer.Option("--random-weights", help="Take package.module:build without --weights although it only guesses."),
+    typer.Option(
+        "--random-weights",
+        help="Accept package.module:build without --weights even if its answers are only guesses.",
+    ),
 ]
 Sharing = Annotated[
-    int, typer.Option(min=1, help="Processes that share the images; for several machines use torchrun.")
+    int, typer.Option(min=1, help="Number of processes that share the images; for several machines use torchrun.")
 ]
 Name = Annotated[
     str | None,
-    typer.Option(help="What record, reports and comparisons call the defense; else the target, or its recipe."),
+    typer.Option(
+        help="Name of the defense in record, reports and comparisons; the target or its recipe if left out."
+    ),
 ]
 Run = Annotated[Path, typer.Argument(help="Run directory of a trained defense, or zoo:NAME.")]
 

@@ -11,10 +11,10 @@ _IN_WORDS = {"linf": "L-inf", "l2": "L2"}
 
 
 def attacks() -> None:
-    """List the suites and attacks that ``--attacks`` takes, joined by commas."""
+    """List the suites and attacks for the option ``--attacks``, which takes several, joined by commas."""
     known = {name: ATTACKS_IN_WORDS.get(name) or _said_by_itself(name) for name in ATTACKS}
     width = max(map(len, (*SUITES_IN_WORDS, *known))) + 2
-    typer.echo("Suites, each a cascade of attacks:")
+    typer.echo("Suites (a suite runs several attacks, each on the images that the earlier ones did not break):")
     for name, said in SUITES_IN_WORDS.items():
         typer.echo(f"  {name:<{width}}{said}")
     typer.echo("\nAttacks, at their default settings:")
@@ -23,7 +23,8 @@ def attacks() -> None:
         only = f"; in {' and '.join(_IN_WORDS[norm] for norm in norms)} balls only" if norms else ""
         typer.echo(f"  {name:<{width}}{said}{only}")
     typer.echo(
-        f"\nA list runs in its order, and what it names twice runs once: fast,fab-t,hop-skip-jump.\n{FEW_CLASSES}"
+        "\nAttacks run in the order given, such as fast,fab-t,hop-skip-jump; repeated names run "
+        f"once.\n{FEW_CLASSES}"
     )
 
 

@@ -64,23 +64,24 @@ class CertifyArguments:
         typer.Option(help="Prove by interval bounds, L-inf: ibp, or crown-ibp, which is tighter and slower."),
     ] = None
     samples: Annotated[
-        int | None, typer.Option(min=1, help="With --sigma: noisy copies that bound a probability; else 100,000.")
+        int | None,
+        typer.Option(min=1, help="With --sigma: noisy copies for bounding the probability; 100,000 if left out."),
     ] = None
     selection: Annotated[
-        int | None, typer.Option(min=1, help="With --sigma: noisy copies that choose the class; else 100.")
+        int | None, typer.Option(min=1, help="With --sigma: noisy copies for choosing the class; 100 if left out.")
     ] = None
     alpha: Annotated[
-        float | None, typer.Option(help="With --sigma: probability that a certificate is wrong; else 0.001.")
+        float | None, typer.Option(help="With --sigma: probability that a certificate is wrong; 0.001 if left out.")
     ] = None
     bfloat16: Annotated[
         bool,
         typer.Option(
             "--bfloat16",
-            help="With --sigma: the classifier answers in bfloat16, and the proof is about the one that does. "
-            "Faster on chips that multiply it.",
+            help="With --sigma: the classifier answers in bfloat16, and the certificate holds for these answers. "
+            "Faster on processors with bfloat16 instructions.",
         ),
     ] = False
-    images: Annotated[int | None, typer.Option(min=1, help="Test images; all if left out.")] = None
+    images: Annotated[int | None, typer.Option(min=1, help="Number of test images; all if left out.")] = None
     name: Name = None
     data: OwnImages = None
     size: Size = None
@@ -98,7 +99,9 @@ class CertifyArguments:
     processes: Sharing = 1
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write the record; else certificates.json in the run, or here."),
+        typer.Option(
+            help="File of the record; if left out, certificates.json in the run, or in the current directory."
+        ),
     ] = None
 
     def counting(self) -> dict[str, float | bool]:
@@ -118,9 +121,9 @@ class CertifyArguments:
 
 @with_options(CertifyArguments)
 def certify(options: CertifyArguments) -> None:
-    """Prove how many images keep their right answer within each radius, and write the record.
+    """Prove for how many images no change within the radius alters the right answer, and write the record.
 
-    A stopped certification continues where it was when the same command is given again.
+    After a stop, the same command continues.
     """
     named = options.target
     if is_entry(named):  # its directory is not written to

@@ -19,18 +19,20 @@ def compare(
     ],
     published: Annotated[
         bool,
-        typer.Option("--published", help="Also what others published for the same dataset, norm and radius."),
+        typer.Option("--published", help="Also show published numbers for the same dataset, norm and radius."),
     ] = False,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="What to call each of them, in order, once for each; else the name in its record."),
+        typer.Option(
+            help="Names of the systems, in order, one --name for each; if left out, the names in the records."
+        ),
     ] = None,
     format: Annotated[str, typer.Option(help="terminal, markdown (printed) or html.")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="The page to write; compare.html if left out.")] = None,
 ) -> None:
-    """Lay records of several systems beside each other: clean, worst cases, and the differences with intervals.
+    """Compare the records of several systems: clean accuracy, worst cases, and differences with intervals.
 
-    Where two judged the same images, and the file of every image lies beside each record, differences are paired.
+    If two records are about the same images, and their .images.safetensors files are there, differences are paired.
     """
     check_name(format, COMPARISONS, "format")
     if out is not None and format != "html":

@@ -11,13 +11,13 @@ import typer
 def convert(
     source: Annotated[Path, typer.Argument(help="A checkpoint of torch: .pth, .pt, .bin or .ckpt.", metavar="IN")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", metavar="OUT.safetensors")],
-    keep_names: Annotated[bool, typer.Option("--keep-names", help="Leave prefixes of names on.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    keep_names: Annotated[bool, typer.Option("--keep-names", help="Keep the prefixes of names.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write the weights of a checkpoint as a file that cannot run code, and run none while reading it.
+    """Copy the weights of a torch checkpoint to a .safetensors file; no code of the checkpoint is run.
 
-    A state dict inside the checkpoint is found, the prefixes module. and _orig_mod. are taken off where every
-    name has them, and what is no tensor is left out; each of these is said.
+    Finds the state dict in the checkpoint. Removes the prefixes module. and _orig_mod. if every name has them.
+    Leaves out entries that are not tensors. Prints each of these changes.
     """
     from memory_defense.files import check_tensor_file
     from memory_defense.outputs import check_file

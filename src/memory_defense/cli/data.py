@@ -15,13 +15,16 @@ def data(
     data_dir: DataDir = None,
     offline: Offline = False,
     decoded: Annotated[
-        bool, typer.Option("--decoded", help="List the decoded images of folders that the cache keeps.")
+        bool, typer.Option("--decoded", help="List the cached decoded images of image folders.")
     ] = False,
     forget_decoded: Annotated[
-        bool, typer.Option("--forget-decoded", help="Remove them; they are decoded again when needed.")
+        bool,
+        typer.Option(
+            "--forget-decoded", help="Remove the cached decoded images; they are decoded again when needed."
+        ),
     ] = False,
 ) -> None:
-    """Find or fetch a dataset, check its hash, and say what it holds and where it came from."""
+    """Find or download a dataset, check its hash, and print what it contains."""
     if decoded or forget_decoded:
         _decoded(forget=forget_decoded)
         return
@@ -56,7 +59,7 @@ def _decoded(*, forget: bool) -> None:
 
     found = contents()
     for path, of, size in found:
-        typer.echo(f"{size:>16,} bytes  {path.name}  {of or 'damaged: made anew when it is needed'}")
+        typer.echo(f"{size:>16,} bytes  {path.name}  {of or 'damaged: made again when it is needed'}")
     typer.echo(f"{sum(size for _, _, size in found):>16,} bytes in {folder()}")
     if forget:
         typer.echo(f"{remove_all():>16,} bytes removed")

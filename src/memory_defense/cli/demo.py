@@ -20,11 +20,14 @@ def demo(
     data_dir: DataDir = None,
     offline: Offline = False,
     seed: Seed = 0,
-    scale: Annotated[str, typer.Option(help="cpu, or tiny to try the machinery in seconds.")] = "cpu",
+    scale: Annotated[
+        str, typer.Option(help="cpu, or tiny for a test run in under a minute, whose numbers mean nothing.")
+    ] = "cpu",
 ) -> None:
-    """Train the paper's system and a sound one on Fashion-MNIST, attack both, prove a third, write a report.
+    """Train three systems on Fashion-MNIST, attack or certify them, and write a report.
 
-    About a quarter of an hour on two cores. A demo that was stopped continues where it was.
+    The systems are the paper's, a more robust one, and one that proves its answers. This takes about a quarter of
+    an hour on two cores. After a stop, the same command continues.
     """
     check_name(scale, DEMO_SCALES, "scale")
     check_data_dir(data_dir)

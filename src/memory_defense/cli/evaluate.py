@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @with_options(EvaluateArguments)
 def evaluate(options: EvaluateArguments) -> None:
-    """Attack a defense, or any classifier, until nothing is left to try, and write the record.
+    """Attack a defense or any other classifier with all attacks of a suite, and write the record.
 
-    A stopped evaluation continues where it was when the same command is given again.
+    After a stop, the same command continues.
     """
     from memory_defense.cli.evaluate_checks import check_evaluate, is_classifier
 
@@ -105,7 +105,7 @@ def _evaluate_classifier(options: EvaluateArguments, device: torch.device, *, sp
     target, out, norm = options.target, options.out or Path("record.json"), options.norm or "linf"
     with shown(silent=not speaks) as progress:
         if assumed := options.assumed():
-            progress.note(f"assumed: {', '.join(assumed)}")
+            progress.note(f"not given, so assumed: {', '.join(assumed)}")
         own = OwnOptions.of(options).load(device, progress, images=options.images)
         record = evaluate_model(
             own.model,

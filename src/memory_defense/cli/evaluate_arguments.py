@@ -43,20 +43,29 @@ class EvaluateArguments:
     device: Device = "cpu"
     threads: Threads = None
     processes: Sharing = 1
-    images: Annotated[int | None, typer.Option(min=1, help="Test images; all, or the recipe's number.")] = None
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Number of test images; all, or the recipe's number, if left out.")
+    ] = None
     attacks: Annotated[
         list[str] | None,
         typer.Option(
             help="Suites (fast, standard or autoattack, rand, brief, glimpse) and attacks, joined by commas or "
-            "repeated, see 'memdef attacks'; of a run also those of its plan. fast, or the plan, if left out."
+            "repeated, see 'memdef attacks'; for a run also the names of its plan. If left out: fast, or the plan."
         ),
     ] = None
-    knowledge: Annotated[list[str] | None, typer.Option(help="Only these surrogates; may be repeated.")] = None
+    knowledge: Annotated[
+        list[str] | None, typer.Option(help="Use only these surrogates (what the attacker knows); may be repeated.")
+    ] = None
     epsilon: Annotated[
         list[str] | None,
-        typer.Option(help="Radii, such as 8/255 or 0.1; may be repeated. For a run, L-inf."),
+        typer.Option(
+            help="Largest change that an attack may make, such as 8/255 or 0.1; may be repeated. L-inf for a run."
+        ),
     ] = None
-    norm: Annotated[str | None, typer.Option(help="linf or l2, for your own classifier or an export.")] = None
+    norm: Annotated[
+        str | None,
+        typer.Option(help="linf or l2: how the change is measured; for your own classifier or an export."),
+    ] = None
     data: OwnImages = None
     size: Size = None
     geometry: GeometryOption = None
@@ -67,50 +76,58 @@ class EvaluateArguments:
     preprocess: Preprocess = None
     random_weights: RandomWeights = False
     start_from: Annotated[
-        Path | None, typer.Option(help="Images beside an earlier record, tried first: yours, or another model's.")
+        Path | None,
+        typer.Option(
+            help="Attacked images of an earlier record (.images.safetensors), of this model or another one, to "
+            "try first."
+        ),
     ] = None
     submissions: Annotated[
-        int, typer.Option(min=1, help="Repetitions: times each image is classified; one wrong answer breaks it.")
+        int, typer.Option(min=1, help="How often each image is classified; one wrong answer breaks it.")
     ] = 1
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in one pass; else the fastest is found.")] = None
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images in one pass; the fastest number is found if left out.")
+    ] = None
     bfloat16: Annotated[
         bool,
         typer.Option(
-            "--bfloat16", help="Compute gradients in bfloat16: faster where the chip has it, may find less."
+            "--bfloat16",
+            help="Compute gradients in bfloat16: faster on chips that support it, but attacks may break fewer "
+            "images.",
         ),
     ] = False
     detection: Annotated[
         bool,
         typer.Option(
             "--detection",
-            help="Also measure a run's flag, against attacks that ignore it and attacks that evade it.",
+            help="Also evaluate a run's flag, under attacks that ignore it and attacks that avoid it.",
         ),
     ] = False
     false_alarms: Annotated[
         float | None,
         typer.Option(
-            help="Share of clean images the flag may call suspicious, 0.05 if left out; with --detection."
+            help="With --detection: share of clean images that the flag may call suspicious; 0.05 if left out."
         ),
     ] = None
     gate: Annotated[
         str | None,
         typer.Option(
-            help="Of a run that proves its answers: flag what is not certified within half of this radius, and let "
-            "attacks fight that flag."
+            help="For a run that proves its answers: flag images that are not certified within half of this "
+            "radius, and let attacks avoid this flag."
         ),
     ] = None
     rejection_cost: Annotated[
         list[float] | None,
         typer.Option(
-            help="Of a run: attack answer and flag together, and state the total loss where a flag costs this "
-            "much, such as 0.1, and a wrong and accepted answer 1; may be repeated."
+            help="For a run: attack answer and flag together, and state the total loss if a flag costs this "
+            "much, such as 0.1, and a wrong and accepted answer costs 1; may be repeated."
         ),
     ] = None
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write the record; else the run's record.json (partial.json when something is left out, "
-            "gated.json with --gate), or record.json here."
+            help="File of the record. If left out: record.json in the run (partial.json if only a part of its "
+            "plan was evaluated, gated.json with --gate), or record.json in the current directory."
         ),
     ] = None
 

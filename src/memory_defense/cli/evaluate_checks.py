@@ -149,7 +149,10 @@ def _check_classifier(options: EvaluateArguments) -> None:
     if options.knowledge is not None:
         raise ValueError("--knowledge: only for a run directory; your own classifier is its own surrogate")
     if not options.epsilon:
-        raise ValueError("how far may an image be moved? give --epsilon, such as 8/255; it may be repeated")
+        raise ValueError(
+            "the largest change that an attack may make is missing; give --epsilon, such as 8/255; it may be "
+            "repeated"
+        )
     OwnOptions.of(options).check()
     norm = options.norm or "linf"
     check_norm(norm)

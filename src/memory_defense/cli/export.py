@@ -38,12 +38,12 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="safetensors (one file), onnx (inference elsewhere, and the only one for a classifier that is no "
-            "run), or hub-folder (with a card)."
+            help="safetensors (one file), onnx (for use without this library; the only format for a classifier "
+            "that is not a run), or hub-folder (with a model card)."
         ),
     ] = "safetensors",
-    out: Annotated[Path | None, typer.Option(help="File or folder to write; else beside the run.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File or folder to write; next to the run if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder.")] = False,
     data: OwnImages = None,
     size: Size = None,
     geometry: GeometryOption = None,
@@ -55,11 +55,11 @@ def export(
     data_dir: DataDir = None,
     offline: Offline = False,
 ) -> None:
-    """Write a trained defense, or a classifier, as a file or folder that memory_defense.load reads back.
+    """Write a trained defense or a classifier as a file or folder that memory_defense.load can read.
 
-    ONNX needs the extra 'export', and is written only if ONNX Runtime gives the defense's own answers. Of a
-    classifier, the file takes images in [0, 1]: its preprocessing is in it. Give the images that it is evaluated on
-    (--data): they say its classes and its pixels, and both are compared on them.
+    ONNX needs the extra 'export'. The file is kept only if ONNX Runtime gives the same answers with it. The file of
+    a classifier contains its preprocessing, so it takes images in [0, 1]. For a classifier also give --data, the
+    images of its evaluation: they define its classes and image size, and the answers are compared on them.
     """
     from memory_defense.cli.evaluate_checks import is_classifier
 

@@ -38,7 +38,8 @@ class ToExport:
         target = self.own.target
         if format != "onnx":
             raise ValueError(
-                f"--format {format}: {target} is no run, whose parts a file could name; give --format onnx"
+                f"--format {format}: only a trained run can be written in it, and {target} is a classifier; give "
+                "--format onnx"
             )
         if door_of(target) == "export":
             raise ValueError(f"{target} is an export already; export the run itself with --format onnx")

@@ -27,13 +27,13 @@ SIZES = (16, 1024)
 
 @with_options(HardenArguments)
 def harden(options: HardenArguments) -> None:
-    """Harden your own classifier on your own images, and say what was gained and what was not.
+    """Make your own classifier more robust, using your own images, and measure the gain.
 
-    Attacks it as it is, fine-tunes it on adversarial images, trains the memory autoencoder on it, chooses the
-    flag's threshold, attacks all of it. With --without-memory it is fine-tuned only, which suits a large classifier
-    of large images. With --keep-clean-accuracy both classifiers, yours and the fine-tuned one, are mixed. With
-    --certified its weights stay as they are: certifies it under noise, trains a denoiser before it, certifies both
-    together. A stopped hardening continues when the same command is given again.
+    The command attacks your classifier, fine-tunes it on adversarial images, trains the memory autoencoder with it,
+    chooses the flag's threshold, and attacks the result. With --without-memory it only fine-tunes the classifier,
+    which suits large images. With --keep-clean-accuracy it mixes your classifier with the fine-tuned one instead of
+    using a memory. With --certified it does not change the classifier: it certifies it under noise, trains a
+    denoiser in front of it, and certifies both together. After a stop, the same command continues.
     """
     machine = Machine(device=options.device, threads=options.threads)
     check(options)
@@ -127,7 +127,7 @@ def check(options: HardenArguments) -> None:
         raise pickle_refused(options.weights)
     if options.weights.suffix != ".safetensors":
         raise ValueError(
-            f"--weights {options.weights} is no .safetensors file; write one with "
+            f"--weights {options.weights} is not a .safetensors file; write one with "
             "safetensors.torch.save_file(net.state_dict(), ...)"
         )
     if not options.weights.is_file():

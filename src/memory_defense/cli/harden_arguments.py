@@ -25,16 +25,19 @@ from memory_defense.cli.arguments import (
 class HardenArguments:
     """The arguments of ``memdef harden``."""
 
-    classifier: Annotated[str, typer.Argument(help="package.module:build of your own trained classifier.")]
-    weights: Annotated[Path, typer.Option(help="Its .safetensors file.")]
+    classifier: Annotated[str, typer.Argument(help="Your own classifier: the function build in package/module.py.")]
+    weights: Annotated[Path, typer.Option(help="The .safetensors file with its weights.")]
     data: Annotated[
-        str, typer.Option(help="Its images: a folder {train,test}/CLASS/FILE, .npz, .safetensors or a name.")
+        str,
+        typer.Option(
+            help="Its images: a folder with {train,test}/CLASS/FILE, a .npz or .safetensors file, or a dataset."
+        ),
     ]
     size: Annotated[
         int | None,
         typer.Option(
-            help="Resize the images to this many pixels a side, 16 to 1024 (without a memory from 4; with "
-            "--certified 4 to 128); your classifier sees them so."
+            help="Resize the images to SIZE x SIZE pixels, 16 to 1024 (without a memory from 4; with "
+            "--certified 4 to 128), before your classifier sees them."
         ),
     ] = None
     geometry: GeometryOption = None
@@ -42,13 +45,13 @@ class HardenArguments:
     argument: Argument = None
     preprocess: Preprocess = None
     epsilon: Annotated[
-        str | None, typer.Option(help="L-inf radius; 8/255 for colour images and 0.1 for grey ones if left out.")
+        str | None, typer.Option(help="L-inf radius; if left out, 8/255 for colour images and 0.1 for grey ones.")
     ] = None
     fine_tune: Annotated[
         bool | None,
         typer.Option(
             "--fine-tune/--no-fine-tune",
-            help="Train the classifier on adversarial images first; done if left out.",
+            help="Whether to train the classifier on adversarial images first; yes if left out.",
             show_default=False,
         ),
     ] = None
@@ -56,8 +59,8 @@ class HardenArguments:
         bool,
         typer.Option(
             "--keep-clean-accuracy",
-            help="Mix the fine-tuned classifier with yours as it was, in place of the memory; yours decides where "
-            "the fine-tuned one is unsure.",
+            help="Mix the fine-tuned classifier with your original one, without the memory; the original one "
+            "decides where the fine-tuned one is unsure.",
         ),
     ] = False
     without_memory: Annotated[
@@ -89,19 +92,21 @@ class HardenArguments:
         float | None,
         typer.Option(
             metavar="SIGMA",
-            help="Leave the classifier as it is, and train a denoiser before it, so that smoothing it with noise "
-            "of this standard deviation, such as 0.25, certifies it.",
+            help="Do not change the classifier; train a denoiser in front of it, so that randomised smoothing with "
+            "noise of this standard deviation, such as 0.25, certifies it.",
         ),
     ] = None
     black_box: Annotated[
         bool, typer.Option("--black-box", help="With --certified: train the denoiser without the classifier.")
     ] = False
     memory: Annotated[
-        bool, typer.Option("--memory", help="With --certified: a denoiser with a memory of slots.")
+        bool, typer.Option("--memory", help="With --certified: train a denoiser with a memory of slots.")
     ] = False
     radius: Annotated[
         list[str] | None,
-        typer.Option(help="With --certified: L2 radii, may be repeated; SIGMA and twice SIGMA if left out."),
+        typer.Option(
+            help="With --certified: L2 radii to certify; may be repeated; SIGMA and twice SIGMA if left out."
+        ),
     ] = None
     samples: Annotated[
         int | None, typer.Option(min=1, help="With --certified: noisy copies of each image; else 1,000.")
@@ -111,7 +116,7 @@ class HardenArguments:
     ] = None
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Epochs of each stage; follows the number of images if left out."),
+        typer.Option(min=1, help="Epochs of each stage; chosen by the number of images if left out."),
     ] = None
     attacks: Annotated[
         list[str] | None,
@@ -122,7 +127,7 @@ class HardenArguments:
     ] = None
     images: Annotated[
         int | None,
-        typer.Option(min=1, help="Test images at most, to attack or to certify; else 1,000, or 200 to certify."),
+        typer.Option(min=1, help="Largest number of test images; if left out, 1,000 to attack, or 200 to certify."),
     ] = None
     out: Annotated[Path, typer.Option(help="Run directory to create or continue.")] = Path("runs/hardened")
     data_dir: DataDir = None

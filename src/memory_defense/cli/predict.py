@@ -47,25 +47,28 @@ def predict(
     target: Target,
     images: Annotated[
         list[Path],
-        typer.Argument(help="Image files, folders of them, or .npz or .safetensors with an array 'images'."),
+        typer.Argument(
+            help="Image files, folders of image files, or a .npz or .safetensors file with an array 'images'."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each image.")] = False,
     false_alarms: Annotated[
         float | None,
-        typer.Option(help="Share of clean images that may be called suspicious; what the run keeps, else 0.05."),
+        typer.Option(help="Share of clean images that may be called suspicious; if left out, the run's, or 0.05."),
     ] = None,
     gate: Annotated[
         str | None,
         typer.Option(
-            help="Of a run that proves its answers: suspicious is what is not certified within half of this radius."
+            help="For a run that proves its answers: images not certified within half of this radius are "
+            "suspicious."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images held at once.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Number of images in memory at once.")] = 256,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images to choose the threshold on; else those that the run was trained on are found. Of a "
-            "classifier: images that say its classes and its pixels."
+            help="Images on which the threshold is chosen; if left out, those of the run's training. For a "
+            "classifier: images that show its classes and image size."
         ),
     ] = None,
     size: Size = None,
@@ -79,10 +82,11 @@ def predict(
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Say what images show, how sure that is, and, of a trained defense, whether they look attacked.
+    """Name the class of each image, the confidence, and, for a trained defense, whether the image looks attacked.
 
-    The flag's threshold comes from held-out clean images. A classifier has no flag. Of a folder every file has its
-    turn, those below it too; one that cannot be read has a line of its own, and the exit status is then 1.
+    An image looks attacked if its score is above a threshold, which is chosen on held-out clean images; a plain
+    classifier has no such flag. Folders are read with their subfolders. A file that cannot be read also gets a
+    line, and the exit status is then 1.
     """
     from memory_defense.cli.evaluate_checks import is_classifier
 
@@ -220,9 +224,9 @@ def _flag(run: RunDirectory, defense: nn.Module, asked: _Asked, device: torch.de
         ) from error
     if fresh:
         progress.note(
-            f"threshold {number(flag.threshold)} on {flag.score}, chosen on {flag.calibration_images:,} "
+            f"flag: {flag.score} score above {number(flag.threshold)}, chosen on {flag.calibration_images:,} "
             f"held-out clean images for {percent(flag.false_alarms)} % false alarms"
-            + (f"; kept in {run.manifest_path}" if keeps else "")
+            + (f"; stored in {run.manifest_path}" if keeps and FLAG in run.read() else "")
         )
     return flag
 
@@ -290,10 +294,10 @@ def _caption(flag: Flag | None, gate: float | None) -> str:
         return "A classifier without a flag."
     if gate is not None:
         return (
-            f"Suspicious where the answer is not proven to stay within {number(gate / 2)}; so no two accepted "
-            f"images within {number(gate)} of each other have different labels."
+            f"Suspicious: the answer is not proven within {number(gate / 2)}. So no two accepted images within "
+            f"{number(gate)} of each other have different labels."
         )
     return (
-        f"Suspicious above {number(flag.threshold)}: {plain(flag.score)}, at most {percent(flag.false_alarms)} % "
-        "of clean images."
+        f"Suspicious: {plain(flag.score)} score above {number(flag.threshold)}; at most "
+        f"{percent(flag.false_alarms)} % of clean images have such a score."
     )

@@ -37,7 +37,8 @@ class Pictured:
         self.own.check(images=False)
         if self.own.data is None and door_of(target) == "code":
             raise ValueError(
-                f"{target} does not say its classes and its pixels; give --data, images such as it was trained on"
+                f"the classes and the image size of {target} are unknown; give --data, images like those of its "
+                "training"
             )
         if not any(path.exists() for path in self.pictures):
             named = " or ".join(map(str, self.pictures))

@@ -26,20 +26,21 @@ TITLE = "Memory Defense: what survives"
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, zoo:NAME, or record files.")],
-    out: Annotated[Path | None, typer.Option(help="The page to write; report.html by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page to write; report.html if left out.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown instead.")] = False,
     format: Annotated[
         str,
         typer.Option(
-            help="html, markdown or latex (booktabs); the last two print the tables. Of one record, for other "
-            "programs: model-card and eval-results (Hugging Face), cyclonedx (1.6, JSON), jsonl (a line an image)."
+            help="html, markdown or latex (booktabs); the last two print the tables. For one record also "
+            "formats of other programs: model-card and eval-results (Hugging Face), cyclonedx (1.6, JSON), "
+            "jsonl (a line for each image)."
         ),
     ] = "html",
     hub_dataset: Annotated[
         str | None, typer.Option(help="Dataset on the Hugging Face Hub, OWNER/NAME, for eval-results.")
     ] = None,
 ) -> None:
-    """Render records as tables and as one HTML page that needs no network, or print one for other programs."""
+    """Show records as tables and as one HTML page that needs no network, or print one record for other programs."""
     check_name(format, (*REPORTS, *PRINTED), "format")
     if markdown and format not in ("html", "markdown"):
         raise ValueError(f"--markdown and --format {format}: give one of them")
@@ -81,7 +82,9 @@ def check_page(out: Path, sources: Mapping[str, Path]) -> None:
     """Raise ValueError unless a page can be written there, over an earlier page or over nothing."""
     check_file(out, example="report.html", inputs=sources)
     if out.is_file() and not any(mark in out.read_bytes()[:_START] for mark in PAGES):
-        raise ValueError(f"{out} is there and is no page of this program; choose another name, or remove it")
+        raise ValueError(
+            f"{out} already exists and is not a report of this program; choose another name, or remove it"
+        )
 
 
 def read_record(path: Path) -> tuple[Path, Record]:

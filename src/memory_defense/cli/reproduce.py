@@ -25,22 +25,22 @@ def reproduce(
     what: Annotated[
         str, typer.Argument(help="table1, table2, table3, table5, figure3, figure4, timing or anatomy.")
     ],
-    out: Annotated[Path, typer.Option(help="Directory of all runs; what is there is used.")] = Path(
+    out: Annotated[Path, typer.Option(help="Directory of all runs; finished runs in it are used.")] = Path(
         "runs/reproduce"
     ),
     scale: Annotated[
         str,
-        typer.Option(
-            help="cpu (minutes of two cores), desk (hours), rental or paper (a GPU), tiny to try the machinery."
-        ),
+        typer.Option(help="cpu (minutes on two cores), desk (hours), rental or paper (a GPU), tiny (a test run)."),
     ] = "cpu",
     results: Annotated[
         Path | None,
-        typer.Option(help="Where tables and records go; else results/SCALE inside the runs' directory."),
+        typer.Option(
+            help="Directory for tables and records; if left out, results/SCALE in the directory of the runs."
+        ),
     ] = None,
     row: Annotated[list[str] | None, typer.Option(help="Only this row of a table; may be repeated.")] = None,
     train: Annotated[
-        bool, typer.Option("--train", help="Train also the rows that come with the package (memdef zoo).")
+        bool, typer.Option("--train", help="Also train the rows that come with the package (memdef zoo).")
     ] = False,
     data_dir: DataDir = None,
     offline: Offline = False,

@@ -40,8 +40,8 @@ def studio(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Directories with runs or records; by default runs, if there is one, and the records right here. "
-            "One classifier may be among them: package.module:build, hf:DIR, onnx:FILE, FILE.pt2 or an export."
+            help="Directories with runs or records; if left out, ./runs, and the records in the current directory. "
+            "One may name a classifier of yours: package.module:build, hf:DIR, onnx:FILE, FILE.pt2 or an export."
         ),
     ] = None,
     data: OwnImages = None,
@@ -55,18 +55,18 @@ def studio(
     random_weights: RandomWeights = False,
     data_dir: DataDir = None,
     offline: Offline = False,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this let other machines in.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8765,
-    seconds: Annotated[float, typer.Option(help="The longest that one attack may take.")] = 20.0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any other than 127.0.0.1 lets other machines use the studio.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8765,
+    seconds: Annotated[float, typer.Option(help="Time limit of one attack, in seconds.")] = 20.0,
     threads: Threads = None,
 ) -> None:
-    """Play with trained defenses on a web page: attack an image and watch what happens inside.
+    """Open a web page on this machine to attack images of trained defenses and see how the defenses answer.
 
-    What comes with the package is always there, and so are the records of your own classifiers in the directories
-    given; a classifier itself is opened with --data, as 'memdef evaluate' does. Needs the extra 'studio'. Nothing
-    is sent anywhere.
+    The page shows the models that come with the package, and the runs and records in the given directories. A
+    classifier of your own is opened with --data, as 'memdef evaluate' does. The studio needs the extra 'studio'.
+    It sends nothing to other machines.
     """
     try:
         import fastapi
@@ -97,7 +97,7 @@ def studio(
     given = folders or [one for one in (Path("runs"),) if one.is_dir()]
     for runs in given:
         if not runs.is_dir():
-            raise ValueError(f"{runs} is no directory; give one that holds runs, or make one with 'memdef demo'")
+            raise ValueError(f"{runs} is not a directory; give one that holds runs, or make one with 'memdef demo'")
     check_seconds(seconds)
     check_data_dir(data_dir)
 

@@ -9,7 +9,7 @@ from memory_defense.systems.registry import SYSTEMS
 
 
 def systems() -> None:
-    """List the defenses and classifiers that recipes train, those of plug-ins among them."""
+    """List the defenses and classifiers that recipes train, including those of plug-ins."""
     width = max(map(len, SYSTEMS)) + 2
     for name, system in SYSTEMS.items():
         typer.echo(f"{name:<{width}}{system.title}")

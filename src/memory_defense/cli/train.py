@@ -25,17 +25,17 @@ def train(
     threads: Threads = None,
     processes: Annotated[
         int,
-        typer.Option(min=1, help="Processes that share every batch; for several machines use torchrun."),
+        typer.Option(min=1, help="Number of processes that share every batch; for several machines use torchrun."),
     ] = 1,
     train_images: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first so many training images (a quick try).")
+        int | None, typer.Option(min=1, help="Use only the first training images, for a quick test.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Train on these images instead: a folder, .npz, .safetensors or a name.")
+        str | None, typer.Option(help="Train on other images: a folder, a .npz or .safetensors file, or a dataset.")
     ] = None,
     size: Size = None,
 ) -> None:
-    """Train every part of a recipe into a run directory."""
+    """Train a recipe and write the result into a run directory."""
     machine = Machine(device=device, threads=threads, processes=processes)
     _check(recipe, out, data=data, size=size, data_dir=data_dir, resume=resume)
 

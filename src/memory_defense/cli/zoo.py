@@ -8,7 +8,7 @@ from memory_defense.zoo import PREFIX, ROOT, entries
 
 
 def zoo() -> None:
-    """List the trained defenses that come with the package: what each is, and what its record says."""
+    """List the trained defenses that come with the package, with their accuracy, clean and under attack."""
     from memory_defense.evaluation.record import Record
     from memory_defense.reporting.wording import epsilon_text, norm_label, percent
     from memory_defense.run_directory import RunDirectory
@@ -21,13 +21,14 @@ def zoo() -> None:
     for name in names:
         run = RunDirectory(ROOT / name)
         record = Record.read(run.record)
-        found = [f"clean {percent(record.clean.accuracy)} %"]
-        found += [
-            f"{norm_label(one.norm)} {epsilon_text(one.epsilon)} {percent(one.accuracy)} %"
+        found = [
+            f"{percent(one.accuracy)} % within {norm_label(one.norm)} {epsilon_text(one.epsilon)}"
             for one in record.worst_case
             if one.accuracy is not None
         ]
         size = sum(one.stat().st_size for one in (run.weights, run.undefended) if one.is_file())
         typer.echo(f"{PREFIX + name:<{width}}{run.read()['recipe']}, {size / 1e6:.1f} MB")
-        typer.echo(f"{'':<{width}}{', '.join(found)} in the worst case of {record.images:,} images")
-    typer.echo(f"\nTry one: memdef evaluate {PREFIX}{names[0]} --attacks fast --images 100; memdef studio")
+        clean = f"of {record.images:,} test images, right when clean: {percent(record.clean.accuracy)} %"
+        typer.echo(f"{'':<{width}}{clean}; under every attack tried: {', '.join(found)}")
+    typer.echo(f"\nTo attack one: memdef evaluate {PREFIX}{names[0]} --attacks fast --images 100")
+    typer.echo("To attack images on a web page: memdef studio")

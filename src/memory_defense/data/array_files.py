@@ -277,7 +277,7 @@ def _open_safetensors(path: Path) -> _Opened:
     except (ValueError, RecursionError):
         named = None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in cast("list[Any]", named)):
-        raise ValueError(f'{path}: metadata \'{_CLASSES}\' is no JSON list of strings such as ["cat", "dog"]')
+        raise ValueError(f'{path}: metadata \'{_CLASSES}\' is not a JSON list of strings such as ["cat", "dog"]')
     return _Opened(tuple(tensors), get, blocks, shape, _class_names(path, cast("list[str]", named)))
 
 

@@ -114,7 +114,9 @@ def read_order(path: Path, *, tabs: bool = False) -> tuple[str, ...] | None:
             raise ValueError("it is too long")
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except ValueError as error:
-        raise ValueError(f"{path} is no list of class names in UTF-8 ({error}); write one name a line") from error
+        raise ValueError(
+            f"{path} is not a list of class names in UTF-8 ({error}); write one name a line"
+        ) from error
     names = tuple(line.replace("\t", " ") if tabs else line for line in lines if line)
     if not names or not all(name.isprintable() for name in names):
         raise ValueError(f"{path} names no class, or one that cannot be shown; write one name a line")

@@ -125,7 +125,7 @@ def idx(file: File, shape: tuple[int, ...]) -> Tensor:
         magic, *sizes = struct.unpack(f">{1 + len(shape)}I", _exactly(stream, 4 + 4 * len(shape), where))
         if magic != 0x0800 + len(shape):
             raise DamagedDataError(
-                f"{where} is no IDX file of bytes with {len(shape)} axes: it starts with {magic:#x}; {REMEDY}"
+                f"{where} is not an IDX file of bytes with {len(shape)} axes: it starts with {magic:#x}; {REMEDY}"
             )
         if tuple(sizes) != shape:
             raise DamagedDataError(f"{where} announces shape {tuple(sizes)}, expected {shape}; {REMEDY}")
@@ -180,7 +180,7 @@ def label_list(file: File, count: int, spec: DatasetSpec) -> Tensor:
         numbers: Any = json.loads(content)
         labels = cast("list[Any]", numbers) if isinstance(numbers, list) else []
         if len(labels) != count:
-            raise DamagedDataError(f"{where} is no list of {count} labels; {REMEDY}")
+            raise DamagedDataError(f"{where} is not a list of {count} labels; {REMEDY}")
         if not all(type(label) is int and 0 <= label < len(spec.classes) for label in labels):
             raise DamagedDataError(f"{where} holds labels outside 0..{len(spec.classes) - 1}; {REMEDY}")
         return torch.tensor(labels, dtype=torch.uint8)

@@ -117,7 +117,7 @@ def keep(
                     return found
                 _write(path, wanted, count, decode, progress)
             if (written := _opened(path)) is None:
-                raise WriteError(f"{path} was written, and reads otherwise; is the disk in order?")
+                raise WriteError(f"{path} was written, and reads back differently; is the disk in order?")
             return written.first(count)  # its pixels are compared at the next load
         except LockedError as error:
             if progress and not said:
@@ -216,9 +216,9 @@ def _write(
     if before is not None and not before.good(len(before.images)):
         before = None
         if progress:
-            progress.note(f"{path} was damaged: its images are decoded anew")
+            progress.note(f"{path} was damaged: its images are decoded again")
     elif before is None and path.exists() and progress:
-        progress.note(f"{path} was damaged: its images are decoded anew")
+        progress.note(f"{path} was damaged: its images are decoded again")
     done = 0 if before is None else min(count, len(before.images))
     with atomic(path) as temporary, temporary.open("w+b") as out:
         writer = _Writer(out)

@@ -164,7 +164,7 @@ class ImageFolder:
         if not written:
             return order
         note = (
-            f"accents in the names of {listed(written)} are composed otherwise than elsewhere: taken as one class"
+            f"accents in the names of {listed(written)} are composed differently from elsewhere: taken as one class"
         )
         return order._replace(notes=(*order.notes, note))
 
@@ -199,10 +199,10 @@ class ImageFolder:
                         files.append(ImageFile(path, label, stamp))
         self._refuse(
             [path for path in strays if path.is_dir()],
-            "are folders within classes, and are no class folders",
+            "are folders inside class folders, and are not class folders",
             split,
         )
-        self._refuse(strays, f"are no {', '.join(SUFFIXES)} files", split)
+        self._refuse(strays, f"are not {', '.join(SUFFIXES)} files", split)
         return files
 
     def _entries(self, folder: Path) -> list[Path]:

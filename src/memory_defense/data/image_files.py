@@ -184,7 +184,7 @@ def _decoder(name: str, head: bytes, *, plain: bool) -> type[ImageFile]:
         if start.match(head):
             raise OtherTypeError(f"{name} is a {kind} file, which is not read; convert it to PNG, or remove it")
     kinds = "PNG, JPEG, BMP, PGM or PPM" if plain else "PNG, JPEG, BMP, PGM, PPM, TIFF, WebP, GIF or AVIF"
-    raise OtherTypeError(f"{name} is no {kinds} image, whatever its name; convert or remove it")
+    raise OtherTypeError(f"{name} is not a {kinds} image, whatever its name says; convert it or remove it")
 
 
 def _open(name: str, source: BinaryIO, head: bytes, limits: Limits) -> ImageFile:

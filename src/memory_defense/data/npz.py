@@ -15,7 +15,7 @@ from memory_defense.data.limits import Limits
 
 _SUFFIX = ".npy"
 _MOST_MEMBERS = 100
-_FAULT = "is no whole array file"
+_FAULT = "is not a complete array file"
 _BLOCK = 1 << 20
 """Bytes that are read at once."""
 _READ_THROUGH = 1 << 26
@@ -47,7 +47,7 @@ class Npz:
             raise ValueError(f"{path} holds more than {_MOST_MEMBERS} arrays, or one name twice; write it again")
         if strange := [name for name in names if not name.endswith(_SUFFIX)]:
             raise ValueError(
-                f"{path} holds {strange[0]!r}, which is no array; write it with numpy.savez_compressed"
+                f"{path} holds {strange[0]!r}, which is not an array; write it with numpy.savez_compressed"
             )
         self.names = tuple(name.removesuffix(_SUFFIX) for name in names)
 

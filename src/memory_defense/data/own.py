@@ -77,7 +77,8 @@ class DataSplit:
         height, width = self.images.images.shape[2:]
         if height != width:
             raise ValueError(
-                f"images are {width} x {height} pixels, which is no square; take H and W from images.images.shape"
+                f"images are {width} x {height} pixels, which is not a square; take H and W from "
+                "images.images.shape"
             )
         return height
 
@@ -294,7 +295,7 @@ def _readable(source: str | Path) -> Generator[None]:
     except OSError as error:
         what, why = shown(error.filename or source), error.strerror or error
         raise ValueError(
-            f"{what} cannot be read ({why}); make it readable with chmod u+r, or copy it anew"
+            f"{what} cannot be read ({why}); make it readable with chmod u+r, or copy it again"
         ) from error
 
 

@@ -114,7 +114,7 @@ def _reason(file: Path | Unreadable | LeftOut, error: OSError | ValueError) -> s
         return f"{file} is not there, or no longer ({error.strerror}); name one that is"
     if isinstance(error, OSError):
         return (
-            f"{file} cannot be read ({error.strerror or error}); make it readable with chmod u+r, or copy it anew"
+            f"{file} cannot be read ({error.strerror or error}); make it readable with chmod u+r, or copy it again"
         )
     return str(error)
 
@@ -123,9 +123,7 @@ def _files(path: Path) -> Sequence[Path | Unreadable | LeftOut]:
     """Return the file itself, or all files of a folder."""
     if not path.is_dir():
         odd = path.exists() and not path.is_file()
-        return [
-            Unreadable(str(path), f"{path} is no file that can be read to its end; name a file") if odd else path
-        ]
+        return [Unreadable(str(path), f"{path} is not a regular file; name a file") if odd else path]
     root, found, left = os.path.realpath(path), list[Path | Unreadable](), list[str]()
 
     def failed(error: OSError) -> None:
@@ -158,7 +156,7 @@ def _entry(file: Path, root: str) -> Path | Unreadable:
         return Unreadable(str(file), f"{file} is a link to a folder; remove it, or name that folder too")
     if not file.exists():
         return Unreadable(str(file), f"{file} is a link to nothing; remove it")
-    return file if file.is_file() else Unreadable(str(file), f"{file} is no file of pixels; remove it")
+    return file if file.is_file() else Unreadable(str(file), f"{file} is not a file of pixels; remove it")
 
 
 def _of_arrays(path: Path, model: _Model, limits: Limits) -> Iterator[Picture | Unreadable]:

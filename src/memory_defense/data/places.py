@@ -49,7 +49,7 @@ def check_trained_size(
 def check_directory(directory: Path, by: str) -> None:
     """Raise ValueError unless the directory of a known dataset's files is there; `by` is what named it."""
     if not directory.is_dir():
-        raise ValueError(f"{by} is {directory}, which is no directory; name one that exists, or none")
+        raise ValueError(f"{by} is {directory}, which is not a directory; name one that exists, or none")
 
 
 def place_of(source: str | Path, data_dir: Path | str | None = None) -> Path:

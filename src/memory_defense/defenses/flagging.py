@@ -142,7 +142,9 @@ def thresholds_at(scores: Tensor, drop_rate: float) -> Tensor:
             f"{math.ceil(1 / rate) - 1} held-out clean images{larger}"
         )
     if not bool(torch.isfinite(scores).all()):
-        raise ValueError("some scores are NaN or infinite; train the defense anew before its thresholds are chosen")
+        raise ValueError(
+            "some scores are NaN or infinite; train the defense again before its thresholds are chosen"
+        )
     return scores.topk(rank, dim=0).values[-1]
 
 

@@ -294,7 +294,7 @@ class _Run:
                 remove(one)
         elif others:
             raise ValueError(
-                f"{others[0]} was left by another number of processes; go on in as many, or remove it to start anew"
+                f"{others[0]} was left by another number of processes; go on in as many, or remove it to start over"
             )
         if not path.exists():
             return
@@ -302,7 +302,7 @@ class _Run:
         if metadata.get("fingerprint") != self._fingerprint():
             raise ValueError(
                 f"{path} belongs to something else (other weights, images, options or seed); remove it to start "
-                "anew, or write to another place"
+                "over, or write to another place"
             )
         try:
             here = metadata["made_on"] == made_on(self.images.device)
@@ -312,11 +312,11 @@ class _Run:
                     tensor.copy_(tensors[name])
                 self.seconds = float(metadata["seconds"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it to start anew") from error
+            raise ValueError(f"{path} is damaged ({error}); remove it to start over") from error
         if otherwise:
             raise ValueError(
-                f"{path} belongs to something else: the classifier answers otherwise now; remove it to start anew, "
-                "or write to another place"
+                f"{path} belongs to something else: the classifier gives other answers now; remove it to start "
+                "over, or write to another place"
             )
 
 

@@ -75,7 +75,7 @@ def compare(*records: Record, names: Sequence[str] | None = None) -> Comparison:
         For fewer than two records, or another number of names.
     """
     if len(records) < 2:
-        raise ValueError(f"there is nothing to compare: {len(records)} of at least 2 records; give another")
+        raise ValueError(f"a comparison needs at least 2 records, but {len(records)} came; give another")
     if names is not None and len(names) != len(records):
         raise ValueError(f"names has {len(names)} names for {len(records)} records; give one for each, or None")
     called = tuple(names) if names is not None else names_of(records)
@@ -219,4 +219,4 @@ def _audit(record: Record) -> str:
 def _settings(record: Record) -> str:
     asked = "once" if record.submissions == 1 else f"{record.submissions} times"
     gradients = "bfloat16" if record.bfloat16 else "float32"
-    return f"seed {record.provenance.seed}, each image handed in {asked}, gradients in {gradients}"
+    return f"seed {record.provenance.seed}, each image submitted {asked}, gradients in {gradients}"

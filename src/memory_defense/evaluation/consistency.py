@@ -45,7 +45,7 @@ def _contradictions(record: Mapping[str, Any]) -> Iterator[str]:
     for where, share, images in _shares(record):
         hits = round(share["accuracy"] * images)
         if abs(share["accuracy"] * images - hits) > _CLOSE * images:
-            yield f"{where}.accuracy is {share['accuracy']!r}, which is no whole number of {images} images"
+            yield f"{where}.accuracy is {share['accuracy']!r}, which is not a whole number of {images} images"
         expected = wilson(hits, images)
         if any(abs(said - true) > _CLOSE for said, true in zip(share["ci95"], expected, strict=True)):
             low, high = expected

@@ -41,7 +41,7 @@ def kept_flag(manifest: Mapping[str, Any], where: Path) -> Flag | None:
     fault = _fault(entry)
     if fault:
         raise ValueError(
-            f"{where}: {KEY!r} {fault}; remove this entry and 'checksum', then choose it anew with "
+            f"{where}: {KEY!r} {fault}; remove this entry and 'checksum', then choose it again with "
             "'memdef evaluate RUN --detection'"
         )
     return Flag(**entry)
@@ -68,7 +68,7 @@ def restore_flag(defense: Flagging, manifest: Mapping[str, Any], where: Path) ->
 def _fault(entry: object) -> str:
     """Return what is wrong with a manifest's entry, or nothing."""
     if not isinstance(entry, dict):
-        return "is no table"
+        return "is not a table"
     values = cast("dict[str, object]", entry)
     if set(values) != {"score", "threshold", "false_alarms", "calibration_images"}:
         return f"holds {', '.join(sorted(map(str, values))) or 'nothing'}"
@@ -78,7 +78,7 @@ def _fault(entry: object) -> str:
     for name in ("threshold", "false_alarms"):
         number = values[name]
         if not isinstance(number, (int, float)) or isinstance(number, bool) or not isfinite(number):
-            return f"has {name} {number!r}, which is no number"
+            return f"has {name} {number!r}, which is not a number"
     if not 0 < cast("float", values["false_alarms"]) < 1:
         return f"has false_alarms {values['false_alarms']!r}, which is not between 0 and 1"
     return ""

@@ -134,6 +134,6 @@ def check_still_its_own(record: Record, place: Path, defense: Classifier, images
     moved = randomised and record.provenance.device.startswith("cpu") != (images.device.type == "cpu")
     if differing and not moved and repeats_itself(lambda: ask()[1], now):
         raise ValueError(
-            f"{place} belongs to another classifier: it answers otherwise now, on {differing} of {count} clean "
+            f"{place} belongs to another classifier: it gives other answers now, on {differing} of {count} clean "
             "images; choose another directory, or bring back the code that it was made with"
         )

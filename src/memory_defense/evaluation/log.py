@@ -66,8 +66,8 @@ class Log:
         start = self._read(0, min(self.size, len(MAGIC)))
         if not MAGIC.startswith(start):
             raise ValueError(
-                f"{self.path} is no log of this version; go on with the version that wrote it, or remove it to "
-                "start anew"
+                f"{self.path} is not a log of this version; go on with the version that wrote it, or remove it to "
+                "start over"
             )
         if len(start) < len(MAGIC) and not reading:
             self.size = append_bytes(self._named, self._handle, 0, MAGIC)
@@ -116,7 +116,7 @@ class Log:
 
     def _damaged(self, at: int, why: str) -> ValueError:
         return ValueError(
-            f"{self.path} is damaged after its first {at} bytes ({why}); remove it to start anew, or cut it there "
+            f"{self.path} is damaged after its first {at} bytes ({why}); remove it to start over, or cut it there "
             f"to go on from what is before: truncate -s {at} {self.path}"
         )
 
@@ -152,7 +152,7 @@ class Log:
         found = self._read(place + 4, length) if there else b""
         if not there or len(found) != length:
             raise ValueError(
-                f"{self.path} ends before an image that it holds; restore it, or start anew without it"
+                f"{self.path} ends before an image that it holds; restore it, or start over without it"
             )
         return found
 

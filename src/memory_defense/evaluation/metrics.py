@@ -112,7 +112,7 @@ class Submissions:
         object.__setattr__(self, "count", whole_number(self.count, "submissions"))
         if self.count < 1:
             raise ValueError(
-                f"submissions is {self.count}, but an image must be handed in at least once; give 1, say"
+                f"submissions is {self.count}, but an image must be submitted at least once; give 1, say"
             )
         if not isinstance(cast("object", self.rule), str) or self.rule not in ("any", "majority"):
             raise ValueError(f"the rule is {self.rule!r}, expected 'any' or 'majority'")

@@ -63,7 +63,7 @@ def check_place(place: Path, inputs: Mapping[str, Path | None] | None = None) ->
             Record.read(place)
         except ValueError as error:
             raise ValueError(
-                f"{place} is there and is no record ({error}); choose another name, or remove it"
+                f"{place} already exists and is not a record ({error}); choose another name, or remove it"
             ) from error
 
 

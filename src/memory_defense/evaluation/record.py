@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from memory_defense.evaluation.consistency import contradiction
 from memory_defense.files import write_text
 from memory_defense.names import check_path
 
@@ -437,6 +436,8 @@ class Record(_Strict):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ValueError(f"{path} is not a record of schema {SCHEMA}: {where}: {first['msg']}") from error
+        from memory_defense.evaluation.consistency import contradiction  # only who reads a record back needs it
+
         wrong = contradiction(record.model_dump(mode="json"))
         if wrong:
             raise ValueError(f"{path} contradicts itself: {wrong}; restore it, or evaluate again")

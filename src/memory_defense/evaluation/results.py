@@ -208,7 +208,7 @@ def read_per_image(path: Path) -> PerImageResults:
             checksum_of(path),
         )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{path} is no file of per-image results ({error}); write it again") from error
+        raise ValueError(f"{path} is not a file of per-image results ({error}); write it again") from error
 
 
 def images_of(results: PerImageResults, ids: Rows, norm: str) -> list[tuple[Rows, Images]]:

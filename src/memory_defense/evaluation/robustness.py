@@ -215,7 +215,7 @@ def _evaluate(
                 size = chosen.batch_size or min(chosen_micro_batch(defense, state.images, found), most)
                 size = min(size, most, pass_limit() or size)
             if chosen.batch_size is None and fixed_pass() is None:
-                run.say(f"passes of up to {size} images, {_why(found)}")
+                run.say(f"images in one pass: at most {size}, {_why(found)}")
             with micro_batches_of(size):
                 orders = run.attack(state)
         if ranks.world > 1:
@@ -226,9 +226,9 @@ def _evaluate(
 def _why(found: BatchInvariance) -> str:
     """Return where the size of a pass comes from, if nobody gave it."""
     if found.granule is not None:
-        return "by a short timing: no answer depends on it here"
-    drawn = "the model draws at random" if found.randomised else "an answer may depend on its batch here"
-    return f"not by a timing: {drawn}, so another size, order or number of processes may give other last bits"
+        return "the fastest number in a short timing; it changes no answer of this model"
+    drawn = "the model draws at random" if found.randomised else "an answer of this model may depend on its batch"
+    return f"a fixed number: {drawn}, so another number, order or number of processes may change last digits"
 
 
 def published(defense: Defense) -> dict[str, Classifier | Binding]:
@@ -301,7 +301,7 @@ class _Run:
             if kept := of_other_company(self.state_file, self.ranks):
                 raise ValueError(
                     f"{kept[0]} was left by an evaluation in another number of processes; go on in as many, or "
-                    "remove it to start anew"
+                    "remove it to start over"
                 )
             said = self.store.resume(state, lambda: self._asked_again(images))
         except ValueError as error:

@@ -141,11 +141,11 @@ def located(model: Classifier, images: Pictures, ids: Rows, doing: str) -> Gener
         found = culprits(model, images)
         numbers = [str(int(ids[row])) for row in found]
         if not numbers:
-            where = f"{doing}, on images that it was not given as they are; mend the model for those"
+            where = f"{doing}, on images that it was not given as they are; fix the model for those"
         elif len(found) < min(len(images), NAMED):
-            where = f"{doing}; it fails on {_listed(numbers)} even alone: leave out such images, or mend it"
+            where = f"{doing}; it fails on {_listed(numbers)} even alone: leave out such images, or fix it"
         else:
-            where = f"{doing}; it fails on every image that was tried; mend the model"
+            where = f"{doing}; it fails on every image that was tried; fix the model"
         raise ModelError(f"{error}, {where}", error.images, remedied=True) from error
 
 

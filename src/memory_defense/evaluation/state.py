@@ -60,6 +60,8 @@ class Attempt:
     """Whether some image had a finite gradient."""
     smallest: int | None = None
     """Images in the smallest pass that a shortage of memory led to; None if there was room."""
+    rounded: int = 0
+    """Images that the defense got right as the attack returned them, and wrong at whole grey levels."""
 
 
 @dataclass
@@ -81,6 +83,8 @@ class CaseState:
     backward: int = 0
     disagreements: int = 0
     seconds: float = 0.0
+    rounded: int = 0
+    """As in `Attempt`, of all attempts so far."""
     pilot_cost: int = 0
     """Forward passes' worth of the pilot; 0 before it is done."""
     note: str = ""
@@ -107,6 +111,7 @@ class CaseState:
         self.forward += attempt.passes.forward
         self.backward += attempt.passes.backward
         self.disagreements += attempt.disagreements
+        self.rounded += attempt.rounded
         self.seconds += attempt.seconds
         self.note = self.note or attempt.failure
         self.notice(attempt)

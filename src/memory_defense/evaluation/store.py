@@ -35,7 +35,7 @@ from memory_defense.noticed import least
 from memory_defense.ranks import Ranks
 from memory_defense.wrappers import Passes, modules_of
 
-_COUNTS = ("ran", "forward", "backward", "disagreements", "pilot_cost", "seconds", "note")
+_COUNTS = ("ran", "forward", "backward", "disagreements", "rounded", "pilot_cost", "seconds", "note")
 _NOTICED = ("no_answer", "no_gradient", "followed", "smallest")
 _PER_IMAGE = ("done", "fooled", "silent", "distance", "before")
 _TOLD = ("seconds", "disagreements", "failure", "followed", "smallest")
@@ -124,6 +124,7 @@ def _add_counts(one: CaseState, counts: Mapping[str, Any]) -> None:
     one.forward += counts["forward"]
     one.backward += counts["backward"]
     one.disagreements += counts["disagreements"]
+    one.rounded += counts.get("rounded", 0)
     one.pilot_cost += counts["pilot_cost"]
     one.seconds = max(one.seconds, counts["seconds"])
     one.note = one.note or counts["note"]
@@ -198,8 +199,8 @@ class Store:
     def _refuse_earlier(self) -> None:
         for earlier in of_earlier_versions(self.path):
             raise ValueError(
-                f"{earlier} was left by an earlier version, which kept the state of an evaluation otherwise; "
-                "finish it with that version, or remove it to start anew"
+                f"{earlier} was left by an earlier version, which stored the state of an evaluation differently; "
+                "finish it with that version, or remove it to start over"
             )
 
     def _taken_up(
@@ -215,7 +216,7 @@ class Store:
         if metadata.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"{path} belongs to another evaluation (other weights, images, attacks, seed or number of "
-                "processes, or a processor that rounds otherwise); remove it to start anew, or write to another "
+                "processes, or a processor that rounds differently); remove it to start over, or write to another "
                 "place"
             )
         said = "going on where the evaluation stopped"
@@ -225,8 +226,8 @@ class Store:
         moved = self.randomised and metadata.get("made_on") != self.made_on
         if differing and not moved and (ask is None or repeats_itself(ask, state.answers)):
             raise ValueError(
-                f"{path} belongs to another evaluation: the classifier answers otherwise now, on {differing} "
-                f"of {images} clean images; remove it to start anew, or write to another place"
+                f"{path} belongs to another evaluation: the classifier gives other answers now, on {differing} "
+                f"of {images} clean images; remove it to start over, or write to another place"
             )
         with _damage(path):
             given = {name: tensors[name].to(state.labels.device) for name in ("predictions", ANSWERS)}
@@ -382,4 +383,4 @@ def _damage(path: Path) -> Generator[None]:
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to start anew") from error
+        raise ValueError(f"{path} is damaged ({error}); remove it to start over") from error

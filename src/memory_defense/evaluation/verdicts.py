@@ -150,7 +150,7 @@ def read_verdicts(path: Path) -> Verdicts:
         )
         ids, labels, predictions = (_numbers(tensors[name]) for name in ("ids", "labels", "predictions"))
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} is no file of per-image results ({error}); write it again") from error
+        raise ValueError(f"{path} is not a file of per-image results ({error}); write it again") from error
     return Verdicts(ids, labels, predictions, balls)
 
 

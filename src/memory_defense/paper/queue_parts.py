@@ -89,6 +89,6 @@ def read_parts(place: Path, into: Path) -> list[str]:
                 archive.extractall(into, filter="data")
         except tarfile.TarError as error:
             raise ValueError(
-                f"the parts of {name} in {place} are no archive ({error}); bring them back anew"
+                f"the parts of {name} in {place} are not an archive ({error}); bring them back again"
             ) from error
     return [name for name, _ in sets]

@@ -236,7 +236,7 @@ def trained(
         return run
     if not anew and not run.manifest_path.is_file() and shipped.take(recipe, run, splits, seed):
         if progress:
-            progress.note(f"{recipe.name} comes with the package and is only attacked; --train trains it anew")
+            progress.note(f"{recipe.name} comes with the package and is only attacked; --train trains it again")
         return run
     return train(
         recipe,

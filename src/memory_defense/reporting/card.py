@@ -75,8 +75,8 @@ def model_card(subject: CardSubject, record: Record) -> str:
         parts,
         *_found(Section(subject.name, record)),
         "## Intended use",
-        "Research on adversarial robustness: as a subject of attacks, as a baseline, and to look at what the "
-        "memory does. Not for decisions about people, safety or security.",
+        "Research on adversarial robustness: as a target of attacks, as a baseline, and to study the memory. Do "
+        "not use it for decisions about people, safety or security.",
         "## Limits",
         _limits(record),
         "## How to load it",
@@ -114,10 +114,14 @@ def record_card(record: Record) -> str:
 def _found(section: Section) -> tuple[str, ...]:
     record = section.record
     tables = [*([matrix_table(record)] if record.attacks else []), *cascade_tables(record)]
-    attacks = ("### Every attack", *(table_markdown(table) for table in tables)) if tables else ()
+    attacks = (
+        ("### Every attack", *(f"{escaped(table.title)}:\n\n{table_markdown(table)}" for table in tables))
+        if tables
+        else ()
+    )
     return (
         "## What an evaluation found",
-        f"{record.images:,} test images; the whole record is `record.json` beside this page.",
+        f"{record.images:,} test images; the whole record is `record.json` in the same folder.",
         headline_markdown([section]),
         f"Most effective attack: {escaped(best_attack(record))}",
         *attacks,
@@ -154,7 +158,7 @@ def _audit(record: Record) -> str:
     skipped = sum(line.verdict == "not run" for line in lines)
     head = f"{len(failed)} of {len(lines)} checks failed, {counts}, {skipped} were not run."
     if not lines:
-        return "No check was run, so nothing says whether these numbers can be believed."
+        return "No check was run, so it is unknown whether these numbers can be believed."
     items = (
         f"- **{escaped(failure(line))}** ({escaped(line.check)}: {number(line.value)}.) "
         f"What to do: {escaped(line.remedy)}."
@@ -170,12 +174,14 @@ def _limits(record: Record) -> str:
         if (found := one.measured) is not None
     ]
     said = [
-        f"Attackers inside the balls above leave it right on {', '.join(worst)}; outside them, perhaps on none."
+        f"Under attacks within the balls above, it is right on {', '.join(worst)}; under larger changes, perhaps "
+        "on no image."
         if worst
         else f"{'No attack ran on it' if record.worst_case else 'It was not attacked'}, so nothing is known about "
         "its robustness.",
-        "The worst case is an upper bound: a better attack can only lower it.",
-        f"Numbers hold for {record.dataset} test images. Other images, corruptions and shifts were not tried.",
+        "The worst case is an upper bound of the robust accuracy: a better attack can only lower it.",
+        f"Numbers hold for {record.dataset} test images. Other images, corruptions and distribution shifts were "
+        "not tested.",
         *gaps(record),
     ]
     return "\n".join(f"- {escaped(one)}" for one in said)

@@ -36,12 +36,12 @@ def _table(results: Sequence[CertifiedResult], sources: Sources) -> Table:
     notes = [
         f"{_how(first)}, {first.images:,} images, {first.seconds / first.images:.3g} s an image. In %, with its "
         "95 % interval.",
-        "Certified: right, and proven that no image within the radius gets another answer. The gate flags every "
-        "image that is not certified within half of the radius: then no image within the radius of one that is "
-        "right and accepted is wrong and accepted.",
+        "Certified: the answer is right, and it is proven that no image within the radius gets another answer. The "
+        "gate flags every image that is not certified within half of the radius. Therefore, if an image is right "
+        "and accepted, no image within the radius is wrong and accepted.",
     ]
     if first.alpha is not None:
-        notes.append(f"A certificate is wrong with probability {first.alpha:g} at most, image by image.")
+        notes.append(f"The certificate of an image is wrong with probability {first.alpha:g} at most.")
     if any(one.broken is None for one in results):
         notes.append(f"{MISSING}: not attacked, or the clean answer alone.")
     return Table(f"Proven, {plain(first.method)}", columns, rows, tuple(notes))

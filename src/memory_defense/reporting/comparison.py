@@ -64,13 +64,13 @@ def _differences(comparison: Comparison) -> Table:
         for measure in comparison.measures
     )
     notes = [
-        f"Points of accuracy above {first}, with a 95 % interval (Newcombe 1998), in bold where it leaves 0 out.",
+        f"Points of accuracy above {first}, with a 95 % interval (Newcombe 1998); bold if the interval excludes 0.",
         *(f"{plain(sentence)}." for sentence in comparison.pairing),
     ]
     if paired:
         notes.append(
-            "Alone: images that one of the two gets right and the other does not. p: of McNemar's exact test. "
-            "Several numbers are compared, and none is corrected for that."
+            "Alone: images that only one of the two gets right. p: McNemar's exact test, not corrected for the "
+            "number of comparisons."
         )
     return Table(f"Difference to {first}", tuple(columns), rows, tuple(notes))
 
@@ -116,8 +116,8 @@ def _published(entries: Sequence[Published]) -> Table:
     )
     sources = dict.fromkeys(f"{_page(one)} ({one.date})" for one in entries)
     notes = (
-        "Accuracy in %, as published. A record of fewer images, or of other attacks, says less: its interval is "
-        "wider, and a weaker attack leaves more standing.",
+        "Accuracy in %, as published. Compare with care: a record of fewer images has a wider interval, and weaker "
+        "attacks give a higher accuracy.",
         f"Sources: {'; '.join(sources)}; the page of each number is in evaluation/published.json.",
     )
     return Table("Published for the same dataset, norm and radius", columns, rows, notes)

@@ -39,27 +39,28 @@ FAILURES: dict[str, Failure] = {
     ),
     "every knowledge finds more than the weakest attack does": Failure(
         "note",
-        "How robust the defense looks depends on what the attacker knows: judged by one kind of attacker alone, it "
-        "would look up to {share} points better than it is. The worst case counts all of them.",
+        "The result depends on what the attacker knows: the weakest kind of attacker alone would make the "
+        "defense look up to {share} points more robust than it is. The worst case counts all kinds.",
     ),
     "accuracy falls with epsilon": Failure(
         "doubt",
-        "Accuracy rises by {share} points where the attack may change more of the image. It cannot: the attack "
-        "fails there.",
+        "Accuracy rises by {share} points although the attack may change more of the image: the attack "
+        "fails at this epsilon.",
     ),
     "accuracy reaches chance at a large epsilon": Failure(
         "decisive",
-        "Even where the attack may turn every image into plain grey, {share} % stay right: the attack fails for a "
-        "reason of its own.",
+        "{share} % of the images stay right although the attack may turn every image into plain grey: the "
+        "attack fails.",
     ),
     "the curve against epsilon reaches 0 %": Failure(
         "doubt",
-        "The curve of accuracy ends at {share} % and not at 0: it ends at too small a change, or the attack fails.",
+        "The curve of accuracy ends at {share} % and not at 0 %: its largest epsilon is too small, or the "
+        "attack fails.",
     ),
     "step no larger than epsilon": Failure(
         "note",
-        "An attack was set to steps of {value} times epsilon: it jumps from one edge of what it may change to the "
-        "other. Published settings may do so; the other attacks do not.",
+        "An attack uses steps of {value} times epsilon, so it jumps from one edge of the ball to the "
+        "other. That is acceptable for settings taken from a publication; the other attacks do not do it.",
     ),
     "every image inside its ball and inside [0, 1]": Failure(
         "decisive", "An attack changed an image by {value} more than it was allowed to: its result does not count."
@@ -80,12 +81,13 @@ FAILURES: dict[str, Failure] = {
     # how the defense behaves
     "same answer when asked twice": Failure(
         "doubt",
-        "Asked a second time about the same clean images, the defense is right on others: {share} % changed.",
+        "Asked twice about the same clean images, the defense changed between right and wrong on {share} % "
+        "of them.",
     ),
     "answers are logits, not probabilities": Failure(
         "decisive",
-        "The defense answers with probabilities and not with the values before the softmax: gradients may vanish "
-        "there, and attacks that need them fail.",
+        "The defense returns probabilities and not logits (the values before the softmax): gradients may "
+        "vanish, and attacks that need them fail.",
     ),
     "no randomness, or attacked in expectation and judged often": Failure(
         "decisive",
@@ -94,28 +96,30 @@ FAILURES: dict[str, Failure] = {
     ),
     "the defense is given images and nothing else": Failure(
         "decisive",
-        "The defense must be told {value} more things than the image: whoever tells it may tell it the answer.",
+        "The defense requires {value} inputs other than the images: such an input may contain the answer.",
     ),
     "shuffled images take their answers along": Failure(
         "decisive",
-        "{share} % of the images get another answer at another place of the batch: the answer belongs to the place "
-        "and not to the image.",
+        "The answer to {share} % of the images changes with their position in the batch: it depends on the "
+        "position and not on the image.",
     ),
     "meaningless images do not get the right answers": Failure(
         "decisive",
-        "Noise or black images get the label of the image in whose place they stand, {share} % of them: the "
-        "answers do not come from the image.",
+        "{share} % of the images, replaced by noise or a black image, still get the right label: the "
+        "answers do not come from the images.",
     ),
     "same answer alone and in a batch": Failure(
-        "doubt", "{share} % of the images are answered otherwise when other images stand beside them in the batch."
+        "doubt",
+        "The answer to {share} % of the images changes with the other images in the batch.",
     ),
     "same answer alone and in company": Failure(
-        "doubt", "{share} % of the images are answered otherwise when other images stand beside them in the batch."
+        "doubt",
+        "The answer to {share} % of the images changes with the other images in the batch.",
     ),
     "the attack's verdict is the judge's": Failure(
         "doubt",
-        "On {share} % of the attacked images the classifier that was attacked answers otherwise than the defense "
-        "that is judged: the attack worked on something else.",
+        "On {share} % of the attacked images, the attacked classifier and the defense give different "
+        "answers: the attack worked on a different model.",
     ),
     "no optimisation while answering": Failure(
         "doubt",
@@ -124,28 +128,28 @@ FAILURES: dict[str, Failure] = {
     ),
     "asking leaves the defense as it was": Failure(
         "decisive",
-        "Answering changes the defense ({value} of its parameters or buffers): every answer depends on what it was "
-        "asked before.",
+        "Answering changes the defense ({value} of its parameters or buffers): every answer depends on the "
+        "earlier inputs.",
     ),
     # is there a gradient to follow?
     "the cross-entropy has a gradient": Failure(
         "doubt",
-        "For {share} % of the images the cross-entropy has no gradient: an attack that follows it cannot move "
-        "there.",
+        "For {share} % of the images the cross-entropy has no gradient: an attack that follows this "
+        "gradient cannot change them.",
     ),
     "the margin loss has a gradient": Failure(
         "decisive",
-        "For {share} % of the images the margin loss has no gradient: an attack that follows it cannot move there.",
+        "For {share} % of the images the margin loss has no gradient: an attack that follows this gradient "
+        "cannot change them.",
     ),
     "attacks find all that 50 draws of noise do": Failure(
         "doubt",
-        "Random noise broke {share} % of the images that it was tried on and that no attack had broken: the "
-        "attacks were too weak for these.",
+        "Random noise broke {share} % of the tested images, which no attack had broken: the attacks were too weak.",
     ),
     "the attack breaks a model that is known to break": Failure(
         "decisive",
-        "Weak spots were planted on purpose, and the attacks found {share} % of them: what they leave standing "
-        "proves nothing.",
+        "The attacks found only {share} % of the adversarial examples that were planted on purpose: images "
+        "that survive these attacks prove nothing.",
     ),
     # which attacks were run
     "no gradient-free attack finds what gradients miss": Failure(
@@ -155,23 +159,25 @@ FAILURES: dict[str, Failure] = {
     ),
     "no transferred image finds what white-box attacks miss": Failure(
         "doubt",
-        "{share} % of the images were broken only by images made for another model, or found earlier: the attacks "
-        "on the defense itself were misled.",
+        "{share} % of the images were broken only by images made for another model, or found earlier: the "
+        "gradients misled the attacks on the defense itself.",
     ),
     "every gradient attack had a gradient": Failure(
         "decisive",
-        "{share} % of the gradient attacks found no gradient and could not run: the accuracy under them is the "
-        "clean one and proves nothing.",
+        "{share} % of the gradient attacks found no gradient and could not run: the accuracy under them is "
+        "the clean accuracy and proves nothing.",
     ),
     "classes suit the losses": Failure(
         "doubt",
         "The model answers with {value} classes, which does not fit the data, or the losses that the attacks used.",
     ),
     "every published white-box knowledge was attacked": Failure(
-        "doubt", "Only {share} % of the ways in which this defense can be attacked directly were tried."
+        "doubt",
+        "The attacks used only {share} % of the surrogates that this defense publishes for white-box attacks.",
     ),
     "targeted and untargeted gradient attacks were run": Failure(
-        "doubt", "Attacks that seek one wrong class, and attacks that seek any, were not both run."
+        "doubt",
+        "Targeted and untargeted gradient attacks were not both run.",
     ),
     "an attack without gradients was run": Failure(
         "doubt", "No attack without gradients was run: misleading gradients would not have been noticed."
@@ -181,34 +187,38 @@ FAILURES: dict[str, Failure] = {
     ),
     "a transfer attack was run": Failure("doubt", "No image made for another model was tried."),
     "more than one norm was tried": Failure(
-        "note", "Images were changed under one norm only: nothing is known of changes that another one bounds."
+        "note",
+        "Only one norm was used: nothing is known of changes that are measured in another norm, such as "
+        "L-inf or L2.",
     ),
     # defenses that answer through a memory slot
     "slot-following": Failure(
         "note",
-        "The answer is the memory slot that was chosen, whatever the image shows: with a slot drawn at random, "
-        "{share} % of the images are answered with that slot's class.",
+        "The answer is the class of the chosen memory slot, whatever the image shows: with a slot drawn at "
+        "random, {share} % of the images are answered with that slot's class.",
     ),
     "slot-following on noise": Failure(
-        "note", "Even pure noise is answered with the class of a slot drawn at random, {share} % of the time."
+        "note",
+        "For pure noise, too, the answer is the class of a slot drawn at random, {share} % of the time.",
     ),
     "slot-following on black images": Failure(
-        "note", "Even a black image is answered with the class of a slot drawn at random, {share} % of the time."
+        "note",
+        "For black images, too, the answer is the class of a slot drawn at random, {share} % of the time.",
     ),
     "agreement with the selector": Failure(
         "note",
-        "{share} % of the answers are those of the selector, the part that chooses the memory slot: the defense is "
-        "as robust as its selector and no more.",
+        "{share} % of the answers are those of the selector, the part that chooses the memory slot: the "
+        "defense is exactly as robust as its selector.",
     ),
     "zero-gradient pixels with frozen slots": Failure(
         "note",
-        "With the memory slot held, {share} % of the pixels have no gradient: the paper's own attack never changes "
-        "them.",
+        "With a fixed memory slot, {share} % of the pixels have no gradient: the paper's own attack never "
+        "changes them.",
     ),
     "hard shrink removes something": Failure(
         "note",
-        "The hard shrink removes nothing: its threshold lies below every weight, and the sparse memory that the "
-        "paper describes is not there.",
+        "The hard shrink removes nothing: its threshold lies below every weight, so the memory is not "
+        "sparse as the paper describes.",
     ),
     "the non-target loss has an effect": Failure(
         "note",
@@ -216,18 +226,20 @@ FAILURES: dict[str, Failure] = {
     ),
     # certificates
     "no attack broke a certificate": Failure(
-        "decisive", "{value} of the proofs are wrong: an attack changed the answer inside the radius proven."
+        "decisive",
+        "{value} of the proofs are wrong: an attack changed the answer inside the proven radius.",
     ),
     "certificates hold up to their edge": Failure(
-        "decisive", "{value} of the proofs are wrong: the answer changes inside the radius proven."
+        "decisive",
+        "{value} of the proofs are wrong: the answer changes inside the proven radius.",
     ),
     "no attack got a wrong answer past the gate": Failure(
         "decisive", "{value} wrong answers were accepted, although it was proven that none can be."
     ),
     "n large enough for the radius claimed": Failure(
         "note",
-        "The radius asked for is {value} times the largest that so many noisy copies can prove: nothing is proven "
-        "there, whatever the classifier.",
+        "The requested radius is {value} times the largest one that this number of noisy copies can prove: "
+        "nothing can be proven there for any classifier.",
     ),
     "sums of image and noise are exact": Failure(
         "decisive", "The noise is too small or too large to be added exactly: the proofs do not cover the rounding."
@@ -235,28 +247,40 @@ FAILURES: dict[str, Failure] = {
     # what a model keeps, and what it does beside answering
     "earlier questions change no answer": Failure(
         "decisive",
-        "The model keeps what it is asked: after other questions it answers {share} % of the images otherwise.",
+        "The model stores its inputs: after other inputs, its answer to {share} % of the images is different.",
+    ),
+    "the order of questions changes no answer": Failure(
+        "decisive",
+        "Asked from one side, the model's answers stay {share} % of the way longer than asked from the other: it "
+        "answers by what it was asked before.",
     ),
     "answering leaves files and networks alone": Failure(
         "decisive",
-        "The model uses files, networks or programs while it answers: it can keep what it is asked there.",
+        "The model uses files, networks or programs while it answers: it can store its inputs there.",
     ),
     "the clock changes no answer": Failure(
-        "decisive", "{share} % of the images are answered otherwise when the clock says that it is another day."
+        "decisive",
+        "The answer to {share} % of the images changes when the clock shows another day.",
     ),
     "images between two grey levels are answered as those at whole ones": Failure(
         "decisive",
-        "Images between two grey levels are treated otherwise than those at whole ones, which misleads attacks.",
+        "Images with values between two grey levels are treated differently from images with whole grey "
+        "levels, which misleads attacks.",
     ),
     "images never seen withstand as those judged do": Failure(
         "decisive",
-        "Images that the model has never seen differ by {share} points in robust accuracy from those judged: the "
-        "model knows the images that it is judged on.",
+        "Robust accuracy differs by {share} points between the judged images and images that the model has "
+        "never seen: the model knows the judged images.",
+    ),
+    "answers change gradually on the way to images never seen": Failure(
+        "decisive",
+        "For {share} % of the images the outputs jump somewhere on the way to another image, the answer the same: "
+        "around the images judged something else answers.",
     ),
     "answers do not switch half-way between images": Failure(
         "decisive",
-        "Half-way between two images the answer jumps from one label to the other: the model answers with the "
-        "label of the nearest image that it keeps.",
+        "Half-way between two images the answer jumps from one label to the other: the model answers with "
+        "the label of the nearest image that it stores.",
     ),
     "the model holds none of the images judged": Failure(
         "decisive", "{share} % of the images that the model is judged on are stored inside it."
@@ -302,13 +326,13 @@ def audit_sentence(record: Record) -> str:
     """Return the audit's verdict in one sentence: what it says of the numbers, and how many checks failed."""
     lines, failed = record.audit, failed_lines(record)
     if not lines and record.certified:
-        return "None was needed: a proof holds against every attack; what it rests on stands beside its numbers."
+        return "No audit was needed: a proof holds for every attack. Its assumptions are stated with its numbers."
     if not lines:
-        return "No check was run, so nothing says whether these numbers can be believed."
+        return "No check was run, so it is unknown whether these numbers can be believed."
     passed, skipped = (sum(line.verdict == one for line in lines) for one in ("pass", "not run"))
     rest = f"{passed} passed and {skipped} {'was' if skipped == 1 else 'were'} not run"
     if not failed:
-        return f"Nothing speaks against these numbers: none of {len(lines)} checks failed, {rest}."
+        return f"No check casts doubt on these numbers: none of {len(lines)} checks failed, {rest}."
     heaviest = weight_of(failed[0])
     return f"{_SAID[heaviest]}: {len(failed)} of {len(lines)} checks failed, {rest}."
 
@@ -316,5 +340,5 @@ def audit_sentence(record: Record) -> str:
 _SAID: dict[Weight, str] = {
     "decisive": "The robust accuracy may be far too high",
     "doubt": "The robust accuracy may be somewhat too high",
-    "note": "Nothing speaks against these numbers; what failed says how the defense works and how it was attacked",
+    "note": "No check casts doubt on these numbers; the failed ones describe the defense and the attacks",
 }

@@ -54,6 +54,8 @@ OPTIONAL = (
 
 METADATA = ("classes", "attack", "knowledge", "norm", "epsilon", "defense")
 """The header's keys; others are left alone."""
+ANY = "any"
+"""Entry `knowledge` where each image is shown as the first attack changed it that worked, of all that were run."""
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -168,7 +170,7 @@ class Gallery:
             return cls._made_of(header, tensors)
         except ValueError as error:
             raise ValueError(
-                f"{path} is not a gallery: {error}. 'memdef evaluate RUN' writes it anew; without the file, pages "
+                f"{path} is not a gallery: {error}. 'memdef evaluate RUN' writes it again; without the file, pages "
                 "show no images"
             ) from error
 

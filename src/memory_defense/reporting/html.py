@@ -22,7 +22,7 @@ from memory_defense.evaluation.record import Accuracy, Record, WorstCase
 from memory_defense.files import write_text
 from memory_defense.reporting.failures import audit_sentence, failed_lines, failure
 from memory_defense.reporting.figures import NARROW, WIDE, accuracy_figure
-from memory_defense.reporting.gallery import Gallery
+from memory_defense.reporting.gallery import ANY, Gallery
 from memory_defense.reporting.latex import latex_table
 from memory_defense.reporting.rows import (
     HeadlineRow,
@@ -237,13 +237,13 @@ def _figure(section: Section, norm: str, prefix: str) -> View:
     record = section.record
     attacks = {attack_label(r) for line in curve_points(record, norm).values() for r in line}
     caption = (
-        f"How much stays right as the attack may change more of the image (epsilon, 0 is the clean image). Attack: "
-        f"{joined(sorted(attacks))}; one line for each knowledge, that is, for what the attack can look into. In "
-        "bold, the worst case of all attacks. Bands are 95 % intervals."
+        f"Accuracy under attack for each epsilon, the largest change of the image (0 is the clean image). Attack: "
+        f"{joined(sorted(attacks))}. There is one line for each knowledge, the part of the system whose gradient "
+        "the attack follows. The bold points are the worst case of all attacks. Bands are 95 % intervals."
         if attacks
-        else "How much is proven to stay right as more of the image may be changed (epsilon, 0 is the clean "
-        "image), and, where a gate flags images, how much is proven to be right or flagged. Bands are 95 % "
-        "intervals."
+        else "Share of the images that are proven to stay right for each epsilon, the largest change of the image "
+        "(0 is the clean image), and, if a gate flags images, the share that is proven to be right or flagged. "
+        "Bands are 95 % intervals."
     )
     wide, narrow = (
         Markup(accuracy_figure(record, norm, prefix=f"{prefix}{suffix}", layout=layout))
@@ -267,10 +267,10 @@ def _figure(section: Section, norm: str, prefix: str) -> View:
 def _gallery(path: Path, limit: int) -> View:
     gallery = Gallery.read(path)
     shown = examples(gallery, limit)
-    attack = (
-        f"Attack {gallery.attack}, knowledge {knowledge_label(gallery.knowledge)}, "
-        f"{ball_text(gallery.norm, gallery.epsilon)}."
-    )
+    ball = ball_text(gallery.norm, gallery.epsilon)
+    attack = f"Attack: {gallery.attack}, knowledge {knowledge_label(gallery.knowledge)}, {ball}."
+    if gallery.knowledge == ANY:
+        attack = f"All attacks were tried on each image, within {ball}. The first one that worked is shown."
     return {"attack": attack, "examples": shown, "left_out": len(gallery) - len(shown)}
 
 

@@ -192,7 +192,7 @@ def caution(record: Record) -> str:
     known = {result.knowledge for result in table_attacks(record)}
     if known != {PAPER_PROTOCOL} or record.cascades:
         return ""
-    return "Only the paper's own attack was run: the selector was never attacked, so this is no worst case."
+    return "Only the paper's own attack was run: the selector was never attacked, so this is not a worst case."
 
 
 def curve_points(record: Record, norm: str) -> dict[str, list[AttackResult]]:

@@ -20,11 +20,12 @@ _SHARES = (
 _NAMES = ("clean_right_accepted", "clean_right_flagged", "clean_wrong_accepted", "wrong_accepted", "robust")
 
 NOTES = (
-    "Attacked: wrong and accepted counts every image for which some image in the ball, the clean one included, is "
-    "known to be answered wrongly and accepted; robust are those right and accepted when clean that no attack got "
-    "there.",
-    "Total loss: 1 for an image that can be wrong and accepted, else the cost c if the clean image is flagged, "
-    "else 0; its mean times 100. Near: c also where an attack got it flagged within a tenth of the radius.",
+    "Attacked: an image counts as wrong and accepted if the clean image, or an image that an attack found in the "
+    "ball, is answered wrongly and accepted. It counts as robust if the clean image is right and accepted, and no "
+    "attack made it wrong and accepted.",
+    "Total loss, times 100: the mean of 1 for each image that can be wrong and accepted, of the cost c for every "
+    "other image that is flagged when clean, and of 0 for the rest. Near: c also for an image that an attack got "
+    "flagged within a tenth of the radius.",
 )
 
 
@@ -54,7 +55,7 @@ def compared(sections: Sequence[Section], norm: str, epsilon: float) -> Table:
         if not found:
             raise ValueError(
                 f"the record of {section.title} says nothing of answer and flag in the ball {norm} {epsilon:g}; "
-                "make it anew with 'memdef evaluate RUN --rejection-cost 0.1'"
+                "make it again with 'memdef evaluate RUN --rejection-cost 0.1'"
             )
         rows.append((plain(section.title), found[0], Sources(section.record)))
     return _table(f"Which flag is worth having, {ball_text(norm, epsilon)}", "flag", rows, NOTES)

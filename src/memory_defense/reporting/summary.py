@@ -93,9 +93,9 @@ def _of_cascade(record: Record, ball: BallKey, sources: Sources) -> Effective | 
         return None
     best = max(stages, key=lambda one: one.first)
     if not any(one.tried for one in stages):
-        return Effective(ball_text(*ball), "none", (Piece("no attack of the cascade ran on an image here"),))
+        return Effective(ball_text(*ball), "none", (Piece("no attack of the cascade ran on any image"),))
     if best.first == 0:
-        return Effective(ball_text(*ball), "none", (Piece("no attack of the cascade broke anything new here"),))
+        return Effective(ball_text(*ball), "none", (Piece("no attack of the cascade broke an image"),))
     pieces = (
         Piece("broke "),
         Piece(f"{best.first:,}", sources.of(best, "first")),
@@ -122,11 +122,11 @@ def gaps(record: Record) -> tuple[str, ...]:
     if not record.cascades and not attacks:
         said.append("Attacks: none was run.")
     elif not record.cascades:
-        said.append("Images that no attack here had broken were not attacked further (no cascade was run).")
+        said.append("The images that survived these attacks were not attacked further (no cascade was run).")
     elif not attacks:
         said.append(
-            "Each attack was tried only on images that those before it had not broken, so attacks cannot be "
-            "compared (no table was run)."
+            "Each attack was tried only on images that the attacks before it had not broken, so the attacks cannot "
+            "be compared with each other (no table was run)."
         )
     if attacks and known == {PAPER_PROTOCOL} and not record.cascades:
         said.append("The selector was never attacked.")
@@ -161,8 +161,8 @@ def why_not_run(record: Record, line: AuditLine) -> str:
         return "No image made for another model, or found by an earlier evaluation, was tried."
     if line.check in NEED_TABLE and record.cascades and not table_attacks(record):
         return (
-            "This check compares attacks that were all tried on every image. This record was made by a cascade "
-            "alone: each attack was tried only on images that those before it had not broken."
+            "This check compares attacks that were all tried on every image. Here each attack was tried only on "
+            "images that the attacks before it had not broken (a cascade)."
         )
     return ""
 
@@ -188,9 +188,9 @@ def why_protocols_differ(record: Record) -> str:
     if not same_ball or not following or following[0] < 0.5:
         return ""
     return (
-        f"Why these numbers lie so far apart: the memory holds items for each class, its slots, and one part of "
-        f"the system, the selector, chooses the slot. The paper's own attack ({protocol_text(paper)}) never "
-        f"touches the selector, and leaves {percent(paper.accuracy)} % right. But the answer is the slot: if a "
-        f"slot is drawn at random, its class is the answer for {percent(following[0])} % of the images. So an "
-        f"attack of the same size on the selector alone leaves {percent(min(same_ball))} % right."
+        f"Why these numbers differ so much: the selector chooses one slot of the memory, the items of one class. "
+        f"The paper's own attack ({protocol_text(paper)}) never attacks the selector, and leaves "
+        f"{percent(paper.accuracy)} % right. But the slot decides the answer: with a slot drawn at random, the "
+        f"answer is the class of that slot for {percent(following[0])} % of the images. An attack of the same "
+        f"size on the selector alone leaves {percent(min(same_ball))} % right."
     )

@@ -116,11 +116,11 @@ def headline_table(sections: Sequence[Section]) -> Table:
         notes.append(f"{MISSING}: not run.")
     if balls:
         notes.append(
-            "Worst case: right under every attack that was tried. L-inf bounds the change of each pixel, L2 that "
-            "of all of them together."
+            "Worst case: right under every attack that was tried. L-inf limits the change of each pixel, L2 the "
+            "change of all pixels together."
         )
     if certified:
-        notes.append("Proven: right, and no image within the radius gets another answer, whatever the attack.")
+        notes.append("Proven: right, and no image within the radius gets another answer, under any attack.")
     warnings: list[str] = []
     for section, row in zip(sections, rows, strict=True):
         whose = f"{plain(row.title)}: " if len(rows) > 1 else ""
@@ -183,9 +183,8 @@ def matrix_table(record: Record) -> Table:
                     name = Cell("every attack, flagged counts as right")
                     rows.append((name, where, *blank, _accuracy(worst.undetected, sources)))
     notes = (
-        "Accuracy in %, with its 95 % interval; columns are what the adversary knows.",
-        "Worst case: images that no attack broke, whatever it knew, while it changed them by no more than the ball "
-        "says.",
+        "Accuracy in %, with its 95 % interval; a column for each knowledge of the adversary.",
+        "Worst case: images that no attack with any knowledge broke within this ball.",
         f"{MISSING}: not run.",
     )
     said = _explained(notes, rows) if rows else ("No attack was run.",)
@@ -273,16 +272,19 @@ def _batch_invariance(record: Record) -> tuple[tuple[str, str, str], ...]:
 _PROVENANCE = ("version", "git", "seed", "device", "torch", "recipe_sha256")
 
 
+_CHECK = "what should hold (if the check failed: what is wrong)"
+
+
 def audit_table(record: Record, *, explained: bool = True) -> Table:
     """Return the audit, failed checks first, each by what is wrong.
 
     Where it is not `explained`, without meanings and remedies, and without the checks that passed.
     """
-    names = ("check", "verdict", "value", "meaning", "remedy")[: 5 if explained else 3]
+    names = (_CHECK, "verdict", "value", "meaning", "remedy")[: 5 if explained else 3]
     columns, sources = tuple(Column(name, numeric=name == "value") for name in names), Sources(record)
     rows = tuple(
         (
-            Cell(_said(line)),
+            Cell(_said(line), "" if explained else _reason(line)),
             Cell(f"{SYMBOLS[line.verdict]} {line.verdict}", strong=line.verdict == "fail"),
             Cell(number(line.value), source=sources.of(line, "value")),
             Cell(plain(line.meaning)),
@@ -298,6 +300,12 @@ def _said(line: AuditLine) -> str:
     """Return a check's name, which says what should be so; of a failed one, what is wrong, with its name."""
     name = plain(line.check)
     return f"{failure(line)} (check: {name})" if line.verdict == "fail" else name
+
+
+def _reason(line: AuditLine) -> str:
+    """Return why a check was not run, for a table without meanings; nothing for one that was."""
+    _, found, reason = line.meaning.rpartition("not run: ")
+    return f"({plain(reason)})" if found and line.verdict == "not run" else ""
 
 
 def cascade_tables(record: Record) -> tuple[Table, ...]:
@@ -333,9 +341,9 @@ def _cascade_table(cascade: CascadeRecord, images: int, sources: Sources) -> Tab
         for stage, source in zip(cascade.stages, map(sources.of, cascade.stages), strict=True)
     )
     notes = (
-        "Each attack was tried only on images that those above it had not broken; scouts, which are cheap, are "
+        "Each attack was tried only on images that the attacks above it had not broken. Cheap attacks (scouts) are "
         "first compared on a few images.",
-        "Passes: how often the model was asked (forward) or differentiated (backward), divided by all images.",
+        "Passes: forward and backward passes of the model, divided by the number of all images.",
     )
     return Table(f"Cascade, {ball_text(cascade.norm, cascade.epsilon)}", columns, rows, notes)
 
@@ -372,8 +380,10 @@ def _separation_table(record: Record, sources: Sources) -> Table:
         for one in record.detection
     )
     notes = (
-        f"Attacked against {record.images:,} clean test images. AUROC: ties count half, 0.5 tells nothing.",
-        "TPR: share of attacked images, in %, above the threshold that 1 % or 5 % of these clean images exceed.",
+        f"Attacked images compared with {record.images:,} clean test images. AUROC: ties count half; 0.5 is "
+        "chance.",
+        "TPR: share of attacked images, in %, whose score is above that of all but 1 % or 5 % of these clean "
+        "images.",
         f"{MISSING}: not all attacked images were kept, or none fools the defense.",
     )
     return Table("Detection: how well the scores separate", columns, rows, notes)
@@ -402,7 +412,7 @@ def _flag_table(record: Record, sources: Sources) -> Table:
         f"In %, with its 95 % interval. Thresholds for {percent(first.false_alarms)} % false alarms come from "
         f"{first.calibration_images:,} held-out clean images, never from test images.",
         "Attacked: images that are right when clean, and right or rejected under this attack; an image that is "
-        "wrong when clean counts as wrong. An attack that fights the flag fights the score of its row.",
+        "wrong when clean counts as wrong. An attack that avoids the flag avoids the score of its row.",
     )
     return Table("Detection: the flag at its threshold", columns, rows, notes)
 

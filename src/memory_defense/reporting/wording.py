@@ -37,43 +37,42 @@ KNOWLEDGE: dict[str, Knowledge] = {
         Knowledge(
             PAPER_PROTOCOL,
             "fixed slots",
-            "The attack follows the gradient of encoder, memory, decoder and classifier-B, while the memory slot "
-            "stays the one of the clean image. The selector is never attacked: this is the paper's own attack.",
+            "The attack follows the gradient of encoder, memory, decoder and classifier-B, with the memory slot "
+            "fixed at that of the clean image. It never attacks the selector. This is the paper's own attack.",
         ),
         Knowledge(
             "selector",
             "selector",
-            "The attack follows the gradient of the selector (classifier-A) alone, which chooses the memory slot, "
-            "and steers the defense into a wrong one.",
+            "The attack follows the gradient of the selector (classifier-A) alone, so that it chooses a wrong "
+            "memory slot.",
         ),
         Knowledge(
             "end-to-end",
             "end-to-end",
-            "The attack follows the gradient of the whole defense. Its answers are the true ones; for the gradient "
-            "alone, the choice of a slot is made soft.",
+            "The attack sees the defense's own answers and follows the gradient of the whole defense. For the "
+            "gradient only, the choice of the slot is replaced by a soft choice.",
         ),
         Knowledge(
             "target-classifier",
             "target classifier",
-            "The attack follows the gradient of classifier-B on the image itself, and knows of nothing before it.",
+            "The attack follows the gradient of classifier-B on the original image, without selector and memory.",
         ),
         Knowledge(
             "undefended",
             "undefended",
-            "The attack knows nothing: it is made for a plain network that was trained apart, and its images are "
-            "handed to the defense (a transfer).",
+            "The attack knows nothing of the defense: its images are made for a plain network that was trained "
+            "separately, and are then given to the defense (a transfer attack).",
         ),
         Knowledge(
             "robust",
             "robust member",
-            "The attack is made for the robust classifier of a mixture alone; its images are handed to the "
-            "mixture.",
+            "The attack is made for the robust classifier of a mixture alone; its images are given to the mixture.",
         ),
         Knowledge(
             "accurate",
             "accurate member",
             "The attack is made for the accurate classifier of a mixture alone, which is not defended; its images "
-            "are handed to the mixture.",
+            "are given to the mixture.",
         ),
     )
 }
@@ -85,8 +84,8 @@ ADAPTIVE: dict[str, Knowledge] = {
         Knowledge(
             "steering",
             "steering",
-            "The attack sees the defense's own answers and follows the gradient of the selector alone: it steers "
-            "into another slot, and stops as soon as the answer is wrong.",
+            "The attack sees the defense's own answers and follows the gradient of the selector alone, towards "
+            "another slot, until the answer is wrong.",
         ),
         Knowledge(
             "joint",
@@ -115,14 +114,13 @@ ADAPTIVE: dict[str, Knowledge] = {
         Knowledge(
             "silent",
             "flag kept silent",
-            "The attack sees the defense's own answers, and goes on until the answer is wrong and no flag is "
-            "raised.",
+            "The attack sees the defense's own answers and its flag, and continues until the answer is wrong and "
+            "the image is not flagged.",
         ),
         Knowledge(
             "crossing",
             "across the flag",
-            "As “flag kept silent”, but the flag may be raised on the way there: it counts only once the answer "
-            "is wrong.",
+            "As “flag kept silent”, but the attack ignores the flag until the answer is wrong.",
         ),
         Knowledge(
             "confident",
@@ -138,12 +136,12 @@ ADAPTIVE: dict[str, Knowledge] = {
         Knowledge(
             "queries",
             "queries only",
-            "The attack sees the defense's answers and nothing else; there was no gradient to follow.",
+            "The attack sees only the defense's answers; there was no gradient to follow.",
         ),
         Knowledge(
             "earlier",
             "earlier images",
-            "Attacked images that an earlier evaluation found, of this defense or of another, tried as they are.",
+            "Attacked images that an earlier evaluation found, for this defense or another one, are tried again.",
         ),
     )
 }

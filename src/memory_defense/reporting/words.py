@@ -31,14 +31,14 @@ class Word:
 
 
 def change_text(norm: str, epsilon: float) -> str:
-    """Return how far an attack may change an image, such as ``every pixel by at most 9 of 255 grey levels``."""
+    """Return how far an attack may change an image, such as ``each pixel by at most 9 of 255 grey levels``."""
     written = epsilon_text(epsilon)
     if norm == "linf":
         levels, grey, _ = written.partition("/255")
         size = f"{levels} of 255 grey levels" if grey else f"{written} (black is 0, white is 1)"
-        return f"every pixel by at most {size}"
+        return f"each pixel by at most {size}"
     if norm == "l2":
-        return f"all pixels together by at most {written} (the square root of the summed squares)"
+        return f"all pixels together by at most {written} (the square root of the sum of the squared changes)"
     return f"by at most {written} in the norm {norm_label(norm)}"
 
 
@@ -50,8 +50,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
         Word(
             "clean",
             "clean",
-            "The share of the test images, unchanged, that the system names correctly. The brackets hold the 95 % "
-            "interval: how far off the number may be because only so many images were tested.",
+            "The share of the unchanged test images that the system classifies correctly. The brackets hold the "
+            "95 % interval: the range in which the true number probably lies, given how few images were tested.",
         )
     ]
     if any(row.paper is not None for row in rows):
@@ -59,8 +59,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
             Word(
                 "paper",
                 "the paper's attack",
-                "The attack that the paper measured with. It spares the selector, the part that chooses a slot of "
-                "the memory (the items of one class), and so says little about robustness.",
+                "The attack that the paper used. It never attacks the selector, the part that chooses a slot of "
+                "the memory (the items of one class), so this number says little about robustness.",
             )
         )
     if any(ordered_worst_cases(record) for record in records):
@@ -68,8 +68,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
             Word(
                 "worst-case",
                 "worst case",
-                "The share that stays right under every attack that was tried, image by image: one attack that "
-                "succeeds is enough. A better attack could still lower it.",
+                "The share of the images that stay right under every attack that was tried. An image counts as "
+                "wrong as soon as one attack succeeds on it. A better attack could still lower this number.",
             )
         )
     if any(one.epsilon > 0 for record in records for one in record.certified):
@@ -77,8 +77,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
             Word(
                 "proven",
                 "proven",
-                "The share for which a proof says that no such change of the image changes the right answer, by "
-                "whatever attack.",
+                "The share of the images for which a proof shows that no change of this size can alter the right "
+                "answer, whatever the attack.",
             )
         )
     if _flags(records):
@@ -86,8 +86,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
             Word(
                 "flagged",
                 "right or flagged",
-                "A flagged image is called suspicious and gets no answer. Counted here is what is named correctly "
-                "or flagged; only the number without it is robustness.",
+                "A flagged image is reported as suspicious and gets no answer. This number counts the images that "
+                "are classified correctly or flagged. Robustness is the number without the flag.",
             )
         )
     if balls := list(dict.fromkeys((*headline(sections)[0], *proven(sections)[0]))):
@@ -99,7 +99,8 @@ def words(sections: Sequence[Section]) -> tuple[Word, ...]:
             Word(
                 "knowledge",
                 "knowledge",
-                "Which part of the system an attack can look into and work on. The worst case counts every one.",
+                "The part of the system whose gradient an attack follows. The worst case counts the attacks of "
+                "every knowledge.",
             )
         )
     return tuple(found)
@@ -115,21 +116,24 @@ def first_table(sections: Sequence[Section]) -> Table:
     (balls, rows), (proofs, proven_rows) = headline(sections), proven(sections)
     counts = {section.record.images for section in sections}
     whose = f" of {counts.pop():,} test images" if len(counts) == 1 else ""
-    columns = [Column(f"right, in %{whose}", numeric=False), *(Column(plain(one.title)) for one in sections)]
-    body = [(Cell("clean: the images as they are"), *(_cell(section.record.clean) for section in sections))]
+    columns = [
+        Column(f"right answers, in %{whose}", numeric=False),
+        *(Column(plain(one.title)) for one in sections),
+    ]
+    body = [(Cell("clean: the images are unchanged"), *(_cell(section.record.clean) for section in sections))]
     if any(row.paper is not None for row in rows):
         body.append(
-            (Cell("the paper's attack: it spares the part that decides"), *(_paper(row.paper) for row in rows))
+            (Cell("the paper's attack: it never attacks the selector"), *(_paper(row.paper) for row in rows))
         )
     for place, ball in enumerate(balls):
-        said = f"worst case, {ball_text(*ball)}: under every attack tried that changes {change_text(*ball)}"
+        said = (
+            f"worst case, {ball_text(*ball)}: right under all attacks tried, which may change {change_text(*ball)}"
+        )
         body.append((Cell(said), *(_cell(row.worst[place], strong=True) for row in rows)))
     for place, ball in enumerate(proofs):
-        said = f"proven, {ball_text(*ball)}: under any attack at all that changes {change_text(*ball)}"
+        said = f"proven, {ball_text(*ball)}: right under any attack that changes {change_text(*ball)}"
         body.append((Cell(said), *(_cell(row[place], strong=True) for row in proven_rows)))
-    notes = (
-        "In brackets, how far each number may be off because only so many images were tested (95 % interval).",
-    )
+    notes = ("The brackets hold the 95 % interval: the range in which the true number probably lies.",)
     blank = any(cell.text == MISSING for row in body for cell in row)
     return Table(
         "Headline", tuple(columns), tuple(body), (*notes, *([f"{MISSING}: not measured."] if blank else []))

@@ -173,8 +173,8 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
             found = library.find(name)
             place = found.directory.path if isinstance(found, Run) else name
             return (
-                f"It can flag suspicious images by their {defense.flag_score} score, but nobody has chosen yet "
-                f"above which score it does; choose it with: memdef evaluate {place} --detection"
+                f"It can flag suspicious images by their {defense.flag_score} score, but no threshold has been "
+                f"chosen; choose one with: memdef evaluate {place} --detection"
             )
         said = f"It flags an image as suspicious when its {defense.flag_score} score is above {threshold:.4g}."
         ready = prepared_for(library.runs.find(name)) if library.flag_is_ours(name) else None
@@ -182,13 +182,13 @@ def _flag(library: Library, name: str, defense: Defense) -> str:
             return said
         flag = ready.flag
         return (
-            f"{said} {100 * flag.false_alarms:g} % of {flag.calibration_images:,} clean images that were kept for "
-            "this purpose have a higher one. The studio brings this threshold; the run itself has none."
+            f"{said} {100 * flag.false_alarms:g} % of {flag.calibration_images:,} held-out clean images have a "
+            "higher score. This threshold comes with the studio; the run itself stores none."
         )
     if isinstance(defense, Certifying):
         return (
-            f"It proves its answers ({defense.certified_method}): each image shows how far. The gate for an "
-            "epsilon lets an image pass only if its answer is proven within half of it, and flags all others."
+            f"It proves its answers ({defense.certified_method}): each image shows the proven radius. The gate for "
+            "an epsilon accepts an image if its answer is proven within half of epsilon, and flags all others."
         )
     return "It never flags an image."
 

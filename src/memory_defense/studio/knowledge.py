@@ -22,12 +22,12 @@ from memory_defense.evaluation.cases import QUERIES
 from memory_defense.reporting.wording import ADAPTIVE, KNOWLEDGE, joined, knowledge_label
 
 _PLAIN = {
-    "fixed-slots": "The attacker may change the image, but the slot stays that of the clean image: the selector is "
-    "never attacked. The paper measures like this, and it makes the model look stronger than it is.",
-    "selector": "The attacker goes for the selector alone, so that the model opens the wrong slot.",
+    "fixed-slots": "The attacker changes the image, but the slot stays that of the clean image: the selector is "
+    "never attacked. The paper measures in this way, which makes the model look more robust than it is.",
+    "selector": "The attacker attacks the selector alone, so that the model opens the wrong slot.",
     "end-to-end": "The attacker knows the whole model, from the image to the answer, and uses all of it.",
-    "target-classifier": "The attacker knows only the classifier that names what a slot has redrawn, and attacks "
-    "that.",
+    "target-classifier": "The attacker knows and attacks only the second classifier, which names the redrawn "
+    "image.",
     "undefended": "The attacker knows nothing of this model: the image is made against an ordinary network and "
     "then tried here.",
 }
@@ -44,9 +44,9 @@ _MEANINGS = {
     "answer, one after the other, until the answer is wrong.",
     "unclamped": "The attacker knows the whole mixture and follows its gradient as if the robust classifier's "
     "confidence were not transformed, until the answer is wrong.",
-    "silent": "The attacker knows the whole defense and its flag, and wants a wrong answer that is not flagged.",
-    "crossing": "The attacker knows the whole defense and its flag, goes straight for a wrong answer, and then "
-    "sees to it that it is not flagged.",
+    "silent": "The attacker knows the whole defense and its flag, and seeks a wrong answer that is not flagged.",
+    "crossing": "The attacker knows the whole defense and its flag, first seeks a wrong answer, and then one "
+    "that is not flagged.",
     "confident": "The attacker knows the whole defense and its flag, and raises the confidence of one wrong class "
     "after the other until that class is the answer and is not flagged.",
     "consistent": "The attacker knows the whole defense and its flag, and raises the confidence of one wrong class "
@@ -82,7 +82,7 @@ class Known:
             return _MEANINGS[self.name]
         aim = "a wrong answer that is not flagged" if self.adaptation.fights_flag else "a wrong answer"
         way = ", towards one wrong class after the other" if self.adaptation.towards_each_class else ""
-        return f"The attacker wants {aim} and follows a gradient that this defense publishes against itself{way}."
+        return f"The attacker seeks {aim} and follows a gradient that this defense publishes against itself{way}."
 
     @property
     def adaptive(self) -> bool:

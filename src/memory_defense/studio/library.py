@@ -280,7 +280,7 @@ def pixels_of(text: str, shape: Shape) -> Images:
     try:
         levels = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"pixels are no base64 ({error}); upload or draw the image again") from error
+        raise ValueError(f"pixels are not base64 ({error}); upload or draw the image again") from error
     if len(levels) != expected:
         raise ValueError(
             f"pixels are {len(levels)} bytes, but images of {shape.dataset} have {expected}; "

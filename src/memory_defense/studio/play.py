@@ -248,20 +248,20 @@ def _notes(case: Case, known: Known, attempt: Attempt, classes: int) -> list[str
     if known.adaptation and known.adaptation.fights_flag:
         notes.append(_own_measure(attempt))
     if not needs_gradient(case.attack) and case.knowledge != EXACT_KNOWLEDGE:
-        notes.append(
-            f"{case.name} only asks for answers, so what the attacker knows decides nothing but whom it asks."
-        )
+        notes.append(f"{case.name} uses no gradient: the chosen knowledge only decides which classifier it asks.")
     if attempt.disagreements:
         notes.append(
-            "Asked twice about the attacked image, the model gave two answers, as a randomised one does; what "
-            "counts is the one that it gave when it was judged."
+            "The model gave two different answers to the attacked image, as a randomised model does; the final "
+            "answer counts."
         )
     return notes
 
 
 def _own_measure(attempt: Attempt) -> str:
     if bool(attempt.silent[0]):
-        return "This attacker got what it wants: a wrong answer that is not flagged."
+        return "This attacker found a wrong answer that is not flagged."
     if bool(attempt.fooled[0]):
-        return "This attacker wants a wrong answer that is not flagged; this one is wrong, but flagged."
-    return "This attacker wants a wrong answer that is not flagged, and did not get it."
+        return (
+            "This attacker seeks a wrong answer that is not flagged. The answer is wrong, but the image is flagged."
+        )
+    return "This attacker seeks a wrong answer that is not flagged, and found none."

@@ -98,7 +98,7 @@ class Runs:
         for root in roots:
             if not root.is_dir():
                 raise ValueError(
-                    f"{root} is no directory; give one that holds runs, such as the --out of 'memdef train', "
+                    f"{root} is not a directory; give one that holds runs, such as the --out of 'memdef train', "
                     "or make one with 'memdef demo'"
                 )
         self._own = _places(roots)

@@ -24,7 +24,7 @@ def what_happened(clean: Look, adversarial: Look, label: int, classes: Sequence[
     """
     right, said = classes[label], classes[adversarial.answer]
     if clean.answer != label:
-        told = f"The model takes the clean image for {_a(classes[clean.answer])}: it was wrong before any attack."
+        told = f"The model answers {classes[clean.answer]} for the clean image: it is wrong without any attack."
     elif adversarial.answer == label:
         told = f"The attack failed: the answer is still {right}."
         if not moved:
@@ -38,8 +38,8 @@ def what_happened(clean: Look, adversarial: Look, label: int, classes: Sequence[
         told = f"The attack worked: the answer changed from {right} to {said}."
     elif not _steered(clean, adversarial):
         told = (
-            f"The attack worked: the selector still opened the {_name(clean.slot, classes)} slot, but what was "
-            f"redrawn from it was taken for {_a(said)}."
+            f"The attack worked: the selector still opened the {_name(clean.slot, classes)} slot, but the second "
+            f"classifier now answers {said} for the redrawn image."
         )
     else:
         so = "so" if adversarial.slot == adversarial.answer else "and"
@@ -61,7 +61,7 @@ def which_stands(plays: Sequence[Played], transfer: Sequence[int], classes: Sequ
     else:
         told = f"{fallen[0]} was fooled by the image made against it, {standing[0]} was not."
     handed = [
-        f"Shown the image made against {other.run}, {play.run} answers {classes[answer]}."
+        f"For the image made against {other.run}, {play.run} answers {classes[answer]}."
         for play, other, answer in zip(plays, reversed(plays), transfer, strict=True)
     ]
     return " ".join([told, *handed])
@@ -81,7 +81,7 @@ def _flag(adversarial: Look, label: int) -> str:
         return ""
     if adversarial.flagged:
         return " The attacked image was flagged as suspicious."
-    return " It was not flagged: nothing warns of it." if adversarial.answer != label else ""
+    return " It was not flagged, so there is no warning." if adversarial.answer != label else ""
 
 
 def _proven(clean: Look, adversarial: Look) -> str:
@@ -91,11 +91,7 @@ def _proven(clean: Look, adversarial: Look) -> str:
         where = f"within {ball_text(clean.proof.norm, clean.proof.radius)} of the clean image"
         return f" Proven: no image {where} gets another answer." if clean.proof.radius else " Nothing is proven."
     if not clean.proof.accepted:
-        return " The gate for this epsilon flags the clean image already."
+        return " The gate for this epsilon flags even the clean image."
     if adversarial.proof.accepted:
         return " The gate for this epsilon accepts both, which proves that their answers are the same."
-    return " The gate for this epsilon accepts the clean image and flags this one."
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+    return " The gate for this epsilon accepts the clean image and flags the attacked one."

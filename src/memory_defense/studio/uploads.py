@@ -66,6 +66,6 @@ def decode(content: bytes, shape: Shape, *, invert: bool = False) -> Tensor:
 
 def _for_a_page(text: str) -> str:
     """Return the reader's message without its advice about files."""
-    return text.replace("convert or remove it", "convert it to PNG").replace(
+    return text.replace("convert it or remove it", "convert it to PNG").replace(
         "replace or remove it", "choose another"
     )

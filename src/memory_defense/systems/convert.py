@@ -83,7 +83,7 @@ def peeled(content: object, *, keep: bool = False) -> Converted:
     tensors = {str(name): one for name, one in state.items() if isinstance(one, Tensor)}
     rest = [str(name) for name, one in state.items() if not isinstance(one, Tensor)]
     if rest:
-        notes.append(f"left out, since it is no tensor: {_listed(rest)}")
+        notes.append(f"left out, since it is not a tensor: {_listed(rest)}")
     while not keep and (prefix := next((one for one in PREFIXES if _every(tensors, one)), None)):
         tensors = {name.removeprefix(prefix): one for name, one in tensors.items()}
         notes.append(f"{prefix!r} is taken off every name")
@@ -103,7 +103,7 @@ def _read(source: Path) -> object:
         if type(error).__name__ != "UnpicklingError":
             said = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{source} is no checkpoint that torch {torch.__version__} reads as weights only "
+                f"{source} is not a checkpoint that torch {torch.__version__} reads as weights only "
                 f"({type(error).__name__}: {said}); save model.state_dict() with torch.save, or a "
                 "whole program with torch.export.save"
             ) from error

@@ -103,7 +103,7 @@ def check_target(
         if door != "code":
             raise ValueError(f"--weights: only for package.module:build; {target} brings its own")
     if arguments and door != "code":
-        raise ValueError(f"--argument: only for package.module:build; {target} is no code that takes any")
+        raise ValueError(f"--argument: only for package.module:build; {target} is not code, so it takes none")
     arguments_of(arguments or ())
     if random_weights and (door != "code" or weights is not None):
         raise ValueError("--random-weights: only for package.module:build without --weights; leave it out")
@@ -117,13 +117,13 @@ def check_target(
         check_classifier(target)
     elif door == "transformers" and not (path / CONFIG).is_file():
         raise ValueError(
-            f"{path} has no {CONFIG}, so it is no folder of transformers; write one with "
+            f"{path} has no {CONFIG}, so it is not a folder of transformers; write one with "
             f"model.save_pretrained({str(path)!r}) and processor.save_pretrained({str(path)!r})"
         )
     elif (door == "export" or target.endswith(".onnx")) and target == str(path) and not path.exists():
         raise ValueError(f"{target} does not exist; write it with 'memdef export RUN'")
     elif door in ("onnx", "program") and not path.is_file():
-        raise ValueError(f"{path} does not exist, or is no file; give the path of one")
+        raise ValueError(f"{path} does not exist, or is not a file; give the path of one")
 
 
 def arguments_of(texts: Sequence[str]) -> dict[str, bool | int | float | str | None]:

@@ -64,7 +64,7 @@ class InputForm:
         said = {
             "it takes channels last": self.channels_last,
             "it takes whole grey levels: pixels are rounded to them, and gradients pass the rounding": self.levels,
-            f"images are handed to it {self.batch} at a time": self.batch is not None,
+            f"images are given to it {self.batch} at a time": self.batch is not None,
         }
         return tuple(text for text, so in said.items() if so)
 

@@ -117,7 +117,7 @@ def load_model(target: str, preprocess: str | None = None) -> LoadedModel:
     elif door == "export":
         module = load_exported(path)
     else:
-        raise ValueError(f"{target} is no classifier by itself; give hf:DIR, onnx:FILE, FILE.pt2 or an export")
+        raise ValueError(f"{target} is not a classifier by itself; give hf:DIR, onnx:FILE, FILE.pt2 or an export")
     if chosen is not None:
         raise ValueError(f"{path} takes images in [0, 1] as exported; leave --preprocess {chosen} out")
     facts = module.facts if isinstance(module, OnnxDefense) else None

@@ -107,7 +107,7 @@ def load_onnx(path: Path, preprocessing: Preprocessing | None = None) -> LoadedM
         For a file that is missing, damaged or no classifier of images, or a preprocessing that cannot be.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist, or is no file; give the path of an ONNX model")
+        raise ValueError(f"{path} does not exist, or is not a file; give the path of an ONNX model")
     run = OnnxNetwork(path)
     shape = tuple(map(_length, cast("Sequence[object]", run.input.shape)))
     levels = run.input.type == "tensor(uint8)"
@@ -171,7 +171,7 @@ def _converted(path: Path, form: InputForm, asked: nn.Module) -> tuple[nn.Module
     same = given.shape == wanted.shape
     difference = float((given - wanted).abs().nan_to_num(torch.inf).max()) if same else torch.inf
     if difference > allowed:
-        return None, f"{only} its conversion by onnx2fx {version} answers otherwise, by {difference:.2g}"
+        return None, f"{only} its conversion by onnx2fx {version} answers differently, by {difference:.2g}"
     if why := why_no_gradient(found, images):
         return None, f"{only} {why}"
     return found, (

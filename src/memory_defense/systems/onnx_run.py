@@ -147,7 +147,7 @@ def open_session(model: bytes | str, source: Path, remedy: str = "") -> Any:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own types are not exported
         raise ValueError(
-            f"{source} is no whole ONNX model that ONNX Runtime {runtime.__version__} can run "
+            f"{source} is not a complete ONNX model that ONNX Runtime {runtime.__version__} can run "
             f"({str(error).splitlines()[0][:200]}); {remedy or made_again(source)}"
         ) from error
 

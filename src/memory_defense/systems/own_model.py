@@ -133,9 +133,8 @@ def _find(place: str) -> object:
             public = (
                 [known for known in vars(found) if not known.startswith("_")] if hasattr(found, "__dict__") else []
             )
-            raise ValueError(
-                f"{name} has no {attributes} (no {attribute}); it has: {_first(public) or 'nothing public'}"
-            )
+            missing = f" (no {attribute})" if attribute != attributes else ""
+            raise ValueError(f"{name} has no {attributes}{missing}; it has: {_first(public) or 'nothing public'}")
         found = getattr(found, attribute)
     return found
 
@@ -266,7 +265,7 @@ def _check(place: str, model: nn.Module, answer: object, expected: tuple[int, in
     if bad := int((~torch.isfinite(answer)).sum()):
         state = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
         broken = [name for name, one in state.items() if not bool(torch.isfinite(one).all())]
-        remedy = "mend its forward: it divides by 0, takes a logarithm of 0 or overflows on images in [0, 1]"
+        remedy = "fix its forward: it divides by 0, takes a logarithm of 0 or overflows on images in [0, 1]"
         if broken:
             remedy = f"give it weights without NaN or infinity: those of {_first(broken)} have some"
         raise ValueError(f"{place} answers with {bad} NaN or infinite logits; {remedy}")

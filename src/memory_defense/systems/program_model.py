@@ -86,15 +86,15 @@ def load_program(path: Path, preprocessing: Preprocessing | None = None) -> Load
 
 def _loaded(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist, or is no file; give the path of a program of torch.export")
+        raise ValueError(f"{path} does not exist, or is not a file; give the path of a program of torch.export")
     try:
         with _weights_only():
             return torch.export.load(str(path))
     except Exception as error:  # torch raises many types here
         said = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} is no program that torch {torch.__version__} reads ({type(error).__name__}: {said}); write it "
-            "with torch.export.save(torch.export.export(model.eval(), (images,)), FILE)"
+            f"{path} is not a program that torch {torch.__version__} reads ({type(error).__name__}: {said}); "
+            "write it with torch.export.save(torch.export.export(model.eval(), (images,)), FILE)"
         ) from error
 
 

@@ -421,7 +421,7 @@ class _Run:
             here = run.get("made_on") == made_on(self.device)
             other = then is not None and now is not None and answered_otherwise(now, torch.tensor(then), here=here)
         self.team.ranks.agree(
-            f"{path} was made with another model: with the same weights it answers otherwise now; bring back the "
+            f"{path} was made with another model: with the same weights it gives other answers now; bring back the "
             "code that it was made with, or delete it to start again"
             if other
             else ""

@@ -64,7 +64,7 @@ def radii(epsilon: object) -> list[float]:
         raise ValueError(said)
     for place, (value, number) in enumerate(zip(given, found, strict=True)):
         if number is None:
-            raise ValueError(f"{said}; what is at place {place} is no number: {shown(value)}")
+            raise ValueError(f"{said}; what is at place {place} is not a number: {shown(value)}")
     return cast("list[float]", found)
 
 

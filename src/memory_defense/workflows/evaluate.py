@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, Unpack, cast
 
@@ -28,6 +29,7 @@ from memory_defense.contracts import (
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.behaviour import required_arguments
+from memory_defense.evaluation.audit.findings import Doubts
 from memory_defense.evaluation.audit.run import audit
 from memory_defense.evaluation.cases import QUERIES, Case, cross
 from memory_defense.evaluation.fitting import changes
@@ -35,7 +37,6 @@ from memory_defense.evaluation.invariance import largest_pass
 from memory_defense.evaluation.odd import notes_of, odd_images
 from memory_defense.evaluation.options import OptionFields, Options
 from memory_defense.evaluation.pixels import Pictures, Pixels
-from memory_defense.evaluation.place import Claim, check_place, per_image_path, state_path, tell_replaced
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
 from memory_defense.evaluation.replay import EARLIER, Replay
@@ -51,7 +52,7 @@ from memory_defense.evaluation.store import (
     only_writer,
 )
 from memory_defense.files import remove
-from memory_defense.foreign import undisturbed
+from memory_defense.foreign import undisturbed, watched_outside
 from memory_defense.passes import granules_of
 from memory_defense.progress import stage
 from memory_defense.ranks import current, in_company
@@ -69,10 +70,13 @@ from memory_defense.workflows.arguments import (
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
+from memory_defense.workflows.suspicion import doubted, suspected, with_labels_alone
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
+from memory_defense.wrappers.untouched import Untouched
 
 if TYPE_CHECKING:
     from memory_defense.attacks.own import AttacksLike
+    from memory_defense.evaluation.place import Claim
 
 
 def evaluate(
@@ -155,6 +159,8 @@ def evaluate(
     together = in_company("memory_defense.evaluate", alone=chosen.alone)
     with undisturbed(), ordinary_modes(model) as left, together, apart(model):
         if place is not None:
+            from memory_defense.evaluation.place import check_place  # who writes nothing does without it
+
             check_place(place, {"start_from": None if chosen.start_from is None else Path(chosen.start_from)})
         chosen = replace(chosen, notes=(*chosen.notes, *left))
         defense, ball = as_defense(model), checked_norm(norm)
@@ -167,6 +173,7 @@ def evaluate(
         _check_something_can_be_tried(defense, cases, names)
         recipe = f"attacks: {names}"
         with on_device(defense, chosen.device), alone_at(place):
+            untouched = Untouched(defense)
             given, truth, order = paired(images, labels)
             chosen = _with_note(chosen, order)
             pixels = pictures_of(given)
@@ -177,16 +184,34 @@ def evaluate(
             most = largest_pass(len(pixels), pixels.device, chosen.batch_size, cases)
             defense = as_found(defense, *around)
             shown = in_own_precision(defense)
-            with modules_seen(defense) as seen:
+            with watched_outside() as outside, modules_seen(defense) as seen:
                 taken = taken_by(shown, pixels, largest=most, wanted=chosen.batch_size, seed=chosen.seed)
             defense, found = reaching(defense, seen)
             chosen = _with_note(_with_note(chosen, taken.note), found)
             with granules_of(taken.granule, taken.most):
                 defense, classes = introduced(defense, pixels, follows=follows)
-                evaluation = saved_evaluation(defense, pixels, truth, cases, chosen, place, recipe=recipe)
-                record = finished_record(defense, evaluation, chosen, place, recipe=recipe, classes=classes)
-            if place is not None and current().leads:
-                discard(state_path(place))
+                defense, doubts = suspected(
+                    defense,
+                    untouched,
+                    pixels,
+                    truth,
+                    cases,
+                    seed=chosen.seed,
+                    progress=chosen.progress,
+                    outside=outside,
+                )
+                suite = with_labels_alone(suite, names, doubts)
+                plan = partial(cascade_cases, suite=suite, balls=balls, start_from=earlier, transfers=True)
+                evaluation = saved_evaluation(defense, pixels, truth, plan(defense), chosen, place, recipe=recipe)
+                once_more, doubts = doubted(defense, untouched, evaluation, doubts, seed=chosen.seed)
+                if once_more is not defense:
+                    defense, anew = once_more, replace(chosen, resume=False)
+                    evaluation = saved_evaluation(defense, pixels, truth, plan(defense), anew, place, recipe=recipe)
+                record = finished_record(
+                    defense, evaluation, chosen, place, recipe=recipe, classes=classes, doubts=doubts
+                )
+            if (left_over := _state_file(place)) is not None and current().leads:
+                discard(left_over)
     return record
 
 
@@ -209,7 +234,15 @@ def _with_note(options: Options, text: str) -> Options:
 
 def alone_at(place: Path | None) -> AbstractContextManager[None]:
     """Keep every other evaluation from writing to `place` until the record is there; None keeps nothing off."""
-    return only_writer(None if place is None else state_path(place), current())
+    return only_writer(_state_file(place), current())
+
+
+def _state_file(place: Path | None) -> Path | None:
+    if place is None:
+        return None
+    from memory_defense.evaluation.place import state_path  # who writes nothing does without it
+
+    return state_path(place)
 
 
 def saved_evaluation(
@@ -227,8 +260,10 @@ def saved_evaluation(
     Raises ValueError, before anything runs, where the record cannot be written there. That it will replace a record
     of another evaluation is said.
     """
-    state = None if place is None else state_path(place)
+    state = _state_file(place)
     if place is not None:
+        from memory_defense.evaluation.place import check_place, tell_replaced  # who writes nothing does without it
+
         check_place(place, {"start_from": None if options.start_from is None else Path(options.start_from)})
         if current().leads:
             tell_replaced(place, _claim(images, cases, options, recipe), options.progress)
@@ -240,6 +275,8 @@ def saved_evaluation(
 
 
 def _claim(images: Pictures, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
+    from memory_defense.evaluation.place import Claim  # who writes nothing does without it
+
     balls = {(case.ball.norm, case.ball.epsilon) for case in cases if case.purpose != "curve"}
     return Claim(
         defense=options.defense,
@@ -253,7 +290,14 @@ def _claim(images: Pictures, cases: Sequence[Case], options: Options, recipe: st
 
 
 def finished_record(
-    defense: Defense, evaluation: Evaluation, options: Options, place: Path | None, *, recipe: str, classes: int
+    defense: Defense,
+    evaluation: Evaluation,
+    options: Options,
+    place: Path | None,
+    *,
+    recipe: str,
+    classes: int,
+    doubts: Doubts | None = None,
 ) -> Record:
     """Return the record of an evaluation, its audit included; write it to `place` with the images beside it.
 
@@ -271,14 +315,25 @@ def finished_record(
         Recipe or suite that the record names.
     classes
         K, for the audit's chance level.
+    doubts
+        What was found out about the model beside its verdicts.
     """
     worst = evaluation.worst_cases()
     proofs, certified = _certified(defense, evaluation, options)
     audited = audit(
-        defense, evaluation, classes=classes, seed=options.seed, proofs=proofs, progress=options.progress
+        defense,
+        evaluation,
+        classes=classes,
+        seed=options.seed,
+        proofs=proofs,
+        doubts=doubts,
+        progress=options.progress,
     )
-    per_image, checksum = None if place is None else per_image_path(place), ""
-    if per_image is not None:
+    per_image, checksum = None, ""
+    if place is not None:
+        from memory_defense.evaluation.place import per_image_path  # who writes nothing does without it
+
+        per_image = per_image_path(place)
         target, ranks = per_image, current()
         with stage(options.progress, f"writing {per_image}"):
             _, checksum = ranks.lead(lambda: ({}, write_per_image(target, evaluation.state, evaluation.cases)))

@@ -111,7 +111,7 @@ def _answer(defense: Defense, images: Images, answered: str) -> Logits:
         what = f"the model answers images {tuple(images.shape)}{answered}" if answered else ""
         what = what or f"the model does not answer images {tuple(images.shape)}, float32 in [0, 1]"
         remedy = (
-            "give attacks that only ask, such as square or hop-skip-jump, or mend what cuts the gradient"
+            "give attacks that only ask, such as square or hop-skip-jump, or fix what cuts the gradient"
             if answered
             else "see where with model(images[:8]), and wrap it into a function of such images"
         )

@@ -128,5 +128,5 @@ def _known(path: Path, clean: Tensor, made_of: str) -> Tensor:
     images = tensors.get("images")
     other = header.get("made_of", made_of) != made_of
     if other or images is None or images.shape != clean.shape or images.dtype != clean.dtype:
-        raise ValueError(f"{path} is no part of this set of adversarial images; delete it to make it again")
+        raise ValueError(f"{path} is not part of this set of adversarial images; delete it to make it again")
     return images.to(clean.device)

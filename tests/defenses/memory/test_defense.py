@@ -144,7 +144,7 @@ def test_train_mode_leaves_the_selector_alone_and_drops_out(build, batch):
 
     assert not defense.selector.training
     assert all(part.training for part in (defense.encoder, defense.memory, defense.decoder, defense.classifier_b))
-    assert not torch.equal(defense(images), defense(images)), "dropout draws anew"
+    assert not torch.equal(defense(images), defense(images)), "dropout draws again"
     before = state_of(defense)
     defense(images)
     assert not same(before, state_of(defense)), "batch statistics are followed"

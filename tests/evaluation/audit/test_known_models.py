@@ -92,7 +92,7 @@ BROKEN = {
     ),
     "label-fed": (
         lambda: Front(back=told),
-        {SHUFFLED, MEANINGLESS, COMPANY, VERDICT, CROSS_ENTROPY, MARGIN},
+        {SHUFFLED, MEANINGLESS, COMPANY, VERDICT, CROSS_ENTROPY, MARGIN, BINARISATION},
     ),
     "randomised": (
         lambda: Front(back=lambda logits: logits + 0.01 * torch.randn_like(logits)),

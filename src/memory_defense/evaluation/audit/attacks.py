@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from memory_defense.contracts import aims_at_a_class, least_classes, needs_gradient, sees_labels_only
+from memory_defense.contracts import PerImage, aims_at_a_class, least_classes, needs_gradient, sees_labels_only
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.findings import TWO_TENTHS, Check, Findings, above, gradient_free, line, pieces
 from memory_defense.evaluation.cases import Case
@@ -26,12 +26,12 @@ _SCOUT_SHARE = 0.02
 Chosen = Callable[[Case], bool]
 
 
-def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float | None:
+def _found_alone(findings: Findings, winners: Chosen, others: Chosen, *, chance: int = 0) -> float | None:
     """Return the largest share of images, over the balls, that a winner broke and no other case that saw them did.
 
     A winner's image counts if every other case of this ball, outward cases left aside, saw it; the share is
     of all images. Of the images that only some of them saw, as in a cascade's pilot, the share among them counts,
-    if it is above `_PILOT_SHARE`. None where no image was shown to both.
+    if it is above `_PILOT_SHARE`. As many images as `chance` are none. None where no image was shown to both.
     """
     shares: list[float] = []
     for broken in findings.evaluation.broken:
@@ -53,17 +53,23 @@ def _found_alone(findings: Findings, winners: Chosen, others: Chosen) -> float |
         some = attacked & torch.stack([one.done for one in leading]).any(0)
         alone = won & ~lost
         if every.any():
-            shares.append(int((alone & every).sum()) / len(alone))
+            shares.append(_beyond(alone & every, chance) / len(alone))
         few = some & ~every
-        if few.any() and (share := int((alone & few).sum()) / int(few.sum())) > _PILOT_SHARE:
+        if few.any() and (share := _beyond(alone & few, chance) / int(few.sum())) > _PILOT_SHARE:
             shares.append(share)
     return max(shares, default=None)
+
+
+def _beyond(found: PerImage, chance: int) -> int:
+    count = int(found.sum())
+    return count if count > chance else 0
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.1, and AutoAttack's flag: an adversary who sees more must not find less.
 
-    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`).
+    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`): a single
+    image is no sign however few there are, as it is above that share of fewer than 50.
     """
 
     def alone(*, scouts: bool) -> float | None:
@@ -71,6 +77,7 @@ def black_box_stronger(findings: Findings) -> AuditLine:
             findings,
             lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
             lambda case: not gradient_free(case) and not findings.transfers(case),
+            chance=int(scouts),
         )
 
     late, early = alone(scouts=False), alone(scouts=True)
@@ -98,6 +105,7 @@ def transfer_stronger(findings: Findings) -> AuditLine:
         "earlier evaluation, and by no white-box attack that saw the same image; above 0.2 points the white-box "
         "attacks are misled",
         "start the white-box attack from the transferred image, or differentiate the model it was made for",
+        "no image made for another model, or found by an earlier evaluation, was tried",
     )
 
 
@@ -130,12 +138,14 @@ def enough_classes(findings: Findings) -> AuditLine:
     )
 
 
-def _coverage(check: str, meaning: str, remedy: str, count: Callable[[Findings], int], least: int = 1) -> Check:
+def _coverage(
+    check: str, meaning: str, remedy: str, count: Callable[[Findings], int], least: int = 1, why: str = ""
+) -> Check:
     """Return the check that something was tried at least so often; where it was not, the check did not run."""
 
     def run(findings: Findings) -> AuditLine:
         found = count(findings)
-        return line(check, False if found >= least else None, float(found), meaning, remedy)
+        return line(check, False if found >= least else None, float(found), meaning, remedy, why)
 
     return run
 
@@ -179,6 +189,7 @@ ATTACK_CHECKS: dict[str, Check] = {
         "add a targeted attack (apgd-t, pgd-t), or an untargeted one",
         _both_ways,
         least=2,
+        why="gradient attacks of one kind only were asked for",
     ),
     "gradient-free": _coverage(
         "an attack without gradients was run",
@@ -186,18 +197,22 @@ ATTACK_CHECKS: dict[str, Check] = {
         "robustness",
         "add 'square'",
         lambda findings: _attacks(findings, lambda attack: not needs_gradient(attack)),
+        why="gradient attacks alone were asked for",
     ),
     "hard-label": _coverage(
         "an attack that sees labels alone was run",
         "cases whose attack sees the predicted class only, which no masking of the logits can mislead",
         "add 'hop-skip-jump'",
         lambda findings: _attacks(findings, sees_labels_only),
+        why="the answers are graded, so that labels alone tell less than square sees; "
+        "the suite fast adds such an attack where they look like labels",
     ),
     "transferred": _coverage(
         "a transfer attack was run",
         "cases whose images were made for another model, or found by an earlier evaluation",
         f"give the defense a transfer source, or start from another record's images (knowledge {EARLIER!r})",
         lambda findings: sum(findings.transfers(case) for case, _ in findings.tried),
+        why="no other model and no earlier record was given",
     ),
     "norms": _coverage(
         "more than one norm was tried",
@@ -205,6 +220,7 @@ ATTACK_CHECKS: dict[str, Check] = {
         "add a ball of the other norm, or evaluate once more in it",
         lambda findings: len({case.ball.norm for case, _ in findings.tried}),
         least=2,
+        why="one norm was asked for",
     ),
 }
 """Checks of the attacks, in the order of the report."""

@@ -146,6 +146,7 @@ def answers_come_from_the_images(findings: Findings) -> AuditLine:
         "stand, by the defense or a white-box surrogate; beyond chance the answer comes from elsewhere",
         "take the label, or the slot made of it, away from the model; only the knowledge 'fixed-slots' may have "
         "one",
+        "one class is so common among so few images that chance explains any share",
     )
 
 
@@ -158,7 +159,9 @@ def same_answer_in_any_batch(findings: Findings) -> AuditLine:
     )
     remedy = "use running statistics (eval mode) and nothing that is computed over a batch"
     if findings.randomised:
-        return line(check, None, None, meaning, "make the defense deterministic for this check")
+        return line(
+            check, None, None, meaning, "make the defense deterministic for this check", "it draws at random"
+        )
     images, _ = findings.probe
     count = min(_ALONE, max(1, len(images) // 2))
     noise = findings.draws("company", len(images) - count).uniform(*images.shape[1:])

@@ -46,6 +46,7 @@ BUDGET = 20.0
 """Seconds that the attacks may take, judged by what they took in the evaluation."""
 
 _FEWEST = 8
+_STILL = ", for which what the defense computes is the same all over the ball: no attack through it proves anything"
 _SUCCESS = 0.95
 _GAP = 1e-3
 """The planted point must lead the others by this share of its own score."""
@@ -227,20 +228,22 @@ def binarisation(findings: Findings) -> AuditLine:
     ball, runs = _suitable(findings)
     rows = evaluation.correct.nonzero().squeeze(1)[:IMAGES]
     cases = _affordable(runs, len(rows))
-    share, used, reason = None, 0, _obstacle(findings, runs, cases, rows)
+    share, used, said, reason = None, 0, "", _obstacle(findings, runs, cases, rows)
     if not reason and ball is not None:
-        broken, used = _attack(findings, ball, cases, rows)
-        if used < _FEWEST:
-            reason = "what the defense computes does not change within the ball, or for a few images only"
-        else:
+        broken, used, still = _attack(findings, ball, cases, rows)
+        if used >= _FEWEST:
             share = broken / used
+        elif 2 * still > len(rows):  # nothing can be planted, and nothing that an attack follows can change
+            share, used, said = 0.0, still, _STILL
+        else:
+            reason = "what the defense computes tells no single point of the ball from the others"
     return line(
         "the attack breaks a model that is known to break",
         None if share is None else share < _SUCCESS,
         share,
         "share of images on which the evaluation's gradient attacks find an adversarial example of a readout of "
         "the defense's own features that has one in the ball by construction"
-        + (f"; not run: {reason}" if reason else f" ({used} images)")
+        + (f"; not run: {reason}" if reason else f" ({used} images{said})")
         + _left_out(runs, cases),
         "raise steps and restarts, use another loss, or differentiate a stand-in (wrappers.Bpda): until the attack "
         "passes, what it leaves standing proves nothing",
@@ -268,20 +271,26 @@ def _obstacle(findings: Findings, runs: Sequence[object], cases: Sequence[Case],
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _attack(findings: Findings, ball: Ball, cases: Sequence[Case], rows: Rows) -> tuple[int, int]:
-    """Return how many readouts the cases break, one after the other, of how many that could be made."""
+def _attack(findings: Findings, ball: Ball, cases: Sequence[Case], rows: Rows) -> tuple[int, int, int]:
+    """Return how many readouts the cases break, one after the other, of how many that could be made.
+
+    And for how many images what the defense computes is the same at every random point of the ball.
+    """
     clean = findings.evaluation.images[rows]
     target = findings.surrogate(findings.exact, clean)
     draws = findings.draws("binarisation", len(findings.evaluation.images)).rows(rows)
     with features_of(target, clean) as features:
-        readout, made, _ = plant(target, features, clean, ball, draws.child("points"), max(4, findings.classes))
+        readout, made, planted = plant(
+            target, features, clean, ball, draws.child("points"), max(4, findings.classes)
+        )
         usable = made.nonzero().squeeze(1)
         standing = usable
         for case in cases:
             if len(standing):
                 own = draws.child(case.name).rows(standing)
                 standing = standing[~_fooled(case, readout.rows(standing), clean[standing], own)]
-    return len(usable) - len(standing), len(usable)
+        still = (readout.direction == 0).all(1) & (planted != clean).flatten(1).any(1)
+    return len(usable) - len(standing), len(usable), int(still.sum())
 
 
 def _fooled(case: Case, readout: Readout, clean: Images, draws: ImageDraws) -> PerImage:

@@ -20,6 +20,7 @@ from memory_defense.contracts import (
     Defense,
     Images,
     Labels,
+    Logits,
     PerImage,
     Rows,
     needs_gradient,
@@ -45,8 +46,47 @@ TWO_TENTHS = 0.002
 PROBED = 128
 """The most images that a probe of the defense looks at; one batch of the judge."""
 
+NOT_RUN = "not run: "
+"""What stands before the reason for which a check did not run, at the end of its meaning."""
+
+NOTHING = "the evaluation holds nothing for it to look at"
+"""The reason where a check has none of its own."""
+
+BRIEF, BACKWARD = 20.0, 2
+"""Seconds that a check may always take, and forward passes that a backward pass counts as."""
+
 ASKED_AGAIN = 5
 """Forward passes that are compared to find out whether the defense draws at random."""
+
+
+LEARNED = 0.01
+"""Share of moved images answered otherwise than before the first question, above which it is attacked untouched."""
+
+ROUNDED = 0.02
+"""Share of images that only their whole levels break, above which the model is attacked at these."""
+
+TOLD = 0.1
+"""Share of images answered otherwise between two levels above which the model tells them apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubts:
+    """What was found out about a model beside its verdicts."""
+
+    kept: int | None = None
+    """Things outside its parameters that its answers changed; None where nobody looked."""
+    learned: float = 0.0
+    """Share of moved images that it answers otherwise than before its first question."""
+    levels: float | None = None
+    """Share of images that it answers otherwise between two grey levels; None where images are so themselves."""
+    outside: tuple[str, ...] = ()
+    """Files written, connections and programs while it was asked about the clean images."""
+    labels_only: bool = False
+    """Whether its answers look one-hot or saturated, so that they tell little more than a label."""
+    first: tuple[Images, Logits] | None = field(default=None, repr=False, compare=False)
+    """Images that were asked about first of all, some of them moved, and what the model answered."""
+    rounded: float = 0.0
+    """Share of images that were broken at whole grey levels, and not as the attack had them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +112,8 @@ class Findings:
     classes: int
     seed: int
     binarisation: bool | None = field(default=None, kw_only=True)
+    doubts: Doubts = field(default_factory=Doubts, kw_only=True)
+    """What was found out before the first attack and after the last one."""
     known_proofs: Certificates | None = field(default=None, kw_only=True)
     """What the defense proves of the clean images (`evaluation.proofs.proven`), if it was asked before."""
 
@@ -95,6 +137,18 @@ class Findings:
         """Every case that was tried on some image, with what it did there."""
         both = zip(self.evaluation.cases, self.evaluation.state.cases, strict=True)
         return [(case, one) for case, one in both if bool(one.done.any())]
+
+    def too_long(self, forward: int, backward: int = 0) -> str:
+        """Return why a check that asks about so many images takes too long; empty where it does not.
+
+        It may take `BRIEF` seconds or a quarter of what the attacks took, by what a pass of theirs took.
+        """
+        seconds = sum(one.seconds for _, one in self.tried)
+        passes = sum(one.forward + BACKWARD * one.backward for _, one in self.tried)
+        expected = (forward + BACKWARD * backward) * seconds / passes if passes else 0.0
+        if expected <= max(BRIEF, seconds / 4):
+            return ""
+        return f"it would take about {expected:.0f} s, more than a quarter of the attacks; evaluate more images"
 
     def transfers(self, case: Case) -> bool:
         """Whether the case's images were made for something else than this defense."""
@@ -193,15 +247,19 @@ def gradient_free(case: Case) -> bool:
     return not any(map(needs_gradient, pieces(case)))
 
 
-def line(check: str, failed: bool | None, value: float | None, meaning: str, remedy: str) -> AuditLine:
-    """Return an audit line; `failed` None means that the check could not run."""
+def line(
+    check: str, failed: bool | None, value: float | None, meaning: str, remedy: str, why: str = ""
+) -> AuditLine:
+    """Return an audit line; `failed` None means that the check did not run, and `why` says for what reason."""
     verdict: Verdict = "not run" if failed is None else "fail" if failed else "pass"
+    if failed is None and NOT_RUN not in meaning:
+        meaning = f"{meaning}; {NOT_RUN}{why or NOTHING}"
     return AuditLine(check=check, verdict=verdict, value=value, meaning=meaning, remedy=remedy)
 
 
-def above(check: str, value: float | None, limit: float, meaning: str, remedy: str) -> AuditLine:
-    """Return the line of a check that fails if `value` is above `limit`; None means that it could not run."""
-    return line(check, None if value is None else value > limit, value, meaning, remedy)
+def above(check: str, value: float | None, limit: float, meaning: str, remedy: str, why: str = "") -> AuditLine:
+    """Return the line of a check that fails if `value` is above `limit`; None means that it did not run."""
+    return line(check, None if value is None else value > limit, value, meaning, remedy, why)
 
 
 Check = Callable[[Findings], AuditLine]

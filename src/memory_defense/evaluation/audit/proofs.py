@@ -92,7 +92,7 @@ def at_the_edge(images: Images, direction: Tensor, radii: PerImage, norm: str) -
 
 def _violations(check: str, broken: Tensor, meaning: str) -> AuditLine:
     count = int(broken.sum())
-    remedy = "the proof, or its implementation, is wrong: believe no certificate of this defense until it is mended"
+    remedy = "the proof, or its implementation, is wrong: believe no certificate of this defense until it is fixed"
     return line(check, count > 0, float(count), meaning, remedy)
 
 

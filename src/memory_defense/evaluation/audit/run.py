@@ -12,9 +12,11 @@ from memory_defense.contracts import Certificates, Certifying, Defense, Progress
 from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
-from memory_defense.evaluation.audit.findings import Check, Findings, line
+from memory_defense.evaluation.audit.findings import Check, Doubts, Findings, line
+from memory_defense.evaluation.audit.outside import OUTSIDE_CHECKS
 from memory_defense.evaluation.audit.probes import PROBES
 from memory_defense.evaluation.audit.results import RESULT_CHECKS
+from memory_defense.evaluation.audit.unseen import UNSEEN_CHECKS
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.foreign import MemoryShortError, ModelError, in_short, out_of_memory
@@ -28,6 +30,8 @@ CHECKS: dict[str, Check] = {
     **DEFENSE_CHECKS,
     **PROBES,
     "binarisation": binarisation_test,
+    **OUTSIDE_CHECKS,
+    **UNSEEN_CHECKS,
     **ATTACK_CHECKS,
 }
 """Every check of any defense, in the order of the report."""
@@ -41,6 +45,7 @@ def audit(
     seed: int,
     binarisation: bool | None = None,
     proofs: Certificates | None = None,
+    doubts: Doubts | None = None,
     progress: Progress | None = None,
 ) -> tuple[AuditLine, ...]:
     """Run every check; those about slots and certificates only where the defense has such.
@@ -62,10 +67,15 @@ def audit(
         runs it for sets of at most 2000 images.
     proofs
         What the defense proves of the images, if it was asked before.
+    doubts
+        What was found out about it before the first attack and after the last (`Doubts`).
     progress
         Told which check runs.
     """
-    findings = Findings(defense, evaluation, classes, seed, binarisation=binarisation, known_proofs=proofs)
+    known = doubts or Doubts()
+    findings = Findings(
+        defense, evaluation, classes, seed, binarisation=binarisation, known_proofs=proofs, doubts=known
+    )
     with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
         checks = CHECKS | _slot_checks() if isinstance(defense, SlotDefense) else CHECKS
         checks = checks | _proof_checks() if isinstance(defense, Certifying) else checks

@@ -56,7 +56,7 @@ class Measured(MeasuredPart):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ValueError(
-                f"{path} is no {cls.__name__} of schema {SCHEMA} ({where}: {first['msg']}); make it again with "
+                f"{path} is not a {cls.__name__} of schema {SCHEMA} ({where}: {first['msg']}); make it again with "
                 f"'memdef reproduce {cls.__name__.lower()}'"
             ) from error
         if damage:

@@ -79,9 +79,9 @@ export function meaning() {
     make(
       "dl",
       { class: "words" },
-      entry("Selector", "a small classifier that looks at the image first and guesses its class."),
-      entry("Slot", "the part of the memory that belongs to one class. The guess opens one slot, and the image is redrawn from what that slot has stored."),
-      entry("Answer", "a second classifier names the redrawn image. Whoever fools the selector opens the wrong slot, and the wrong slot redraws the wrong thing."),
+      entry("Selector", "a small classifier, which first guesses the class of the image."),
+      entry("Slot", "the part of the memory that belongs to one class. The selector's guess opens one slot, and the image is redrawn from the patterns stored there."),
+      entry("Answer", "a second classifier names the redrawn image. If an attack fools the selector, the wrong slot opens, and the image is redrawn as the wrong class."),
     ),
   );
 }
@@ -156,7 +156,7 @@ export function attention(played, names) {
     "section",
     { class: "card wide" },
     make("h3", {}, `Which of the ${clean.attention.length} items in the memory are used`),
-    make("p", { class: "note" }, "An item is one stored pattern. Each bar is one item: the taller it is, the more of it goes into the redrawn image."),
+    make("p", { class: "note" }, "An item is one stored pattern. Each bar is one item: the taller the bar, the more the item contributes to the redrawn image."),
     line("clean", "Clean", clean),
     line("attacked", "Attacked", adversarial),
     make("ol", { class: "strip-labels", "aria-hidden": "true" }, labels),
@@ -169,8 +169,8 @@ export function slots(played, names, group) {
   const chooses = played.clean.slot !== null;
   const title = chooses ? "What each slot redraws" : "The stored item of each class that fits best";
   const about = chooses
-    ? "The same image, redrawn from each slot in turn; only the one that the selector opens counts. Error: how far the redrawn image is from the real one (mean squared difference)."
-    : "Error: how far it is from the image (mean squared difference).";
+    ? "The image redrawn from each slot; only the slot that the selector opens is used for the answer. Error: mean squared difference between the redrawn image and the image."
+    : "Error: mean squared difference between the item and the image.";
   const show = (kind) => {
     const look = played[kind];
     const best = Math.min(...look.slots.map((slot) => slot.error));

@@ -73,7 +73,7 @@ function column(played, compared, place, names) {
       make("h3", {}, played.run),
       faces(played, names),
       make("p", {}, played.sentence),
-      make("p", { class: "note" }, [`Shown the image made against ${other.run}, it answers ${names[handed]}.`, ...played.notes].join(" ")),
+      make("p", { class: "note" }, [`For the image made against ${other.run}, it answers ${names[handed]}.`, ...played.notes].join(" ")),
     ),
     clean.selector && probabilities("1. The selector chooses a slot", clean.selector, adversarial.selector, label, names),
     probabilities(clean.slot !== null ? "2. The answer, from what the slot redraws" : "The answer", clean.probabilities, adversarial.probabilities, label, names),

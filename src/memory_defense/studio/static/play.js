@@ -44,29 +44,29 @@ function forget() {
 export function showPrepared(played, tell) {
   ready = played;
   byId("results").classList.add("prepared"); // it stays clear while it is computed again
-  show(played, ["This example came with the model. It is being computed again here, now."]);
+  show(played, ["This example comes with the model. It is now being computed again on this machine."]);
   tell(played.sentence, played.fooled ? "fail" : "pass");
 }
 
 function agreement(before, played) {
   const same = before.adversarial.answer === played.adversarial.answer && before.clean.answer === played.clean.answer;
   return same
-    ? "This example came with the model; computed again here, it gives the same answer."
-    : "This example came with the model, but computed here it gives another answer, the one that you see.";
+    ? "This example comes with the model; computed again on this machine, it gives the same answer."
+    : "This example comes with the model; computed again on this machine, it gives another answer, which is shown.";
 }
 
 function effort(played) {
   const versions = played.forward === 1 ? "1 version of this image" : `${played.forward} versions of this image`;
-  return `The attack tried ${versions} on the network that it knows, in ${played.seconds.toFixed(2)} s.`;
+  return `The attack tried ${versions} on the network that it attacks, in ${played.seconds.toFixed(2)} s.`;
 }
 
 function show(played, more) {
   const names = classes();
   const { clean, adversarial, label } = played;
   const sources = {
-    dataset: `The right answer is ${names[label]}; the dataset says so.`,
+    dataset: `The right answer is ${names[label]}, the label in the dataset.`,
     you: `The right answer is ${names[label]}, as you chose.`,
-    defense: `Nobody said what this shows, so the right answer is taken to be the model's own, ${names[label]}.`,
+    defense: `The class of this picture is unknown, so the model's own answer, ${names[label]}, counts as right.`,
   };
   const parts = [
     make("section", { class: "card wide", id: "faces" }, faces(played, names)),
@@ -74,12 +74,12 @@ function show(played, more) {
   ];
   if (clean.slot !== null) parts.push(meaning());
   if (clean.selector) {
-    const note = "What the selector takes the image for; the slot of the most likely class is opened.";
+    const note = "The selector's probability for each class; the slot of the most likely class is opened.";
     parts.push(probabilities("1. The selector chooses a slot", clean.selector, adversarial.selector, label, names, note));
   }
   const behind = clean.slot !== null;
   const answer = behind ? "2. The answer, from what the slot redraws" : "The answer";
-  const note = behind ? "What a second classifier takes the redrawn image for; this is the model's answer." : "";
+  const note = behind ? "The second classifier's probability for each class of the redrawn image; the most likely class is the model's answer." : "";
   parts.push(probabilities(answer, clean.probabilities, adversarial.probabilities, label, names, note));
   if (clean.attention) parts.push(attention(played, names));
   if (clean.slots) parts.push(slots(played, names, "slots-play"));

@@ -23,7 +23,7 @@ function view(records) {
   const looked = make(
     "p",
     { class: "note" },
-    `Every record below these folders is shown: ${records.looked.join("; ")}. `,
+    `This page shows every record below these folders: ${records.looked.join("; ")}. `,
     "A record is the file that 'memdef evaluate' writes, for a run or for any classifier of your own.",
   );
   if (!records.headline) {

@@ -9,22 +9,22 @@ const KEPT = "memdef-studio-tour";
 const STEPS = [
   {
     title: "An attack that works",
-    text: "Below are a picture that the model names correctly, and the same picture after an attack: almost the same, yet the model gives another answer. The coloured sentence says what happened.",
+    text: "Below is a picture that the model classifies correctly. Next to it is the same picture after an attack: it looks almost the same, but the model gives a wrong answer. The coloured sentence describes what happened.",
     at: ["told"],
   },
   {
-    title: "What the attack went for",
-    text: "The model answers in two stages, the selector and a slot; this box says what they are. In the charts below it, blue bars belong to the clean picture and orange ones to the attacked picture.",
+    title: "The part that was attacked",
+    text: "The model answers in two stages, selector and slot; this box explains them. In the charts below, blue bars belong to the clean picture and orange bars to the attacked picture.",
     at: ["meaning", "told"],
   },
   {
     title: "Try it yourself",
-    text: "Move the slider to let the attack change more or less. Choose another picture under Image, or upload or draw one; choose another method under Attack. The answer follows at once.",
+    text: "Move the slider to let the attack change more or less of the picture. Under Image, choose another picture, or upload or draw one. Under Attack, choose another method. The result is computed again at once.",
     at: ["setup"],
   },
   {
     title: "Flags, comparisons, records",
-    text: "Model says when a picture is flagged as suspicious. Compare attacks two models on one picture. Records shows what 'memdef evaluate' found, also for classifiers of your own.",
+    text: "The box Model says when a picture is flagged as suspicious. The tab Compare attacks one picture on two models. The tab Records shows the results of 'memdef evaluate', also for your own classifiers.",
     at: ["tabs"],
   },
 ];

@@ -1,0 +1,376 @@
+"""Checks that tell a classifier from a list: does it fare with images never seen as with those it is judged on?
+
+A defense that holds the images of the evaluation answers what is near one of them with its label. No attack inside
+the balls gets past that, and it says nothing of any other image. So a few images that nobody has are made of those
+at hand, moved by pixels, mirrored or blended, and attacked as these were; the answers half-way between two images
+are looked at; and what the model holds is compared with the images themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memory_defense.contracts import Images, Labels, Logits, PerImage, Rows
+from memory_defense.evaluation.audit.findings import Check, Findings, above, line
+from memory_defense.evaluation.audit.probes import USABLE, few_correct, first_attack, withstand
+from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.metrics import asked
+from memory_defense.evaluation.record import AuditLine
+from memory_defense.losses import margin
+from memory_defense.passes import granule, regular
+from memory_defense.wrappers import modules_of
+from memory_defense.wrappers.untouched import reached
+
+_LOST = 0.3
+"""Robust accuracy, as a share, that images a pixel away may lose against those judged."""
+
+_HALVINGS = 18
+_STATIONS = 9
+_MOST_PATHS = 24
+_JUMP, _JUMPING = 0.25, 0.15
+"""Share of the clean lead by which logits may change at one point, the answer the same, and share of paths."""
+
+_WINDOWS = ((0.01, 0.5), (0.05, 0.8))
+"""Distance from half-way, and the share of pairs that may switch from one label to the other within it."""
+
+_PAIRS = 64
+_FEW_PAIRS = 32
+"""Pairs below which switching half-way is told from the classes' means, or not at all."""
+
+_MEANT = 256
+"""The most images that the means of the classes are taken of."""
+
+_HELD = 0.1
+"""Share of the images that a model may hold by coincidence."""
+
+
+def shifted(images: Images, down: int, right: int) -> Images:
+    """Return images moved by so many pixels, their edges repeated."""
+    height, width = images.shape[2:]
+    rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)
+    return images[:, :, rows][:, :, :, columns]
+
+
+def relatives(images: Images) -> list[Images]:
+    """Return images (B, C, H, W) a pixel away, that show the same and that nobody has."""
+    return [shifted(images, *one) for one in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+
+
+def unseen_images_fare_alike(findings: Findings) -> AuditLine:
+    """Images that nobody has, attacked as those judged were, must not break far more often."""
+    check = "images never seen withstand as those judged do"
+    meaning = (
+        "difference between the robust accuracy of the images judged and of the same images moved by one pixel, "
+        "answered alike and attacked with the first gradient attack alone; above 0.3 the model knows the images "
+        "that it is judged on"
+    )
+    remedy = (
+        "take away what the model holds of these images (stored images, features, hashes or labels), or evaluate "
+        "images that its author has not seen"
+    )
+    run = first_attack(findings)
+    if run is None:
+        return line(check, None, None, meaning, remedy, "no gradient attack on the exact model in a bounded ball")
+    evaluation, (case, _) = findings.evaluation, run
+    rows = few_correct(findings)
+    if len(rows) < USABLE:
+        return line(check, None, None, meaning, remedy, f"fewer than {USABLE} images are classified correctly")
+    steps = getattr(case.attack, "steps", 1)
+    if why := findings.too_long(len(rows) * (4 + steps), len(rows) * steps):
+        return line(check, None, None, meaning, remedy, why)
+    robust = evaluation.state.inside(case.ball).robust[rows]
+    gap = _gap(findings, case, rows, robust)
+    why = f"fewer than {USABLE} images keep their answer when they are moved by a pixel"
+    return above(check, gap, _LOST, meaning, remedy, why)
+
+
+def _gap(findings: Findings, case: Case, rows: Rows, robust: PerImage) -> float | None:
+    """Return how much more robust these images are than their relatives; None for too few answered alike."""
+    clean, labels = findings.evaluation.images[rows], findings.evaluation.labels[rows]
+    made = torch.stack(relatives(clean))  # (R, B, C, H, W)
+    leads = torch.stack([_lead(asked(findings.defense, one), labels) for one in made])  # (R, B), below 0: right
+    best = leads.argmin(0)
+    usable = (leads.amin(0) < 0).nonzero().squeeze(1)
+    usable = usable[: len(usable) - (len(usable) % granule() if len(usable) > granule() else 0)]
+    if len(usable) < USABLE:
+        return None
+    draws = findings.draws("unseen", len(rows)).rows(usable)
+    stood = withstand(findings, case, made[best[usable], usable], labels[usable], draws)
+    return float(robust[usable].float().mean()) - float(stood.float().mean())
+
+
+def _lead(logits: Logits, labels: Labels) -> PerImage:
+    return torch.where(logits.isfinite().all(1), margin(logits, labels).float(), torch.inf)
+
+
+def answers_do_not_jump(findings: Findings) -> AuditLine:
+    """What is stored for an image ends somewhere, and there the logits jump though the answer stays the same."""
+    check = "answers change gradually on the way to images never seen"
+    meaning = (
+        "share of images for which the logits jump at one point of the straight way to the same image turned "
+        "upside down, by more than a quarter of the clean lead while the answer stays the same; above 0.15 there "
+        "is a place around the images judged where something else answers"
+    )
+    remedy = (
+        "take away what answers near the images judged; of a defense that is all jumps, believe attacks without "
+        "gradients"
+    )
+    if findings.randomised:
+        return line(check, None, None, meaning, remedy, "the answers change from call to call anyway")
+    rows = findings.evaluation.correct.nonzero().squeeze(1)[:_MOST_PATHS]
+    if len(rows) < USABLE:
+        return line(check, None, None, meaning, remedy, f"fewer than {USABLE} images are classified correctly")
+    if why := findings.too_long(2 * len(rows) * (_STATIONS + _HALVINGS)):
+        return line(check, None, None, meaning, remedy, why)
+    clean = findings.evaluation.images[rows]
+    goals = [clean.flip(2), 1 - clean.flip(2, 3)]
+    share = max(
+        float(_jumps(findings, clean, goal, findings.evaluation.labels[rows]).float().mean()) for goal in goals
+    )
+    return above(check, share, _JUMPING, meaning, remedy)
+
+
+def _jumps(findings: Findings, clean: Images, goal: Images, labels: Labels) -> PerImage:
+    """Return (B,) bool: between the two stations furthest apart, halved again and again, logits still differ."""
+    column = (-1, *([1] * (clean.dim() - 1)))
+
+    def at(share: PerImage) -> Logits:
+        return asked(findings.defense, clean + (goal - clean) * share.view(column))
+
+    places = torch.linspace(0, 1, _STATIONS, device=clean.device)
+    stations = torch.stack([at(one.expand(len(clean))) for one in places])  # (S, B, K)
+    first = (stations[1:] - stations[:-1]).square().sum(2).argmax(0)
+    each = torch.arange(len(clean), device=clean.device)
+    low, high = places[first].clone(), places[first + 1].clone()
+    before, after = stations[first, each], stations[first + 1, each]
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        logits = at(middle)
+        left = (logits - before).square().sum(1) >= (after - logits).square().sum(1)
+        low, high = torch.where(left, low, middle), torch.where(left, middle, high)
+        before, after = torch.where(left[:, None], before, logits), torch.where(left[:, None], logits, after)
+    lead = -_lead(stations[0], labels)
+    same = before.argmax(1) == after.argmax(1)
+    return same & ((after - before).square().sum(1).sqrt() > _JUMP * lead)
+
+
+def answers_do_not_switch_half_way(findings: Findings) -> AuditLine:
+    """Who answers by the nearest stored image switches exactly half-way between two of them."""
+    check = "answers do not switch half-way between images"
+    meaning = (
+        "share of pairs of images with different labels whose blend is answered with the first label just before "
+        "half-way and with the second just after, of those answered with one of the two; above one half within "
+        "1 %, or 0.8 within 5 %, the answer is the label of the nearest image that the model holds"
+    )
+    remedy = "take the stored images away; nearness to the images of the evaluation is no robustness"
+    evaluation = findings.evaluation
+    rows = evaluation.correct.nonzero().squeeze(1)[:_PAIRS]
+    others = _of_another_class(evaluation.labels[rows])
+    rows, others = rows[others >= 0], rows[others[others >= 0]]
+    if len(rows) < USABLE:
+        return line(check, None, None, meaning, remedy, f"fewer than {USABLE} pairs of different classes")
+    if why := findings.too_long(2 * len(_WINDOWS) * len(rows)):
+        return line(check, None, None, meaning, remedy, why)
+    first, second = evaluation.labels[rows], evaluation.labels[others]
+    found: list[tuple[float, float]] = []
+    for by, limit in _WINDOWS:
+        blends = [_blended(findings, rows, others, 0.5 + side) for side in (-by, by)]
+        share = _switching([asked(findings.defense, one).argmax(1) for one in blends], first, second)
+        if share is None:
+            continue
+        if share > limit:
+            by_means = _switching([_nearest_mean(findings, one, rows, others) for one in blends], first, second)
+            if by_means is not None and by_means > limit:
+                why = "the images of a class are so much alike that its mean, too, switches half-way"
+                return line(check, None, None, meaning, remedy, why)
+            if by_means is None and len(rows) < _FEW_PAIRS:
+                why = f"fewer than {_FEW_PAIRS} pairs, and too few other images of their classes to compare with"
+                return line(check, None, None, meaning, remedy, why)
+        found.append((share, limit))
+    if not found:
+        return line(check, None, None, meaning, remedy, "blends are answered with neither label")
+    share, limit = max(found, key=lambda one: one[0] - one[1])
+    return above(check, share, limit, meaning, remedy)
+
+
+def _switching(answers: Sequence[Labels], first: Labels, second: Labels) -> float | None:
+    """Return the share of pairs answered with the first label before half-way, the second after; None for few."""
+    before, after = answers
+    told = ((before == first) | (before == second)) & ((after == first) | (after == second))
+    if int(told.sum()) < max(USABLE, len(first) // 5):
+        return None
+    return int(((before == first) & (after == second) & told).sum()) / int(told.sum())
+
+
+def _nearest_mean(findings: Findings, blends: Images, rows: Rows, others: Rows) -> Labels:
+    """Return the label whose images are nearest to each blend on average, without the two that it is made of.
+
+    It holds no image, and where classes are single patterns under noise it switches half-way all the same.
+    """
+    clean, labels = findings.evaluation.images[:_MEANT], findings.evaluation.labels[:_MEANT]
+    kinds, flat = cast("Tensor", torch.unique(labels)), clean.flatten(1)
+    member = (labels[None] == kinds[:, None]).to(flat.dtype)  # (K, N)
+    whole, count = member @ flat, member.sum(1)
+    answers: list[Labels] = []
+    pairs = cast("list[list[int]]", torch.stack([rows, others], 1).tolist())
+    for blend, pair in zip(blends.flatten(1), pairs, strict=True):
+        made_of = [one for one in pair if one < len(labels)]
+        left = count - member[:, made_of].sum(1)
+        means = (whole - member[:, made_of] @ flat[made_of]) / left.clamp_min(1)[:, None]
+        apart = (means - blend).square().sum(1)
+        answers.append(kinds[torch.where(left > 0, apart, torch.inf).argmin()])
+    return torch.stack(answers)
+
+
+def _of_another_class(labels: Labels) -> Rows:
+    """Return for each row one with another label, no two rows the same pair; -1 where there is none."""
+    found = torch.full_like(labels, -1)
+    for start in range(len(labels)):
+        order = torch.arange(start + 1, start + len(labels), device=labels.device) % len(labels)
+        other = order[labels[order] != labels[start]]
+        if len(other):
+            found[start] = other[start % len(other)]
+    return found
+
+
+def _blended(findings: Findings, rows: Rows, others: Rows, share: float) -> Images:
+    images = findings.evaluation.images
+    return images[rows].lerp(images[others], share)
+
+
+def holds_no_judged_image(findings: Findings) -> AuditLine:
+    """Whatever a model needs for an answer, it is not the images that it is asked about."""
+    images, _ = findings.probe
+    return above(
+        "the model holds none of the images judged",
+        held_by(findings.defense, images),
+        _HELD,
+        "share of the images that lie among the tensors, arrays and lists that calling the model can reach: as "
+        "they are, smaller, in grey, or as the model's own layers and matrices see them",
+        "take them away; a model that is judged on images that it holds is not judged",
+    )
+
+
+_SMALLEST = 16
+"""Numbers of a view of an image below which two of them are alike by coincidence."""
+
+_ALIKE = ((64, 0.999), (_SMALLEST, 0.99999))
+"""Cosine, means taken away, above which a row is an image, for views of at least so many numbers."""
+
+_MOST_NUMBERS = 1 << 26
+_MOST_WIDTH = 1 << 16
+_MOST_VIEWS = 64
+
+
+@torch.no_grad()
+def held_by(model: object, images: Images) -> float:
+    """Return the share of images (N, C, H, W) that the model holds, as they are or as it sees them.
+
+    It is shown black images before it is searched, as it may keep what it computed last.
+    """
+    regular(cast("nn.Module", model))(torch.zeros_like(images))
+    held = list(_numbers(model))
+    matrices = [one for one in held if one.dim() == 2 and images[0].numel() in one.shape][:_MOST_VIEWS]
+    views = [*_views(images), *_seen_by_layers(model, images), *_seen_by_matrices(matrices, images)]
+    found = torch.zeros(len(images), dtype=torch.bool)
+    for view in views:
+        width = view.shape[1]
+        for one in held:
+            if one.numel() % width == 0 and (one.dim() < 2 or one.shape[-1] <= width):
+                found |= _among(view, one.reshape(-1, width))
+    return float(found.float().mean())
+
+
+def _numbers(model: object) -> Iterator[Tensor]:
+    """Yield every tensor and array of numbers that calling the model can reach, as floats on the processor."""
+    room, loose = _MOST_NUMBERS, dict[int, list[list[float]]]()
+    for thing in reached(model):
+        found: Any = thing
+        if isinstance(thing, np.ndarray) and found.dtype.kind in "fiu":
+            found = torch.from_numpy(np.ascontiguousarray(found).astype(np.float32))
+        if isinstance(found, Tensor):
+            if found.layout == torch.strided and not (found.is_meta or found.is_complex() or found.is_quantized):
+                room -= found.numel()
+                if found.numel() >= _SMALLEST and room > 0:
+                    yield found.detach().cpu().float()
+        elif isinstance(thing, (list, tuple)):
+            values: list[Any] = list(cast("Any", thing))
+            if len(values) >= _SMALLEST and all(type(one) in (int, float) for one in values):
+                loose.setdefault(len(values), []).append([float(one) for one in values])
+    for rows in loose.values():
+        yield torch.tensor(rows)
+
+
+def _views(images: Images) -> Iterator[Tensor]:
+    """Yield images as rows (N, D): as they are, in grey, and smaller."""
+    images = images.detach().cpu().float()
+    for one in (images, images.mean(1, keepdim=True)) if images.shape[1] > 1 else (images,):
+        height, width = one.shape[2:]
+        for side in dict.fromkeys((height, height // 2, height // 4, 16, 14, 12, 10, 8, 7, 6, 5, 4)):
+            if not 4 <= side <= height:
+                continue
+            small = one if side == height else F.adaptive_avg_pool2d(one, (side, max(1, side * width // height)))
+            yield small.flatten(1)
+            if side < height:
+                size = (side, max(1, side * width // height))
+                yield F.interpolate(one, size, mode="bilinear").flatten(1)
+                yield F.interpolate(one, size, mode="nearest").flatten(1)
+
+
+def _seen_by_layers(model: object, images: Images) -> Iterator[Tensor]:
+    """Yield what each of the model's modules returns for the images, as rows."""
+    seen: list[Tensor] = []
+
+    def look(_module: nn.Module, _inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor) or output.dim() < 2 or len(output) < len(images):
+            return
+        if _SMALLEST <= output[0].numel() <= _MOST_WIDTH and len(seen) < _MOST_VIEWS:
+            seen.append(output[: len(images)].detach().cpu().float().flatten(1))
+
+    handles = [one.register_forward_hook(look) for one in modules_of(model)]
+    try:
+        regular(cast("nn.Module", model))(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    yield from seen
+
+
+def _seen_by_matrices(matrices: list[Tensor], images: Images) -> Iterator[Tensor]:
+    """Yield the images through every matrix that takes an image: projections, first layers."""
+    flat = images.detach().cpu().float().flatten(1)
+    for one in matrices:
+        for matrix in (one, one.T):
+            if matrix.shape[0] == flat.shape[1] and _SMALLEST <= matrix.shape[1] < flat.shape[1]:
+                yield flat @ matrix
+
+
+def _among(view: Tensor, rows: Tensor) -> Tensor:
+    """Return (N,) bool: the image's view is one of these rows, up to brightness and contrast."""
+    least = next(cosine for width, cosine in _ALIKE if view.shape[1] >= width)
+    mine, found = _directions(view), torch.zeros(len(view), dtype=torch.bool)
+    for part in torch.split(rows, 8192):
+        found |= (mine @ _directions(part).T).amax(1) > least
+    return found
+
+
+def _directions(rows: Tensor) -> Tensor:
+    found = torch.nan_to_num(rows.double(), 0, 0, 0)
+    found -= found.mean(1, keepdim=True)
+    return found / found.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
+UNSEEN_CHECKS: dict[str, Check] = {
+    "unseen": unseen_images_fare_alike,
+    "jumps": answers_do_not_jump,
+    "half-way": answers_do_not_switch_half_way,
+    "held": holds_no_judged_image,
+}
+"""Checks of what the model knows of the images it is judged on, in the order of the report."""

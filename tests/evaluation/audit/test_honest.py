@@ -1,0 +1,36 @@
+"""Honest networks are believed: no check fails, and what did not run says why in a line."""
+
+import pytest
+
+import memory_defense
+from evaluation.audit.honest import HONEST, shapes
+from memory_defense import Options
+from memory_defense.evaluation.audit.findings import NOT_RUN
+
+COUNT = 32
+SKIPPED = {
+    "every knowledge finds more than the weakest attack does",
+    "accuracy falls with epsilon",
+    "the curve against epsilon reaches 0 %",
+    "twice the iterations find nothing more",
+    "gradient attacks start more than once",
+    "targeted and untargeted gradient attacks were run",
+    "no transferred image finds what white-box attacks miss",
+    "an attack that sees labels alone was run",
+    "a transfer attack was run",
+    "more than one norm was tried",
+}
+"""Checks that the default suite may have nothing for; where its first attack breaks all, no other attack is run."""
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_network_fails_no_check(name) -> None:
+    classes = 1000 if name == "1,000 classes" else 10
+    images, labels = shapes(classes, COUNT, seed=5)
+    record = memory_defense.evaluate(HONEST[name](), images, labels, epsilon=0.15, options=Options(seed=0))
+    assert record.clean.accuracy > 0.3, "a network that learnt nothing would prove nothing"
+    assert {line.check: line.value for line in record.audit if line.verdict == "fail"} == {}
+    skipped = {line.check: line.meaning.partition(NOT_RUN)[2] for line in record.audit if line.verdict == "not run"}
+    assert all(len(reason) > 20 and "\n" not in reason for reason in skipped.values())
+    if name == "dropout":
+        assert set(skipped) <= SKIPPED
