@@ -1,7 +1,8 @@
 """Pictures of the studio for the documentation, taken in a headless Chromium, with the times that it measured.
 
-    memdef demo --out runs/demo
-    .venv/bin/python benchmarks/studio_screenshots.py runs --first demo/paper --second demo
+    memdef train fashion-mnist/proving-memory --out runs/proving
+    python benchmarks/studio_screenshots.py runs --first zoo:fashion-mnist/sound --second zoo:fashion-mnist/paper \\
+        --image 10 --proof proving
 
 Needs the extras 'studio' and 'test', and a Chromium that is called chromium or google-chrome.
 """
@@ -30,6 +31,8 @@ FLAGS = (
 )
 WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
 SETTLED = "Boolean(document.querySelector('#play .faces') && !document.querySelector('[aria-busy]'))"
+PROVEN = 0.8
+"""L2 radius at which the proof is shown."""
 EPSILONS = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2, 0.23, 0.26, 0.3)
 
 
@@ -40,6 +43,7 @@ def main() -> None:
     parser.add_argument("--first", required=True, help="run that is shown")
     parser.add_argument("--second", required=True, help="run that it is compared with")
     parser.add_argument("--image", type=int, default=0, help="test image")
+    parser.add_argument("--proof", help="run whose certificate is shown, in L2")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
     given = parser.parse_args()
@@ -69,6 +73,8 @@ def _take(browser: Browser, address: str, given: argparse.Namespace) -> None:
             page.on("request", lambda one: asked.add(urlsplit(one.url).hostname))
             page.goto(address)
             _settle(page)
+            page.click("#tour-close")
+            page.evaluate("document.querySelectorAll('#setup details').forEach(one => one.open = true)")
             paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
             page.select_option("#run", given.first)
             _settle(page)
@@ -81,6 +87,8 @@ def _take(browser: Browser, address: str, given: argparse.Namespace) -> None:
             if scheme == "light":
                 _other_tabs(page, given, suffix)
             page.close()
+    if given.proof:
+        _proof(browser, address, given)
     print(f"first paint after {', '.join(f'{paint:.0f}' for paint in paints)} ms")
     page = browser.new_page()
     page.goto(address)
@@ -91,6 +99,25 @@ def _take(browser: Browser, address: str, given: argparse.Namespace) -> None:
         seconds = [_slide(page, epsilon) for epsilon in EPSILONS]
         print(f"{run}: the slider answers in {statistics.median(seconds):.2f} s, at most {max(seconds):.2f} s")
     print(f"hosts asked: {', '.join(sorted(host for host in asked if host))}")
+
+
+def _proof(browser: Browser, address: str, given: argparse.Namespace) -> None:
+    width, height = WIDTHS["desk"]
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
+    page.goto(address)
+    _settle(page)
+    page.click("#tour-close")
+    page.select_option("#run", given.proof)
+    _settle(page)
+    page.select_option("#norm", "l2")
+    _settle(page)
+    page.fill("#test-index", "0")
+    page.press("#test-index", "Enter")
+    page.evaluate("document.activeElement.blur()")
+    _settle(page)
+    _slide(page, PROVEN)
+    page.screenshot(path=given.out / "studio-proof.png", full_page=True)
+    page.close()
 
 
 def _other_tabs(page: Page, given: argparse.Namespace, suffix: str) -> None:

@@ -62,7 +62,7 @@ def test_the_page_opens_with_an_attack_that_worked(chromium, shipped, example, v
     assert page.inner_text("#told") == example.played.sentence
     assert "The attack worked" in page.inner_text("#told")
     assert page.evaluate("document.getElementById('told').getBoundingClientRect().bottom < innerHeight")
-    assert "It is being computed again here" in page.inner_text("#play")
+    assert "It is now being computed again on this machine" in page.inner_text("#play")
     assert page.locator("#play .verdict.fail").count() == 1
     until(page, "document.querySelector('#play[aria-busy]')")
     assert page.evaluate("getComputedStyle(document.getElementById('play')).opacity") == "1"
@@ -141,6 +141,15 @@ def test_the_tour_can_be_taken_by_keyboard_alone(page) -> None:
     page.keyboard.press("Tab")
     page.click("#tour-start")
     assert page.get_attribute("#tab-play", "aria-selected") == "true", "the steps are about this tab"
+
+
+def test_another_tab_ends_the_tour(page) -> None:
+    page.click("#tour-start")
+    page.focus("#tab-play")
+    page.keyboard.press("ArrowRight")
+    assert page.is_hidden("#tour")
+    assert page.evaluate("document.body.dataset.tour") is None, "nothing stays marked"
+    assert page.evaluate("document.activeElement.id") == "tab-compare"
 
 
 def test_a_slot_and_the_selector_are_explained_before_their_charts(page) -> None:

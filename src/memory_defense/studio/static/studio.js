@@ -9,7 +9,7 @@ import { refreshRecords } from "./records.js";
 import { chooseRun, offerShelf, startSetup } from "./setup.js";
 import { onChange, runOf, state } from "./state.js";
 import { shownTab, startTabs } from "./tabs.js";
-import { startTour } from "./tour.js";
+import { leaveTour, startTour } from "./tour.js";
 
 function trouble(text) {
   byId("trouble").textContent = text;
@@ -28,7 +28,11 @@ function refresh() {
 
 window.addEventListener("unhandledrejection", (event) => trouble(event.reason?.message ?? String(event.reason)));
 
-startTabs((name) => (name === "records" ? refreshRecords() : refresh()));
+startTabs((name) => {
+  if (name !== "play") leaveTour();
+  if (name === "records") refreshRecords();
+  else refresh();
+});
 startSetup();
 startPicker(trouble);
 startCompare(refresh);

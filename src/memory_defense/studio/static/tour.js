@@ -8,8 +8,8 @@ const KEPT = "memdef-studio-tour";
 /** Where each step looks: a tab, and the first of these elements that is there. */
 const STEPS = [
   {
-    title: "An attack that works",
-    text: "Below is a picture that the model classifies correctly. Next to it is the same picture after an attack: it looks almost the same, but the model gives a wrong answer. The coloured sentence describes what happened.",
+    title: "A picture, and the same after an attack",
+    text: "Below is a picture, and next to it the same picture after an attack. They look almost the same. If the attack worked, the model gives a wrong answer to the second one. The coloured sentence describes what happened.",
     at: ["told"],
   },
   {
@@ -54,10 +54,15 @@ function move(to) {
 }
 
 function close() {
+  leaveTour();
+  byId("tour-start").focus();
+}
+
+/** Close the tour and leave the focus where it is: its steps are about the first tab. */
+export function leaveTour() {
   byId("tour").hidden = true;
   delete document.body.dataset.tour;
   remember();
-  byId("tour-start").focus();
 }
 
 function fill() {
