@@ -1,8 +1,7 @@
 """Pictures of the studio for the documentation, taken in a headless Chromium, with the times that it measured.
 
     memdef train fashion-mnist/proving-memory --out runs/proving
-    python benchmarks/studio_screenshots.py runs --first zoo:fashion-mnist/sound --second zoo:fashion-mnist/paper \\
-        --image 10 --proof proving
+    python benchmarks/studio_screenshots.py runs --first zoo:fashion-mnist/sound --second zoo:fashion-mnist/paper --proof proving
 
 Needs the extras 'studio' and 'test', and a Chromium that is called chromium or google-chrome.
 """
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--first", required=True, help="run that is shown")
     parser.add_argument("--second", required=True, help="run that it is compared with")
-    parser.add_argument("--image", type=int, default=0, help="test image")
+    parser.add_argument("--image", type=int, default=10, help="test image")
     parser.add_argument("--proof", help="run whose certificate is shown, in L2")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
