@@ -1,7 +1,7 @@
 """Pictures of the studio for the documentation, taken in a headless Chromium, with the times that it measured.
 
     memdef train fashion-mnist/proving-memory --out runs/proving
-    python benchmarks/studio_screenshots.py runs --first zoo:fashion-mnist/sound --second zoo:fashion-mnist/paper --proof proving
+    python benchmarks/studio_screenshots.py runs --proof proving
 
 Needs the extras 'studio' and 'test', and a Chromium that is called chromium or google-chrome.
 """
@@ -39,8 +39,8 @@ def main() -> None:
     """Start the studio, take the pictures, say what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--first", required=True, help="run that is shown")
-    parser.add_argument("--second", required=True, help="run that it is compared with")
+    parser.add_argument("--first", default="zoo:fashion-mnist/sound", help="run that is shown")
+    parser.add_argument("--second", default="zoo:fashion-mnist/paper", help="run that it is compared with")
     parser.add_argument("--image", type=int, default=10, help="test image")
     parser.add_argument("--proof", help="run whose certificate is shown, in L2")
     parser.add_argument("--data-dir", type=Path)
