@@ -261,7 +261,7 @@ def _broken_table(document: dict[str, Any]) -> str:
 
 def _broken_defenses(document: dict[str, Any]) -> str:
     """Return who proposed what, how it was judged there, and who broke it."""
-    lines = ["| defense | proposed | judged by | why that misleads | broken |", "|---" * 5 + "|"]
+    lines = ["| defense | proposed by | evaluated with | why that misleads | broken by |", "|---" * 5 + "|"]
     for row in document["rows"].values():
         cells = (row[one] for one in ("title", "defense", "weak", "why", "broken_by"))
         lines.append(f"| {' | '.join(cells)} |")
@@ -270,7 +270,7 @@ def _broken_defenses(document: dict[str, Any]) -> str:
 
 def _broken_attacks(document: dict[str, Any]) -> str:
     """Return what each attack written by hand leaves."""
-    lines = ["| defense | what each attack made for it leaves, % |", "|---|---|"]
+    lines = ["| defense | accuracy under each attack written for it, % |", "|---|---|"]
     for row in document["rows"].values():
         left = "; ".join(f"{name}: {100 * one['accuracy']:.0f}" for name, one in row["by_hand"].items())
         lines.append(f"| {row['title']} | {left} |")

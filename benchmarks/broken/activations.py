@@ -97,8 +97,8 @@ def mean_sparse(kit: Kit) -> Trial:
         model,
         Climb(on=model, steps=20, step=0.125),
         {
-            "straight through the sparsifier": Climb(on=smooth, loss=lead, steps=60, ranks=3),
-            "the net without it": Climb(on=kit.robust(), loss=lead, steps=60, ranks=3),
+            "straight-through gradient of the sparsifier": Climb(on=smooth, loss=lead, steps=60, ranks=3),
+            "the network without it": Climb(on=kit.robust(), loss=lead, steps=60, ranks=3),
             "gradients": Climb(on=model, loss=lead, steps=60, ranks=3),
         },
     )
@@ -110,15 +110,15 @@ ACTIVATIONS = {
         "Xiao et al. 2020",
         "Tramèr et al. 2020: 0.16 % (ResNet-18, CIFAR-10); claimed 52.4 % for a DenseNet-121 (RobustBench)",
         "PGD, 10 steps of epsilon / 4",
-        "the net jumps wherever another entry wins, and the gradient does not see the jumps",
+        "the output jumps wherever another unit wins, and the gradient contains no jumps",
         winners,
     ),
     "mean-sparse": Broken(
         "MeanSparse",
         "Amini et al. 2024",
-        "no number to cite; a flat step, as in Athalye et al. 2018",
+        "no published number; a flat step, as in Athalye et al. 2018",
         "PGD, 20 steps of epsilon / 8",
-        "entries near their mean have no gradient",
+        "activations near their mean have no gradient",
         mean_sparse,
     ),
 }

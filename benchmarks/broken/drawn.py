@@ -71,7 +71,7 @@ def pruning(kit: Kit) -> Trial:
         Climb(on=model, steps=1, step=1.0, starts=0),
         {
             f"the expectation over {DRAWS} draws": Climb(on=model, loss=lead, steps=40, samples=DRAWS),
-            "the net without pruning": Climb(on=kit.plain(), loss=lead, steps=60),
+            "the network without pruning": Climb(on=kit.plain(), loss=lead, steps=60),
         },
     )
 
@@ -108,7 +108,7 @@ def keyed_noise(kit: Kit) -> Trial:
             f"the expectation over {DRAWS} draws of such noise": Climb(
                 on=model.drawn, loss=lead, steps=40, samples=DRAWS, tries=50
             ),
-            "the net behind the noise": Climb(on=model.network, loss=lead, steps=60, ranks=3, tries=20),
+            "the network behind the noise": Climb(on=model.network, loss=lead, steps=60, ranks=3, tries=20),
         },
     )
 
@@ -165,31 +165,31 @@ DRAWN = {
         "random resizing and padding",
         "Xie et al. 2018",
         f"{ATHALYE}: 0 % (ImageNet, 0.031)",
-        "FGSM on the net, the image unmoved",
-        "the image that the net sees is another one, and every time another",
+        "FGSM on the network alone, without resizing",
+        "the network sees a resized image, and a different one each time",
         resizing,
     ),
     "pruning": Broken(
         "stochastic activation pruning",
         "Dhillon et al. 2018",
         f"{ATHALYE}: 0 % (CIFAR-10, 0.031)",
-        "FGSM, its gradient from one draw",
-        "one draw's gradient, and a single step",
+        "FGSM with the gradient of a single draw",
+        "the gradient of one draw is noisy, and one step is too few",
         pruning,
     ),
     "keyed-noise": Broken(
-        "noise that the image seeds",
-        "noise injection as in He et al. 2019, keyed by the image",
-        f"{ATHALYE}: the expectation over draws breaks what draws",
+        "noise seeded by the image",
+        "noise injection as in He et al. 2019, with the image as seed",
+        f"{ATHALYE}: attacks on the expectation break random defenses",
         "PGD, 10 steps of epsilon / 4, through the noise",
-        "the gradient is that of the noise",
+        "the gradient belongs to one noise pattern, and the next image has another",
         keyed_noise,
     ),
     "purifier": Broken(
         "a purifier with votes",
         "Yoon et al. 2021, Hill et al. 2021",
-        "Croce et al. 2022: none of the adaptive purifiers improves on a static net",
-        "PGD, 20 steps of epsilon / 10, on the net without the purifier",
+        "Croce et al. 2022: no adaptive purifier is better than a static network",
+        "PGD, 20 steps of epsilon / 10, on the network without the purifier",
         "the purifier is not attacked, and votes have no gradient",
         purifier,
     ),

@@ -43,7 +43,7 @@ def distillation(kit: Kit) -> Trial:
     return Trial(
         model,
         Climb(on=model, steps=10, step=0.25, starts=0),
-        {"the lead of the logits": Climb(on=model, loss=lead, steps=60, ranks=3)},
+        {"the margin of the logits": Climb(on=model, loss=lead, steps=60, ranks=3)},
     )
 
 
@@ -72,7 +72,7 @@ def prototypes(kit: Kit) -> Trial:
     return Trial(
         model,
         Climb(on=model, steps=10, step=0.25, starts=0),
-        {"the lead of the distances": Climb(on=model, loss=lead, steps=60, ranks=3)},
+        {"the margin of the distances": Climb(on=model, loss=lead, steps=60, ranks=3)},
     )
 
 
@@ -111,7 +111,7 @@ def codes(kit: Kit) -> Trial:
         Climb(on=model, steps=1, step=1.0, starts=0),
         {
             "the bits before they are rounded off": Climb(on=model.before, loss=lead, steps=60, ranks=3),
-            "the lead of the answers": Climb(on=model, loss=lead, steps=60, ranks=3),
+            "the margin of the answers": Climb(on=model, loss=lead, steps=60, ranks=3),
         },
     )
 
@@ -186,7 +186,7 @@ HEADS = {
         distillation,
     ),
     "prototypes": Broken(
-        "a head of prototypes",
+        "a prototype head",
         "Mustafa et al. 2019, Pang et al. 2020",
         "RobustBench: 0.28 % (Mustafa, CIFAR-10, 8/255), claimed 32.32 %",
         "PGD, 10 steps of epsilon / 4, from the clean image",
@@ -198,7 +198,7 @@ HEADS = {
         "Verma & Swami 2019",
         f"{TRAMER}",
         "FGSM",
-        "bits that are sure, and correlations below 0, have no gradient",
+        "saturated bits, and correlations below 0, have no gradient",
         codes,
     ),
     "diversity": Broken(
@@ -206,7 +206,7 @@ HEADS = {
         "Pang et al. 2019",
         f"{TRAMER}",
         "FGSM",
-        "too few steps for members that point different ways",
+        "one step is too few when the members have different gradients",
         ensemble,
     ),
 }

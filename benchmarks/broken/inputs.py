@@ -32,7 +32,7 @@ def bit_depth(kit: Kit) -> Trial:
     return Trial(
         model,
         Climb(on=model, steps=10, step=0.25),
-        {"straight through the rounding": Climb(on=model.smooth, loss=lead, steps=60, ranks=3)},
+        {"straight-through gradient of the rounding": Climb(on=model.smooth, loss=lead, steps=60, ranks=3)},
     )
 
 
@@ -120,7 +120,7 @@ def jpeg(kit: Kit) -> Trial:
     return Trial(
         model,
         Climb(on=model, steps=10, step=0.25),
-        {"straight through the compression": Climb(on=model.smooth, loss=lead, steps=60, ranks=3)},
+        {"straight-through gradient of the compression": Climb(on=model.smooth, loss=lead, steps=60, ranks=3)},
     )
 
 

@@ -44,7 +44,7 @@ def anti_adversary(kit: Kit) -> Trial:
         model,
         Climb(on=model, steps=10, step=0.25),
         {
-            "the net behind it": Climb(on=kit.plain(), loss=lead, steps=60, ranks=3),
+            "the network behind it": Climb(on=kit.plain(), loss=lead, steps=60, ranks=3),
             "gradients": Climb(on=model, loss=lead, steps=60),
         },
     )
@@ -103,7 +103,7 @@ def squeezing(kit: Kit) -> Trial:
         Climb(on=model, steps=10, step=0.25),
         {
             "all versions of the image towards one class": Climb(on=together, loss=lead, steps=60, ranks=3),
-            "the lead less twice the alarm": Climb(on=answers, loss=_unseen, steps=60, starts=2),
+            "the margin minus twice the score of the flag": Climb(on=answers, loss=_unseen, steps=60, starts=2),
         },
     )
 
@@ -117,9 +117,9 @@ REACTING = {
     "anti-adversary": Broken(
         "an anti-adversary",
         "Alfarra et al. 2022",
-        "Croce et al. 2022: no better than the net behind it",
+        "Croce et al. 2022: no better than the network behind it",
         "PGD, 10 steps of epsilon / 4, through the layer",
-        "where the layer has moved the image to, the gradient is small and another",
+        "the layer moves the image to where its gradient is small and points elsewhere",
         anti_adversary,
     ),
     "squeezing": Broken(
@@ -127,7 +127,7 @@ REACTING = {
         "Xu et al. 2018",
         "He et al. 2017: an adversary who knows of the flag gets past it (MNIST, CIFAR-10)",
         "PGD, 10 steps of epsilon / 4, on the answer alone",
-        "the attack does not know of the flag",
+        "the attack does not take the flag into account",
         squeezing,
     ),
 }
