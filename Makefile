@@ -37,7 +37,7 @@ demo: .venv/package
 	$(BIN)/memdef demo
 
 test: .venv/development
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/development
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,12 +123,15 @@ def studio(
     if not settings.local_only:
         typer.echo("the studio has no login: anyone who reaches this address can use it")
 
+    others = set(threading.enumerate())
+
     def give_up_computing() -> None:
         """End the process where a pass of a large network keeps the worker: every page has its answer already."""
-        for thread in threading.enumerate():
-            if thread.name.startswith(THREAD):
-                thread.join(PATIENCE_SECONDS)
-        if wish.number is not None and any(one.name.startswith(THREAD) for one in threading.enumerate()):
+        until = time.monotonic() + PATIENCE_SECONDS
+        mine = [one for one in threading.enumerate() if one.name.startswith(THREAD) and one not in others]
+        for thread in mine:
+            thread.join(max(0.0, until - time.monotonic()))
+        if wish.number is not None and any(one.is_alive() for one in mine):
             typer.echo("stopped; a computation was given up", err=True)
             sys.stdout.flush()
             os._exit(128 + wish.number)
