@@ -7,9 +7,9 @@
 CIFAR-10, which must be on the machine, stands in for a set of that size: its images are stored at 32 pixels, and
 enlarged to 224 by the option that a user would give, so that they have no more detail than before. `prepare` writes
 the folders of images, and trains a small residual network on clean images alone. `flow` runs `memdef harden`,
-`predict`, `export` and `evaluate` one after the other, each in a process with one thread, and writes what each took,
-the time left that hardening announced beside what was left in truth, and whether the exported file's verdicts are
-those of the run. `kill` takes the hardened run without its last record, kills the command in the middle of the
+`predict`, `export` and `evaluate` one after the other, each in a process with one thread; it writes what each
+took, the time left that hardening announced beside what was left in truth, and whether the exported file's verdicts
+are those of the run. `kill` takes the hardened run without its last record, kills the command in the middle of the
 attack that makes it, continues, and compares.
 """
 

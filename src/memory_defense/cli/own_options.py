@@ -39,7 +39,7 @@ class OwnOptions:
 
     @classmethod
     def of(cls, options: object, **found: Any) -> Self:
-        """Return these options of a command, as typed or as `found` by it; any that it has not keep their default."""
+        """Return these options of a command, typed or `found` by it; those that it has not keep their default."""
         given: dict[str, Any] = vars(options) | found
         return cls(**{one.name: given[one.name] for one in fields(cls) if one.name in given})
 
