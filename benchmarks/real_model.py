@@ -4,8 +4,8 @@
     python benchmarks/real_model.py [--out benchmarks/results/real-model.json]
 
 The commands are those of docs/your-model.md, "A published classifier, without writing code", in their order, each
-in a process of its own with one thread. DIR is a folder of the 20 labelled photographs in foolbox, and model.pth the
-file in the package of the weights. The record has the seconds of processor time and of wall-clock time of each, and
+in a process of its own with one thread. DIR is a folder of the 20 labelled photographs in foolbox, and model.pth is
+the file in the package of the weights. The record has the seconds of processor and of wall-clock time of each, and
 the main numbers of the records that they wrote.
 """
 
