@@ -15,9 +15,7 @@ from torch import Tensor
 
 from memory_defense.checks import check_images
 from memory_defense.contracts import Images, Rows
-
-LEVELS = 255
-"""A grey level divided by this is the pixel; `data.images.ImageSet.floats` divides so."""
+from memory_defense.data.floats import LEVELS, floats_of
 
 BLOCK_BYTES = 1 << 24
 """Bytes of images that are looked at or hashed at a time, about."""
@@ -69,14 +67,19 @@ class Pixels:
 
     def __getitem__(self, which: Rows | slice) -> Images:
         """Return these rows: positions (n,), a mask (N,) bool, or a slice."""
-        chosen = self._stored(which)
-        if chosen.dtype == torch.uint8:
-            chosen = chosen.float().div_(LEVELS)
+        if isinstance(which, slice) and self.rows is None:
+            chosen = self.source[which]
+            chosen = chosen.float().div_(LEVELS) if chosen.dtype == torch.uint8 else chosen
+        else:
+            chosen = floats_of(self.source, self._positions(which))
         return chosen.to(self.device)
 
-    def _stored(self, which: Rows | slice) -> Tensor:
-        if not isinstance(which, slice):
-            which = which.to(self.source.device)
+    def _positions(self, which: Rows | slice) -> Rows:
+        """Return the places of these rows in the source (n,)."""
+        rows = torch.arange(len(self), device=self.source.device) if self.rows is None else self.rows
+        return rows[which if isinstance(which, slice) else which.to(self.source.device)]
+
+    def _stored(self, which: slice) -> Tensor:
         return self.source[which if self.rows is None else self.rows[which]]
 
     def take(self, which: Rows) -> Pixels:
