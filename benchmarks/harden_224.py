@@ -33,13 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZE, SEED, EPSILON, EPOCHS = 224, 0, "4/255", 5
+SIZE, SEED, EPSILON, EPOCHS = 224, 0, "4/255", 2
 TRAIN, TEST = 8000, 500
 CHANNELS, PATCH = (16, 32, 64), 7
 """Of the residual blocks; pixels a side of the first layer's patches, those that one pixel of CIFAR-10 becomes."""
-BENIGN_EPOCHS, BATCH, RATE = 3, 128, 4e-3
+BENIGN_EPOCHS, BATCH, RATE = 1, 128, 4e-3
 GEOMETRY = f"resize={SIZE},interpolation=nearest"
-ATTACKS = "glimpse,apgd"
+ATTACKS = "glimpse"
 ENDS = 30.0
 """Seconds before the end from which on the time left is no longer held against the truth."""
 

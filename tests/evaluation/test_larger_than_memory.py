@@ -13,10 +13,10 @@ from PIL import Image
 
 from memory_defense.evaluation.record import Record
 
-STORED, SIDE, ROOM = 8, 96, 48 << 20
+STORED, SIDE, ROOM = 8, 96, 32 << 20
 COUNT = 4 * ROOM // (3 * SIDE**2) + 1
-SCALE = 32
-"""What is held at a time is made smaller by this, and the limit is: 1.5 GiB would be as tight without it."""
+SCALE = 64
+"""What is held at a time is made smaller by this, about, and so is the limit, which stands for one of 2 GiB."""
 QUANTUM = 1 / (255 * 3 * STORED**2)
 """Steps of an image's mean, in pixel units of [0, 1]."""
 EPSILON = 40.5 * QUANTUM
@@ -34,12 +34,16 @@ class Halves(nn.Module):
 LIMITED = f"""
 import resource, sys
 import torch
+from memory_defense import passes
+from memory_defense.evaluation import metrics, pixels
+
+metrics.JUDGE_BATCH, passes._CANDIDATES["cpu"] = 8, (8,)  # before others know them: 128, and up to 256
+pixels.CHUNK_FLOATS, pixels._CHUNK_OF = pixels.CHUNK_FLOATS // {SCALE}, 2
+pixels.BLOCK_BYTES //= {SCALE}
 from memory_defense.cli import main
 from memory_defense.data import own
-from memory_defense.evaluation import pixels
 
 own._CHUNK //= {SCALE}
-pixels.CHUNK_FLOATS //= {SCALE}
 
 def memdef(*words):
     sys.argv = ["memdef", *words]
@@ -72,6 +76,8 @@ def pictures(root: Path, count: int) -> tuple[int, int]:
     for half in ("0", "1"):
         (root / "test" / half).mkdir(parents=True)
     for number, levels in enumerate(draws.integers(0, 256, (count, STORED, STORED, 3), dtype=np.uint8)):
+        if 2 * levels.sum() == 255 * levels.size:  # in neither half
+            levels[0, 0, 0] ^= 1
         lead = levels.mean(dtype=np.float64) / 255 - 0.5
         standing += abs(lead) > EPSILON
         Image.fromarray(levels).save(root / "test" / str(int(lead > 0)) / f"{number}.png", compress_level=0)
@@ -84,7 +90,7 @@ def test_a_folder_four_times_larger_than_the_memory_allowed_is_evaluated_by_one_
     standing, count = pictures(tmp_path / "large", COUNT)
     (tmp_path / "halves.py").write_text(MODEL)
     environment = {**os.environ, "MEMDEF_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}  # what is freed is given back
+    environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}  # what is freed is given back
     done = subprocess.run(
         [sys.executable, "-c", LIMITED],
         cwd=tmp_path,

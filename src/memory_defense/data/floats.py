@@ -7,13 +7,10 @@ from torch import Tensor
 
 from memory_defense.contracts import Images, Rows
 
-LEVELS = 255
-"""A grey level divided by this is the pixel."""
-
 _LARGE = 1 << 14
-"""Numbers of an image from which on its levels become floats one image at a time. Levels that are gathered first are
-a block of some megabytes, which the C library keeps for later; small results that stay end up in it, and the next
-batch takes a new one: thousands of images were kept so."""
+"""Numbers of an image from which on its levels become floats one image at a time. Levels that are gathered first
+are a block of some megabytes, which the C library keeps for later; small results that stay end up in it, and the
+next batch takes a new one: thousands of images were kept so."""
 
 
 def floats_of(images: Tensor, index: Rows | None) -> Images:
@@ -31,8 +28,8 @@ def floats_of(images: Tensor, index: Rows | None) -> Images:
         chosen = torch.empty((len(index), *images.shape[1:]))
         for place, row in enumerate(index.tolist()):
             chosen[place] = images[row]
-        return chosen.div_(LEVELS)
+        return chosen.div_(255)
     chosen = images if index is None else images[index.to(images.device)]
     if levels:
-        return chosen.float().div_(LEVELS)
+        return chosen.float().div_(255)
     return chosen.clone() if index is None else chosen

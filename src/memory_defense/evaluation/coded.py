@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from memory_defense.contracts import Images
-from memory_defense.data.floats import LEVELS
+from memory_defense.evaluation.pixels import LEVELS
 
 _HEAD = struct.Struct("<IIIf")
 """CRC-32 of the decoded image's bytes, bytes of the marks, bytes of the rest, and epsilon."""

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from memory_defense.checks import check_images
 from memory_defense.contracts import Images, Rows
-from memory_defense.data.floats import LEVELS, floats_of
+
+LEVELS = 255
+"""A grey level divided by this is the pixel; `data.floats.floats_of` divides so."""
 
 BLOCK_BYTES = 1 << 24
 """Bytes of images that are looked at or hashed at a time, about."""
@@ -67,19 +69,19 @@ class Pixels:
 
     def __getitem__(self, which: Rows | slice) -> Images:
         """Return these rows: positions (n,), a mask (N,) bool, or a slice."""
+        if self.source.dtype != torch.uint8:
+            return self._stored(which).to(self.device)
         if isinstance(which, slice) and self.rows is None:
-            chosen = self.source[which]
-            chosen = chosen.float().div_(LEVELS) if chosen.dtype == torch.uint8 else chosen
-        else:
-            chosen = floats_of(self.source, self._positions(which))
-        return chosen.to(self.device)
+            return self.source[which].float().div_(LEVELS).to(self.device)
+        from memory_defense.data.floats import floats_of  # grey levels only
 
-    def _positions(self, which: Rows | slice) -> Rows:
-        """Return the places of these rows in the source (n,)."""
         rows = torch.arange(len(self), device=self.source.device) if self.rows is None else self.rows
-        return rows[which if isinstance(which, slice) else which.to(self.source.device)]
+        chosen = rows[which if isinstance(which, slice) else which.to(rows.device)]
+        return floats_of(self.source, chosen).to(self.device)
 
-    def _stored(self, which: slice) -> Tensor:
+    def _stored(self, which: Rows | slice) -> Tensor:
+        if not isinstance(which, slice):
+            which = which.to(self.source.device)
         return self.source[which if self.rows is None else self.rows[which]]
 
     def take(self, which: Rows) -> Pixels:
