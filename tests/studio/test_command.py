@@ -49,14 +49,14 @@ def test_a_directory_that_is_not_there_is_a_mistake_not_a_traceback(tmp_path) ->
 def test_without_the_extra_it_says_what_to_install(root, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ValueError, match=r"needs uvicorn.*pip install 'memory-defense\[studio\]'"):
-        studio([root], port=0)
+        studio(folders=[root], port=0)
 
 
 def test_other_machines_are_let_in_only_with_a_warning(root, monkeypatch, capsys) -> None:
     monkeypatch.setattr(server, "serve", lambda settings, say: say(f"http://{settings.host}/"))
-    studio([root], host="0.0.0.0", port=0)
+    studio(folders=[root], host="0.0.0.0", port=0)
     assert "no login" in capsys.readouterr().out
-    studio([root], port=0)
+    studio(folders=[root], port=0)
     assert "no login" not in capsys.readouterr().out
 
 

@@ -49,7 +49,7 @@ def client(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Open]:
     monkeypatch.setattr(server, "serve", lambda settings, say: kept.append(settings))
 
     def start(target: str, **options: object) -> TestClient:
-        studio([Path(target)], **options)  # pyright: ignore[reportArgumentType]
+        studio(folders=[Path(target)], **options)  # pyright: ignore[reportArgumentType]
         made = TestClient(build_server(kept[-1]).config.app, base_url=BASE, headers={"origin": BASE})
         return running.enter_context(made)
 
@@ -163,8 +163,8 @@ def test_a_rectangular_set_without_a_stated_geometry_gives_up_the_aspect(home, c
 def test_options_of_a_classifier_need_one_and_no_two_are_opened(home, monkeypatch) -> None:
     monkeypatch.chdir(home)
     with pytest.raises(ValueError, match="--data, --preprocess: only with a classifier; name one"):
-        studio([home], data="data", preprocess="255")
+        studio(folders=[home], data="data", preprocess="255")
     with pytest.raises(ValueError, match="a:b and c:d: one classifier at a time"):
-        studio([Path("a:b"), Path("c:d")], data="data")
+        studio(folders=[Path("a:b"), Path("c:d")], data="data")
     with pytest.raises(ValueError, match="which images"):
-        studio([Path("a:b")])
+        studio(folders=[Path("a:b")])

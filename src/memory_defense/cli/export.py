@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from memory_defense.cli.arguments import (
     RandomWeights,
     Size,
     Target,
+    with_options,
 )
 from memory_defense.cli.own_options import OwnOptions
 from memory_defense.names import FORMATS, check_name
@@ -33,28 +35,34 @@ if TYPE_CHECKING:
 _SUFFIXES: dict[str, str] = dict(zip(FORMATS, (".safetensors", ".onnx", "-hub"), strict=True))
 
 
-def export(
-    target: Target,
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Every argument and option, as typed by the user."""
+
+    target: Target
     format: Annotated[
         str,
         typer.Option(
             help="safetensors (one file), onnx (for use without this library; the only format for a classifier "
             "that is not a run), or hub-folder (with a model card)."
         ),
-    ] = "safetensors",
-    out: Annotated[Path | None, typer.Option(help="File or folder to write; next to the run if left out.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder.")] = False,
-    data: OwnImages = None,
-    size: Size = None,
-    geometry: GeometryOption = None,
-    classes: ClassesOption = None,
-    weights: OwnWeights = None,
-    argument: Argument = None,
-    preprocess: Preprocess = None,
-    random_weights: RandomWeights = False,
-    data_dir: DataDir = None,
-    offline: Offline = False,
-) -> None:
+    ] = "safetensors"
+    out: Annotated[Path | None, typer.Option(help="File or folder to write; next to the run if left out.")] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder.")] = False
+    data: OwnImages = None
+    size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
+    weights: OwnWeights = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
+    data_dir: DataDir = None
+    offline: Offline = False
+
+
+@with_options(ExportArguments)
+def export(options: ExportArguments) -> None:
     """Write a trained defense or a classifier as a file or folder that memory_defense.load can read.
 
     ONNX needs the extra 'export'. The file is kept only if ONNX Runtime gives the same answers with it. The file of
@@ -63,33 +71,21 @@ def export(
     """
     from memory_defense.cli.evaluate_checks import is_classifier
 
-    own = OwnOptions(
-        target=target,
-        data=data,
-        size=size,
-        geometry=geometry,
-        classes=classes,
-        weights=weights,
-        argument=argument,
-        preprocess=preprocess,
-        random_weights=random_weights,
-        data_dir=data_dir,
-        offline=offline,
-    )
+    own, target, format, force = OwnOptions.of(options), options.target, options.format, options.force
     if is_classifier(target):
         from memory_defense.cli.export_classifier import ToExport, export_classifier
 
-        classifier = ToExport(own=own, out=out, force=force)
+        classifier = ToExport(own=own, out=options.out, force=force)
         classifier.check(format)
         export_classifier(classifier)
         return
-    own.refuse({"--data": data})
+    own.refuse({"--data": options.data})
     from memory_defense.run_directory import RunDirectory
 
     check_name(format, FORMATS, "format")
     shipped, run = is_entry(target), located(target)
     beside = Path() if shipped else run.resolve().parent
-    place = out or beside / f"{run.resolve().name}{_SUFFIXES[format]}"
+    place = options.out or beside / f"{run.resolve().name}{_SUFFIXES[format]}"
     found, folder = RunDirectory(run), format == "hub-folder"
     found.check_export(place, folder=folder, force=force)
     found.read_finished()

@@ -38,10 +38,10 @@ class OwnOptions:
     offline: bool = False
 
     @classmethod
-    def of(cls, options: object) -> Self:
-        """Return these options of a command that has them all."""
-        given: dict[str, Any] = vars(options)
-        return cls(**{one.name: given[one.name] for one in fields(cls)})
+    def of(cls, options: object, **found: Any) -> Self:
+        """Return these options of a command, typed or `found` by it; those that it has not keep their default."""
+        given: dict[str, Any] = vars(options) | found
+        return cls(**{one.name: given[one.name] for one in fields(cls) if one.name in given})
 
     def check(self, *, images: bool = True) -> None:
         """Raise ValueError for options that do not go together, and, with `images`, where none are named."""

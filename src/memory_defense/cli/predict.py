@@ -23,6 +23,7 @@ from memory_defense.cli.arguments import (
     check_framing,
     check_run_images,
     radius,
+    with_options,
 )
 from memory_defense.cli.machine import Machine
 from memory_defense.cli.own_options import OwnOptions
@@ -43,45 +44,51 @@ if TYPE_CHECKING:
     from memory_defense.run_directory import RunDirectory
 
 
-def predict(
-    target: Target,
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments:
+    """Every argument and option, as typed by the user."""
+
+    target: Target
     images: Annotated[
         list[Path],
         typer.Argument(
             help="Image files, folders of image files, or a .npz or .safetensors file with an array 'images'."
         ),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each image.")] = False,
+    ]
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each image.")] = False
     false_alarms: Annotated[
         float | None,
         typer.Option(help="Share of clean images that may be called suspicious; if left out, the run's, or 0.05."),
-    ] = None,
+    ] = None
     gate: Annotated[
         str | None,
         typer.Option(
             help="For a run that proves its answers: images not certified within half of this radius are "
             "suspicious."
         ),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Number of images in memory at once.")] = 256,
+    ] = None
+    batch: Annotated[int, typer.Option(min=1, help="Number of images in memory at once.")] = 256
     data: Annotated[
         str | None,
         typer.Option(
             help="Images on which the threshold is chosen; if left out, those of the run's training. For a "
             "classifier: images that show its classes and image size."
         ),
-    ] = None,
-    size: Size = None,
-    geometry: GeometryOption = None,
-    classes: ClassesOption = None,
-    weights: OwnWeights = None,
-    argument: Argument = None,
-    preprocess: Preprocess = None,
-    data_dir: DataDir = None,
-    offline: Offline = False,
-    device: Device = "cpu",
-    threads: Threads = None,
-) -> None:
+    ] = None
+    size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
+    weights: OwnWeights = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    data_dir: DataDir = None
+    offline: Offline = False
+    device: Device = "cpu"
+    threads: Threads = None
+
+
+@with_options(PredictArguments)
+def predict(options: PredictArguments) -> None:
     """Name the class of each image, the confidence, and, for a trained defense, whether the image looks attacked.
 
     An image looks attacked if its score is above a threshold, which is chosen on held-out clean images; a plain
@@ -90,56 +97,23 @@ def predict(
     """
     from memory_defense.cli.evaluate_checks import is_classifier
 
-    machine = Machine(device=device, threads=threads)
-    own = OwnOptions(
-        target=target,
-        data=data,
-        size=size,
-        geometry=geometry,
-        classes=classes,
-        weights=weights,
-        argument=argument,
-        preprocess=preprocess,
-        data_dir=data_dir,
-        offline=offline,
-    )
-    if is_classifier(target):
+    machine = Machine(device=options.device, threads=options.threads)
+    own = OwnOptions.of(options)
+    if is_classifier(options.target):
         from memory_defense.cli.predict_classifier import Pictured, predict_classifier
 
-        pictured = Pictured(own=own, pictures=images, batch=batch)
-        pictured.check({"--false-alarms": false_alarms, "--gate": gate})
-        predict_classifier(pictured, machine, as_json=as_json)
+        pictured = Pictured(own=own, pictures=options.images, batch=options.batch)
+        pictured.check({"--false-alarms": options.false_alarms, "--gate": options.gate})
+        predict_classifier(pictured, machine, as_json=options.as_json)
         return
     own.refuse(but="geometry")
-    check_framing(None, geometry)
-    run = located(target)
-    _check(run, images, false_alarms=false_alarms, data=data, data_dir=data_dir, gate=gate)
-    said = _Asked(
-        false_alarms=false_alarms,
-        gate=gate,
-        batch=batch,
-        data=data,
-        data_dir=data_dir,
-        offline=offline,
-        geometry=geometry,
-    )
-    _predict_run(run, images, said, machine, as_json=as_json)
+    check_framing(None, options.geometry)
+    run = located(options.target)
+    _check(run, options)
+    _predict_run(run, options, machine)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What was asked of a run's flag."""
-
-    false_alarms: float | None
-    gate: str | None
-    batch: int
-    data: str | None
-    data_dir: Path | None
-    offline: bool
-    geometry: str | None
-
-
-def _predict_run(run: Path, images: list[Path], asked: _Asked, machine: Machine, *, as_json: bool) -> None:
+def _predict_run(run: Path, asked: PredictArguments, machine: Machine) -> None:
     from memory_defense.cli.progress import shown
     from memory_defense.data.limits import TYPED, Limits
     from memory_defense.data.pictures import pictures
@@ -159,22 +133,22 @@ def _predict_run(run: Path, images: list[Path], asked: _Asked, machine: Machine,
     defense = load_defense(run) if epsilon is None else Gated(proving(load_defense(run), radii=[epsilon]), epsilon)
     defense = defense.to(place)
     kept: list[Line] = []
-    with shown(live=not as_json) as progress:
+    with shown(live=not asked.as_json) as progress:
         flag = PROVEN if epsilon is not None else None
         if epsilon is None and not _is_plain(found.read()):
             flag = _flag(found, defense, asked, place, progress)
         progress.begin("predicting, images done", 0)
         how = _geometry(found, asked.geometry, spec)
         size = None if spec.width else spec.size
-        source = pictures(images, channels=spec.channels, size=size, limits=Limits(words=TYPED), geometry=how)
+        source = pictures(asked.images, channels=spec.channels, size=size, limits=Limits(words=TYPED), geometry=how)
         lines = counted(predictions(defense, flag, source, classes=spec.classes, batch=asked.batch), progress)
         try:
-            failed = print_json(lines) if as_json else sum(_kept(one, kept) for one in lines)
+            failed = print_json(lines) if asked.as_json else sum(_kept(one, kept) for one in lines)
         except KeyboardInterrupt:
             if kept:
                 print_table(iter(kept), _caption(flag, epsilon), flagged=flag is not None)
             raise
-    if not as_json:
+    if not asked.as_json:
         print_table(iter(kept), _caption(flag, epsilon), flagged=flag is not None)
     if failed:
         raise typer.Exit(SOME_UNREADABLE)
@@ -187,7 +161,9 @@ def _is_plain(manifest: dict[str, Any]) -> bool:
     return HARDENED in manifest and manifest["model"]["defense"] == "undefended"
 
 
-def _flag(run: RunDirectory, defense: nn.Module, asked: _Asked, device: torch.device, progress: Progress) -> Flag:
+def _flag(
+    run: RunDirectory, defense: nn.Module, asked: PredictArguments, device: torch.device, progress: Progress
+) -> Flag:
     """Return the flag that a run keeps, or that is chosen now."""
     from memory_defense.cli.run_splits import run_splits
     from memory_defense.data.places import DataNotFoundError
@@ -250,40 +226,34 @@ def _kept(one: Line, kept: list[Line]) -> bool:
     return isinstance(one, Unreadable)
 
 
-def _check(
-    run: Path,
-    images: list[Path],
-    *,
-    false_alarms: float | None,
-    data: str | None,
-    data_dir: Path | None,
-    gate: str | None,
-) -> None:
+def _check(run: Path, asked: PredictArguments) -> None:
     """Raise ValueError for an unfinished run, no image at all, a rate out of range, or data that is not there."""
     from memory_defense.run_directory import FLAG, RunDirectory
 
     manifest = RunDirectory(run).read_finished()
-    if _is_plain(manifest) and (false_alarms is not None or gate is not None):
+    if _is_plain(manifest) and (asked.false_alarms is not None or asked.gate is not None):
         raise ValueError(
             f"{run} holds a classifier alone, which flags no image; leave --false-alarms and --gate out, or harden "
             "it with a memory"
         )
-    if gate is not None:
-        radius(gate, "l2")
-        if false_alarms is not None:
+    if asked.gate is not None:
+        radius(asked.gate, "l2")
+        if asked.false_alarms is not None:
             raise ValueError("--false-alarms: not together with --gate, whose threshold no clean image decides")
-    if false_alarms is not None:
-        check_false_alarms(false_alarms)
-    if not any(path.exists() for path in images):  # one among others has a line of its own
+    if asked.false_alarms is not None:
+        check_false_alarms(asked.false_alarms)
+    if not any(path.exists() for path in asked.images):  # one among others has a line of its own
         raise ValueError(
-            f"there is no {' or '.join(map(str, images))}; give image files, folders of them, or .npz files"
+            f"there is no {' or '.join(map(str, asked.images))}; give image files, folders of them, or .npz files"
         )
     kept = manifest.get(FLAG)
     rate = cast("dict[str, Any]", kept).get("false_alarms") if isinstance(kept, dict) else None
-    if gate is not None or _is_plain(manifest):  # no held-out image is needed
+    if asked.gate is not None or _is_plain(manifest):  # no held-out image is needed
         return
-    if data is not None or rate is None or false_alarms not in (None, rate):  # else no images are needed
-        check_run_images(manifest, data, data_dir)
+    if (
+        asked.data is not None or rate is None or asked.false_alarms not in (None, rate)
+    ):  # else no images are needed
+        check_run_images(manifest, asked.data, asked.data_dir)
 
 
 def _caption(flag: Flag | None, gate: float | None) -> str:

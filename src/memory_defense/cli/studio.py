@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from memory_defense.cli.arguments import (
     Size,
     Threads,
     check_data_dir,
+    with_options,
 )
 from memory_defense.cli.own_options import OwnOptions
 from memory_defense.cli.stopping import wish
@@ -37,32 +39,38 @@ PATIENCE_SECONDS = 3.0
 """Time for the last computation to notice that nobody waits for it."""
 
 
-def studio(
+@dataclass(frozen=True, kw_only=True)
+class StudioArguments:
+    """Every argument and option, as typed by the user."""
+
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
             help="Directories with runs or records; if left out, ./runs, and the records in the current directory. "
             "One may name a classifier of yours: package.module:build, hf:DIR, onnx:FILE, FILE.pt2 or an export."
         ),
-    ] = None,
-    data: OwnImages = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Test images of --data; all if left out.")] = None,
-    size: Size = None,
-    geometry: GeometryOption = None,
-    classes: ClassesOption = None,
-    weights: OwnWeights = None,
-    argument: Argument = None,
-    preprocess: Preprocess = None,
-    random_weights: RandomWeights = False,
-    data_dir: DataDir = None,
-    offline: Offline = False,
+    ] = None
+    data: OwnImages = None
+    images: Annotated[int | None, typer.Option(min=1, help="Test images of --data; all if left out.")] = None
+    size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
+    weights: OwnWeights = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    random_weights: RandomWeights = False
+    data_dir: DataDir = None
+    offline: Offline = False
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than 127.0.0.1 lets other machines use the studio.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8765,
-    seconds: Annotated[float, typer.Option(help="Time limit of one attack, in seconds.")] = 20.0,
-    threads: Threads = None,
-) -> None:
+    ] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8765
+    seconds: Annotated[float, typer.Option(help="Time limit of one attack, in seconds.")] = 20.0
+    threads: Threads = None
+
+
+@with_options(StudioArguments)
+def studio(options: StudioArguments) -> None:
     """Open a web page on this machine to attack images of trained defenses and see how the defenses answer.
 
     The page shows the models that come with the package, and the runs and records in the given directories. A
@@ -77,20 +85,8 @@ def studio(
             f"the studio needs {error.name}, which is not installed: pip install 'memory-defense[studio]'"
         ) from error
     del fastapi, uvicorn
-    folders, target = _sorted_out(folders or [])
-    own = OwnOptions(
-        target=target or "",
-        data=data,
-        size=size,
-        geometry=geometry,
-        classes=classes,
-        weights=weights,
-        argument=argument,
-        preprocess=preprocess,
-        random_weights=random_weights,
-        data_dir=data_dir,
-        offline=offline,
-    )
+    folders, target = _sorted_out(options.folders or [])
+    own = OwnOptions.of(options, target=target or "")
     if target:
         own.check()
     else:
@@ -99,25 +95,25 @@ def studio(
     for runs in given:
         if not runs.is_dir():
             raise ValueError(f"{runs} is not a directory; give one that holds runs, or make one with 'memdef demo'")
-    check_seconds(seconds)
-    check_data_dir(data_dir)
+    check_seconds(options.seconds)
+    check_data_dir(options.data_dir)
 
     import torch
 
     from memory_defense.studio.server import StudioOptions, serve
     from memory_defense.studio.tickets import THREAD
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    opened = _opened(own, images) if target else None
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    opened = _opened(own, options.images) if target else None
     settings = StudioOptions(
         runs=given,
         shipped=ROOT,
         flat=None if folders else Path(),
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        seconds=seconds,
+        host=options.host,
+        port=options.port,
+        data_dir=options.data_dir,
+        seconds=options.seconds,
         own=opened,
     )
     if not settings.local_only:

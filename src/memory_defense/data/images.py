@@ -12,6 +12,7 @@ from torch import Tensor
 from memory_defense.checks import check_images, check_labels
 from memory_defense.contracts import Images, Labels, Rows
 from memory_defense.data.decode import Arrays
+from memory_defense.data.floats import floats_of
 from memory_defense.data.sources import SourceOptions, find
 from memory_defense.data.spec import DatasetSpec, dataset_spec
 from memory_defense.randomness import generator
@@ -89,18 +90,11 @@ class ImageSet:
 
         A grey level is divided by 255; float pixels are what they are.
         """
-        return _floats(self.images, index)
+        return floats_of(self.images, index)
 
     def clean_floats(self, index: Rows | None = None) -> Images:
         """Return what `floats` does, of the images before an attack changed them."""
-        return _floats(self.images if self.clean is None else self.clean, index)
-
-
-def _floats(images: Tensor, index: Rows | None) -> Images:
-    chosen = images if index is None else images[index.to(images.device)]
-    if chosen.dtype == torch.uint8:
-        return chosen.float().div_(255)
-    return chosen.clone() if index is None else chosen
+        return floats_of(self.images if self.clean is None else self.clean, index)
 
 
 def _check_counterpart(clean: Tensor, images: Tensor) -> None:

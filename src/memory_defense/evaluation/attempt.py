@@ -24,6 +24,7 @@ from memory_defense.contracts import (
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import judged, predict
 from memory_defense.evaluation.options import Options
+from memory_defense.evaluation.pixels import BLOCK_BYTES
 from memory_defense.evaluation.replay import Replay
 from memory_defense.evaluation.state import Attempt
 from memory_defense.foreign import MemoryShortError, out_of_memory
@@ -131,9 +132,12 @@ class CaseRunner:
         from memory_defense.evaluation.grid import rounded_inside  # images of files only
 
         rows = (~fooled).nonzero().squeeze(1)
-        found = rounded_inside(case.ball, attacked[rows], clean[rows])
-        moved = (found != attacked[rows]).flatten(1).any(1) & case.ball.contains(found, clean[rows])
-        rows, found = rows[moved], found[moved]
+        blocks: list[tuple[Rows, Images]] = []
+        for some in rows.split(max(1, BLOCK_BYTES // (clean[0].numel() * clean.element_size()))):
+            block = rounded_inside(case.ball, attacked[some], clean[some])
+            moved = (block != attacked[some]).flatten(1).any(1) & case.ball.contains(block, clean[some])
+            blocks.append((some[moved], block[moved]))
+        rows, found = (torch.cat(one) for one in zip(*blocks, strict=True))
         if len(rows) == 0:
             return 0
         with noticing():

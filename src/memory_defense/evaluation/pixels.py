@@ -17,7 +17,7 @@ from memory_defense.checks import check_images
 from memory_defense.contracts import Images, Rows
 
 LEVELS = 255
-"""A grey level divided by this is the pixel; `data.images.ImageSet.floats` divides so."""
+"""A grey level divided by this is the pixel; `data.floats.floats_of` divides so."""
 
 BLOCK_BYTES = 1 << 24
 """Bytes of images that are looked at or hashed at a time, about."""
@@ -69,10 +69,15 @@ class Pixels:
 
     def __getitem__(self, which: Rows | slice) -> Images:
         """Return these rows: positions (n,), a mask (N,) bool, or a slice."""
-        chosen = self._stored(which)
-        if chosen.dtype == torch.uint8:
-            chosen = chosen.float().div_(LEVELS)
-        return chosen.to(self.device)
+        if self.source.dtype != torch.uint8:
+            return self._stored(which).to(self.device)
+        if isinstance(which, slice) and self.rows is None:
+            return self.source[which].float().div_(LEVELS).to(self.device)
+        from memory_defense.data.floats import floats_of  # grey levels only
+
+        rows = torch.arange(len(self), device=self.source.device) if self.rows is None else self.rows
+        chosen = rows[which if isinstance(which, slice) else which.to(rows.device)]
+        return floats_of(self.source, chosen).to(self.device)
 
     def _stored(self, which: Rows | slice) -> Tensor:
         if not isinstance(which, slice):

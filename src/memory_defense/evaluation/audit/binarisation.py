@@ -183,8 +183,9 @@ def plant(
     same answer all over the ball.
     """
     centre = features(target, clean)
-    points = [surface_point(ball, clean, draws.child(number)) for number in range(POINTS)]
-    offsets = torch.stack([features(target, one) - centre for one in points])  # (P, B, D)
+    offsets = torch.stack(  # (P, B, D)
+        [features(target, surface_point(ball, clean, draws.child(one))) - centre for one in range(POINTS)]
+    )
     furthest: Rows = offsets.square().sum(2).argmax(0)  # (B,)
     each = torch.arange(len(clean), device=clean.device)
     direction = offsets[furthest, each]
@@ -193,7 +194,10 @@ def plant(
     others = scores.scatter(0, furthest[None], -torch.inf).amax(0).clamp(min=0)
     made = (own > 0) & (others < (1 - _GAP) * own)
     threshold = torch.where(made, (own + others) / 2, torch.ones_like(own))
-    planted = torch.stack(points)[furthest, each]
+    planted = torch.empty_like(clean)
+    for number in furthest.unique().tolist():  # drawn anew, as all points of large images would fill the memory
+        rows = (furthest == number).nonzero().squeeze(1)
+        planted[rows] = surface_point(ball, clean[rows], draws.child(number).rows(rows))
     return Readout(features, target, centre, direction, threshold, classes), made, planted
 
 
