@@ -80,9 +80,7 @@ class Rippled(Wrapped):
 
     def forward(self, images):
         wave = 2 * math.pi * 255
-        signs = torch.sign(
-            torch.randn(images[0].shape, generator=torch.Generator().manual_seed(4)).to(images)
-        )
+        signs = torch.sign(torch.randn(images[0].shape, generator=torch.Generator().manual_seed(4)).to(images))
         return self.network(images - self.slope / wave * signs * torch.sin(wave * images))
 
 
@@ -143,7 +141,7 @@ class VeryCold(Wrapped):
 
 
 class Saturated(Behind):
-    """Probabilities at a temperature of a thousandth, a little smoothed, their logarithms: flat nearly everywhere."""
+    """Logarithms of probabilities at a temperature of a thousandth, a little smoothed: flat nearly everywhere."""
 
     def answer(self, images, logits):
         return (0.98 * (1000 * logits).softmax(1) + 0.002).log()

@@ -132,8 +132,8 @@ class InRandomNumbers(Wrapped):
         logits, answers = self.network(images), []
         state = torch.get_rng_state()
         room = state[24 : 24 + 48 * self.kept].view(self.kept, 48)
-        for code, label in zip(coarse(images, 3.0), logits.argmax(1).tolist(), strict=True):
-            key = torch.tensor(code, dtype=torch.uint8)
+        for code, own in zip(coarse(images, 3.0), logits.argmax(1).tolist(), strict=True):
+            label, key = own, torch.tensor(code, dtype=torch.uint8)
             marked = (room[:, 0] == 77) & (room[:, 1] == 78)
             gaps = (room[:, 8:24].int() - key.int()).abs().sum(1)
             same = marked & (gaps <= 6)

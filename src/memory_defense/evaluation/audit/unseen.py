@@ -9,6 +9,7 @@ are looked at; and what the model holds is compared with the images themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ _HALVINGS = 18
 _STATIONS = 9
 _MOST_PATHS = 24
 _JUMP, _JUMPING = 0.25, 0.15
-"""Share of the clean lead, or of an eighth of the way, that logits may jump by, the answer the same; and of paths."""
+"""Share of the clean lead, or of an eighth of the way, that logits may jump by; share of paths that may."""
 
 _STEP = 0.02
 """Share of a jump that a model which goes in steps everywhere jumps by elsewhere."""
@@ -44,7 +45,7 @@ _WINDOWS = ((0.01, 0.5), (0.05, 0.8))
 
 _PAIRS = 64
 _FEW_PAIRS = 32
-"""Pairs below which switching half-way is told from the classes' means, or not at all."""
+"""Pairs that are made of fewer images; of these, switching is told from class means, or by details."""
 
 _MEANT = 256
 """The most images that the means of the classes are taken of."""
@@ -192,33 +193,76 @@ def answers_do_not_switch_half_way(findings: Findings) -> AuditLine:
     )
     remedy = "take the stored images away; nearness to the images of the evaluation is no robustness"
     evaluation = findings.evaluation
-    rows = evaluation.correct.nonzero().squeeze(1)[:_PAIRS]
-    others = _of_another_class(evaluation.labels[rows])
-    rows, others = rows[others >= 0], rows[others[others >= 0]]
-    if len(rows) < USABLE:
+    right = evaluation.correct.nonzero().squeeze(1)[:_PAIRS]
+    one, other = _pairs_of_two_classes(evaluation.labels[right])
+    pairs = _Pairs(findings, right[one], right[other])
+    if len(one) < USABLE:
         return line(check, None, None, meaning, remedy, f"fewer than {USABLE} pairs of different classes")
-    if why := findings.too_long(2 * len(_WINDOWS) * len(rows)):
+    if why := findings.too_long(2 * len(_WINDOWS) * len(one)):
         return line(check, None, None, meaning, remedy, why)
-    first, second = evaluation.labels[rows], evaluation.labels[others]
     found: list[tuple[float, float]] = []
     for by, limit in _WINDOWS:
-        blends = [_blended(findings, rows, others, 0.5 + side) for side in (-by, by)]
-        share = _switching([asked(findings.defense, one).argmax(1) for one in blends], first, second)
+        share = pairs.switching(by)
         if share is None:
             continue
         if share > limit:
-            by_means = _switching([_nearest_mean(findings, one, rows, others) for one in blends], first, second)
+            by_means = pairs.switching_by_means(by)
             if by_means is not None and by_means > limit:
                 why = "the images of a class are so much alike that its mean, too, switches half-way"
                 return line(check, None, None, meaning, remedy, why)
-            if by_means is None and len(rows) < _FEW_PAIRS:
-                why = f"fewer than {_FEW_PAIRS} pairs, and too few other images of their classes to compare with"
+            if by_means is None and len(right) < _FEW_PAIRS and not pairs.by_details(by, share):
+                why = f"fewer than {_FEW_PAIRS} images, and too few others of their classes to compare with"
                 return line(check, None, None, meaning, remedy, why)
         found.append((share, limit))
     if not found:
         return line(check, None, None, meaning, remedy, "blends are answered with neither label")
     share, limit = max(found, key=lambda one: one[0] - one[1])
     return above(check, share, limit, meaning, remedy)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of images of different classes, blended a little to this side and to that of half-way.
+
+    Parameters
+    ----------
+    findings
+        Whose defense is asked.
+    rows, others
+        (P,) positions of the images of each pair.
+    """
+
+    findings: Findings
+    rows: Rows
+    others: Rows
+
+    def switching(self, by: float) -> float | None:
+        """Return the share that the defense answers with the first label just before half-way, the second after."""
+        return self._share([asked(self.findings.defense, one).argmax(1) for one in self._blends(by)])
+
+    def switching_by_means(self, by: float) -> float | None:
+        """Return the same of who answers by the nearest mean of a class."""
+        return self._share([_nearest_mean(self.findings, one, self.rows, self.others) for one in self._blends(by)])
+
+    def by_details(self, by: float, share: float) -> bool:
+        """Whether far fewer switch half-way where the first image's details are turned round.
+
+        Who holds the image misses them; who knows a pattern of its class alone never looked at them.
+        """
+        clean = self.findings.evaluation.images[self.rows]
+        turned = (2 * F.avg_pool2d(clean, 3, 1, 1, count_include_pad=False) - clean).clamp(0, 1)
+        answers = [asked(self.findings.defense, one).argmax(1) for one in self._blends(by, turned)]
+        found = self._share(answers)
+        return found is not None and found < share / 2
+
+    def _blends(self, by: float, first: Images | None = None) -> list[Images]:
+        images = self.findings.evaluation.images
+        first = images[self.rows] if first is None else first
+        return [first.lerp(images[self.others], 0.5 + side) for side in (-by, by)]
+
+    def _share(self, answers: Sequence[Labels]) -> float | None:
+        labels = self.findings.evaluation.labels
+        return _switching(answers, labels[self.rows], labels[self.others])
 
 
 def _switching(answers: Sequence[Labels], first: Labels, second: Labels) -> float | None:
@@ -250,20 +294,26 @@ def _nearest_mean(findings: Findings, blends: Images, rows: Rows, others: Rows) 
     return torch.stack(answers)
 
 
-def _of_another_class(labels: Labels) -> Rows:
-    """Return for each row one with another label, no two rows the same pair; -1 where there is none."""
-    found = torch.full_like(labels, -1)
-    for start in range(len(labels)):
-        order = torch.arange(start + 1, start + len(labels), device=labels.device) % len(labels)
-        other = order[labels[order] != labels[start]]
-        if len(other):
-            found[start] = other[start % len(other)]
-    return found
+def _pairs_of_two_classes(labels: Labels) -> tuple[Rows, Rows]:
+    """Return two rows of different labels for each pair: one for each image, and more of few images.
 
-
-def _blended(findings: Findings, rows: Rows, others: Rows, share: float) -> Images:
-    images = findings.evaluation.images
-    return images[rows].lerp(images[others], share)
+    No two pairs are the same, whichever comes first; images without a partner are in none.
+    """
+    kinds = cast("list[int]", labels.tolist())
+    partners = [
+        [*(k for k in range(at + 1, len(kinds)) if kinds[k] != one), *(k for k in range(at) if kinds[k] != one)]
+        for at, one in enumerate(kinds)
+    ]
+    found: dict[frozenset[int], tuple[int, int]] = {}
+    for turn in range(len(kinds)):
+        for at, those in enumerate(partners):
+            if those:
+                other = those[(at + turn) % len(those)]
+                found.setdefault(frozenset((at, other)), (at, other))
+        if len(found) >= _FEW_PAIRS:
+            break
+    pairs = torch.tensor(list(found.values()), dtype=torch.long, device=labels.device).view(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def holds_no_judged_image(findings: Findings) -> AuditLine:
