@@ -11,7 +11,9 @@ import torch
 
 import memory_defense
 from evaluation.audit.fooling import HOLDING, LEARNING, LEVELS
+from evaluation.audit.fooling_answers import FURTHER_LABELS, FURTHER_LEVELS
 from evaluation.audit.fooling_elsewhere import HOLDING_MORE, LEARNING_ELSEWHERE, LEVELS_MORE
+from evaluation.audit.fooling_further import FURTHER_HELD, FURTHER_STATE
 from evaluation.audit.honest import HONEST, shapes
 from memory_defense import Options, Record
 from memory_defense.reporting.failures import verdict
@@ -33,10 +35,16 @@ HOLDS = {
     "the model holds none of the images judged",
 }
 TELLS = {"images between two grey levels are answered as those at whole ones"}
+MASKS = {
+    "no gradient-free attack finds what gradients miss",
+    "the margin loss has a gradient",
+    "the cross-entropy has a gradient",
+}
 ALL = {
-    **{name: (made, LEARNS) for name, made in (LEARNING | LEARNING_ELSEWHERE).items()},
-    **{name: (made, HOLDS) for name, made in (HOLDING | HOLDING_MORE).items()},
-    **{name: (made, TELLS) for name, made in (LEVELS | LEVELS_MORE).items()},
+    **{name: (made, LEARNS) for name, made in (LEARNING | LEARNING_ELSEWHERE | FURTHER_STATE).items()},
+    **{name: (made, HOLDS) for name, made in (HOLDING | HOLDING_MORE | FURTHER_HELD).items()},
+    **{name: (made, TELLS) for name, made in (LEVELS | LEVELS_MORE | FURTHER_LEVELS).items()},
+    **{name: (made, MASKS) for name, made in FURTHER_LABELS.items()},
 }
 TRIED = (
     "a buffer that fills",
