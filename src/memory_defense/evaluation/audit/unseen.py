@@ -9,6 +9,7 @@ are looked at; and what the model holds is compared with the images themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memory_defense.contracts import Images, Labels, Logits, PerImage, Rows
 from memory_defense.evaluation.audit.findings import Check, Findings, above, line
@@ -338,25 +340,36 @@ _ALIKE = ((64, 0.999), (_SMALLEST, 0.99999))
 _MOST_NUMBERS = 1 << 26
 _MOST_WIDTH = 1 << 16
 _MOST_VIEWS = 64
+_MOST_UNPACKED = 1 << 22
 
 
 @torch.no_grad()
 def held_by(model: object, images: Images) -> float:
     """Return the share of images (N, C, H, W) that the model holds, as they are or as it sees them.
 
-    It is shown black images before it is searched, as it may keep what it computed last.
+    It is shown black images before it is searched, as it may keep what it computed last; what it makes of them
+    that is no answer to them counts as held. Whoever looks for the nearest image makes a view of it on the way.
     """
-    regular(cast("nn.Module", model))(torch.zeros_like(images))
+    black = torch.zeros_like(images)
+    regular(cast("nn.Module", model))(black)
     held = list(_numbers(model))
     matrices = [one for one in held if one.dim() == 2 and images[0].numel() in one.shape][:_MOST_VIEWS]
     views = [*_views(images), *_seen_by_layers(model, images), *_seen_by_matrices(matrices, images)]
+    held += _steps(model, black, _unpacked)
+    made = _steps(model, images, lambda one: len(one) == len(images) and any(_fits(each, one) for each in held))
     found = torch.zeros(len(images), dtype=torch.bool)
-    for view in views:
-        width = view.shape[1]
+    # What is the same for all images, such as places in them, is no view of one.
+    for view, most in [*((one, len(images)) for one in views), *((one.flatten(1), 2) for one in made)]:
         for one in held:
-            if one.numel() % width == 0 and (one.dim() < 2 or one.shape[-1] <= width):
-                found |= _among(view, one.reshape(-1, width))
+            if _fits(one, view):
+                found |= _among(view, one.reshape(-1, view.shape[1]), most)
     return float(found.float().mean())
+
+
+def _fits(held: Tensor, view: Tensor) -> bool:
+    width = view[0].numel()
+    wide = _SMALLEST <= width <= _MOST_WIDTH and held.numel() % width == 0
+    return wide and (held.dim() < 2 or held.shape[-1] <= width)
 
 
 def _numbers(model: object) -> Iterator[Tensor]:
@@ -414,6 +427,36 @@ def _seen_by_layers(model: object, images: Images) -> Iterator[Tensor]:
     yield from seen
 
 
+class _Steps(TorchDispatchMode):
+    """Keeps what operations make, as far as it is wanted."""
+
+    def __init__(self, wanted: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.wanted, self.seen = wanted, list[Tensor]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.layout == torch.strided and made.dim() > 1 and self.wanted(made):
+            self.seen.append(made.detach().cpu().float())
+        return made
+
+
+def _steps(model: object, images: Images, wanted: Callable[[Tensor], bool]) -> list[Tensor]:
+    """Return what the operations of an answer make, the first `_MOST_VIEWS` of those that are wanted.
+
+    Nothing of a model that runs elsewhere.
+    """
+    steps = _Steps(lambda made: len(steps.seen) < _MOST_VIEWS and wanted(made))
+    with suppress(Exception), steps:  # what was compiled may not be looked into
+        regular(cast("nn.Module", model))(images)
+    return steps.seen
+
+
+def _unpacked(made: Tensor) -> bool:
+    """Whether an operation on equal images made rows that differ: it was made of what the model holds."""
+    return len(made) > 1 and _SMALLEST <= made.numel() <= _MOST_UNPACKED and not torch.equal(made[0], made[-1])
+
+
 def _seen_by_matrices(matrices: list[Tensor], images: Images) -> Iterator[Tensor]:
     """Yield the images through every matrix that takes an image: projections, first layers."""
     flat = images.detach().cpu().float().flatten(1)
@@ -423,12 +466,13 @@ def _seen_by_matrices(matrices: list[Tensor], images: Images) -> Iterator[Tensor
                 yield flat @ matrix
 
 
-def _among(view: Tensor, rows: Tensor) -> Tensor:
-    """Return (N,) bool: the image's view is one of these rows, up to brightness and contrast."""
+def _among(view: Tensor, rows: Tensor, most: int) -> Tensor:
+    """Return (N,) bool: the image's view, as of `most` images, is a row, up to brightness and contrast."""
     least = next(cosine for width, cosine in _ALIKE if view.shape[1] >= width)
     mine, found = _directions(view), torch.zeros(len(view), dtype=torch.bool)
     for part in torch.split(rows, 8192):
-        found |= (mine @ _directions(part).T).amax(1) > least
+        close = mine @ _directions(part).T > least
+        found |= (close & (close.sum(0) <= most)).any(1)
     return found
 
 
