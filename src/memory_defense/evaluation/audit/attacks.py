@@ -32,6 +32,9 @@ _PILOT_SHARE = 0.05
 _SCOUT_SHARE = 0.02
 """Share of images that a scout without gradients may find and the scouts with gradients may miss."""
 
+_SHOWN = 8
+"""Images of a scout that are shown to the gradient attacks that come after it."""
+
 Chosen = Callable[[Case], bool]
 Counted = Callable[[PerImage, Ball], PerImage]
 
@@ -77,31 +80,39 @@ def _count(found: PerImage, ball: Ball, counted: Counted | None) -> int:
 
 
 def _missed_by_all(findings: Findings, found: PerImage, ball: Ball) -> PerImage:
-    """Return (N,) bool: a scout's images, less a single one that a better gradient attack breaks after all.
+    """Return (N,) bool: a scout's images, less those that a better gradient attack breaks after all.
 
-    Such attacks come after the scouts and never saw it. One image is no share of many: it is not looked at then.
+    Such attacks come after the scouts and never saw them, so `_SHOWN` of the images are shown to them now. If they
+    break all of these, the others do not count either. One image is no share of many: it is not looked at then.
     """
-    if int(found.sum()) != 1:
-        return found
+    count = int(found.sum())
+    if count / len(found) <= _SCOUT_SHARE:
+        return found if count > 1 else torch.zeros_like(found)
     better = [
         case
         for case in findings.evaluation.cases
         if case.ball == ball and case.purpose != "curve" and case.role != "scout" and not gradient_free(case)
         if case.knowledge == findings.exact
     ]
-    if 1 / len(found) <= _SCOUT_SHARE or not better:
-        return torch.zeros_like(found)
-    rows, evaluation = found.nonzero().squeeze(1), findings.evaluation
-    draws = findings.draws("scout", len(found)).rows(rows)
-    stood = (withstand(findings, case, evaluation.images[rows], evaluation.labels[rows], draws) for case in better)
-    return found if all(bool(one.all()) for one in stood) else torch.zeros_like(found)
+    if not better:
+        return found if count > 1 else torch.zeros_like(found)
+    rows, evaluation = found.nonzero().squeeze(1)[:_SHOWN], findings.evaluation
+    for case in better:
+        draws = findings.draws("scout", len(found)).rows(rows)
+        rows = rows[withstand(findings, case, evaluation.images[rows], evaluation.labels[rows], draws)]
+        if len(rows) == 0:
+            return torch.zeros_like(found)
+    missed, shown = found.clone(), found.nonzero().squeeze(1)[:_SHOWN]
+    missed[shown] = False
+    missed[rows] = True
+    return missed
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.1, and AutoAttack's flag: an adversary who sees more must not find less.
 
-    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`): of fewer
-    than 50 images a single one is above that share, and counts if those attacks, shown it now, break it neither.
+    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`); what is
+    above that counts as far as those attacks, shown it now, do not break it, be it a single image of fewer than 50.
     """
 
     def alone(*, scouts: bool) -> float | None:
