@@ -9,9 +9,8 @@ are looked at; and what the model holds is compared with the images themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,6 +28,8 @@ from memory_defense.losses import margin
 from memory_defense.passes import granule, regular
 from memory_defense.wrappers import modules_of
 from memory_defense.wrappers.untouched import reached
+
+_T = TypeVar("_T")
 
 _LOST = 0.3
 """Robust accuracy, as a share, that images a pixel away may lose against those judged."""
@@ -350,13 +351,15 @@ def held_by(model: object, images: Images) -> float:
     It is shown black images before it is searched, as it may keep what it computed last; what it makes of them
     that is no answer to them counts as held. Whoever looks for the nearest image makes a view of it on the way.
     """
-    black = torch.zeros_like(images)
-    regular(cast("nn.Module", model))(black)
-    held = list(_numbers(model))
+    answer, black = regular(cast("nn.Module", model)), torch.zeros_like(images)
+    _, unpacked = _steps(lambda: answer(black), _unpacked)
+    held = [*_numbers(model), *unpacked]
+    seen, made = _steps(
+        lambda: list(_seen_by_layers(model, images)),
+        lambda one: len(one) == len(images) and any(_fits(each, one) for each in held),
+    )
     matrices = [one for one in held if one.dim() == 2 and images[0].numel() in one.shape][:_MOST_VIEWS]
-    views = [*_views(images), *_seen_by_layers(model, images), *_seen_by_matrices(matrices, images)]
-    held += _steps(model, black, _unpacked)
-    made = _steps(model, images, lambda one: len(one) == len(images) and any(_fits(each, one) for each in held))
+    views = [*_views(images), *seen, *_seen_by_matrices(matrices, images)]
     found = torch.zeros(len(images), dtype=torch.bool)
     # What is the same for all images, such as places in them, is no view of one.
     for view, most in [*((one, len(images)) for one in views), *((one.flatten(1), 2) for one in made)]:
@@ -441,15 +444,14 @@ class _Steps(TorchDispatchMode):
         return made
 
 
-def _steps(model: object, images: Images, wanted: Callable[[Tensor], bool]) -> list[Tensor]:
-    """Return what the operations of an answer make, the first `_MOST_VIEWS` of those that are wanted.
-
-    Nothing of a model that runs elsewhere.
-    """
+def _steps(run: Callable[[], _T], wanted: Callable[[Tensor], bool]) -> tuple[_T, list[Tensor]]:
+    """Return what this returns, and of what its operations make the first `_MOST_VIEWS` that are wanted."""
     steps = _Steps(lambda made: len(steps.seen) < _MOST_VIEWS and wanted(made))
-    with suppress(Exception), steps:  # what was compiled may not be looked into
-        regular(cast("nn.Module", model))(images)
-    return steps.seen
+    try:
+        with steps:
+            return run(), steps.seen
+    except Exception:  # what was compiled may not be looked into
+        return run(), []
 
 
 def _unpacked(made: Tensor) -> bool:
