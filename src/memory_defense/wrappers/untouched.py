@@ -170,7 +170,7 @@ def _library(module: object) -> bool:
 def _held(given: object) -> Iterator[object]:
     """Yield what an object holds on to, one level down."""
     if isinstance(given, (Tensor, np.ndarray)):
-        yield from (_table_of(given) or {}).values()
+        yield from (_table_of(cast("Any", given)) or {}).values()
         return
     if isinstance(given, ModuleType):
         held = [one for name, one in list(vars(given).items()) if name not in _IMPORTING]
