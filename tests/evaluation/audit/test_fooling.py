@@ -50,10 +50,11 @@ ALL = {
 TRIED = (
     "a buffer that fills",
     "an open file's number",
-    "a thread's own names",
+    "a generator's own names",
+    "attributes of libraries",
     "pulled back onto the stored image",
     "scrambled bits, smoothly within a radius",
-    "logits, mixed by nearness",
+    "which blocks are brighter",
     "the gradient turned round",
     "counted levels",
     "the sum of levels",
@@ -80,17 +81,15 @@ def truth(attacks="brief") -> float:
 
 
 @pytest.mark.parametrize("name", TRIED)
-def test_what_misleads_is_named(name, monkeypatch) -> None:
-    monkeypatch.setattr(suspicion, "_QUERIES", 300)
+def test_what_misleads_is_named(name) -> None:
     made, names = ALL[name]
-    attacks, count = ("brief", 12) if name == "a buffer that fills" else ("pgd", COUNT)
-    record = evaluated(made(network(), *shapes(10, COUNT, seed=5)), attacks, count)
+    record = evaluated(made(network(), *shapes(10, COUNT, seed=5)), "pgd")
     failed = {line.check for line in record.audit if line.verdict == "fail"}
     true = (record.worst_case[0].accuracy or 0) <= truth("pgd") + TOO_HIGH
     assert failed & names or true
     if failed & names:
         assert verdict(record).startswith("Do not rely"), "the headline says so"
-    if names == TELLS or name == "a buffer that fills":
+    if names == TELLS or name == "attributes of libraries":
         assert true, "it is attacked at whole levels, or as it was before its first answer"
 
 
