@@ -19,15 +19,18 @@ from memory_defense.machine import processor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from evaluation.audit.fooling import HOLDING, LEARNING, LEVELS
+from evaluation.audit.fooling_answers import FURTHER_LABELS, FURTHER_LEVELS
 from evaluation.audit.fooling_elsewhere import HOLDING_MORE, LEARNING_ELSEWHERE, LEVELS_MORE
+from evaluation.audit.fooling_further import FURTHER_HELD, FURTHER_STATE
 from evaluation.audit.honest import shapes
 from evaluation.audit.test_fooling import ALL, COUNT, EPSILON, evaluated, network, truth
 from report import RESULTS, revision
 
 KINDS = {
-    "learns": (*LEARNING, *LEARNING_ELSEWHERE),
-    "holds": (*HOLDING, *HOLDING_MORE),
-    "tells levels": (*LEVELS, *LEVELS_MORE),
+    "learns": (*LEARNING, *LEARNING_ELSEWHERE, *FURTHER_STATE),
+    "holds": (*HOLDING, *HOLDING_MORE, *FURTHER_HELD),
+    "tells levels": (*LEVELS, *LEVELS_MORE, *FURTHER_LEVELS),
+    "labels": tuple(FURTHER_LABELS),
 }
 
 
@@ -35,30 +38,37 @@ def main() -> None:
     """Evaluate all of them and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--only", nargs="+", metavar="DEFENSE", choices=list(ALL), help="these alone")
+    parser.add_argument("--missing", action="store_true", help="go on with a file that has some of the rows")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    rows: list[dict[str, object]] = []
+    place = asked.out / "audit_fooling.json"
+    kept = json.loads(place.read_text())["rows"] if asked.missing and place.exists() else []
+    rows = {str(row["defense"]): row for row in kept}
     kinds = {name: kind for kind, names in KINDS.items() for name in names}
-    for name, (made, names) in ALL.items():
-        if kinds[name] not in asked.kinds:
-            continue
-        record = evaluated(made(network(), *shapes(10, COUNT, seed=5)))
-        failed = [line.check for line in record.audit if line.verdict == "fail"]
-        reported = record.worst_case[0].accuracy
-        named = sorted(names & set(failed))
-        rows.append(
-            {
-                "kind": kinds[name],
-                "defense": name,
-                "truth": truth(),
-                "reported": reported,
-                "named": named,
-                "failed": failed,
-            }
-        )
-        print(f"{name:40s} {truth():.3f} {reported:.3f} {'; '.join(named)}", flush=True)
+    for name in ALL:
+        if kinds[name] in asked.kinds and name not in rows and name in (asked.only or ALL):
+            rows[name] = {"kind": kinds[name], "defense": name, **measured(name)}
+            print(*rows[name].values(), sep="; ", flush=True)
+            _written(place, [rows[one] for one in ALL if one in rows])
+
+
+def measured(name: str) -> dict[str, object]:
+    """Return the truth, what is reported, and the failed checks, of which those that name the cause."""
+    made, names = ALL[name]
+    record = evaluated(made(network(), *shapes(10, COUNT, seed=5)))
+    failed = [line.check for line in record.audit if line.verdict == "fail"]
+    return {
+        "truth": truth(),
+        "reported": record.worst_case[0].accuracy,
+        "named": sorted(names & set(failed)),
+        "failed": failed,
+    }
+
+
+def _written(place: Path, rows: list[dict[str, object]]) -> None:
     document = {
         "benchmark": "audit_fooling",
         "git": revision(),
@@ -68,7 +78,7 @@ def main() -> None:
         "images": COUNT,
         "rows": rows,
     }
-    (asked.out / "audit_fooling.json").write_text(json.dumps(document, indent=1) + "\n")
+    place.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -246,7 +246,10 @@ def after_clean(model: Classifier, untouched: Untouched, images: Images, *, seed
 
 
 def between_levels(model: Classifier, images: Images, case: Case, *, seed: int) -> float | None:
-    """Return the share of images that the model tells apart by half a level; None where images are so."""
+    """Return the share of images that the model tells apart by half a level; None where images are so.
+
+    Where it seems to, other points are asked about: a model that rounds is now and then moved by chance.
+    """
     images = images[:LOOKED_AT]
     if not on_grid(images):
         return None
@@ -255,6 +258,8 @@ def between_levels(model: Classifier, images: Images, case: Case, *, seed: int) 
     draws = ImageDraws.of(seed, "levels", len(images), images.device)
     with frozen(model), undisturbed(seed):
         told = tells_levels(model, images, case.ball, draws)
+        if float(told.float().mean()) > TOLD:
+            told &= tells_levels(model, images, case.ball, draws.child("again"))
     return float(told.float().mean())
 
 

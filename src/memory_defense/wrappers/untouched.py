@@ -17,11 +17,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import isfunction, ismethod
-from types import CellType, CodeType, FunctionType, MemberDescriptorType, ModuleType
-from typing import Any, Generic, TypeVar, cast
+from types import CellType, CodeType, FunctionType, GeneratorType, MemberDescriptorType, ModuleType
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -169,15 +170,22 @@ def _library(module: object) -> bool:
 def _held(given: object) -> Iterator[object]:
     """Yield what an object holds on to, one level down."""
     if isinstance(given, (Tensor, np.ndarray)):
+        yield from (_table_of(cast("Any", given)) or {}).values()
         return
     if isinstance(given, ModuleType):
         held = [one for name, one in list(vars(given).items()) if name not in _IMPORTING]
-        yield from held if not _library(given.__name__) else (one for one in held if type(one) in (dict, list, set))
+        yield from held if not _library(given.__name__) else filter(_container, held)
+    elif isinstance(given, _LibraryClass):
+        yield from filter(_container, vars(given.owner).values())
     elif isinstance(given, type):
         yield from (*vars(given).values(), *given.__bases__)
     else:
         yield from _held_by_what_is_called(given)
         yield from _held_inside(given)
+
+
+def _container(thing: object) -> bool:
+    return type(thing) in (dict, list, set)
 
 
 def _held_inside(given: Any) -> list[object]:
@@ -200,6 +208,10 @@ def _held_by_what_is_called(given: Any) -> Iterator[object]:
         yield from (given.fget, given.fset)
     elif isfunction(given):
         yield from _of_function(given)
+    elif isinstance(given, GeneratorType):
+        yield from _locals_of(given).values()
+    elif isinstance(given, ContextVar):
+        yield given.get(None)
     elif isinstance(given, _CACHED):
         yield cast("Any", given).__wrapped__
     elif _opened(given):
@@ -240,7 +252,32 @@ def _of_function(function: FunctionType) -> Iterator[object]:
     if _library(function.__module__):
         return
     yield from (function.__defaults__, function.__kwdefaults__, function.__dict__)
-    yield from (function.__globals__.get(name) for name in _names(function.__code__))
+    names = _names(function.__code__)
+    found: list[object] = [function.__globals__.get(name) for name in names]
+    yield from found
+    yield from _in_libraries(found, names)
+
+
+class _LibraryClass(NamedTuple):
+    """A class of a library that a model's code names, and may write to."""
+
+    owner: type
+
+
+def _in_libraries(found: list[object], names: set[str]) -> Iterator[object]:
+    """Yield what code may reach of libraries that it names by names of theirs, as ``torch.nn.functional`` does."""
+    pending, seen = [one for one in found if isinstance(one, _DEFINED)], set[int]()
+    while pending:
+        owner: Any = pending.pop()
+        module = isinstance(owner, ModuleType)
+        home = owner.__name__ if module else owner.__module__
+        if id(owner) in seen or not _library(home) or str(home).startswith("memory_defense"):
+            continue
+        seen.add(id(owner))
+        yield owner if module else _LibraryClass(owner) if isinstance(owner, type) else owner.__dict__
+        inside = [one for name, one in list(vars(owner).items()) if name in names]
+        pending += [one for one in inside if isinstance(one, _DEFINED)]
+        yield from (one for one in inside if not isinstance(one, _DEFINED))
 
 
 def _names(code: CodeType) -> set[str]:
@@ -255,9 +292,12 @@ def _noted(given: object, room: int) -> Iterator[_Kept[Any]]:
     if isinstance(given, Tensor):
         if given.layout == torch.strided and not given.is_meta and given.numel() <= room:
             yield _Kept(given, given.detach().clone(), _detached, _copied)
+        if (table := _table_of(given)) is not None:
+            yield _Kept(table, dict(table), dict, _table_back)
         return
-    if isinstance(given, type):
-        yield _Kept(given, _data_of(given), _data_of, _attributes_back)
+    if isinstance(given, (type, _LibraryClass)):
+        owner = given if isinstance(given, type) else given.owner
+        yield _Kept(owner, _data_of(owner), _data_of, _attributes_back)
         return
     if isinstance(given, ModuleType):
         yield _Kept(thing.__dict__, _data_in(thing.__dict__), _data_in, _table_back)
@@ -279,6 +319,10 @@ def _noted_content(given: object) -> Iterator[_Kept[Any]]:
         yield _Kept(thing, bytes(thing), bytes, _bytes_back)
     elif isinstance(given, CellType):
         yield _Kept(given, _content(given), _content, _refilled)
+    elif isinstance(given, GeneratorType):
+        yield _Kept(thing, _locals_of(thing), _locals_of, _locals_back)
+    elif isinstance(given, ContextVar):
+        yield _Kept(thing, thing.get(None), lambda one: one.get(None), lambda one, before: one.set(before))
     elif isinstance(given, _CACHED):
         yield _Kept(thing, thing.cache_info().currsize, lambda one: one.cache_info().currsize, _cleared)
     elif isinstance(given, (io.BytesIO, io.StringIO)):
@@ -356,6 +400,20 @@ def _refilled(cell: CellType, before: object) -> None:
         del cell.cell_contents
     else:
         cell.cell_contents = before
+
+
+def _locals_of(running: Any) -> dict[str, Any]:
+    """Return the names of a generator that waits for more; none of one that has ended."""
+    return dict(running.gi_frame.f_locals) if running.gi_frame else {}
+
+
+def _locals_back(running: Any, before: dict[str, Any]) -> None:
+    names = running.gi_frame.f_locals  # from Python 3.13 on the frame's own, and none is taken away
+    if sys.version_info < (3, 13):
+        names.clear()
+    names.update(before)
+    if sys.version_info < (3, 13):
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(running.gi_frame), ctypes.c_int(1))
 
 
 def _data_of(owner: type) -> dict[str, object]:

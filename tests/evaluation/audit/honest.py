@@ -97,14 +97,15 @@ def quantised(network: nn.Module) -> nn.Module:
 
 
 HONEST = {
-    "batch norm": lambda: trained(plain(10, nn.BatchNorm2d(12))),
+    "batch norm": lambda: trained(plain(10, nn.BatchNorm2d(12)), steps=60),
     "dropout": lambda: trained(plain(10, nn.Dropout(0.3))),
-    "attention": lambda: trained(Attending(), steps=400),
+    "attention": lambda: trained(Attending(), steps=120),
     "residual": lambda: trained(
-        nn.Sequential(nn.Conv2d(1, 10, 3, 2, 1), nn.ReLU(), Residual(10), nn.Flatten(), nn.Linear(360, 10))
+        nn.Sequential(nn.Conv2d(1, 10, 3, 2, 1), nn.ReLU(), Residual(10), nn.Flatten(), nn.Linear(360, 10)),
+        steps=60,
     ),
-    "transformer": lambda: trained(Transformer(12), steps=90),
-    "adversarially trained": lambda: trained(plain(), steps=200, adversarial=0.1),
+    "transformer": lambda: trained(Transformer(12), steps=60),
+    "adversarially trained": lambda: trained(plain(), steps=120, adversarial=0.1),
     "quantised weights": lambda: quantised(trained(plain())),
-    "1,000 classes": lambda: trained(plain(1000), classes=1000, steps=400),
+    "1,000 classes": lambda: trained(plain(1000), classes=1000, steps=250),
 }

@@ -1,6 +1,7 @@
 """Honest networks are believed: no check fails, and what did not run says why in a line."""
 
 import pytest
+import torch
 
 import memory_defense
 from evaluation.audit.honest import HONEST, shapes
@@ -21,6 +22,26 @@ SKIPPED = {
     "more than one norm was tried",
 }
 """Checks that the default suite may have nothing for; where its first attack breaks all, no other attack is run."""
+
+
+class Rounding(torch.nn.Module):
+    def __init__(self, network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network((images * 7).round() / 7)
+
+
+def test_a_network_that_rounds_pixels_is_no_list_of_images() -> None:
+    images, labels = shapes(10, COUNT, seed=5)
+    record = memory_defense.evaluate(
+        Rounding(HONEST["dropout"]()), images, labels, epsilon=0.15, attacks="glimpse", options=Options(seed=0)
+    )
+    said = {line.check: line.verdict for line in record.audit}
+    assert said["the margin loss has a gradient"] == "fail", "that is what is wrong with it"
+    assert said["answers change gradually on the way to images never seen"] == "pass"
+    assert said["images between two grey levels are answered as those at whole ones"] == "pass"
 
 
 @pytest.mark.parametrize("name", HONEST)

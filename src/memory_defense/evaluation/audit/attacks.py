@@ -7,12 +7,21 @@ of them saw, never by their accuracies.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from memory_defense.contracts import PerImage, aims_at_a_class, least_classes, needs_gradient, sees_labels_only
+from memory_defense.contracts import (
+    Ball,
+    PerImage,
+    aims_at_a_class,
+    least_classes,
+    needs_gradient,
+    sees_labels_only,
+)
 from memory_defense.evaluation.attempt import EXACT_KNOWLEDGE
 from memory_defense.evaluation.audit.findings import TWO_TENTHS, Check, Findings, above, gradient_free, line, pieces
+from memory_defense.evaluation.audit.probes import withstand
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.record import AuditLine
 from memory_defense.evaluation.replay import EARLIER
@@ -23,15 +32,21 @@ _PILOT_SHARE = 0.05
 _SCOUT_SHARE = 0.02
 """Share of images that a scout without gradients may find and the scouts with gradients may miss."""
 
+_SHOWN = 8
+"""Images of a scout that are shown to the gradient attacks that come after it."""
+
 Chosen = Callable[[Case], bool]
+Counted = Callable[[PerImage, Ball], PerImage]
 
 
-def _found_alone(findings: Findings, winners: Chosen, others: Chosen, *, chance: int = 0) -> float | None:
+def _found_alone(
+    findings: Findings, winners: Chosen, others: Chosen, counted: Counted | None = None
+) -> float | None:
     """Return the largest share of images, over the balls, that a winner broke and no other case that saw them did.
 
     A winner's image counts if every other case of this ball, outward cases left aside, saw it; the share is
     of all images. Of the images that only some of them saw, as in a cascade's pilot, the share among them counts,
-    if it is above `_PILOT_SHARE`. As many images as `chance` are none. None where no image was shown to both.
+    if it is above `_PILOT_SHARE`. `counted` says which images count. None where no image was shown to both.
     """
     shares: list[float] = []
     for broken in findings.evaluation.broken:
@@ -53,23 +68,51 @@ def _found_alone(findings: Findings, winners: Chosen, others: Chosen, *, chance:
         some = attacked & torch.stack([one.done for one in leading]).any(0)
         alone = won & ~lost
         if every.any():
-            shares.append(_beyond(alone & every, chance) / len(alone))
+            shares.append(_count(alone & every, ball, counted) / len(alone))
         few = some & ~every
-        if few.any() and (share := _beyond(alone & few, chance) / int(few.sum())) > _PILOT_SHARE:
+        if few.any() and (share := _count(alone & few, ball, counted) / int(few.sum())) > _PILOT_SHARE:
             shares.append(share)
     return max(shares, default=None)
 
 
-def _beyond(found: PerImage, chance: int) -> int:
+def _count(found: PerImage, ball: Ball, counted: Counted | None) -> int:
+    return int((counted(found, ball) if counted else found).sum())
+
+
+def _missed_by_all(findings: Findings, found: PerImage, ball: Ball) -> PerImage:
+    """Return (N,) bool: a scout's images, less those that a better gradient attack breaks after all.
+
+    Such attacks come after the scouts and never saw them, so `_SHOWN` of the images are shown to them now. If they
+    break all of these, the others do not count either. One image is no share of many: it is not looked at then.
+    """
     count = int(found.sum())
-    return count if count > chance else 0
+    if count / len(found) <= _SCOUT_SHARE:
+        return found if count > 1 else torch.zeros_like(found)
+    better = [
+        case
+        for case in findings.evaluation.cases
+        if case.ball == ball and case.purpose != "curve" and case.role != "scout" and not gradient_free(case)
+        if case.knowledge == findings.exact
+    ]
+    if not better:
+        return found if count > 1 else torch.zeros_like(found)
+    rows, evaluation = found.nonzero().squeeze(1)[:_SHOWN], findings.evaluation
+    for case in better:
+        draws = findings.draws("scout", len(found)).rows(rows)
+        rows = rows[withstand(findings, case, evaluation.images[rows], evaluation.labels[rows], draws)]
+        if len(rows) == 0:
+            return torch.zeros_like(found)
+    missed, shown = found.clone(), found.nonzero().squeeze(1)[:_SHOWN]
+    missed[shown] = False
+    missed[rows] = True
+    return missed
 
 
 def black_box_stronger(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.1, and AutoAttack's flag: an adversary who sees more must not find less.
 
-    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`): a single
-    image is no sign however few there are, as it is above that share of fewer than 50.
+    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`); what is
+    above that counts as far as those attacks, shown it now, do not break it, be it a single image of fewer than 50.
     """
 
     def alone(*, scouts: bool) -> float | None:
@@ -77,7 +120,7 @@ def black_box_stronger(findings: Findings) -> AuditLine:
             findings,
             lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
             lambda case: not gradient_free(case) and not findings.transfers(case),
-            chance=int(scouts),
+            partial(_missed_by_all, findings) if scouts else None,
         )
 
     late, early = alone(scouts=False), alone(scouts=True)

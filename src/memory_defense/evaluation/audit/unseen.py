@@ -8,13 +8,15 @@ are looked at; and what the model holds is compared with the images themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memory_defense.contracts import Images, Labels, Logits, PerImage, Rows
 from memory_defense.evaluation.audit.findings import Check, Findings, above, line
@@ -27,6 +29,8 @@ from memory_defense.passes import granule, regular
 from memory_defense.wrappers import modules_of
 from memory_defense.wrappers.untouched import reached
 
+_T = TypeVar("_T")
+
 _LOST = 0.3
 """Robust accuracy, as a share, that images a pixel away may lose against those judged."""
 
@@ -34,14 +38,17 @@ _HALVINGS = 18
 _STATIONS = 9
 _MOST_PATHS = 24
 _JUMP, _JUMPING = 0.25, 0.15
-"""Share of the clean lead by which logits may change at one point, the answer the same, and share of paths."""
+"""Share of the clean lead, or of an eighth of the way, that logits may jump by; share of paths that may."""
+
+_STEP = 0.02
+"""Share of a jump that a model which goes in steps everywhere jumps by elsewhere."""
 
 _WINDOWS = ((0.01, 0.5), (0.05, 0.8))
 """Distance from half-way, and the share of pairs that may switch from one label to the other within it."""
 
 _PAIRS = 64
 _FEW_PAIRS = 32
-"""Pairs below which switching half-way is told from the classes' means, or not at all."""
+"""Pairs that are made of fewer images; of these, switching is told from class means, or by details."""
 
 _MEANT = 256
 """The most images that the means of the classes are taken of."""
@@ -114,9 +121,10 @@ def answers_do_not_jump(findings: Findings) -> AuditLine:
     """What is stored for an image ends somewhere, and there the logits jump though the answer stays the same."""
     check = "answers change gradually on the way to images never seen"
     meaning = (
-        "share of images for which the logits jump at one point of the straight way to the same image turned "
-        "upside down, by more than a quarter of the clean lead while the answer stays the same; above 0.15 there "
-        "is a place around the images judged where something else answers"
+        "share of images for which the logits jump at one point of the way to the same image turned upside down, "
+        "each pixel at its own time, by more than a quarter of the clean lead and of what an eighth of the way "
+        "changes, while the answer stays the same; above 0.15 there is a place around the images judged where "
+        "something else answers"
     )
     remedy = (
         "take away what answers near the images judged; of a defense that is all jumps, believe attacks without "
@@ -138,16 +146,35 @@ def answers_do_not_jump(findings: Findings) -> AuditLine:
 
 
 def _jumps(findings: Findings, clean: Images, goal: Images, labels: Labels) -> PerImage:
-    """Return (B,) bool: between the two stations furthest apart, halved again and again, logits still differ."""
+    """Return (B,) bool: between the two stations furthest apart, halved again and again, logits still differ.
+
+    Every pixel sets out at its own time, and a model that jumps between the two nearest stations as well rounds
+    what it sees: it goes in steps all the way, and no place is another.
+    """
     column = (-1, *([1] * (clean.dim() - 1)))
+    start = findings.draws("jumps", len(clean)).uniform(*clean.shape[1:]).to(clean)
 
     def at(share: PerImage) -> Logits:
-        return asked(findings.defense, clean + (goal - clean) * share.view(column))
+        return asked(findings.defense, clean + (goal - clean) * (2 * share.view(column) - start).clamp(0, 1))
 
     places = torch.linspace(0, 1, _STATIONS, device=clean.device)
     stations = torch.stack([at(one.expand(len(clean))) for one in places])  # (S, B, K)
-    first = (stations[1:] - stations[:-1]).square().sum(2).argmax(0)
-    each = torch.arange(len(clean), device=clean.device)
+    apart = (stations[1:] - stations[:-1]).square().sum(2).sqrt()
+    before, after = _halved(at, places, stations, apart.argmax(0))
+    jump = (after - before).square().sum(1).sqrt()
+    usual = torch.maximum(-_lead(stations[0], labels), apart.median(0).values)
+    found = (before.argmax(1) == after.argmax(1)) & (jump > _JUMP * usual)
+    if float(found.float().mean()) <= _JUMPING:
+        return found
+    before, after = _halved(at, places, stations, apart.argmin(0))
+    return found & ((after - before).square().sum(1).sqrt() < _STEP * jump)
+
+
+def _halved(
+    at: Callable[[PerImage], Logits], places: Tensor, stations: Tensor, first: Rows
+) -> tuple[Logits, Logits]:
+    """Return the logits (B, K) on both sides of a point: after this station (B,), where they change the most."""
+    each = torch.arange(len(first), device=first.device)
     low, high = places[first].clone(), places[first + 1].clone()
     before, after = stations[first, each], stations[first + 1, each]
     for _ in range(_HALVINGS):
@@ -156,9 +183,7 @@ def _jumps(findings: Findings, clean: Images, goal: Images, labels: Labels) -> P
         left = (logits - before).square().sum(1) >= (after - logits).square().sum(1)
         low, high = torch.where(left, low, middle), torch.where(left, middle, high)
         before, after = torch.where(left[:, None], before, logits), torch.where(left[:, None], logits, after)
-    lead = -_lead(stations[0], labels)
-    same = before.argmax(1) == after.argmax(1)
-    return same & ((after - before).square().sum(1).sqrt() > _JUMP * lead)
+    return before, after
 
 
 def answers_do_not_switch_half_way(findings: Findings) -> AuditLine:
@@ -171,33 +196,76 @@ def answers_do_not_switch_half_way(findings: Findings) -> AuditLine:
     )
     remedy = "take the stored images away; nearness to the images of the evaluation is no robustness"
     evaluation = findings.evaluation
-    rows = evaluation.correct.nonzero().squeeze(1)[:_PAIRS]
-    others = _of_another_class(evaluation.labels[rows])
-    rows, others = rows[others >= 0], rows[others[others >= 0]]
-    if len(rows) < USABLE:
+    right = evaluation.correct.nonzero().squeeze(1)[:_PAIRS]
+    one, other = _pairs_of_two_classes(evaluation.labels[right])
+    pairs = _Pairs(findings, right[one], right[other])
+    if len(one) < USABLE:
         return line(check, None, None, meaning, remedy, f"fewer than {USABLE} pairs of different classes")
-    if why := findings.too_long(2 * len(_WINDOWS) * len(rows)):
+    if why := findings.too_long(2 * len(_WINDOWS) * len(one)):
         return line(check, None, None, meaning, remedy, why)
-    first, second = evaluation.labels[rows], evaluation.labels[others]
     found: list[tuple[float, float]] = []
     for by, limit in _WINDOWS:
-        blends = [_blended(findings, rows, others, 0.5 + side) for side in (-by, by)]
-        share = _switching([asked(findings.defense, one).argmax(1) for one in blends], first, second)
+        share = pairs.switching(by)
         if share is None:
             continue
         if share > limit:
-            by_means = _switching([_nearest_mean(findings, one, rows, others) for one in blends], first, second)
+            by_means = pairs.switching_by_means(by)
             if by_means is not None and by_means > limit:
                 why = "the images of a class are so much alike that its mean, too, switches half-way"
                 return line(check, None, None, meaning, remedy, why)
-            if by_means is None and len(rows) < _FEW_PAIRS:
-                why = f"fewer than {_FEW_PAIRS} pairs, and too few other images of their classes to compare with"
+            if by_means is None and len(right) < _FEW_PAIRS and not pairs.by_details(by, share):
+                why = f"fewer than {_FEW_PAIRS} images, and too few others of their classes to compare with"
                 return line(check, None, None, meaning, remedy, why)
         found.append((share, limit))
     if not found:
         return line(check, None, None, meaning, remedy, "blends are answered with neither label")
     share, limit = max(found, key=lambda one: one[0] - one[1])
     return above(check, share, limit, meaning, remedy)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of images of different classes, blended a little to this side and to that of half-way.
+
+    Parameters
+    ----------
+    findings
+        Whose defense is asked.
+    rows, others
+        (P,) positions of the images of each pair.
+    """
+
+    findings: Findings
+    rows: Rows
+    others: Rows
+
+    def switching(self, by: float) -> float | None:
+        """Return the share that the defense answers with the first label just before half-way, the second after."""
+        return self._share([asked(self.findings.defense, one).argmax(1) for one in self._blends(by)])
+
+    def switching_by_means(self, by: float) -> float | None:
+        """Return the same of who answers by the nearest mean of a class."""
+        return self._share([_nearest_mean(self.findings, one, self.rows, self.others) for one in self._blends(by)])
+
+    def by_details(self, by: float, share: float) -> bool:
+        """Whether far fewer switch half-way where the first image's details are turned round.
+
+        Who holds the image misses them; who knows a pattern of its class alone never looked at them.
+        """
+        clean = self.findings.evaluation.images[self.rows]
+        turned = (2 * F.avg_pool2d(clean, 3, 1, 1, count_include_pad=False) - clean).clamp(0, 1)
+        answers = [asked(self.findings.defense, one).argmax(1) for one in self._blends(by, turned)]
+        found = self._share(answers)
+        return found is not None and found < share / 2
+
+    def _blends(self, by: float, first: Images | None = None) -> list[Images]:
+        images = self.findings.evaluation.images
+        first = images[self.rows] if first is None else first
+        return [first.lerp(images[self.others], 0.5 + side) for side in (-by, by)]
+
+    def _share(self, answers: Sequence[Labels]) -> float | None:
+        labels = self.findings.evaluation.labels
+        return _switching(answers, labels[self.rows], labels[self.others])
 
 
 def _switching(answers: Sequence[Labels], first: Labels, second: Labels) -> float | None:
@@ -229,20 +297,26 @@ def _nearest_mean(findings: Findings, blends: Images, rows: Rows, others: Rows) 
     return torch.stack(answers)
 
 
-def _of_another_class(labels: Labels) -> Rows:
-    """Return for each row one with another label, no two rows the same pair; -1 where there is none."""
-    found = torch.full_like(labels, -1)
-    for start in range(len(labels)):
-        order = torch.arange(start + 1, start + len(labels), device=labels.device) % len(labels)
-        other = order[labels[order] != labels[start]]
-        if len(other):
-            found[start] = other[start % len(other)]
-    return found
+def _pairs_of_two_classes(labels: Labels) -> tuple[Rows, Rows]:
+    """Return two rows of different labels for each pair: one for each image, and more of few images.
 
-
-def _blended(findings: Findings, rows: Rows, others: Rows, share: float) -> Images:
-    images = findings.evaluation.images
-    return images[rows].lerp(images[others], share)
+    No two pairs are the same, whichever comes first; images without a partner are in none.
+    """
+    kinds = cast("list[int]", labels.tolist())
+    partners = [
+        [*(k for k in range(at + 1, len(kinds)) if kinds[k] != one), *(k for k in range(at) if kinds[k] != one)]
+        for at, one in enumerate(kinds)
+    ]
+    found: dict[frozenset[int], tuple[int, int]] = {}
+    for turn in range(len(kinds)):
+        for at, those in enumerate(partners):
+            if those:
+                other = those[(at + turn) % len(those)]
+                found.setdefault(frozenset((at, other)), (at, other))
+        if len(found) >= _FEW_PAIRS:
+            break
+    pairs = torch.tensor(list(found.values()), dtype=torch.long, device=labels.device).view(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def holds_no_judged_image(findings: Findings) -> AuditLine:
@@ -267,25 +341,38 @@ _ALIKE = ((64, 0.999), (_SMALLEST, 0.99999))
 _MOST_NUMBERS = 1 << 26
 _MOST_WIDTH = 1 << 16
 _MOST_VIEWS = 64
+_MOST_UNPACKED = 1 << 22
 
 
 @torch.no_grad()
 def held_by(model: object, images: Images) -> float:
     """Return the share of images (N, C, H, W) that the model holds, as they are or as it sees them.
 
-    It is shown black images before it is searched, as it may keep what it computed last.
+    It is shown black images before it is searched, as it may keep what it computed last; what it makes of them
+    that is no answer to them counts as held. Whoever looks for the nearest image makes a view of it on the way.
     """
-    regular(cast("nn.Module", model))(torch.zeros_like(images))
-    held = list(_numbers(model))
+    answer, black = regular(cast("nn.Module", model)), torch.zeros_like(images)
+    _, unpacked = _steps(lambda: answer(black), _unpacked)
+    held = [*_numbers(model), *unpacked]
+    seen, made = _steps(
+        lambda: list(_seen_by_layers(model, images)),
+        lambda one: len(one) == len(images) and any(_fits(each, one) for each in held),
+    )
     matrices = [one for one in held if one.dim() == 2 and images[0].numel() in one.shape][:_MOST_VIEWS]
-    views = [*_views(images), *_seen_by_layers(model, images), *_seen_by_matrices(matrices, images)]
+    views = [*_views(images), *seen, *_seen_by_matrices(matrices, images)]
     found = torch.zeros(len(images), dtype=torch.bool)
-    for view in views:
-        width = view.shape[1]
+    # What is the same for all images, such as places in them, is no view of one.
+    for view, most in [*((one, len(images)) for one in views), *((one.flatten(1), 2) for one in made)]:
         for one in held:
-            if one.numel() % width == 0 and (one.dim() < 2 or one.shape[-1] <= width):
-                found |= _among(view, one.reshape(-1, width))
+            if _fits(one, view):
+                found |= _among(view, one.reshape(-1, view.shape[1]), most)
     return float(found.float().mean())
+
+
+def _fits(held: Tensor, view: Tensor) -> bool:
+    width = view[0].numel()
+    wide = _SMALLEST <= width <= _MOST_WIDTH and held.numel() % width == 0
+    return wide and (held.dim() < 2 or held.shape[-1] <= width)
 
 
 def _numbers(model: object) -> Iterator[Tensor]:
@@ -343,6 +430,35 @@ def _seen_by_layers(model: object, images: Images) -> Iterator[Tensor]:
     yield from seen
 
 
+class _Steps(TorchDispatchMode):
+    """Keeps what operations make, as far as it is wanted."""
+
+    def __init__(self, wanted: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.wanted, self.seen = wanted, list[Tensor]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.layout == torch.strided and made.dim() > 1 and self.wanted(made):
+            self.seen.append(made.detach().cpu().float())
+        return made
+
+
+def _steps(run: Callable[[], _T], wanted: Callable[[Tensor], bool]) -> tuple[_T, list[Tensor]]:
+    """Return what this returns, and of what its operations make the first `_MOST_VIEWS` that are wanted."""
+    steps = _Steps(lambda made: len(steps.seen) < _MOST_VIEWS and wanted(made))
+    try:
+        with steps:
+            return run(), steps.seen
+    except Exception:  # what was compiled may not be looked into
+        return run(), []
+
+
+def _unpacked(made: Tensor) -> bool:
+    """Whether an operation on equal images made rows that differ: it was made of what the model holds."""
+    return len(made) > 1 and _SMALLEST <= made.numel() <= _MOST_UNPACKED and not torch.equal(made[0], made[-1])
+
+
 def _seen_by_matrices(matrices: list[Tensor], images: Images) -> Iterator[Tensor]:
     """Yield the images through every matrix that takes an image: projections, first layers."""
     flat = images.detach().cpu().float().flatten(1)
@@ -352,12 +468,13 @@ def _seen_by_matrices(matrices: list[Tensor], images: Images) -> Iterator[Tensor
                 yield flat @ matrix
 
 
-def _among(view: Tensor, rows: Tensor) -> Tensor:
-    """Return (N,) bool: the image's view is one of these rows, up to brightness and contrast."""
+def _among(view: Tensor, rows: Tensor, most: int) -> Tensor:
+    """Return (N,) bool: the image's view, as of `most` images, is a row, up to brightness and contrast."""
     least = next(cosine for width, cosine in _ALIKE if view.shape[1] >= width)
     mine, found = _directions(view), torch.zeros(len(view), dtype=torch.bool)
     for part in torch.split(rows, 8192):
-        found |= (mine @ _directions(part).T).amax(1) > least
+        close = mine @ _directions(part).T > least
+        found |= (close & (close.sum(0) <= most)).any(1)
     return found
 
 
