@@ -217,7 +217,7 @@ def test_patience_leaves_an_image_where_its_rise_would_not_reach_a_mistake() -> 
     rise = leads[1] - leads[0]
     left = (rise > 0) & (leads[1] + patience * rise * (1000 - 512) / 256 < 0)
     going = (leads[1] < 0) & ~left
-    assert left.any() and going.any() and (leads[1] > 0).any(), "of each kind"
+    assert all(bool(kind.any()) for kind in (left, going, leads[1] > 0)), "images of each kind"
     result, spent = found(1000, patience=patience)
     assert torch.equal(result, torch.where(left[:, None, None, None], look, end))
     assert most - spent == (1000 - 512) * int(left.sum())

@@ -125,8 +125,8 @@ class ApgdTargeted(StopsEarly):
         check_settings("margin", self.micro_batch, steps=self.steps, targets=self.targets)
         if self.among is not None and not self.among >= self.targets:
             raise ValueError(
-                f"among is {self.among}, but {self.targets} targets are chosen from so many; give at least as many, "
-                "or None"
+                f"among is {self.among}, but {self.targets} targets are chosen from so many; give at least as "
+                "many, or None"
             )
         if self.loss not in _TARGETED_LOSSES:
             raise nearest(self.loss, _TARGETED_LOSSES, "targeted loss")

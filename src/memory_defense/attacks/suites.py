@@ -6,7 +6,8 @@ image that falls to a hundred times the effort is one whose margin they almost c
 begin with the nearest survivors and go on outward while they still break some. Where gradients are masked, a short
 Square breaks on the pilot what they do not, and a long one on its sample; then it is carried to every survivor.
 Queries and targets go where they can still find something: the long Square leaves images alone whose margin has
-stopped rising (`Square.patience`), and of nine classes APGD-T aims at the three that a linear model would reach first.
+stopped rising (`Square.patience`), and of nine classes APGD-T aims at the three that a linear model would reach
+first.
 `brief` is `fast` with a tenth of the queries and fewer targets, for a demonstration; `glimpse` is for defenses that
 take seconds for every pass.
 
