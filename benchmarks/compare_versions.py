@@ -2,7 +2,8 @@
 
 Four networks: standard, two adversarially trained, and one that masks its gradients, where only an attack without
 gradients tells the truth; and trained defenses that come with the package, attacked with every knowledge. Both
-suites run in the same cascade, on survivors only, so what is compared is the choice of attacks. The measure of cost that no machine changes is passes: a backward pass counts as two forward passes.
+suites run in the same cascade, on survivors only, so what is compared is the choice of attacks. The measure of cost
+that no machine changes is passes: a backward pass counts as two forward passes.
 
     python benchmarks/compare_versions.py
 """
