@@ -8,8 +8,8 @@ Square breaks on the pilot what they do not, and a long one on its sample; then 
 Queries and targets go where they can still find something: the long Square leaves images alone whose margin has
 stopped rising (`Square.patience`), and of nine classes APGD-T aims at the three that a linear model would reach
 first.
-`brief` is `fast` with a tenth of the queries and fewer targets, for a demonstration; `glimpse` is for defenses that
-take seconds for every pass.
+`brief` is `fast` with a tenth of the queries, for a demonstration; `glimpse` is for defenses that take seconds for
+every pass.
 
 Nothing here imports torch before the parts of a suite are asked for.
 """
@@ -45,11 +45,11 @@ def _published(version: str) -> Suite:
     return lambda norm: tuple(SuitePart(*one) for one in ATTACKS["autoattack"](version=version).parts(norm).items())
 
 
-def _ours(search: dict[str, Any], **targeted: Any) -> Suite:
+def _ours(**search: Any) -> Suite:
     return lambda _: (
         SuitePart("pgd-margin", attack("pgd", steps=20, loss="margin"), "scout"),
         SuitePart("square-100", attack("square", queries=100, p_init=0.3), "scout"),
-        SuitePart("apgd-t", attack("apgd-t", **targeted), "outward"),
+        SuitePart("apgd-t", attack("apgd-t", steps=40, targets=3, among=9), "outward"),
         SuitePart("pgd-restarts", attack("pgd", steps=50, loss="margin", restarts=4), "outward"),
         SuitePart("square", attack("square", **search), "outward"),
     )
@@ -58,8 +58,8 @@ def _ours(search: dict[str, Any], **targeted: Any) -> Suite:
 SUITES: dict[str, Suite] = {
     "standard": _published("standard"),
     "rand": _published("rand"),
-    "fast": _ours({"queries": 5000, "patience": 2}, steps=40, targets=3, among=9),
-    "brief": _ours({"queries": 500}, steps=40, targets=4),
+    "fast": _ours(queries=5000, patience=2),
+    "brief": _ours(queries=500),
     "glimpse": lambda _: (SuitePart("pgd-margin", attack("pgd", steps=10, loss="margin")),),
 }
 """Every suite by name."""
