@@ -100,12 +100,13 @@ def nearest_if_linear(victim: Victim, images: Images, rows: Rows, likely: Labels
     norm
         ``linf`` or ``l2``, of the ball.
     """
-    ordered, power = likely.clone(), 1 if norm == "linf" else 2
+    ordered = likely.clone()
     for part in victim.parts(rows):
         points, lengths = images.index_select(0, part), list[PerImage]()
         for targets in likely.index_select(0, part).unbind(1):
             seen = victim.gradient(points, part, lambda logits, own, at=targets: lead_of(logits, own, at))
-            slope = torch.linalg.vector_norm(seen.gradient.flatten(1), power, dim=1)
+            flat = seen.gradient.flatten(1)
+            slope = flat.abs().sum(1) if norm == "linf" else flat.square().sum(1).sqrt()
             lengths.append(-seen.losses / slope)  # infinite where there is no slope
         order = torch.stack(lengths, 1).sort(dim=1, stable=True).indices
         ordered[part] = likely.index_select(0, part).gather(1, order)
