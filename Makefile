@@ -70,6 +70,7 @@ notebooks: .venv/development
 bench: .venv-bench/package
 	$(BENCH) benchmarks/memory_cost.py
 	$(BENCH) benchmarks/compare_gradient.py
+	$(BENCH) benchmarks/compare_steps.py
 	$(BENCH) benchmarks/compare_cw.py
 	$(BENCH) benchmarks/compare_autoattack.py
 	$(BENCH) benchmarks/compare_versions.py

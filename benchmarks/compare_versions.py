@@ -1,8 +1,9 @@
 """Our suites against each other: what `fast` misses of `standard`, and what it saves.
 
 Four networks: standard, two adversarially trained, and one that masks its gradients, where only an attack without
-gradients tells the truth. Both suites run in the same cascade, on survivors only, so what is compared is the choice
-of attacks. The measure of cost that no machine changes is passes: a backward pass counts as two forward passes.
+gradients tells the truth; and trained defenses that come with the package, attacked with every knowledge. Both
+suites run in the same cascade, on survivors only, so what is compared is the choice of attacks. The measure of cost
+that no machine changes is passes: a backward pass counts as two forward passes.
 
     python benchmarks/compare_versions.py
 """
@@ -12,14 +13,17 @@ from __future__ import annotations
 import time
 
 import torch
-from torch import Tensor, nn
 
 from memory_defense.attacks.suites import parts_of
+from memory_defense.contracts import Defense
+from memory_defense.data.images import ImageSet
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.robustness import Evaluation, evaluate
+from memory_defense.systems.load import load
 from memory_defense.threat import Linf
 from memory_defense.workflows.evaluate import cascade_cases
+from memory_defense.zoo import PREFIX, entries
 from nets import EPSILON, NETS, load_net
 from report import Row, options, save, splits, table
 
@@ -37,14 +41,11 @@ COLUMNS = {
 }
 
 
-def run(
-    suite: str, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int
-) -> tuple[Evaluation, float]:
+def run(suite: str, defense: Defense, test: ImageSet, seed: int) -> tuple[Evaluation, float]:
     """Return the evaluation by one suite, and its processor seconds."""
-    defense = Undefended(network)
     cases = cascade_cases(defense, parts_of(suite), [BALL])
     started = time.process_time()
-    evaluation = evaluate(defense, images, labels, cases, options=Options(seed=seed, ids=ids))
+    evaluation = evaluate(defense, test.floats(), test.labels, cases, options=Options(seed=seed, ids=test.ids))
     return evaluation, time.process_time() - started
 
 
@@ -75,25 +76,28 @@ def line(suite: str, evaluation: Evaluation, seconds: float, first: tuple[Evalua
 def main() -> None:
     """Measure all suites on all networks and write the tables."""
     parser = options(__doc__, images=1000, repetitions=1)
-    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--zoo", nargs="*", default=[PREFIX + name for name in entries()], help="zoo:NAME")
+    parser.add_argument("--zoo-images", type=int, default=64)
     parser.add_argument("--suites", nargs="+", default=["standard", "fast"], help="the first is the reference")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     data = splits()
     results: dict[str, list[Row]] = {}
     tables: list[str] = []
-    test = data.test.first(asked.images)
-    for name in asked.nets:
-        network = load_net(name, data)
-        done = {
-            suite: run(suite, network, test.floats(), test.labels, test.ids, asked.seed) for suite in asked.suites
-        }
+    for name in (*asked.nets, *asked.zoo):
+        if name in NETS:
+            defense, test = Undefended(load_net(name, data)), data.test.first(asked.images)
+        else:
+            defense, test = load(name), data.test.first(asked.zoo_images)
+        done = {suite: run(suite, defense, test, asked.seed) for suite in asked.suites}
         first = done[asked.suites[0]]
         results[name] = [line(suite, *one, first) for suite, one in done.items()]
         clean = first[0].clean.accuracy
         title = f"Suites on {name}, {len(test)} images, clean accuracy {clean:.3f}"
         tables.append(table(title, COLUMNS, results[name]))
-    results["all networks together"] = totals(results, asked.suites)
+    networks = {name: rows for name, rows in results.items() if name in NETS}
+    results["all networks together"] = totals(networks, asked.suites) if networks else []
     tables.append(
         table(
             "All networks together",

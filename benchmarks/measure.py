@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ from memory_defense.losses import margin
 from memory_defense.threat import L2, Linf
 from memory_defense.wrappers import CountingPasses
 
-Trace = list[list[int]]
+Trace = deque[list[int]]
 """Of every call: how many images, and how often a gradient came back."""
 
 _ROUNDING = 1e-5
@@ -46,7 +47,7 @@ class Counted(nn.Module):
     def reset(self) -> None:
         """Forget what was counted, and the gradients that some peers leave in the parameters."""
         self.counting = CountingPasses(self.network)
-        self.trace: Trace = []
+        self.trace: Trace = deque()  # attacks look for modules in lists, and would look at every call of it
         for parameter in self.parameters():
             parameter.grad = None
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from attacks import victims
 from memory_defense.attacks import Apgd, ApgdTargeted
 from memory_defense.attacks.apgd import checkpoints, targeted_difference_of_logits_ratio
+from memory_defense.attacks.engine import Victim
+from memory_defense.attacks.targets import likeliest_others, nearest_if_linear
 from memory_defense.contracts import Attack, Ball, Classifier
 from memory_defense.losses import LOSSES, difference_of_logits_ratio
 from memory_defense.randomness import ImageDraws
@@ -218,6 +220,38 @@ def test_targets_are_taken_in_the_order_of_the_clean_logits() -> None:
         assert (model(result).argmax(1) == 3).tolist() == [fooled] * 4
 
 
+def test_targets_are_those_that_a_linear_model_would_reach_first() -> None:
+    """The class of rank 6 is the only one that moves, so it is nearest wherever it is looked at."""
+    weight = torch.zeros(6, victims.SIZE**2)
+    weight[3] = 1.0
+    model = victims.Affine(weight, torch.tensor([1.0, 5.0, 2.0, -18.0, 4.0, 3.0]))
+    clean = victims.images(4, low=0.4, high=0.6)
+    labels, draws = victims.right_answers(model, clean), ImageDraws.of(0, "a", 4)
+    for among, fooled in ((4, False), (5, True)):
+        counting = CountingPasses(model)
+        result = ApgdTargeted(steps=5, targets=1, among=among)(counting, clean, labels, Linf(0.3), draws)
+        assert (model(result).argmax(1) == 3).tolist() == [fooled] * 4
+        alone = CountingPasses(model)
+        ApgdTargeted(steps=5, targets=1)(alone, clean, labels, Linf(0.3), draws)
+        if not fooled:
+            assert counting.passes.backward - alone.passes.backward == 4 * among, "one pass for each class"
+
+
+@BALLS
+def test_distances_of_a_linear_model_are_its_leads_over_the_slopes(ball: Ball) -> None:
+    model, clean = victims.affine(classes=7), victims.images(9)
+    labels = victims.right_answers(model, clean)
+    likely = likeliest_others(model(clean), labels, 6)
+    ordered = nearest_if_linear(Victim(model, labels, 4), clean, torch.arange(1, 9), likely, ball.norm)
+    logits, power = model(clean), 1 if ball.norm == "linf" else 2
+    gaps = logits.gather(1, labels[:, None]) - logits
+    slopes = (model.weight[:, None] - model.weight[None]).norm(power, dim=2)[labels]
+    nearest = (gaps / slopes).scatter(1, labels[:, None], math.inf).argsort(1)[:, :6]
+    assert torch.equal(ordered[1:], nearest[1:])
+    assert torch.equal(ordered[0], likely[0]), "not asked for"
+    assert not torch.equal(nearest, likely)
+
+
 def test_mistaken_images_still_run_from_their_label_when_nothing_stops() -> None:
     model, clean, _labels, draws = problem()
     wrong = model.model(clean).argsort(1, descending=True)[:, 1]  # the class of rank 2
@@ -249,6 +283,8 @@ def test_what_only_one_of_them_takes_is_refused_there() -> None:
         Apgd(loss="dlrr")
     with pytest.raises(ValueError, match="targets is 0"):
         ApgdTargeted(targets=0)
+    with pytest.raises(ValueError, match="among is 3, but 4 targets are chosen"):
+        ApgdTargeted(targets=4, among=3)
     with pytest.raises(ValueError, match=r"unknown targeted loss 'cross-entropy'.*dlr, margin"):
         ApgdTargeted(loss="cross-entropy")  # pyright: ignore
     with pytest.raises(ValueError, match="samples is 0"):

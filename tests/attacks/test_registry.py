@@ -11,7 +11,8 @@ import torch
 
 from memory_defense import attacks
 from memory_defense.attacks import ATTACKS, NORMS_OF, Pgd, attack
-from memory_defense.attacks.suites import ALIASES, SUITES, check_attacks, names_in, parts_of
+from memory_defense.attacks.suites import ALIASES, SUITES, SuitePart, check_attacks, names_in, parts_of
+from memory_defense.attacks.suites import joined as joined_parts
 from memory_defense.attacks.words import ATTACKS_IN_WORDS, SUITES_IN_WORDS
 from memory_defense.contracts import works_in
 from memory_defense.randomness import ImageDraws
@@ -122,13 +123,17 @@ def test_a_list_joins_the_parts_and_says_each_once() -> None:
     fast = SUITES["fast"]("linf")
     joined = parts_of("fast,fab-t,square,apgd-t,fgsm")("linf")
     names = [part.name for part in joined]
-    assert names == [*(part.name for part in fast), "fab-t", "apgd-t (2)", "fgsm"]
+    assert names == [*(part.name for part in fast), "fab-t", "square (2)", "apgd-t (2)", "fgsm"]
     by_name = {part.name: part for part in joined}
     assert by_name["apgd-t"].attack == fast[2].attack
     assert by_name["apgd-t (2)"].attack == attack("apgd-t")
-    assert by_name["square"].role == "main", "asked for by name, it attacks whatever stands"
+    assert by_name["square"].attack == fast[-1].attack
+    assert by_name["square (2)"].attack == attack("square")
+    again = joined_parts([*fast, SuitePart("square", fast[-1].attack)])
+    assert [part.name for part in again] == [part.name for part in fast]
+    assert [part.role for part in again][-1] == "main", "asked for by name, it attacks whatever stands"
     both = parts_of("fast,brief")("linf")
-    assert [part.name for part in both] == [*(part.name for part in fast), "apgd-t (2)", "square (2)"]
+    assert [part.name for part in both] == [*(part.name for part in fast), "square (2)"]
     assert parts_of("fast,fast") is SUITES["fast"]
     assert [part.name for part in parts_of("autoattack,fgsm")("linf")] == ["autoattack", "fgsm"]
 

@@ -203,10 +203,39 @@ def test_more_queries_go_on_where_fewer_ended() -> None:
     assert torch.equal(torch.stack(few.calls), torch.stack(more.calls[:21]))
 
 
+def test_patience_leaves_an_image_where_its_rise_would_not_reach_a_mistake() -> None:
+    counting, clean, labels, draws = problem()
+    model, ball, patience = counting.model, Linf(0.04), 1.5
+
+    def found(queries: int, **options: Any) -> tuple[Tensor, int]:
+        counted = CountingPasses(model)
+        points = Square(queries=queries, **options)(counted, clean, labels, ball, draws)
+        return points, counted.passes.forward
+
+    (half, _), (look, _), (end, most) = found(256), found(512), found(1000)
+    leads = [margin(model(points), labels) for points in (half, look)]
+    rise = leads[1] - leads[0]
+    left = (rise > 0) & (leads[1] + patience * rise * (1000 - 512) / 256 < 0)
+    going = (leads[1] < 0) & ~left
+    assert all(bool(kind.any()) for kind in (left, going, leads[1] > 0)), "images of each kind"
+    result, spent = found(1000, patience=patience)
+    assert torch.equal(result, torch.where(left[:, None, None, None], look, end))
+    assert most - spent == (1000 - 512) * int(left.sum())
+
+
+def test_a_margin_that_does_not_move_is_no_reason_to_stop() -> None:
+    counting = CountingPasses(victims.Flat())
+    labels, draws = torch.zeros(COUNT, dtype=torch.int64), ImageDraws.of(0, "a", COUNT)
+    Square(queries=1100, patience=1)(counting, victims.images(COUNT), labels, Linf(0.1), draws)
+    assert counting.passes.forward == COUNT * 1102
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ({"queries": 0}, "queries is 0"),
+        ({"patience": 0.0}, "patience is 0.0"),
+        ({"patience": math.inf}, "patience is inf"),
         ({"micro_batch": 0}, "micro_batch is 0"),
         ({"p_init": 0.0}, "p_init is 0.0"),
         ({"p_init": 1.5}, "p_init is 1.5"),

@@ -139,6 +139,7 @@ def test_a_display_changes_no_number(attacks) -> None:
         (attack("pgd", steps=40), 41),
         (attack("pgd", steps=10, restarts=3), 33),
         (attack("apgd-t", steps=20, targets=9), 189),
+        (attack("apgd-t", steps=40, targets=3, among=9), 132),
         (attack("square", queries=500), 500),
         (attack("cw", steps=10, search_steps=5), 51),
     ],

@@ -49,6 +49,12 @@ CASES = (
         "ApgdTargeted(steps=5, loss='dlr')(two_classes, images, two, threat.Linf(0.1), draws)",
         "ApgdTargeted(steps=5, «use (loss='margin')»)(two_classes, images, two, threat.Linf(0.1), draws)",
     ),
+    _range(
+        "apgd",
+        "targets are chosen from so many; give at least as many, or None",
+        "ApgdTargeted(targets=3, among=2)",
+        r"ApgdTargeted(steps=2, targets=3, among=«or (None)»)",
+    ),
     _range("apgd", "expected a share of steps in [0, 1]", "Apgd(rho=75)", "Apgd(steps=5, rho=0.75)"),
     _case(
         "ascent",
@@ -163,6 +169,12 @@ CASES = (
     ),
     _range(
         "square", "expected a share of the image in (0, 1]", "Square(p_init=5)", "Square(queries=5, p_init=0.05)"
+    ),
+    _range(
+        "square",
+        "expected a positive number, or None to try to the end",
+        "Square(patience=0)",
+        r"Square(queries=5, patience=«or (None) to»)",
     ),
     _case(
         "square",

@@ -180,8 +180,13 @@ class ProjectedAscent:
         if going is not None:
             gradient = gradient.index_select(0, going)
             part.keep(going)
-        moved = torch.add(part.here, self.ball.ascent(gradient), alpha=size)
-        part.here = moved.clamp_(*part.limits) if len(part.limits) > 1 else self.ball.project(moved, *part.limits)
+        way = self.ball.ascent(gradient)
+        if (
+            len(part.limits) > 1
+        ):  # an L-inf ball's signs, which nobody else has; memory anew costs as much as the sum
+            part.here = torch.add(part.here, way, alpha=size, out=way).clamp_(*part.limits)
+        else:
+            part.here = self.ball.project(torch.add(part.here, way, alpha=size), *part.limits)
 
     def _limits(self, rows: Rows) -> tuple[Images, ...]:
         centre = self.victim.laid_out(self.clean(rows))

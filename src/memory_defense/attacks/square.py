@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 _BLOCK = 64
 """Queries whose random numbers are drawn at once."""
+
+_FIRST_LOOK = 512
+"""Queries after which `Square.patience` is first asked; a whole number of blocks, and so is its half."""
 
 _VISIT = {"cpu": 10}
 """Images whose pass takes as long as everything else about a visit; measured on small networks."""
@@ -59,6 +62,11 @@ class Square(StopsEarly):
         each image, as a model that charges for every question should be; with more it may be asked more often, in
         fewer passes. The resulting images are the same, and so are the passes that `CountingPasses` counts: answers
         that are thrown away are not among them.
+    patience
+        Leave an image alone once its margin would not reach 0 with the queries that are left, even if it rose
+        `patience` times as fast as over the last half of those that were asked; above 0. Searches slow down, so 1
+        hopes for more than most of them hold. It is looked at after 512 queries, and at each doubling. A margin
+        that has not risen says nothing, and the image goes on. None asks all `queries` of every image.
     stop_when_fooled, micro_batch
         See `memory_defense.attacks`; without early stops an image is returned at its largest margin.
     """
@@ -66,6 +74,7 @@ class Square(StopsEarly):
     queries: int = 5000
     p_init: float = 0.8
     ahead: int = 64
+    patience: float | None = None
     stop_when_fooled: bool = True
     micro_batch: int | None = None
     gradient_free: ClassVar[bool] = True
@@ -74,6 +83,12 @@ class Square(StopsEarly):
         check_settings("margin", self.micro_batch, queries=self.queries, ahead=self.ahead)
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init is {self.p_init}, expected a share of the image in (0, 1]")
+        if self.patience is not None and not 0 < self.patience < math.inf:
+            raise ValueError(f"patience is {self.patience}, expected a positive number, or None to try to the end")
+
+    def for_transfer(self) -> Self:
+        """Return the same attack without early stops: what is hopeless here may not be on another model."""
+        return replace(self, stop_when_fooled=False, patience=None)
 
     @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
@@ -114,6 +129,8 @@ class _State:
     """(B,) the next query of each image, inside the present block."""
     noise: Tensor
     """(B, queries, numbers) in [0, 1), for a block of queries."""
+    marked: PerImage
+    """`lead` at the last doubling of the queries."""
 
     def take(self, index: Tensor) -> _State:
         """Return these images, copied."""
@@ -148,6 +165,7 @@ class _RandomSearch:
                 state.query.fill_(first)
                 self._search(state, end, side)
                 state = self._leave(state)
+            state = self._give_up(state, start + _BLOCK)
         self.best[state.rows] = state.best
 
     def _pieces(self, start: int) -> list[tuple[int, int, int]]:
@@ -168,7 +186,7 @@ class _RandomSearch:
         lead, fooled = (
             (torch.cat(each) for each in zip(*judged, strict=True)) if judged else (clean.new_zeros(0),) * 2
         )
-        return _State(rows, clean, best, lead, fooled.bool(), torch.zeros_like(rows), noise)
+        return _State(rows, clean, best, lead, fooled.bool(), torch.zeros_like(rows), noise, lead.clone())
 
     def _leave(self, state: _State) -> _State:
         """Let go of the images that need no more queries."""
@@ -176,6 +194,19 @@ class _RandomSearch:
             return state
         self.best[state.rows[state.fooled]] = state.best[state.fooled]
         return state.take(~state.fooled)
+
+    def _give_up(self, state: _State, asked: int) -> _State:
+        """Let go of the images that `Square.patience` calls hopeless, where so many queries are a doubling."""
+        patience, left = self.attack.patience, self.attack.queries - asked
+        if patience is None or left <= 0 or asked < _FIRST_LOOK // 2 or math.log2(asked / _FIRST_LOOK) % 1:
+            return state
+        rise, state.marked = state.lead - state.marked, state.lead.clone()
+        forecast = state.lead + patience * rise * (left / (asked / 2))
+        hopeless = (rise > 0) & (forecast < 0)
+        if asked < _FIRST_LOOK or not bool(hopeless.any()):
+            return state
+        self.best[state.rows[hopeless]] = state.best[hopeless]
+        return state.take(~hopeless)
 
     def _search(self, state: _State, end: int, side: int) -> None:
         """Try squares of one size on every image, in place, until all are at query `end`."""

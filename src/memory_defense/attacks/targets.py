@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from memory_defense.attacks.engine import Victim
-from memory_defense.contracts import Labels, Logits, PerImage, Rows
+from memory_defense.contracts import Images, Labels, Logits, PerImage, Rows
 from memory_defense.wrappers import rows_of
 
 
@@ -78,6 +78,39 @@ def likeliest_others(logits: Logits, labels: Labels, count: int) -> Labels:
     """Return (B, T) the `count` highest classes other than the label, or all of them if there are fewer."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def nearest_if_linear(victim: Victim, images: Images, rows: Rows, likely: Labels, norm: str) -> Labels:
+    """Return these classes (N, T), those first that a linear model would reach with the least change.
+
+    Such a model needs a change of length ``(z_y - z_t) / ||grad(z_t - z_y)||``, in the norm that is dual to the
+    ball's: the order of MALT (Melamed et al. 2024, arXiv 2407.02240). It costs a forward and a backward pass for
+    each class.
+
+    Parameters
+    ----------
+    victim
+        The model and the labels of the whole set.
+    images
+        (N, C, H, W) clean.
+    rows
+        (n,) the images whose classes are ordered; the others keep their order.
+    likely
+        (N, T) classes other than the label.
+    norm
+        ``linf`` or ``l2``, of the ball.
+    """
+    ordered = likely.clone()
+    for part in victim.parts(rows):
+        points, lengths = images.index_select(0, part), list[PerImage]()
+        for targets in likely.index_select(0, part).unbind(1):
+            seen = victim.gradient(points, part, lambda logits, own, at=targets: lead_of(logits, own, at))
+            flat = seen.gradient.flatten(1)
+            slope = flat.abs().sum(1) if norm == "linf" else flat.square().sum(1).sqrt()
+            lengths.append(-seen.losses / slope)  # infinite where there is no slope
+        order = torch.stack(lengths, 1).sort(dim=1, stable=True).indices
+        ordered[part] = likely.index_select(0, part).gather(1, order)
+    return ordered
 
 
 def lead_of(logits: Logits, labels: Labels, targets: Labels) -> PerImage:

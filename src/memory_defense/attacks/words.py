@@ -6,7 +6,7 @@ SUITES_IN_WORDS = {
     "fast": "the default: 20 PGD steps on the margin, then APGD-T, PGD with restarts and Square on near survivors",
     "standard": "AutoAttack as published, also called autoattack: APGD-CE, APGD-T, FAB-T, Square of 5,000 queries",
     "rand": "AutoAttack for a randomised model: gradients are averaged over 20 draws",
-    "brief": "fast with 500 queries and 4 target classes, for a demonstration",
+    "brief": "fast with a search of 500 queries, for a demonstration",
     "glimpse": "only 10 PGD steps on the margin: a first look, or for a model that needs seconds for each image",
 }
 """Every suite of `attacks.suites.SUITES`."""

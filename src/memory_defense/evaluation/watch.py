@@ -64,7 +64,7 @@ def most_passes(attack: Attack, norm: str) -> int | None:
     Parameters
     ----------
     attack
-        Its `steps`, `queries`, `restarts`, `targets`, `samples` and parts tell.
+        Its `steps`, `queries`, `restarts`, `targets`, `among`, `samples` and parts tell.
     norm
         ``linf`` or ``l2``, which may decide on the parts.
     """
@@ -80,7 +80,8 @@ def most_passes(attack: Attack, norm: str) -> int | None:
         return None
     again = (attack.restarts if isinstance(attack, Restarting) else 1) * (targets_of(attack) or 1)
     averaged = attack.samples if isinstance(attack, Averaging) else 1
-    return attack.steps * again * averaged * int(getattr(attack, "search_steps", 1)) + again
+    chosen = int(getattr(attack, "among", None) or 0)  # targets are chosen from so many, by a pass each
+    return attack.steps * again * averaged * int(getattr(attack, "search_steps", 1)) + again + chosen
 
 
 @runtime_checkable
