@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def floats_of(images: Tensor, index: Rows | None) -> Images:
     levels = images.dtype == torch.uint8
     if index is not None and levels and images.device.type == "cpu" and images[:1].numel() >= _LARGE:
         chosen = torch.empty((len(index), *images.shape[1:]))
-        for place, row in enumerate(index.tolist()):
+        for place, row in enumerate(cast("list[int]", index.tolist())):
             chosen[place] = images[row]
         return chosen.div_(255)
     chosen = images if index is None else images[index.to(images.device)]

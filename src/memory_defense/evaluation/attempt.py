@@ -133,7 +133,7 @@ class CaseRunner:
 
         rows = (~fooled).nonzero().squeeze(1)
         blocks: list[tuple[Rows, Images]] = []
-        for some in rows.split(max(1, BLOCK_BYTES // (clean[0].numel() * clean.element_size()))):
+        for some in torch.split(rows, max(1, BLOCK_BYTES // (clean[0].numel() * clean.element_size()))):
             block = rounded_inside(case.ball, attacked[some], clean[some])
             moved = (block != attacked[some]).flatten(1).any(1) & case.ball.contains(block, clean[some])
             blocks.append((some[moved], block[moved]))
