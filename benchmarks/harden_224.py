@@ -235,10 +235,11 @@ def flow(folder: Path, out: Path) -> None:
 
     one = ("--threads", "1")
     hardened = done(folder, *harden_words("hardened"))
+    (folder / "hardened.log").write_text("\n".join(f"{at:.1f} {line}" for at, line in hardened.lines))
     first = [str(path) for path in sorted((folder / "images" / "test" / "3").iterdir())[:4]]
     predicted = done(folder, "predict", "hardened", *first, *one)
     exported = done(folder, "export", "hardened", "--format", "onnx", "--out", "hardened.onnx")
-    asked = ("--data", "images", "--epsilon", EPSILON, "--attacks", f"{ATTACKS},pgd-margin")
+    asked = ("--data", "images", "--epsilon", EPSILON, "--attacks", ATTACKS)
     again = done(folder, "evaluate", "hardened.onnx", *asked, *one, "--out", "again.json")
     rows = announced(hardened)
     record = {
@@ -273,7 +274,7 @@ def kill(folder: Path, out: Path) -> None:
         path.unlink()
     stopped = Run(list(harden_words("killed")))
     process = stopped.start(folder)
-    stopped.watch(process, until=re.compile(r"apgd, end-to-end.*image passes"))
+    stopped.watch(process, until=re.compile(r"attacking the fine-tuned.*image passes"))
     time.sleep(10)  # in the middle of it
     process.kill()
     killed = time.time()

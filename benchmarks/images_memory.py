@@ -133,7 +133,7 @@ def main() -> None:
                 ("loaded for the first time", asked.images, 0),
                 ("loaded again", asked.images, 0),
                 ("evaluated, few broken", asked.images, 0.01),
-                ("evaluated, nearly all broken", asked.images, 8),
+                ("evaluated, most broken", asked.images, 8),
             ):
                 if asked.only and not what.startswith(tuple(asked.only)):
                     continue

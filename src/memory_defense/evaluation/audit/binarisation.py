@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -196,10 +195,10 @@ def plant(
     made = (own > 0) & (others < (1 - _GAP) * own)
     threshold = torch.where(made, (own + others) / 2, torch.ones_like(own))
     planted = torch.empty_like(clean)
-    for number in cast(
-        "list[int]", furthest.unique().tolist()
-    ):  # drawn anew, as all points of large images would fill the memory
+    for number in range(POINTS):  # drawn anew, as all points of large images would fill the memory
         rows = (furthest == number).nonzero().squeeze(1)
+        if not len(rows):
+            continue
         planted[rows] = surface_point(ball, clean[rows], draws.child(number).rows(rows))
     return Readout(features, target, centre, direction, threshold, classes), made, planted
 
