@@ -90,9 +90,9 @@ def _missed_by_all(findings: Findings, found: PerImage, ball: Ball) -> PerImage:
         return found if count > 1 else torch.zeros_like(found)
     better = [
         case
-        for case in findings.evaluation.cases
+        for case, one in zip(findings.evaluation.cases, findings.evaluation.state.cases, strict=True)
         if case.ball == ball and case.purpose != "curve" and case.role != "scout" and not gradient_free(case)
-        if case.knowledge == findings.exact
+        if not bool(one.done[found].all()) and case.knowledge == findings.exact
     ]
     if not better:
         return found if count > 1 else torch.zeros_like(found)
