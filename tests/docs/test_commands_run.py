@@ -133,6 +133,7 @@ PARSED = {
     "efficientnet_lite_pytorch": "minutes; tests/cli/test_real_model.py runs it",
     "runs/hardened.onnx": "needs what was hardened; tests/cli/test_harden_plain.py exports it and evaluates it",
     "lite0.onnx": "minutes; tests/cli/test_real_model.py runs it",
+    "lite0.json": "minutes; tests/cli/test_real_model.py runs it",
     "--geometry": "needs pictures of that size; tests/workflows/test_own_pictures.py makes some and evaluates them",
     "cifar10": "needs the dataset; tests/data loads every layout of it",
 }
