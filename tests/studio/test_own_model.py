@@ -144,7 +144,7 @@ def test_pictures_of_any_aspect_take_the_model_s_own_geometry(home, client, monk
 
 def test_a_rectangular_set_without_a_stated_geometry_gives_up_the_aspect(home, client, monkeypatch) -> None:
     monkeypatch.syspath_prepend(home)
-    (home / "wide_net.py").write_text(
+    (home / "studio_wide_net.py").write_text(
         "from torch import nn\n\ndef build(classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 12, classes))\n"
     )
@@ -153,9 +153,11 @@ def test_a_rectangular_set_without_a_stated_geometry_gives_up_the_aspect(home, c
         for number in range(2):
             pixels = np.random.default_rng((number, ord(label))).integers(0, 256, (8, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(home / "wide" / "test" / label / f"{label}{number}.png")
-    there = client("wide_net:build", data=str(home / "wide"), random_weights=True)
+    there = client("studio_wide_net:build", data=str(home / "wide"), random_weights=True)
     tall = np.random.default_rng(5).integers(0, 256, (30, 10, 3), dtype=np.uint8)
-    sent = there.post("/api/image?run=wide_net:build", content=png(tall), headers={"content-type": "image/png"})
+    sent = there.post(
+        "/api/image?run=studio_wide_net:build", content=png(tall), headers={"content-type": "image/png"}
+    )
     expected = Geometry(resize=(8, 12)).apply(tall).transpose(2, 0, 1)
     assert base64.b64decode(sent.json()["pixels"]) == expected.tobytes()
 
