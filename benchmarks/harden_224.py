@@ -274,19 +274,21 @@ def kill(folder: Path, out: Path) -> None:
         path.unlink()
     stopped = Run(list(harden_words("killed")))
     process = stopped.start(folder)
-    stopped.watch(process, until=re.compile(r"attacking the fine-tuned.*image passes"))
+    stopped.watch(process, until=re.compile(r"attacking the fine-tuned.*attacking \d+/\d+: "))
+    begun = time.time()
     time.sleep(10)  # in the middle of it
     process.kill()
     killed = time.time()
     process.wait()
-    lost = killed - state_path(other / "record.json").stat().st_mtime
+    state = state_path(other / "record.json")
+    lost = killed - (state.stat().st_mtime if state.exists() else begun)
     again = done(folder, *harden_words("killed"))
     records = [Record.read(place / "record.json") for place in (whole, other)]
-    said = next(line for _, line in again.lines if "going on where" in line)
+    said = next((line for _, line in again.lines if "going on where" in line), "nothing had been saved yet")
     found = {
         "killed_after_seconds": round(stopped.lines[-1][0] + 10, 1),
         "killed_in": stopped.lines[-1][1],
-        "seconds_since_the_last_save": round(lost, 1),
+        "seconds_of_the_attack_lost": round(lost, 1),
         "continued": again.facts() | {"said": said},
         "same_record": records[0].worst_case == records[1].worst_case and records[0].clean == records[1].clean,
         "verdicts": same_verdicts(whole / "record.json", other / "record.json"),
