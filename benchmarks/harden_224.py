@@ -288,7 +288,7 @@ def kill(folder: Path, out: Path) -> None:
     found = {
         "killed_after_seconds": round(stopped.lines[-1][0] + 10, 1),
         "killed_in": stopped.lines[-1][1],
-        "seconds_of_the_attack_lost": round(lost, 1),
+        "seconds_since_the_last_save": round(lost, 1),
         "continued": again.facts() | {"said": said},
         "same_record": records[0].worst_case == records[1].worst_case and records[0].clean == records[1].clean,
         "verdicts": same_verdicts(whole / "record.json", other / "record.json"),

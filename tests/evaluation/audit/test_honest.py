@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import memory_defense
-from evaluation.audit.honest import HONEST, shapes
+from evaluation.audit.honest import HONEST, honest, shapes
 from memory_defense import Options
 from memory_defense.evaluation.audit.findings import NOT_RUN
 
@@ -36,7 +36,7 @@ class Rounding(torch.nn.Module):
 def test_a_network_that_rounds_pixels_is_no_list_of_images() -> None:
     images, labels = shapes(10, COUNT, seed=5)
     record = memory_defense.evaluate(
-        Rounding(HONEST["dropout"]()), images, labels, epsilon=0.15, attacks="glimpse", options=Options(seed=0)
+        Rounding(honest("dropout")), images, labels, epsilon=0.15, attacks="glimpse", options=Options(seed=0)
     )
     said = {line.check: line.verdict for line in record.audit}
     assert said["the margin loss has a gradient"] == "fail", "that is what is wrong with it"
@@ -48,7 +48,7 @@ def test_a_network_that_rounds_pixels_is_no_list_of_images() -> None:
 def test_an_honest_network_fails_no_check(name) -> None:
     classes = 1000 if name == "1,000 classes" else 10
     images, labels = shapes(classes, COUNT, seed=5)
-    record = memory_defense.evaluate(HONEST[name](), images, labels, epsilon=0.15, options=Options(seed=0))
+    record = memory_defense.evaluate(honest(name), images, labels, epsilon=0.15, options=Options(seed=0))
     assert record.clean.accuracy > 0.3, "a network that learnt nothing would prove nothing"
     assert {line.check: line.value for line in record.audit if line.verdict == "fail"} == {}
     skipped = {line.check: line.meaning.partition(NOT_RUN)[2] for line in record.audit if line.verdict == "not run"}
