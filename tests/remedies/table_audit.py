@@ -93,9 +93,9 @@ class Holding(nn.Module):
 """A classifier, and a model that answers images near those judged by what it stored of them."""
 
 
-def _holding(says: str, check: str, radius: float, file: str = "unseen") -> Case:
+def _holding(says: str, check: str, radius: float) -> Case:
     wrong, right = f"Undefended(Holding({radius})), *problem, count=5", "network, *problem, count=5"
-    return _audit(file, says, check, wrong, right, HOLDING)
+    return _audit("unseen", says, check, wrong, right, HOLDING)
 
 
 SAMPLING = """
@@ -378,7 +378,6 @@ hidden = Hidden(masked.back)
         "take them away; a model that is judged on images that it holds is not judged",
         "the model holds none of the images judged",
         0.2,
-        "held",
     ),
     _audit(
         "outside",

@@ -13,7 +13,6 @@ from memory_defense.evaluation.audit.attacks import ATTACK_CHECKS
 from memory_defense.evaluation.audit.behaviour import DEFENSE_CHECKS
 from memory_defense.evaluation.audit.binarisation import binarisation as binarisation_test
 from memory_defense.evaluation.audit.findings import Check, Doubts, Findings, line
-from memory_defense.evaluation.audit.held import HELD_CHECKS
 from memory_defense.evaluation.audit.outside import OUTSIDE_CHECKS
 from memory_defense.evaluation.audit.probes import PROBES
 from memory_defense.evaluation.audit.results import RESULT_CHECKS
@@ -33,7 +32,6 @@ CHECKS: dict[str, Check] = {
     "binarisation": binarisation_test,
     **OUTSIDE_CHECKS,
     **UNSEEN_CHECKS,
-    **HELD_CHECKS,
     **ATTACK_CHECKS,
 }
 """Every check of any defense, in the order of the report."""
