@@ -33,7 +33,7 @@ _SCOUT_SHARE = 0.02
 """Share of images that a scout without gradients may find and the scouts with gradients may miss."""
 
 _SHOWN = 8
-"""Images found without gradients that are shown to the gradient attacks that did not see them."""
+"""Images of a scout that are shown to the gradient attacks that come after it."""
 
 Chosen = Callable[[Case], bool]
 Counted = Callable[[PerImage, Ball], PerImage]
@@ -79,16 +79,15 @@ def _count(found: PerImage, ball: Ball, counted: Counted | None) -> int:
     return int((counted(found, ball) if counted else found).sum())
 
 
-def _missed_by_all(findings: Findings, allowed: float, found: PerImage, ball: Ball) -> PerImage:
-    """Return (N,) bool: these images, less those that a better gradient attack breaks after all.
+def _missed_by_all(findings: Findings, found: PerImage, ball: Ball) -> PerImage:
+    """Return (N,) bool: a scout's images, less those that a better gradient attack breaks after all.
 
-    Such attacks come after the scouts, or stop where they break none any more, and never saw these images, so
-    `_SHOWN` of them are shown to them now. If they break all of these, the others do not count either. With no more
-    than the `allowed` share they are not looked at, and one image of a scout is no share of many.
+    Such attacks come after the scouts and never saw them, so `_SHOWN` of the images are shown to them now. If they
+    break all of these, the others do not count either. One image is no share of many: it is not looked at then.
     """
     count = int(found.sum())
-    unseen = torch.zeros_like(found) if count == 1 and allowed == _SCOUT_SHARE else found
-    if count / len(found) <= allowed:
+    unseen = found if count > 1 else torch.zeros_like(found)
+    if count / len(found) <= _SCOUT_SHARE:
         return unseen
     better = [
         case
@@ -113,9 +112,8 @@ def _missed_by_all(findings: Findings, allowed: float, found: PerImage, ball: Ba
 def black_box_stronger(findings: Findings) -> AuditLine:
     """Carlini et al. 2019, section 5.1, and AutoAttack's flag: an adversary who sees more must not find less.
 
-    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`). What is
-    above that, or above two tenths of a point where no scout found it, counts as far as those attacks, shown it
-    now, do not break it, be it a single image of fewer than 50.
+    A scout goes ahead of the better gradient attacks, so a little more is allowed to it (`_SCOUT_SHARE`); what is
+    above that counts as far as those attacks, shown it now, do not break it, be it a single image of fewer than 50.
     """
 
     def alone(*, scouts: bool) -> float | None:
@@ -123,7 +121,7 @@ def black_box_stronger(findings: Findings) -> AuditLine:
             findings,
             lambda case: gradient_free(case) and not findings.transfers(case) and (case.role == "scout") == scouts,
             lambda case: not gradient_free(case) and not findings.transfers(case),
-            partial(_missed_by_all, findings, _SCOUT_SHARE if scouts else TWO_TENTHS),
+            partial(_missed_by_all, findings) if scouts else None,
         )
 
     late, early = alone(scouts=False), alone(scouts=True)

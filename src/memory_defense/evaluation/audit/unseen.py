@@ -250,18 +250,11 @@ class _Pairs:
     def by_details(self, by: float, share: float) -> bool:
         """Whether far fewer switch half-way where the first image's details are turned round.
 
-        Who holds the image misses them; who knows a pattern of its class alone never looked at them. Only pairs
-        count whose first image keeps its answer then: the details of the others are what their class is told by.
+        Who holds the image misses them; who knows a pattern of its class alone never looked at them.
         """
-        clean, labels = (
-            some[self.rows] for some in (self.findings.evaluation.images, self.findings.evaluation.labels)
-        )
+        clean = self.findings.evaluation.images[self.rows]
         turned = (2 * F.avg_pool2d(clean, 3, 1, 1, count_include_pad=False) - clean).clamp(0, 1)
-        kept = asked(self.findings.defense, turned).argmax(1) == labels
-        if int(kept.sum()) < len(kept) / 2:
-            return False
-        answers = [asked(self.findings.defense, one).argmax(1)[kept] for one in self._blends(by, turned)]
-        found = _switching(answers, labels[kept], self.findings.evaluation.labels[self.others][kept])
+        found = self._share([asked(self.findings.defense, one).argmax(1) for one in self._blends(by, turned)])
         return found is not None and found < share / 2
 
     def _blends(self, by: float, first: Images | None = None) -> list[Images]:
