@@ -183,7 +183,7 @@ class ProjectedAscent:
         way = self.ball.ascent(gradient)
         if (
             len(part.limits) > 1
-        ):  # an L-inf ball's signs, which nobody else has; memory anew costs as much as the sum
+        ):  # an L-inf ball's signs are nobody else's, and memory anew costs as much as the sum
             part.here = torch.add(part.here, way, alpha=size, out=way).clamp_(*part.limits)
         else:
             part.here = self.ball.project(torch.add(part.here, way, alpha=size), *part.limits)
