@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
@@ -86,16 +87,33 @@ Name = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="Run directory of a trained defense, or zoo:NAME.")]
 
+
+@dataclass(frozen=True, kw_only=True)
+class OwnArguments:
+    """The options for a classifier of the user's and its images; `OwnOptions.of` reads them."""
+
+    data: OwnImages = None
+    size: Size = None
+    geometry: GeometryOption = None
+    classes: ClassesOption = None
+    weights: OwnWeights = None
+    argument: Argument = None
+    preprocess: Preprocess = None
+    data_dir: DataDir = None
+    offline: Offline = False
+
+
 Options = TypeVar("Options")
 
 
 def with_options(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
     """Return a decorator that gives a command an argument for each field of a dataclass.
 
-    The fields are annotated with `typer.Option` or `typer.Argument`; the command receives one `options`.
+    The fields are annotated with `typer.Option` or `typer.Argument`; the command receives one `options`. Those that
+    the dataclass inherits come last.
     """
-    hints = get_type_hints(options, include_extras=True)
-    fields = inspect.signature(options).parameters.values()
+    hints, own = get_type_hints(options, include_extras=True), inspect.get_annotations(options)
+    fields = sorted(inspect.signature(options).parameters.values(), key=lambda one: one.name not in own)
 
     def decorate(command: Callable[[Options], None]) -> Callable[..., None]:
         @wraps(command)

@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from memory_defense.cli.arguments import (
-    Argument,
-    ClassesOption,
-    DataDir,
     Device,
-    GeometryOption,
     Name,
-    Offline,
-    OwnImages,
-    OwnWeights,
-    Preprocess,
+    OwnArguments,
     RandomWeights,
     Seed,
     Sharing,
-    Size,
     Target,
     Threads,
     check_run_images,
@@ -45,7 +37,7 @@ PLACE = "certificates.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertifyArguments:
+class CertifyArguments(OwnArguments):
     """Every argument and option, as typed by the user."""
 
     target: Target
@@ -83,16 +75,7 @@ class CertifyArguments:
     ] = False
     images: Annotated[int | None, typer.Option(min=1, help="Number of test images; all if left out.")] = None
     name: Name = None
-    data: OwnImages = None
-    size: Size = None
-    geometry: GeometryOption = None
-    classes: ClassesOption = None
-    weights: OwnWeights = None
-    argument: Argument = None
-    preprocess: Preprocess = None
     random_weights: RandomWeights = False
-    data_dir: DataDir = None
-    offline: Offline = False
     seed: Seed = 0
     device: Device = "cpu"
     threads: Threads = None

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memory_defense.cli.arguments import (
-    Argument,
-    ClassesOption,
-    DataDir,
-    GeometryOption,
-    Offline,
-    OwnImages,
-    OwnWeights,
-    Preprocess,
+    OwnArguments,
     RandomWeights,
-    Size,
     Target,
     with_options,
 )
@@ -36,7 +28,7 @@ _SUFFIXES: dict[str, str] = dict(zip(FORMATS, (".safetensors", ".onnx", "-hub"),
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportArguments:
+class ExportArguments(OwnArguments):
     """Every argument and option, as typed by the user."""
 
     target: Target
@@ -49,16 +41,7 @@ class ExportArguments:
     ] = "safetensors"
     out: Annotated[Path | None, typer.Option(help="File or folder to write; next to the run if left out.")] = None
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder.")] = False
-    data: OwnImages = None
-    size: Size = None
-    geometry: GeometryOption = None
-    classes: ClassesOption = None
-    weights: OwnWeights = None
-    argument: Argument = None
-    preprocess: Preprocess = None
     random_weights: RandomWeights = False
-    data_dir: DataDir = None
-    offline: Offline = False
 
 
 @with_options(ExportArguments)

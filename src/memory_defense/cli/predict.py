@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from memory_defense.cli.arguments import (
-    Argument,
-    ClassesOption,
-    DataDir,
     Device,
-    GeometryOption,
-    Offline,
-    OwnWeights,
-    Preprocess,
-    Size,
+    OwnArguments,
     Target,
     Threads,
     check_framing,
@@ -45,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments:
+class PredictArguments(OwnArguments):
     """Every argument and option, as typed by the user."""
 
     target: Target
@@ -75,14 +68,6 @@ class PredictArguments:
             "classifier: images that show its classes and image size."
         ),
     ] = None
-    size: Size = None
-    geometry: GeometryOption = None
-    classes: ClassesOption = None
-    weights: OwnWeights = None
-    argument: Argument = None
-    preprocess: Preprocess = None
-    data_dir: DataDir = None
-    offline: Offline = False
     device: Device = "cpu"
     threads: Threads = None
 

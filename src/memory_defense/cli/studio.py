@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_defense.cli.arguments import (
-    Argument,
-    ClassesOption,
-    DataDir,
-    GeometryOption,
-    Offline,
-    OwnImages,
-    OwnWeights,
-    Preprocess,
+    OwnArguments,
     RandomWeights,
-    Size,
     Threads,
     check_data_dir,
     with_options,
@@ -40,7 +32,7 @@ PATIENCE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudioArguments:
+class StudioArguments(OwnArguments):
     """Every argument and option, as typed by the user."""
 
     folders: Annotated[
@@ -50,17 +42,8 @@ class StudioArguments:
             "One may name a classifier of yours: package.module:build, hf:DIR, onnx:FILE, FILE.pt2 or an export."
         ),
     ] = None
-    data: OwnImages = None
     images: Annotated[int | None, typer.Option(min=1, help="Test images of --data; all if left out.")] = None
-    size: Size = None
-    geometry: GeometryOption = None
-    classes: ClassesOption = None
-    weights: OwnWeights = None
-    argument: Argument = None
-    preprocess: Preprocess = None
     random_weights: RandomWeights = False
-    data_dir: DataDir = None
-    offline: Offline = False
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than 127.0.0.1 lets other machines use the studio.")
     ] = "127.0.0.1"
