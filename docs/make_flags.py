@@ -30,17 +30,17 @@ BALL = ("linf", 0.1)
 
 _COSTS = "--rejection-cost 0.1 --rejection-cost 0.3"
 _OUT = "--out docs/results/flags"
+_MEMORY = "--images 1000 --epsilon 0.1 --attacks brief"
 
 HOW = f"""\
 memdef train fashion-mnist/rectified --out runs/rectified
 memdef train fashion-mnist/consistent --out runs/consistent
-memdef train fashion-mnist/certified-linf --out runs/proven
-memdef train fashion-mnist/demo --out runs/memory
+memdef train fashion-mnist/demo-proven --out runs/proven
 memdef evaluate runs/rectified {_COSTS} {_OUT}/rectified.json
 memdef evaluate runs/consistent {_COSTS} {_OUT}/consistent.json
-memdef evaluate runs/proven --epsilon 0.1 --gate 0.1 {_COSTS} {_OUT}/gate.json
-memdef evaluate runs/memory --epsilon 0.1 {_COSTS} {_OUT}/none.json
-memdef evaluate runs/memory --epsilon 0.1 --detection {_COSTS} {_OUT}/memory.json
+memdef evaluate runs/proven --epsilon 0.1 --gate 0.1 --attacks brief {_COSTS} {_OUT}/gate.json
+memdef evaluate zoo:fashion-mnist/sound {_MEMORY} {_COSTS} {_OUT}/none.json
+memdef evaluate zoo:fashion-mnist/sound {_MEMORY} --detection {_COSTS} {_OUT}/memory.json
 python docs/make_flags.py
 """
 

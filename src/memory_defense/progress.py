@@ -25,6 +25,9 @@ EVERY_SECONDS = 15.0
 TELL_SECONDS = 0.2
 """Least time between two calls of `tell`, so that a display costs nothing; in seconds."""
 
+BETWEEN = "preparing what comes next"
+"""What a display says after a stage, until the next one begins."""
+
 _listener: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
 
 
@@ -130,7 +133,7 @@ def during(progress: Progress | None, what: str) -> Generator[None]:
 def between(progress: Progress | None) -> None:
     """Say that a stage is over and the next one not begun, so that no line speaks of what is done."""
     if isinstance(progress, FineProgress):
-        progress.begin("preparing what comes next", 0)
+        progress.begin(BETWEEN, 0)
 
 
 def duration(seconds: float) -> str:

@@ -7,10 +7,11 @@ import re
 
 import pytest
 
-from memory_defense.workflows.outlook import Outlook, Part
+from memory_defense.evaluation.audit.run import CHECKS
+from memory_defense.progress import BETWEEN
+from memory_defense.workflows.outlook import BEFORE, BEHIND, Outlook, Part
 
-BESIDE = 30_000 * 0.1
-"""Seconds of what an evaluation does beside its attacks, at the speed of the beginning."""
+ALL_BEFORE, ALL_BEHIND = sum(BEFORE.values()), sum(BEHIND.values())
 
 
 class Shown:
@@ -41,40 +42,55 @@ def work():
     parts = [
         Part("attacking before", lambda survive: 100 + 0 * survive),
         Part("fine-tuning", lambda _: 600.0, steps=60, scores=2, score_cost=50.0),
-        Part("attacking after", lambda survive: 1000 * survive),
+        Part("attacking after", lambda survive: 1000 * survive, slower=2.0),
     ]
     shown = Shown()
     return clock, shown, Outlook(shown, parts, 0.1, (0.1, 0.5), clock)
 
 
+def checked(outlook: Outlook, clock: Clock, seconds) -> None:
+    """Go through the whole audit, each check in so many seconds."""
+    for number, name in enumerate(CHECKS, 1):
+        outlook.begin(f"auditing, check {number} of {len(CHECKS)}, {name}", 0)
+        clock.now += seconds(name)
+        outlook.begin(BETWEEN, 0)
+
+
+def test_the_stages_are_named_as_the_evaluation_names_them() -> None:
+    assert set(BEHIND) - {"after attacking"} <= set(CHECKS)
+
+
 def test_all_parts_count_from_the_beginning(work) -> None:
     _, shown, outlook = work
     outlook.part("attacking before")
-    around = 0.3 * 10 + BESIDE, 0.3 * 50 + BESIDE  # of the attacks' ten and fifty seconds
-    assert outlook.left() == pytest.approx(10 + around[0] + 60 + 2 * 5 + 50 + around[1])
+    around = (ALL_BEFORE + ALL_BEHIND) * 0.1
+    assert outlook.left() == pytest.approx(10 + around + 60 + 2 * 5 + 2 * (50 + around))
     outlook.begin("measuring", 0)
     assert shown.begun == ["1 of 3, attacking before: measuring"]
-    assert re.fullmatch(r"about 1 h \d\d min left in all", shown.said[-1])
+    assert re.fullmatch(r"about \d+ h \d\d min left in all", shown.said[-1])
 
 
 def test_measured_speed_replaces_what_was_guessed(work) -> None:
     clock, shown, outlook = work
     outlook.part("attacking before")
-    outlook.begin("asking", 0)
+    outlook.begin("asking the model about the clean images", 0)
     clock.now = 4.0
     outlook.begin("attacking", 1)
     outlook.expect(50, 0.2)
-    assert outlook.left() == pytest.approx(
-        50 * 0.2 + 0.6 * (6 + 2 * BESIDE) + 60 * 10 * 0.2 + 2 * 50 * 0.2 + 500 * 0.2 * 1.3 + 2 * BESIDE
-    )
+    behind, around = ALL_BEHIND * 0.2, (ALL_BEFORE + ALL_BEHIND) * 0.2
+    later = 60 * 10 * 0.2 + 2 * 50 * 0.2 + 2 * (500 * 0.2 + around)
+    assert outlook.left() == pytest.approx(50 * 0.2 + behind + later)
     clock.now = 14.0
-    outlook.begin("preparing what comes next", 0)
-    clock.now = 15.0
-    outlook.begin("auditing, check 3 of 4, ties", 0)
-    assert outlook.left() == pytest.approx(1.0 + 60 * 10 * 0.2 + 2 * 50 * 0.2 + 500 * 0.2 * 1.3 + 2 * BESIDE)
+    outlook.begin(BETWEEN, 0)
     clock.now = 16.0
+    assert outlook.left() == pytest.approx(behind - 2.0 + later)
+    checked(outlook, clock, lambda name: 0.2 * BEHIND.get(name, 0.0))
     outlook.part("fine-tuning")
-    after = 500 * 0.2 + 6.0  # around the attacks it took four seconds before and two after
+    around = 4.0 + 2.0 + 0.2 * (ALL_BEHIND - BEHIND["after attacking"])  # what it took
+    around += 0.2 * (
+        ALL_BEFORE - BEFORE["beginning"] - BEFORE["asking the model about the clean images"]
+    )  # not seen
+    after = 2 * (500 * 0.2 + around)
     outlook.begin("training", 60)
     outlook.advance(0)
     for step in range(30):
@@ -83,9 +99,49 @@ def test_measured_speed_replaces_what_was_guessed(work) -> None:
         assert outlook.left() == pytest.approx((59 - step) * (3.0 if step >= 2 else 2.0) + 2 * 10.0 + after)
     clock.now += 7.0
     outlook.note("epoch 1/2: loss 1.2, held-out score 0.25")
-    assert outlook.left() == pytest.approx(30 * 3.0 + 7.0 + 250 * 0.2 + 6.0)
+    assert outlook.left() == pytest.approx(30 * 3.0 + 7.0 + after - 2 * 250 * 0.2)
     outlook.tell("scoring")
     assert shown.said[-1].startswith("scoring, about ")
+
+
+def test_an_audit_is_counted_check_by_check_at_its_own_speed(work) -> None:
+    """A long check does not make the short ones behind it look long, and one that did not run changes no speed."""
+    clock, _, outlook = work
+    outlook.part("attacking after")
+    outlook.begin("attacking", 1)
+    outlook.expect(0, 0.002)
+    outlook.begin(BETWEEN, 0)
+    clock.now += 2000 * 0.004  # twice as slow as passes in attacks
+    factors = []
+    truth = clock.now + 0.004 * sum(
+        cost for name, cost in BEHIND.items() if name not in ("after attacking", "held")
+    )
+    for number, name in enumerate(CHECKS, 1):
+        outlook.begin(f"auditing, check {number} of {len(CHECKS)}, {name}", 0)
+        if name == "held":
+            held = 0.004 * BEHIND[name]
+            assert outlook.left() == pytest.approx(held, rel=0.01)
+            continue  # it does not run, and no time passes
+        for _ in range(4):
+            clock.now += 0.004 * BEHIND.get(name, 0.0) / 4
+            if number > list(CHECKS).index("noise") + 1 and truth - clock.now > 1:  # its speed is known
+                factors.append(outlook.left() / (truth + 0.004 * BEHIND["held"] - clock.now))
+        outlook.begin(BETWEEN, 0)
+    assert min(factors) > 0.95
+    assert max(factors) < 1.05
+
+
+def test_the_second_audit_takes_what_the_first_took(work) -> None:
+    clock, _, outlook = work
+    outlook.part("attacking before")
+    outlook.begin("attacking", 1)
+    outlook.expect(0, 0.1)
+    checked(outlook, clock, lambda name: 40.0 if name == "curve-end" else 1.0)
+    outlook.part("attacking after")
+    outlook.begin("attacking", 1)
+    outlook.expect(0, 0.2)  # of the slower one
+    once = 40.0 + len(CHECKS) - 1
+    assert outlook.left() == pytest.approx(2 * (once + 0.1 * BEHIND["after attacking"]))
 
 
 def test_a_training_that_goes_on_is_found_by_its_steps(work) -> None:
@@ -96,4 +152,13 @@ def test_a_training_that_goes_on_is_found_by_its_steps(work) -> None:
     for _ in range(4):
         clock.now += 1.0
         outlook.advance(1)
-    assert outlook.left() == pytest.approx(16 * 1.0 + 1 * 5.0 + 50 * 1.3 + BESIDE)  # a score was before
+    after = 2 * 0.1 * (500 + ALL_BEFORE + ALL_BEHIND)
+    assert outlook.left() == pytest.approx(16 * 1.0 + 1 * 5.0 + after)  # a score was before
+
+
+def test_a_part_without_an_audit_counts_its_attacks_alone() -> None:
+    clock = Clock()
+    outlook = Outlook(Shown(), [Part("attacking the flag", lambda _: 100.0, audited=False)], 0.1, (0.1, 0.5), clock)
+    outlook.part("attacking the flag")
+    clock.now = 4.0
+    assert outlook.left() == pytest.approx(6.0)

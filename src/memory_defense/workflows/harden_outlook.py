@@ -12,7 +12,7 @@ from memory_defense.attacks.suites import parts_of
 from memory_defense.contracts import Defense, FineProgress, Progress, transfers_of
 from memory_defense.data.images import ImageSet, Splits
 from memory_defense.evaluation.cases import Case
-from memory_defense.evaluation.watch import GRADIENT_COST, expected_cost, passes_of
+from memory_defense.evaluation.watch import GRADIENT_COST, expected_cost, opening, passes_of
 from memory_defense.passes import regular
 from memory_defense.recipes.hardened import HardenOptions
 from memory_defense.recipes.recipe import Recipe, Stage
@@ -72,10 +72,11 @@ def outlook_of(
         last = _cases_of(built, recipe, splits)
         if hardening.fine_tune:
             parts.append(Part(TUNED, attacked))
-    parts.append(Part(whole(hardening), lambda survive: slower * expected_cost(last, images, survive)))
+    parts.append(Part(whole(hardening), partial(expected_cost, last, images), slower=slower))
     if not hardening.without_memory:
         flag = [Case(name=name, attack=one, knowledge="", ball=ball) for name, one, ball in detection_cases(plan)]
-        parts.append(Part(FLAG, lambda _: slower * _WAYS * images * sum(map(passes_of, flag))))
+        cost = float(_WAYS * images * sum(map(passes_of, flag)))
+        parts.append(Part(FLAG, lambda _: cost, slower=slower, audited=False))
     return Outlook(progress, parts, rate, _STANDING)
 
 
@@ -91,7 +92,8 @@ def _training(recipe: Recipe, stage: Stage, splits: Splits) -> Part:
     steps = fit.epochs * (len(splits.train) // fit.batch_size)
     last = fit.epochs % fit.validate_every > 0
     attack = recipe.held_out
-    score = held_out * passes_of(Case(name="held-out", attack=attack.attack, knowledge="", ball=attack.ball))
+    case = Case(name="held-out", attack=attack.attack, knowledge="", ball=attack.ball)
+    score = held_out + opening(held_out, _STANDING[1]) * passes_of(case)
     training = float(steps * fit.batch_size * _STEP_COST)
     return Part(
         "fine-tuning" if stage.part == "selector" else f"training the {stage.part}",
