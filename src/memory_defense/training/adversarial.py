@@ -44,7 +44,7 @@ def classify(model: nn.Module, images: Images, labels: Labels, smoothing: float 
 def ascend(model: nn.Module, points: Images, labels: Labels, step: float, norm: Ball) -> Images:
     """Return points moved one step up the cross-entropy, model in eval mode, parameters untouched."""
     leaf = points.detach().requires_grad_()
-    with evaluating(model):
+    with evaluating(model), torch.enable_grad():
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf).float(), labels, reduction="sum"), leaf)
     return points + step * norm.ascent(gradient)
 

@@ -115,8 +115,8 @@ class NoiseTraining:
                 with torch.enable_grad():
                     logs = F.log_softmax(model(_copies(leaf, noise)).float(), 1).view(self.copies, len(leaf), -1)
                     true = logs.gather(2, batch.labels.expand(self.copies, -1)[..., None])
-                    likely = torch.logsumexp(true, 0).sum()
-                (gradient,) = torch.autograd.grad(-likely, leaf)
+                    unlikely = -torch.logsumexp(true, 0).sum()
+                (gradient,) = torch.autograd.grad(unlikely, leaf)
                 points = within.project(
                     points + 2 * within.epsilon / self.steps * within.ascent(gradient), batch.images
                 ).detach()
