@@ -49,6 +49,9 @@ SMALLER = {
     "memdef evaluate zoo:fashion-mnist/sound --attacks glimpse --images 100": (
         "memdef evaluate zoo:fashion-mnist/sound --attacks glimpse --images 6 --out zoo.json"
     ),
+    "memdef certify zoo:fashion-mnist/proven --bounds ibp --radius 0.05 --radius 0.1": (
+        "memdef certify zoo:fashion-mnist/proven --bounds ibp --radius 0.05 --images 4 --out proven.json"
+    ),
     "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --radius 0.5 --images 1000": (
         "memdef certify zoo:fashion-mnist/sound --sigma 0.25 --radius 0.25 --images 3 --samples 50 --out p.json"
     ),
