@@ -40,6 +40,7 @@ MASKS = {
     "no gradient-free attack finds what gradients miss",
     "the margin loss has a gradient",
     "the cross-entropy has a gradient",
+    "the gradient is that of the answers",
 }
 ALL = {
     **{name: (made, LEARNS) for name, made in (LEARNING | LEARNING_ELSEWHERE | FURTHER_STATE).items()},
