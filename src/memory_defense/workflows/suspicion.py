@@ -15,7 +15,7 @@ from memory_defense.contracts import Classifier, Defense, Images, Labels, Logits
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import on_grid
 from memory_defense.evaluation.audit.findings import LEARNED, ROUNDED, TOLD, Doubts
-from memory_defense.evaluation.audit.probes import FOLLOWED, MISLED, abrupt, misled
+from memory_defense.evaluation.audit.probes import ABRUPT, FOLLOWED, MISLED, abrupt, misled
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.invariance import undisturbed
 from memory_defense.evaluation.pixels import Pictures
@@ -126,7 +126,7 @@ def suspected(
         kept=kept,
         learned=share,
         levels=levels,
-        labels_only=bare or max(astray or 0.0, hard or 0.0) > MISLED,
+        labels_only=bare or (astray or 0.0) > MISLED or (hard or 0.0) > ABRUPT,
         misled=astray,
         abrupt=hard,
         outside=(*outside, *heard),

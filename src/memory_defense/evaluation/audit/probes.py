@@ -111,22 +111,23 @@ FOLLOWED = 32
 _SHARES = (1 / 64, 1 / 16, 1 / 4, 1)
 """Steps along the gradient, in radii of the ball."""
 
-_AS_TOLD = (0.2, 5.0)
+_AS_TOLD = (1 / 3, 3.0)
 """What really changes over what the gradient says, within which the two agree."""
 
-MISLED = 0.5
-"""Share of the images above which the gradient is held to be another's, or the answers to switch abruptly."""
+MISLED, ABRUPT = 0.25, 0.5
+"""Share of images above which the gradient is another's, which is right by chance at every other one; and of ways
+above which the answers switch abruptly."""
 
 _HALVED, _NEAR = 14, 1 / 16
 """Halvings that find where the answer changes, and how near to it one looks, in radii of the ball."""
 
 
 def misled(model: Classifier, images: Images, ball: Ball) -> float | None:
-    """Return the share of images (B, C, H, W) at which the margin never changes as its gradient says.
+    """Return the share of images (B, C, H, W) at which the margin does not change as its gradient says.
 
-    Steps of several lengths are taken along the gradient; one at which a fifth to five times as much changes as the
-    gradient says will do. A model that rounds, or computes in half precision, agrees over long steps, and a curved
-    one over short ones. None where fewer than half of the images have a gradient.
+    Steps of several lengths are taken along the gradient; two at which a third to three times as much changes as
+    the gradient says will do. A model that rounds, or computes in half precision, agrees over long steps, and a
+    curved one over short ones. None where fewer than half of the images have a gradient.
     """
     with torch.no_grad():
         before = model(images)
@@ -138,15 +139,15 @@ def misled(model: Classifier, images: Images, ball: Ball) -> float | None:
     live = (gradient != 0).flatten(1).any(1) & finite_rows(gradient)
     if 2 * int(live.sum()) < len(images):
         return None
-    agree, direction = torch.zeros_like(live), ball.ascent(gradient)
+    agree, direction = torch.zeros_like(labels), ball.ascent(gradient)
     for share in _SHARES:
         moved = (images + share * ball.epsilon * direction).clamp(0, 1)
         said = (gradient * (moved - images)).flatten(1).double().sum(1)
         with torch.no_grad():
             change = (margin(model(moved), labels) - margin(before, labels)).double()
         ratio = change / said.clamp_min(1e-300)
-        agree |= (said <= 0) | ((ratio > _AS_TOLD[0]) & (ratio < _AS_TOLD[1]))
-    return float((~agree[live]).float().mean())
+        agree += (said <= 0) | ((ratio > _AS_TOLD[0]) & (ratio < _AS_TOLD[1]))
+    return float((agree[live] < 2).float().mean())
 
 
 @torch.no_grad()
@@ -196,16 +197,16 @@ def abrupt_answers(findings: Findings) -> tuple[bool, float]:
     images = findings.probe[0][:FOLLOWED]
     if share is None and ball is not None:
         share = abrupt(findings.logits, images, ball, findings.draws("abrupt", len(images)))
-    return (share or 0.0) > MISLED, share or 0.0
+    return (share or 0.0) > ABRUPT, share or 0.0
 
 
 def gradient_is_of_the_answers(findings: Findings) -> AuditLine:
     """A gradient that is somewhere else's leads every attack that follows it astray, however live it is."""
     check = "the gradient is that of the answers"
     meaning = (
-        f"share of up to {FOLLOWED} images at which no step along the gradient of the margin, of a 64th of the "
-        "radius up to all of it, changes the margin by a fifth to five times of what the gradient says; above "
-        f"{MISLED} the gradient is that of something else than the answers, and what follows it proves nothing"
+        f"share of up to {FOLLOWED} images at which fewer than two of four steps along the gradient of the margin, "
+        "from a 64th of the radius up to all of it, change it by a third to three times of what the gradient "
+        f"says; above {MISLED} it is the gradient of something else, and what follows it proves nothing"
     )
     remedy = "attack the part that answers; believe attacks without gradients, and give them more queries"
     ball = next((one for one in findings.balls if one.epsilon > 0), None)
