@@ -19,6 +19,7 @@ from memory_defense.machine import processor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from evaluation.audit.fooling import HOLDING, LEARNING, LEVELS
+from evaluation.audit.fooling_anew import ANEW_HELD, ANEW_LABELS, ANEW_LEVELS, ANEW_STATE
 from evaluation.audit.fooling_answers import FURTHER_LABELS, FURTHER_LEVELS
 from evaluation.audit.fooling_elsewhere import HOLDING_MORE, LEARNING_ELSEWHERE, LEVELS_MORE
 from evaluation.audit.fooling_further import FURTHER_HELD, FURTHER_STATE
@@ -27,10 +28,10 @@ from evaluation.audit.test_fooling import ALL, COUNT, EPSILON, evaluated, networ
 from report import RESULTS, revision
 
 KINDS = {
-    "learns": (*LEARNING, *LEARNING_ELSEWHERE, *FURTHER_STATE),
-    "holds": (*HOLDING, *HOLDING_MORE, *FURTHER_HELD),
-    "tells levels": (*LEVELS, *LEVELS_MORE, *FURTHER_LEVELS),
-    "labels": tuple(FURTHER_LABELS),
+    "learns": (*LEARNING, *LEARNING_ELSEWHERE, *FURTHER_STATE, *ANEW_STATE),
+    "holds": (*HOLDING, *HOLDING_MORE, *FURTHER_HELD, *ANEW_HELD),
+    "tells levels": (*LEVELS, *LEVELS_MORE, *FURTHER_LEVELS, *ANEW_LEVELS),
+    "labels": (*FURTHER_LABELS, *ANEW_LABELS),
 }
 
 

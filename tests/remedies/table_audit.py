@@ -357,6 +357,13 @@ hidden = Hidden(masked.back)
         "plain, cases()",
         "plain, cases() + cases(norm=L2, pgd=Pgd(steps=2))",
     ),
+    _audit(
+        "probes",
+        "attack the part that answers; believe attacks without gradients, and give them more queries",
+        "the gradient is that of the answers",
+        "Front(lambda logits, images: 2 * logits.detach() - logits), cases()",
+        "plain, cases()",
+    ),
     _holding(
         "take away what the model holds of these images (stored images, features, hashes or labels), or evaluate "
         "images that its author has not seen",

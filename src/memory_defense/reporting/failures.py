@@ -142,6 +142,11 @@ FAILURES: dict[str, Failure] = {
         "For {share} % of the images the margin loss has no gradient: an attack that follows this gradient "
         "cannot change them.",
     ),
+    "the gradient is that of the answers": Failure(
+        "decisive",
+        "For {share} % of the images the answers do not change as their gradient says: it is the gradient of "
+        "something else, and an attack that follows it is led astray.",
+    ),
     "attacks find all that 50 draws of noise do": Failure(
         "doubt",
         "Random noise broke {share} % of the tested images, which no attack had broken: the attacks were too weak.",
@@ -274,8 +279,8 @@ FAILURES: dict[str, Failure] = {
     ),
     "answers change gradually on the way to images never seen": Failure(
         "decisive",
-        "For {share} % of the images the outputs jump somewhere on the way to another image, the answer the same: "
-        "around the images judged something else answers.",
+        "For {share} % of the images the outputs jump somewhere on the way to another image: around the images "
+        "judged something else answers, or a label is all that is answered.",
     ),
     "answers do not switch half-way between images": Failure(
         "decisive",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from memory_defense.contracts import Classifier, Defense, Images, Labels, Logits
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import on_grid
 from memory_defense.evaluation.audit.findings import LEARNED, ROUNDED, TOLD, Doubts
+from memory_defense.evaluation.audit.probes import ABRUPT, FOLLOWED, MISLED, abrupt, misled
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.invariance import undisturbed
 from memory_defense.evaluation.pixels import Pictures
@@ -104,6 +105,7 @@ def suspected(
     case = first_gradient(cases)
     some, truth = images[:LOOKED_AT], labels[:LOOKED_AT]
     kept, share, levels, bare, first, heard = 0, 0.0, None, False, None, list[str]()
+    astray, hard = None, None
     try:
         with watched_outside() as heard:
             first = first_answers(defense, some, case, seed=seed)
@@ -115,12 +117,20 @@ def suspected(
         bare = tells_labels_only(defense, some, first, seed=seed)
         if case is not None:
             levels = between_levels(defense, some, case, seed=seed)
+            astray, hard = followed(defense, some, case, seed=seed)
     except (ModelError, MemoryShortError, NoGradientError, RuntimeError, ValueError, IndexError):
         pass  # what is wrong with a model is for the evaluation to say
     if levels is not None and levels > TOLD:
         defense = _also_on_grid(defense)
     doubts = Doubts(
-        kept=kept, learned=share, levels=levels, labels_only=bare, outside=(*outside, *heard), first=first
+        kept=kept,
+        learned=share,
+        levels=levels,
+        labels_only=bare or (astray or 0.0) > MISLED or (hard or 0.0) > ABRUPT,
+        misled=astray,
+        abrupt=hard,
+        outside=(*outside, *heard),
+        first=first,
     )
     _tell(doubts, progress)
     return defense, doubts
@@ -290,6 +300,32 @@ def tells_labels_only(model: Classifier, images: Images, first: tuple[Images, Lo
     others = 1 - logits.softmax(1).amax(1)
     equal = bool(lead.std() < _EQUAL * lead.mean().abs())
     return equal or bool((others < _SATURATED).float().mean() > 0.5)
+
+
+def followed(model: Defense, images: Images, case: Case, *, seed: int) -> tuple[float | None, float | None]:
+    """Return at which share of images a plain classifier's gradient misleads, and where its answers are abrupt.
+
+    None for either where it cannot be told, and for a defense that says itself how it is to be attacked.
+    """
+    if not isinstance(model, Undefended):
+        return None, None
+    images = images[:FOLLOWED]
+    draws = ImageDraws.of(seed, "followed", len(images), images.device)
+    with frozen(model), undisturbed(seed):
+        plain = _Seeded(regular(model), seed)
+        return misled(plain, images, case.ball), abrupt(plain, images, case.ball, draws)
+
+
+@dataclass(frozen=True)
+class _Seeded:
+    """A model that draws the same at every call."""
+
+    model: Classifier
+    seed: int
+
+    def __call__(self, images: Images) -> Logits:
+        with seeded(self.seed, "doubts"):
+            return self.model(images)
 
 
 @torch.no_grad()

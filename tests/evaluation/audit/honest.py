@@ -65,10 +65,12 @@ def plain(classes: int = 10, *more: nn.Module) -> nn.Sequential:
     )  # fmt: skip
 
 
-def trained(network: nn.Module, classes: int = 10, steps: int = 120, adversarial: float = 0.0) -> nn.Module:
+def trained(
+    network: nn.Module, classes: int = 10, steps: int = 120, adversarial: float = 0.0, seed: int = 1
+) -> nn.Module:
     """The network after some steps of Adam; against one FGSM step of this length, if it is positive."""
     with torch.random.fork_rng():
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         for one in network.modules():
             if hasattr(one, "reset_parameters"):
                 one.reset_parameters()
@@ -97,22 +99,23 @@ def quantised(network: nn.Module) -> nn.Module:
 
 
 HONEST = {
-    "batch norm": lambda: trained(plain(10, nn.BatchNorm2d(12)), steps=60),
-    "dropout": lambda: trained(plain(10, nn.Dropout(0.3))),
-    "attention": lambda: trained(Attending(), steps=120),
-    "residual": lambda: trained(
+    "batch norm": lambda seed=1: trained(plain(10, nn.BatchNorm2d(12)), steps=60, seed=seed),
+    "dropout": lambda seed=1: trained(plain(10, nn.Dropout(0.3)), seed=seed),
+    "attention": lambda seed=1: trained(Attending(), steps=120, seed=seed),
+    "residual": lambda seed=1: trained(
         nn.Sequential(nn.Conv2d(1, 10, 3, 2, 1), nn.ReLU(), Residual(10), nn.Flatten(), nn.Linear(360, 10)),
         steps=60,
+        seed=seed,
     ),
-    "transformer": lambda: trained(Transformer(), steps=120),
-    "adversarially trained": lambda: trained(plain(), steps=120, adversarial=0.1),
-    "quantised weights": lambda: quantised(trained(plain())),
-    "1,000 classes": lambda: trained(plain(1000), classes=1000, steps=250),
+    "transformer": lambda seed=1: trained(Transformer(), steps=120, seed=seed),
+    "adversarially trained": lambda seed=1: trained(plain(), steps=120, adversarial=0.1, seed=seed),
+    "quantised weights": lambda seed=1: quantised(trained(plain(), seed=seed)),
+    "1,000 classes": lambda seed=1: trained(plain(1000), classes=1000, steps=250, seed=seed),
 }
 
 
-def honest(name: str) -> nn.Module:
+def honest(name: str, seed: int = 1) -> nn.Module:
     """The network of this name, the same each time: some layers draw their first weights when they are made."""
     with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return HONEST[name]()
+        torch.manual_seed(seed)
+        return HONEST[name](seed)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from evaluation.audit.honest import HONEST, shapes
 from evaluation.helpers_evaluation import Front, Shift, five_classes, some_images, some_labels
 from memory_defense.attacks import Apgd, ApgdTargeted, Bim, FabTargeted, Fgsm, Pgd, Square
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.audit import binarisation as audit_binarisation
-from memory_defense.evaluation.audit.binarisation import POINTS, binarisation, features_of, plant
+from memory_defense.evaluation.audit.binarisation import POINTS, at_most, binarisation, features_of, plant
 from memory_defense.evaluation.audit.findings import Findings
 from memory_defense.evaluation.audit.probes import surface_point
 from memory_defense.evaluation.cases import cross
@@ -33,7 +34,7 @@ def whole(model, images):
 @pytest.mark.parametrize("ball", BALLS, ids=["linf", "l2"])
 def test_what_is_planted_lies_in_the_ball_and_nothing_else_crosses(ball) -> None:
     images, network = some_images(), five_classes()
-    readout, made, planted = plant(network, whole, images, ball, DRAWS, classes=5)
+    readout, made, planted, _ = plant(network, whole, images, ball, DRAWS, classes=5)
     assert made.all()
     assert ball.contains(planted, images).all()
     answers = readout(planted)
@@ -48,15 +49,25 @@ def test_what_is_planted_lies_in_the_ball_and_nothing_else_crosses(ball) -> None
     assert (crossing == 1).all(), "of all random points only the planted one crosses"
 
 
+def test_the_next_best_point_scores_highest_of_those_that_do_not_cross() -> None:
+    images, ball = some_images(), BALLS[0]
+    made = plant(five_classes(), whole, images, ball, DRAWS, classes=5)
+    scores = torch.stack(
+        [made.readout(surface_point(ball, images, DRAWS.child(one)))[:, 1] for one in range(POINTS)]
+    )
+    torch.testing.assert_close(made.readout(made.next_best)[:, 1], scores.topk(2, 0).values[1])
+    assert ball.contains(made.next_best, images).all()
+
+
 def test_rows_keep_their_own_readout() -> None:
     images = some_images()
-    readout, _, _ = plant(five_classes(), whole, images, BALLS[0], DRAWS, classes=5)
+    readout = plant(five_classes(), whole, images, BALLS[0], DRAWS, classes=5).readout
     rows = torch.tensor([5, 3, 60])
     torch.testing.assert_close(readout.rows(rows)(images[rows] + 0.01), readout(images + 0.01)[rows])
 
 
 def test_nothing_is_planted_where_the_answer_never_changes() -> None:
-    _, made, _ = plant(nn.Flatten(), lambda model, images: 0 * model(images), some_images(), BALLS[0], DRAWS, 5)
+    made = plant(nn.Flatten(), lambda model, images: 0 * model(images), some_images(), BALLS[0], DRAWS, 5).made
     assert not made.any()
 
 
@@ -97,6 +108,46 @@ def found(attacks, *, model=None, images=64, **options):
 def test_every_gradient_attack_passes_on_an_honest_network(attack) -> None:
     line = found({"attack": attack})
     assert (line.verdict, line.value) == ("pass", 1.0)
+
+
+@pytest.mark.parametrize("seed", [3, 9])
+def test_an_honest_network_with_several_hills_is_believed(seed) -> None:
+    """Begun at the image alone, the attack stops short on a tenth of what is planted in these."""
+    images, labels = shapes(10, 32, seed=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = HONEST["attention"](1 if seed == 3 else seed)
+    cases = cross({"pgd": Pgd(steps=20, loss="margin")}, ["end-to-end"], [Linf(0.15)])
+    defense = Undefended(network)
+    evaluation = evaluate(defense, images, labels, cases, options=Options(seed=0))
+    line = binarisation(Findings(defense, evaluation, classes=10, seed=0))
+    assert line.verdict == "pass"
+    assert "on a second try" in line.meaning
+
+
+def test_so_few_by_chance() -> None:
+    assert at_most(32, 32) == pytest.approx(1)
+    assert at_most(31, 32) == pytest.approx(1 - 0.95**32)
+    assert at_most(27, 32) < 0.05 < at_most(28, 32)
+    assert at_most(0, 8) == pytest.approx(0.05**8)
+
+
+@pytest.mark.parametrize(("found", "rounds"), [(32, 1), (20, 1), (29, 4), (31, 1)])
+def test_points_are_planted_until_there_is_no_doubt(monkeypatch, found, rounds) -> None:
+    asked = []
+    count = audit_binarisation._Count(32, 32, found, 0, 0)
+    monkeypatch.setattr(audit_binarisation, "_round", lambda *arguments: asked.append(arguments) or count)
+    findings = SimpleNamespace(too_long=lambda *_: "")
+    case = SimpleNamespace(attack=Pgd(steps=2))
+    total = audit_binarisation._counted(findings, Linf(0.1), [case], torch.arange(100))
+    assert len(asked) == rounds
+    assert total == (32 * rounds, 32 * rounds, found * rounds, 0, 0)
+    shown = [one[3].tolist() for one in asked]
+    assert shown[0] == list(range(32)), "the first images"
+    assert len({tuple(one) for one in shown}) == rounds, "others in every round"
+    monkeypatch.setattr(audit_binarisation, "_round", lambda *_: count._replace(found=29))
+    findings.too_long = lambda *_: "it would take too long"
+    assert audit_binarisation._counted(findings, Linf(0.1), [case], torch.arange(100)).usable == 32
 
 
 @pytest.mark.parametrize("attack", [Shift(size=0.0), Pgd(steps=1, step_size=1e-4, random_start=False)], ids=repr)

@@ -11,6 +11,7 @@ import torch
 
 import memory_defense
 from evaluation.audit.fooling import HOLDING, LEARNING, LEVELS
+from evaluation.audit.fooling_anew import ANEW_HELD, ANEW_LABELS, ANEW_LEVELS, ANEW_STATE
 from evaluation.audit.fooling_answers import FURTHER_LABELS, FURTHER_LEVELS
 from evaluation.audit.fooling_elsewhere import HOLDING_MORE, LEARNING_ELSEWHERE, LEVELS_MORE
 from evaluation.audit.fooling_further import FURTHER_HELD, FURTHER_STATE
@@ -40,12 +41,13 @@ MASKS = {
     "no gradient-free attack finds what gradients miss",
     "the margin loss has a gradient",
     "the cross-entropy has a gradient",
+    "the gradient is that of the answers",
 }
 ALL = {
-    **{name: (made, LEARNS) for name, made in (LEARNING | LEARNING_ELSEWHERE | FURTHER_STATE).items()},
-    **{name: (made, HOLDS) for name, made in (HOLDING | HOLDING_MORE | FURTHER_HELD).items()},
-    **{name: (made, TELLS) for name, made in (LEVELS | LEVELS_MORE | FURTHER_LEVELS).items()},
-    **{name: (made, MASKS) for name, made in FURTHER_LABELS.items()},
+    **{name: (made, LEARNS) for name, made in (LEARNING | LEARNING_ELSEWHERE | FURTHER_STATE | ANEW_STATE).items()},
+    **{name: (made, HOLDS) for name, made in (HOLDING | HOLDING_MORE | FURTHER_HELD | ANEW_HELD).items()},
+    **{name: (made, TELLS) for name, made in (LEVELS | LEVELS_MORE | FURTHER_LEVELS | ANEW_LEVELS).items()},
+    **{name: (made, MASKS) for name, made in (FURTHER_LABELS | ANEW_LABELS).items()},
 }
 TRIED = (
     "a buffer that fills",
@@ -58,6 +60,10 @@ TRIED = (
     "the gradient turned round",
     "counted levels",
     "the sum of levels",
+    "a coroutine's own names",
+    "bumps around moved copies",
+    "digits read as text",
+    "logits, before a decoy",
 )
 
 

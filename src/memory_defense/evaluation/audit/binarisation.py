@@ -8,14 +8,20 @@ enters its last linear layer, or else its logits. The furthest point p in phi is
 The readout answers "adversarial" where <w, phi - phi(x)> > t. By Cauchy and Schwarz p lies beyond t and every other
 point, as well as x, on this side: the model's robust accuracy is 0 by construction, and random points do not show
 it. The attack starts at x. Where it finds nothing it is too weak for this defense, or led astray by its gradient.
+
+An honest model may be so curved that the attack, begun at x, stops short. So where it misses some, it is begun
+again at the random point that comes next to the planted one, in small balls at first; where that leaves a doubt,
+further points are planted. A gradient that misleads does so from there too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +37,20 @@ from memory_defense.foreign import MemoryShortError
 from memory_defense.noticed import least, noticing
 from memory_defense.passes import granule, pass_limit
 from memory_defense.randomness import ImageDraws, seeded
+from memory_defense.threat import ball as ball_of
 from memory_defense.wrappers import modules_of, rows_of
 
 IMAGES = 32
-"""Images that a readout is made for."""
+"""Images that a readout is made for, in one round."""
+
+_ROUNDS = 4
+"""Rounds at most; another one is made while those before it leave a doubt."""
+
+_DOUBT, _SURE = 0.05, 0.01
+"""Chance of so few at the rate `_SUCCESS` below which it fails: after the last round, and after one before it."""
+
+_SCALES = (0.25, 0.5, 1.0)
+"""Radii of the balls around the other start, in radii of the ball, one after the other."""
 
 POINTS = 64
 """Random points on the surface of each ball, the planted one among them."""
@@ -173,11 +189,24 @@ def _hidden(features: Features, model: Classifier, images: Images) -> bool:
         return not features(few, leaf).requires_grad and few(leaf).requires_grad
 
 
+class Plant(NamedTuple):
+    """What is planted."""
+
+    readout: Readout
+    """One for each image."""
+    made: PerImage
+    """(B,) bool: whether it could be made."""
+    points: Images
+    """The adversarial images."""
+    next_best: Images
+    """The random points that score highest beside them."""
+
+
 @torch.no_grad()
 def plant(
     target: Classifier, features: Features, clean: Images, ball: Ball, draws: ImageDraws, classes: int
-) -> tuple[Readout, PerImage, Images]:
-    """Return a readout for each image, whether it could be made, and the planted adversarial images.
+) -> Plant:
+    """Return a readout for each image, whether it could be made, the adversarial images, and the next best ones.
 
     It cannot be made where phi does not tell the furthest point from the second one, as where a defense gives the
     same answer all over the ball.
@@ -191,16 +220,34 @@ def plant(
     direction = offsets[furthest, each]
     scores = (offsets * direction).sum(2)  # (P, B)
     own = scores[furthest, each]
-    others = scores.scatter(0, furthest[None], -torch.inf).amax(0).clamp(min=0)
+    best, second = scores.scatter(0, furthest[None], -torch.inf).max(0)
+    others = best.clamp(min=0)
     made = (own > 0) & (others < (1 - _GAP) * own)
     threshold = torch.where(made, (own + others) / 2, torch.ones_like(own))
-    planted = torch.empty_like(clean)
+    planted, next_best = torch.empty_like(clean), torch.empty_like(clean)
     for number in range(POINTS):  # drawn anew, as all points of large images would fill the memory
-        rows = (furthest == number).nonzero().squeeze(1)
-        if not len(rows):
-            continue
-        planted[rows] = surface_point(ball, clean[rows], draws.child(number).rows(rows))
-    return Readout(features, target, centre, direction, threshold, classes), made, planted
+        for chosen, points in ((furthest, planted), (second, next_best)):
+            rows = (chosen == number).nonzero().squeeze(1)
+            if len(rows):
+                points[rows] = surface_point(ball, clean[rows], draws.child(number).rows(rows))
+    return Plant(Readout(features, target, centre, direction, threshold, classes), made, planted, next_best)
+
+
+@dataclass(frozen=True, eq=False)
+class PutBack:
+    """A readout that is asked about points elsewhere: about what is nearest to them in the clean images' balls."""
+
+    readout: Readout
+    ball: Ball
+    clean: Images
+
+    def __call__(self, images: Images) -> Logits:
+        """Return the readout's logits (B, K)."""
+        return self.readout(self.ball.project(images, self.clean))
+
+    def rows(self, index: Rows) -> PutBack:
+        """Return the classifier for these rows."""
+        return PutBack(self.readout.rows(index), self.ball, self.clean[index])
 
 
 def _suitable(findings: Findings) -> tuple[Ball | None, list[tuple[Case, CaseState]]]:
@@ -230,30 +277,36 @@ def _affordable(runs: list[tuple[Case, CaseState]], images: int) -> list[Case]:
 
 def binarisation(findings: Findings) -> AuditLine:
     """Run the evaluation's gradient attacks, in their order, against planted adversarial examples."""
-    evaluation = findings.evaluation
+    right = findings.evaluation.correct.nonzero().squeeze(1)
     ball, runs = _suitable(findings)
-    rows = evaluation.correct.nonzero().squeeze(1)[:IMAGES]
-    cases = _affordable(runs, len(rows))
-    share, used, said, reason = None, 0, "", _obstacle(findings, runs, cases, rows)
+    cases = _affordable(runs, min(IMAGES, len(right)))
+    share, used, said, chance, reason = None, 0, "", 1.0, _obstacle(findings, runs, cases, right)
     if not reason and ball is not None:
-        broken, used, still = _attack(findings, ball, cases, rows)
+        count = _counted(findings, ball, cases, right)
+        used, chance = count.usable, at_most(count.found, count.usable)
         if used >= _FEWEST:
-            share = broken / used
-        elif 2 * still > len(rows):  # nothing can be planted, and nothing that an attack follows can change
-            share, used, said = 0.0, still, _STILL
+            share, said = count.found / used, f", {count.again} of them on a second try" if count.again else ""
+        elif 2 * count.still > count.shown:  # nothing can be planted, and nothing that an attack follows can change
+            share, used, said, chance = 0.0, count.still, _STILL, 0.0
         else:
             reason = "what the defense computes tells no single point of the ball from the others"
     return line(
         "the attack breaks a model that is known to break",
-        None if share is None else share < _SUCCESS,
+        None if share is None else chance < _DOUBT,
         share,
         "share of images on which the evaluation's gradient attacks find an adversarial example of a readout of "
-        "the defense's own features that has one in the ball by construction"
+        f"the defense's own features that has one in the ball by construction; fails where chance explains so few "
+        f"at a rate of {_SUCCESS:g} less than {_DOUBT:g} of the time"
         + (f"; not run: {reason}" if reason else f" ({used} images{said})")
         + _left_out(runs, cases),
         "raise steps and restarts, use another loss, or differentiate a stand-in (wrappers.Bpda): until the attack "
         "passes, what it leaves standing proves nothing",
     )
+
+
+def at_most(found: int, count: int) -> float:
+    """Return the chance that at most `found` of `count` succeed where each does so with the chance `_SUCCESS`."""
+    return sum(math.comb(count, one) * _SUCCESS**one * (1 - _SUCCESS) ** (count - one) for one in range(found + 1))
 
 
 def _left_out(runs: Sequence[object], cases: Sequence[object]) -> str:
@@ -277,37 +330,86 @@ def _obstacle(findings: Findings, runs: Sequence[object], cases: Sequence[Case],
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _attack(findings: Findings, ball: Ball, cases: Sequence[Case], rows: Rows) -> tuple[int, int, int]:
-    """Return how many readouts the cases break, one after the other, of how many that could be made.
+class _Count(NamedTuple):
+    """Readouts: shown, could be made, broken, of these on a second try only; the same all over the ball."""
 
-    And for how many images what the defense computes is the same at every random point of the ball.
-    """
+    shown: int = 0
+    usable: int = 0
+    found: int = 0
+    again: int = 0
+    still: int = 0
+
+    def and_more(self, other: _Count) -> _Count:
+        return _Count(*(one + more for one, more in zip(self, other, strict=True)))
+
+
+def _counted(findings: Findings, ball: Ball, cases: Sequence[Case], right: Rows) -> _Count:
+    """Return the count of the first round, and of those after it that it takes to be sure."""
+    total, size = _Count(), min(IMAGES, len(right))
+    steps = max(getattr(case.attack, "steps", 1) for case in cases)
+    for number in range(_ROUNDS):
+        if number and findings.too_long(size * (POINTS + 2 * steps), 2 * size * steps):
+            break
+        total = total.and_more(_round(findings, ball, cases, right.roll(-number * size)[:size], number))
+        few = total.usable < _FEWEST or total.found >= _SUCCESS * total.usable
+        if few or at_most(total.found, total.usable) < _SURE:
+            break
+    return total
+
+
+def _round(findings: Findings, ball: Ball, cases: Sequence[Case], rows: Rows, number: int) -> _Count:
+    """Plant once for each of these images; run the cases, one after the other, and the best of them once more."""
     clean = findings.evaluation.images[rows]
     target = findings.surrogate(findings.exact, clean)
     draws = findings.draws("binarisation", len(findings.evaluation.images)).rows(rows)
+    draws = draws.child("round", number) if number else draws
     with features_of(target, clean) as features:
-        readout, made, planted = plant(
-            target, features, clean, ball, draws.child("points"), max(4, findings.classes)
-        )
-        usable = made.nonzero().squeeze(1)
-        standing = usable
-        for case in cases:
+        made = plant(target, features, clean, ball, draws.child("points"), max(4, findings.classes))
+        usable = made.made.nonzero().squeeze(1)
+        standing, broke = usable, [0] * len(cases)
+        for at, case in enumerate(cases):
             if len(standing):
                 own = draws.child(case.name).rows(standing)
-                standing = standing[~_fooled(case, readout.rows(standing), clean[standing], own)]
-        still = (readout.direction == 0).all(1) & (planted != clean).flatten(1).any(1)
-    return len(usable) - len(standing), len(usable), int(still.sum())
+                fooled = _fooled(case, made.readout.rows(standing), clean[standing], own)
+                standing, broke[at] = standing[~fooled], int(fooled.sum())
+        first = len(usable) - len(standing)
+        if 0 < first < _SUCCESS * len(usable):
+            best = cases[broke.index(max(broke))]
+            standing = _begun_elsewhere(best, made, clean, standing, draws.child("again"))
+        still = (made.readout.direction == 0).all(1) & (made.points != clean).flatten(1).any(1)
+    found = len(usable) - len(standing)
+    return _Count(len(rows), len(usable), found, found - first, int(still.sum()))
+
+
+def _begun_elsewhere(case: Case, made: Plant, clean: Images, standing: Rows, draws: ImageDraws) -> Rows:
+    """Return what still stands once the attack began at the next best points, and went on where it stopped."""
+    here = made.next_best
+    for number, scale in enumerate(_SCALES):
+        if len(standing) == 0:
+            break
+        around = PutBack(made.readout.rows(standing), case.ball, clean[standing])
+        near = replace(case, ball=ball_of(case.ball.norm, scale * case.ball.epsilon))
+        tried = _tried(near, around, here[standing], draws.child(number).rows(standing))
+        here = here.index_copy(0, standing, case.ball.project(tried, clean[standing]))
+        with torch.no_grad():
+            won = around(here[standing]).argmax(1) == 1
+        standing = standing[~won]
+    return standing
 
 
 def _fooled(case: Case, readout: Readout, clean: Images, draws: ImageDraws) -> PerImage:
     """Return (B,) bool: the attack found class 1 inside the ball."""
-    labels = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
+    tried = _tried(case, readout, clean, draws)
+    with torch.no_grad():
+        return case.ball.contains(tried, clean) & (readout(tried).argmax(1) == 1)
+
+
+def _tried(case: Case, model: Classifier, images: Images, draws: ImageDraws) -> Images:
+    """Return what the attack makes of the images of class 0; the images where it has no gradient to follow."""
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     try:
-        made = partial(case.attack, readout, clean, labels, case.ball, draws)
-        tried = with_room(made, case.name, clean.device)
+        return with_room(partial(case.attack, model, images, labels, case.ball, draws), case.name, images.device)
     except MemoryShortError:
         raise
     except ValueError:  # no gradient, or one that is not finite: nothing was found
-        return labels.bool()
-    with torch.no_grad():
-        return case.ball.contains(tried, clean) & (readout(tried).argmax(1) == 1)
+        return images

@@ -82,7 +82,11 @@ class Doubts:
     outside: tuple[str, ...] = ()
     """Files written, connections and programs while it was asked about the clean images."""
     labels_only: bool = False
-    """Whether its answers look one-hot or saturated, so that they tell little more than a label."""
+    """Whether its answers tell little more than a label, or its gradient is not theirs."""
+    misled: float | None = None
+    """Share of images at which the answers do not change as their gradient says; None where nobody looked."""
+    abrupt: float | None = None
+    """Share of ways between images on which the answer switches abruptly; None where nobody looked."""
     first: tuple[Images, Logits] | None = field(default=None, repr=False, compare=False)
     """Images that were asked about first of all, some of them moved, and what the model answered."""
     rounded: float = 0.0

@@ -44,7 +44,20 @@ _CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf
 _SAME = 1e-3
 
 _CONNECTED = frozenset(
-    {"sqlite3", "socket", "_socket", "mmap", "dbm", "_gdbm", "_dbm", "shelve", "subprocess", "multiprocessing"}
+    {
+        "sqlite3",
+        "socket",
+        "queue",
+        "_queue",
+        "_socket",
+        "mmap",
+        "dbm",
+        "_gdbm",
+        "_dbm",
+        "shelve",
+        "subprocess",
+        "multiprocessing",
+    }
 )
 
 
@@ -209,7 +222,7 @@ def answers_come_from_nowhere_else(findings: Findings) -> AuditLine:
         "answering leaves files and networks alone",
         float(len(events)),
         0,
-        "files written or read, connections made or held, and programs started while the model answers; what is "
+        "files written or read, connections or queues held, and programs started while the model answers; what is "
         "kept there outlives every question, and nobody can put it back"
         + (f" ({', '.join(events[:3])})" if events else ""),
         "answer from the image alone; write logs outside of the model",
@@ -217,7 +230,7 @@ def answers_come_from_nowhere_else(findings: Findings) -> AuditLine:
 
 
 def _held_open(model: object) -> list[str]:
-    """Return the connections, databases and files open for writing that calling the model can reach."""
+    """Return the connections, databases, queues and files open for writing that calling the model can reach."""
     found: list[str] = []
     for thing in reached(model):
         kind = type(thing)

@@ -1,4 +1,4 @@
-"""Probes of the attacked model: is there a gradient to follow, and does noise find what the attacks do not?"""
+"""Probes of the attacked model: is there a gradient, is it that of the answers, and does noise find more?"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from memory_defense.contracts import (
     Classifier,
     Images,
     Labels,
+    Logits,
     PerImage,
     Restarting,
     Rows,
@@ -102,6 +103,122 @@ def _few(ids: Rows) -> str:
     if not 0 < len(ids) <= NAMED:
         return ""
     return f" (id {', '.join(str(int(one)) for one in ids)})"
+
+
+FOLLOWED = 32
+"""The most images of which it is asked whether the answers change as their gradient says, and gradually."""
+
+_SHARES = (1 / 64, 1 / 16, 1 / 4, 1)
+"""Steps along the gradient, in radii of the ball."""
+
+_AS_TOLD = (1 / 3, 3.0)
+"""What really changes over what the gradient says, within which the two agree."""
+
+MISLED, ABRUPT = 0.25, 0.5
+"""Share of images above which the gradient is another's, which is right by chance at every other one; and of ways
+above which the answers switch abruptly."""
+
+_HALVED, _NEAR = 14, 1 / 16
+"""Halvings that find where the answer changes, and how near to it one looks, in radii of the ball."""
+
+
+def misled(model: Classifier, images: Images, ball: Ball) -> float | None:
+    """Return the share of images (B, C, H, W) at which the margin does not change as its gradient says.
+
+    Steps of several lengths are taken along the gradient; two at which a third to three times as much changes as
+    the gradient says will do. A model that rounds, or computes in half precision, agrees over long steps, and a
+    curved one over short ones. None where fewer than half of the images have a gradient.
+    """
+    with torch.no_grad():
+        before = model(images)
+    labels, leaf = before.argmax(1), images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        gradient = gradient_at(leaf, lambda: margin(model(leaf), labels).sum())
+    if gradient is None:
+        return None
+    live = (gradient != 0).flatten(1).any(1) & finite_rows(gradient)
+    if 2 * int(live.sum()) < len(images):
+        return None
+    agree, direction = torch.zeros_like(labels), ball.ascent(gradient)
+    for share in _SHARES:
+        moved = (images + share * ball.epsilon * direction).clamp(0, 1)
+        said = (gradient * (moved - images)).flatten(1).double().sum(1)
+        with torch.no_grad():
+            change = (margin(model(moved), labels) - margin(before, labels)).double()
+        ratio = change / said.clamp_min(1e-300)
+        agree += (said <= 0) | ((ratio > _AS_TOLD[0]) & (ratio < _AS_TOLD[1]))
+    return float((agree[live] < 2).float().mean())
+
+
+@torch.no_grad()
+def abrupt(model: Classifier, images: Images, ball: Ball, draws: ImageDraws) -> float | None:
+    """Return the share of ways between images (B, C, H, W) on which the answer switches abruptly.
+
+    Close to where the answer becomes another, the best class leads the second by little, unless it is a label that
+    is answered. Abrupt is a lead, on both sides of that place together, above half of what it is at both images.
+    Every pixel of a way sets out at its own time. None for fewer than `USABLE` ways.
+    """
+    logits = model(images)
+    answers = logits.argmax(1)
+    others = answers[:, None] != answers
+    later = torch.arange(len(images), device=images.device)
+    order = (later[None] - later[:, None]) % len(images)
+    partner = torch.where(others, order, len(images)).argmin(1)
+    rows = others.any(1).nonzero().squeeze(1)
+    if len(rows) < USABLE:
+        return None
+    column = (-1, *([1] * (images.dim() - 1)))
+    begun = draws.rows(rows).uniform(*images.shape[1:]).to(images)
+    start, goal = images[rows], images[partner[rows]]
+
+    def at(share: PerImage) -> Logits:
+        return model(start + (goal - start) * (2 * share.clamp(0, 1).view(column) - begun).clamp(0, 1))
+
+    low, high = torch.zeros(len(rows)).to(images), torch.ones(len(rows)).to(images)
+    for _ in range(_HALVED):
+        middle = (low + high) / 2
+        same = at(middle).argmax(1) == answers[rows]
+        low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+    width = _NEAR * ball.epsilon / ball.distance(goal, start).clamp_min(1e-12) / 2
+    lead = _lead(at(low - width)) + _lead(at(high + width))
+    usual = _lead(logits)
+    return float((lead > 0.5 * (usual[rows] + usual[partner[rows]])).float().mean())
+
+
+def _lead(logits: Logits) -> PerImage:
+    best = logits.float().topk(2).values
+    return best[:, 0] - best[:, 1]
+
+
+def abrupt_answers(findings: Findings) -> tuple[bool, float]:
+    """Return whether the answer switches abruptly on too many ways between images, and the share; 0 of none."""
+    share = findings.doubts.abrupt
+    ball = next((one for one in findings.balls if one.epsilon > 0), None)
+    images = findings.probe[0][:FOLLOWED]
+    if share is None and ball is not None:
+        share = abrupt(findings.logits, images, ball, findings.draws("abrupt", len(images)))
+    return (share or 0.0) > ABRUPT, share or 0.0
+
+
+def gradient_is_of_the_answers(findings: Findings) -> AuditLine:
+    """A gradient that is somewhere else's leads every attack that follows it astray, however live it is."""
+    check = "the gradient is that of the answers"
+    meaning = (
+        f"share of up to {FOLLOWED} images at which fewer than two of four steps along the gradient of the margin, "
+        "from a 64th of the radius up to all of it, change it by a third to three times of what the gradient "
+        f"says; above {MISLED} it is the gradient of something else, and what follows it proves nothing"
+    )
+    remedy = "attack the part that answers; believe attacks without gradients, and give them more queries"
+    ball = next((one for one in findings.balls if one.epsilon > 0), None)
+    if findings.randomised:
+        return line(check, None, None, meaning, remedy, "the answers change from call to call anyway")
+    if ball is None:
+        return line(check, None, None, meaning, remedy, "no bounded ball that is no point")
+    images = findings.probe[0][:FOLLOWED]
+    share = findings.doubts.misled
+    if share is None:
+        share = misled(findings.surrogate(findings.exact, images), images, ball)
+    return above(check, share, MISLED, meaning, remedy, "fewer than half of the images have a gradient")
 
 
 def stronger_than_many_draws(findings: Findings) -> AuditLine:
@@ -218,6 +335,7 @@ PROBES: dict[str, Check] = {
         margin,
         "differentiate a stand-in (wrappers.Bpda, StraightThrough), and attack without gradients",
     ),
+    "followed": gradient_is_of_the_answers,
     "many-draws": stronger_than_many_draws,
 }
 """Probes, in the order of the report."""

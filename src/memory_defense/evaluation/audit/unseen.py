@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memory_defense.contracts import Images, Labels, Logits, PerImage, Rows
 from memory_defense.evaluation.audit.findings import Check, Findings, above, line
-from memory_defense.evaluation.audit.probes import USABLE, few_correct, first_attack, withstand
+from memory_defense.evaluation.audit.probes import USABLE, abrupt_answers, few_correct, first_attack, withstand
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.metrics import asked
 from memory_defense.evaluation.record import AuditLine
@@ -123,8 +123,9 @@ def answers_do_not_jump(findings: Findings) -> AuditLine:
     meaning = (
         "share of images for which the logits jump at one point of the way to the same image turned upside down, "
         "each pixel at its own time, by more than a quarter of the clean lead and of what an eighth of the way "
-        "changes, while the answer stays the same; above 0.15 there is a place around the images judged where "
-        "something else answers"
+        "changes, while the answer stays the same, or of those for which it becomes another answer at once, with "
+        "no lead that shrinks before; above 0.15, or 0.5, something else answers around the images judged, or a "
+        "label is all that is answered"
     )
     remedy = (
         "take away what answers near the images judged; of a defense that is all jumps, believe attacks without "
@@ -142,14 +143,14 @@ def answers_do_not_jump(findings: Findings) -> AuditLine:
     share = max(
         float(_jumps(findings, clean, goal, findings.evaluation.labels[rows]).float().mean()) for goal in goals
     )
-    return above(check, share, _JUMPING, meaning, remedy)
+    too_many, switched = abrupt_answers(findings)
+    return line(check, share > _JUMPING or too_many, max(share, switched), meaning, remedy)
 
 
 def _jumps(findings: Findings, clean: Images, goal: Images, labels: Labels) -> PerImage:
     """Return (B,) bool: between the two stations furthest apart, halved again and again, logits still differ.
 
-    Every pixel sets out at its own time, and a model that jumps between the two nearest stations as well rounds
-    what it sees: it goes in steps all the way, and no place is another.
+    Every pixel sets out at its own time, and a model that jumps between the two nearest stations as well rounds.
     """
     column = (-1, *([1] * (clean.dim() - 1)))
     start = findings.draws("jumps", len(clean)).uniform(*clean.shape[1:]).to(clean)
