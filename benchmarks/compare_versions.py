@@ -5,21 +5,29 @@ gradients tells the truth; and trained defenses that come with the package, atta
 suites run in the same cascade, on survivors only, so what is compared is the choice of attacks. The measure of cost
 that no machine changes is passes: a backward pass counts as two forward passes.
 
-    python benchmarks/compare_versions.py
+    python benchmarks/compare_versions.py [--skip 1000] [--kept FOLDER]
+
+The first suite, which the others are compared with, takes most of the time. `--kept` names a folder in which its
+outcomes are kept and looked for, by the name of network, suite and images; it is for trying other suites against
+the same one.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from memory_defense.attacks.suites import parts_of
-from memory_defense.contracts import Defense
+from memory_defense.contracts import Defense, PerImage
 from memory_defense.data.images import ImageSet
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.robustness import Evaluation, evaluate
+from memory_defense.evaluation.robustness import evaluate
 from memory_defense.systems.load import load
 from memory_defense.threat import Linf
 from memory_defense.workflows.evaluate import cascade_cases
@@ -41,41 +49,64 @@ COLUMNS = {
 }
 
 
-def run(suite: str, defense: Defense, test: ImageSet, seed: int) -> tuple[Evaluation, float]:
-    """Return the evaluation by one suite, and its processor seconds."""
+@dataclass(frozen=True)
+class Found:
+    """What one suite found."""
+
+    clean: float
+    robust: PerImage
+    """(N,) bool."""
+    equivalents: float
+    """Passes for each image, a backward pass counted as two."""
+    cpu_s: float
+    stages: str
+
+
+def run(suite: str, defense: Defense, test: ImageSet, seed: int) -> Found:
+    """Return what one suite finds."""
     cases = cascade_cases(defense, parts_of(suite), [BALL])
     started = time.process_time()
     evaluation = evaluate(defense, test.floats(), test.labels, cases, options=Options(seed=seed, ids=test.ids))
-    return evaluation, time.process_time() - started
+    seconds, stages = time.process_time() - started, [one for one in evaluation.cascades[0].stages if one.tried]
+    return Found(
+        clean=evaluation.clean.accuracy,
+        robust=evaluation.broken[0].robust,
+        equivalents=sum(one.forward_passes + 2 * one.backward_passes for one in stages) / len(test),
+        cpu_s=seconds,
+        stages=", ".join(f"{one.attack} {one.tried}/{one.first}" for one in stages),
+    )
 
 
-def equivalents(evaluation: Evaluation) -> float:
-    """Return passes for each image, a backward pass counted as two."""
-    stages = evaluation.cascades[0].stages
-    passes = sum(stage.forward_passes + 2 * stage.backward_passes for stage in stages)
-    return passes / len(evaluation.images)
+def kept(place: Path, again: Callable[[], Found]) -> Found:
+    """Return what is kept in a file, or what is found again and kept there."""
+    if place.exists():
+        return Found(**torch.load(place))
+    found = again()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(vars(found), place)
+    return found
 
 
-def line(suite: str, evaluation: Evaluation, seconds: float, first: tuple[Evaluation, float]) -> Row:
-    """Return one row, compared with the first suite's evaluation and seconds."""
-    robust, reference = evaluation.broken[0].robust, first[0].broken[0].robust
-    stages = [stage for stage in evaluation.cascades[0].stages if stage.tried]
+def line(suite: str, found: Found, first: Found) -> Row:
+    """Return one row, compared with what the first suite found."""
     return {
         "suite": suite,
-        "robust": float(robust.float().mean()),
-        "missed": int((robust & ~reference).sum()),
-        "extra": int((~robust & reference).sum()),
-        "equivalents": equivalents(evaluation),
-        "saving": equivalents(first[0]) / equivalents(evaluation),
-        "cpu_s": seconds,
-        "faster": first[1] / seconds,
-        "stages": ", ".join(f"{stage.attack} {stage.tried}/{stage.first}" for stage in stages),
+        "robust": float(found.robust.float().mean()),
+        "missed": int((found.robust & ~first.robust).sum()),
+        "extra": int((~found.robust & first.robust).sum()),
+        "equivalents": found.equivalents,
+        "saving": first.equivalents / found.equivalents,
+        "cpu_s": found.cpu_s,
+        "faster": first.cpu_s / found.cpu_s,
+        "stages": found.stages,
     }
 
 
 def main() -> None:
     """Measure all suites on all networks and write the tables."""
     parser = options(__doc__, images=1000, repetitions=1)
+    parser.add_argument("--skip", type=int, default=0, help="test images before the first one")
+    parser.add_argument("--kept", type=Path, help="folder of what the first suite finds")
     parser.add_argument("--nets", nargs="*", default=list(NETS), choices=list(NETS))
     parser.add_argument("--zoo", nargs="*", default=[PREFIX + name for name in entries()], help="zoo:NAME")
     parser.add_argument("--zoo-images", type=int, default=64)
@@ -87,14 +118,17 @@ def main() -> None:
     tables: list[str] = []
     for name in (*asked.nets, *asked.zoo):
         if name in NETS:
-            defense, test = Undefended(load_net(name, data)), data.test.first(asked.images)
+            defense, count = Undefended(load_net(name, data)), asked.images
         else:
-            defense, test = load(name), data.test.first(asked.zoo_images)
-        done = {suite: run(suite, defense, test, asked.seed) for suite in asked.suites}
-        first = done[asked.suites[0]]
-        results[name] = [line(suite, *one, first) for suite, one in done.items()]
-        clean = first[0].clean.accuracy
-        title = f"Suites on {name}, {len(test)} images, clean accuracy {clean:.3f}"
+            defense, count = load(name), asked.zoo_images
+        test = data.test.take(torch.arange(asked.skip, asked.skip + count))
+        again = {suite: partial(run, suite, defense, test, asked.seed) for suite in asked.suites}
+        reference = asked.suites[0]
+        place = f"{reference}-{name.replace(':', '-').replace('/', '-')}-{asked.skip}-{count}-{asked.seed}.pt"
+        first = kept(asked.kept / place, again[reference]) if asked.kept else again[reference]()
+        done = {suite: first if suite == reference else found() for suite, found in again.items()}
+        results[name] = [line(suite, one, first) for suite, one in done.items()]
+        title = f"Suites on {name}, {len(test)} images, clean accuracy {first.clean:.3f}"
         tables.append(table(title, COLUMNS, results[name]))
     networks = {name: rows for name, rows in results.items() if name in NETS}
     results["all networks together"] = totals(networks, asked.suites) if networks else []

@@ -91,7 +91,7 @@ def save(name: str, asked: argparse.Namespace, results: Mapping[str, Sequence[Ro
         "python": platform.python_version(),
         "torch": torch.__version__,
         "peers": versions(),
-        "options": {key: value for key, value in vars(asked).items() if key != "out"},
+        "options": {key: value for key, value in vars(asked).items() if key not in ("out", "kept")},
         "results": results,
     }
     text = "\n".join(tables)

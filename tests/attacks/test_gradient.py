@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from attacks import victims
 from memory_defense.attacks import PAPER_BIM, PAPER_FGSM, PAPER_PGD, PAPER_RAND_FGSM, Bim, Fgsm, Pgd, RandFgsm
 from memory_defense.attacks.ascent import cosine_steps
+from memory_defense.attacks.engine import log_odds
 from memory_defense.contracts import Classifier
 from memory_defense.losses import LOSSES
 from memory_defense.randomness import ImageDraws
@@ -148,6 +150,50 @@ def test_cosine_steps_cross_the_ball_first_and_then_shrink() -> None:
     assert 0 < sizes[-1] < 0.01
 
 
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(0.5)])
+def test_momentum_follows_the_sum_of_gradients_of_length_one(ball: Linf | L2) -> None:
+    model, clean, labels, draws = problem()
+    watched, size = Watched(model.model), 0.03
+    settings = Pgd(steps=3, step_size=size, momentum=0.5, random_start=False, stop_when_fooled=False)
+    settings(watched, clean, labels, ball, draws)
+    total = torch.zeros_like(clean)
+    for here, after in itertools.pairwise(watched.calls):
+        leaf = here.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(log_odds(model(leaf), labels).sum(), leaf)
+        total = 0.5 * total + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
+        torch.testing.assert_close(after, ball.project(here + size * ball.ascent(total), clean))
+    assert len(watched.calls) == 4
+
+
+def test_momentum_stays_with_its_image_when_others_leave() -> None:
+    model, clean, labels, draws = problem()
+    labels[::3] = (labels[::3] + 1) % victims.CLASSES  # these leave at once
+    together = Pgd(steps=8, micro_batch=4)(model, clean, labels, Linf(0.02), draws)
+    for row in range(COUNT):
+        only = torch.tensor([row])
+        alone = Pgd(steps=8)(model, clean[only], labels[only], Linf(0.02), draws.rows(only))
+        assert torch.equal(together[only], alone)
+
+
+def test_own_step_sizes_bring_momentum_and_a_given_one_does_not() -> None:
+    def found(kind: type[Pgd] | type[Bim], **options: Any) -> Tensor:
+        model, clean, labels, draws = problem()
+        return kind(steps=8, stop_when_fooled=False, **options)(model, clean, labels, Linf(0.02), draws)
+
+    assert torch.equal(found(Pgd), found(Pgd, momentum=0.5))
+    assert not torch.equal(found(Pgd), found(Pgd, momentum=0))
+    assert torch.equal(found(Pgd, step_size=0.005), found(Pgd, step_size=0.005, momentum=0))
+    assert torch.equal(found(Bim), found(Pgd, momentum=0, random_start=False))
+
+
+def test_a_gradient_of_zero_pushes_nowhere() -> None:
+    clean = victims.images(3)
+    settings = Pgd(steps=4, momentum=0.9, random_start=False, stop_when_fooled=False)
+    labels = torch.zeros(3, dtype=torch.long)
+    result = settings(victims.Flat(), clean, labels, Linf(0.1), ImageDraws.of(0, "a", 3))
+    assert torch.equal(result, clean)
+
+
 def test_the_papers_settings_are_the_papers() -> None:
     assert (PAPER_FGSM.loss, PAPER_FGSM.targeted) == ("cross-entropy", False)
     assert PAPER_RAND_FGSM.alpha == 0.05
@@ -173,6 +219,9 @@ def test_settings_are_frozen_keyword_only_and_print_themselves(kind: Any) -> Non
         (Pgd, {"restarts": 0}, "restarts is 0"),
         (Pgd, {"step_size": 0.0}, "step_size is 0.0"),
         (Bim, {"step_size": math.nan}, "step_size is nan"),
+        (Pgd, {"momentum": -0.1}, "momentum is -0.1"),
+        (Pgd, {"momentum": 1}, "momentum is 1"),
+        (Pgd, {"momentum": math.nan}, "momentum is nan"),
         (Pgd, {"restarts": 2, "random_start": False}, "all of them are the same"),
         (Fgsm, {"loss": "hinge"}, "unknown loss 'hinge'"),
         (Bim, {"loss": "hinge"}, "unknown loss 'hinge'"),

@@ -105,14 +105,26 @@ def test_a_scout_that_breaks_nothing_new_on_the_pilot_is_left_there() -> None:
     assert "nothing new" in state.cases[1].note
 
 
-def test_outward_begins_with_the_nearest_and_stops_after_a_block_without_success() -> None:
+def test_outward_begins_with_the_nearest_and_stops_after_a_tenth_without_success() -> None:
     size = max(BLOCK_IMAGES, math.ceil(COUNT / BLOCKS))
-    reach = 2 * size + 5  # the third block still holds some, the fourth none
+    reach = 2 * size + 5  # the third block still holds some, the fourth and the fifth none
     state, tried, _ = run(("outward", Planned(lambda ids: ids < reach)))
-    assert tried[0] == list(range(4 * size))
+    assert tried[0] == list(range(5 * size))
     assert "stopped" in state.cases[0].note
     assert not state.broken[0].robust[:reach].any()
     assert state.broken[0].robust[reach:].all()
+
+
+def test_outward_goes_past_a_block_without_success() -> None:
+    size = max(BLOCK_IMAGES, math.ceil(COUNT / BLOCKS))
+    state, tried, _ = run(("outward", Planned(lambda ids: (ids < 5) | (ids == 2 * size + 1))))
+    assert tried[0] == list(range(5 * size))
+    assert not bool(state.broken[0].robust[2 * size + 1])
+
+
+def test_with_few_survivors_one_block_without_success_is_a_tenth() -> None:
+    _, tried, _ = run(("main", Planned(lambda ids: ids >= 200)), ("outward", Planned(nobody)))
+    assert tried[1] == list(range(BLOCK_IMAGES))
 
 
 def test_nearness_is_the_best_lead_of_all_attacks_before() -> None:
@@ -120,7 +132,7 @@ def test_nearness_is_the_best_lead_of_all_attacks_before() -> None:
     backwards = Planned(nobody, lead=lambda ids: ids.float() - 500)  # later images come nearest to breaking
     _, tried, _ = run(("main", backwards), ("outward", Planned(nobody)))
     best = torch.maximum(-torch.arange(COUNT).float(), torch.arange(COUNT).float() - 500)
-    assert set(tried[1]) == set(best.argsort(descending=True, stable=True)[:size].tolist())
+    assert set(tried[1]) == set(best.argsort(descending=True, stable=True)[: 2 * size].tolist())
 
 
 def test_without_gradients_a_sample_decides_wherever_it_stands() -> None:
@@ -129,7 +141,7 @@ def test_without_gradients_a_sample_decides_wherever_it_stands() -> None:
     assert sorted(tried[0]) == list(range(COUNT)), "what breaks on the sample is carried to every survivor"
     _, tried, _ = run(("outward", Planned(nobody, gradient_free=True)))
     size = max(BLOCK_IMAGES, math.ceil(COUNT / BLOCKS))
-    assert size + 20 < len(set(tried[0])) < size + 90
+    assert 2 * size + 20 < len(set(tried[0])) < 2 * size + 90
     assert len(tried[0]) == len(set(tried[0]))
 
 

@@ -130,7 +130,9 @@ def test_a_list_may_mix_suites_and_attacks(place, attacks) -> None:
     said = memdef("evaluate", *brought(3, test=2), "--epsilon", "0.02", "--attacks", attacks, "--out", "r.json")
     assert said.status == 0, said
     stages = [stage.attack for stage in Record.read(Path("r.json")).cascades[0].stages]
-    assert sorted(stages) == sorted(["pgd-margin", "square-100", "apgd-t", "pgd-restarts", "square", "fab-t"])
+    assert sorted(stages) == sorted(
+        ["pgd-margin", "square-100", "pgd-ce", "apgd-t", "pgd-restarts", "square", "fab-t"]
+    )
 
 
 def test_one_logit_is_refused_with_the_way_to_make_two(place) -> None:

@@ -62,6 +62,12 @@ CASES = (
         "Pgd(step_size=0)",
         "Pgd(steps=2, step_size=«or (None)»)(net, images, labels, small, draws)",
     ),
+    _range(
+        "gradient",
+        "expected a share in [0, 1), or None",
+        "Pgd(momentum=1)",
+        r"Pgd(steps=2, momentum=«or (None)»)",
+    ),
     _case(
         "ascent",
         "the ball is unbounded, so step_size=None has no meaning; give a step_size, or a finite epsilon",

@@ -2,6 +2,10 @@
 
     x_0 = a start;   x_{k+1} = P(x_k + size_k * ascent(grad loss_k(x_k)))
 
+With momentum (Dong et al. 2018, arXiv 1710.06081) a step follows a sum of gradients instead, each at length 1:
+
+    g_k = momentum * g_{k-1} + grad loss_k(x_k) / ||grad loss_k(x_k)||_1
+
 The logits that come with a gradient also judge the iterate it was taken at, so judging costs one more pass, at the
 very end. An image leaves the loop at the first iterate that fools the model; one that never does is returned at its
 iterate of highest score, which another model is most likely to mistake.
@@ -15,8 +19,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from torch import Tensor
 
-from memory_defense.attacks.engine import Victim, put, reached
+from memory_defense.attacks.engine import Victim, column, put, reached
 from memory_defense.contracts import Ball, Draws, Images, Logits, PerImage, Rows
 from memory_defense.losses import AdversarialLoss
 from memory_defense.threat import Linf
@@ -56,11 +61,23 @@ class _MicroBatch:
     here: Images
     limits: tuple[Images, ...]
     """Lowest and highest pixels allowed in L-inf; in other norms the ball's centre, for `Ball.project`."""
+    push: tuple[Tensor, ...] = ()
+    """The sum of gradients that momentum follows, from the first step on; nothing without momentum."""
 
     def keep(self, kept: Rows) -> None:
         """Forget all images but those at these positions."""
         self.rows, self.here = self.rows.index_select(0, kept), self.here.index_select(0, kept)
         self.limits = tuple(limit.index_select(0, kept) for limit in self.limits)
+        self.push = tuple(push.index_select(0, kept) for push in self.push)
+
+    def pushed(self, gradient: Tensor, momentum: float) -> Tensor:
+        """Return what to follow: the gradient, or with momentum the sum with those before it."""
+        if momentum == 0:
+            return gradient
+        length = gradient.flatten(1).abs().sum(1).clamp_min_(torch.finfo(gradient.dtype).tiny)
+        unit = gradient / column(length)
+        self.push = (unit.add_(self.push[0], alpha=momentum) if self.push else unit,)
+        return self.push[0]
 
     @classmethod
     def packed(cls, parts: Sequence[Self], most: int) -> Sequence[Self]:
@@ -70,8 +87,12 @@ class _MicroBatch:
             return parts
         rows, here = torch.cat([part.rows for part in parts]), torch.cat([part.here for part in parts])
         limits = [torch.cat(each) for each in zip(*(part.limits for part in parts), strict=True)]
+        push = [torch.cat(each) for each in zip(*(part.push for part in parts), strict=True)]
         cuts = [slice(first, first + most) for first in range(0, left, most)]
-        return [cls(rows[cut], here[cut], tuple(limit[cut] for limit in limits)) for cut in cuts]
+        return [
+            cls(rows[cut], here[cut], tuple(limit[cut] for limit in limits), tuple(one[cut] for one in push))
+            for cut in cuts
+        ]
 
 
 class ProjectedAscent:
@@ -137,6 +158,7 @@ class ProjectedAscent:
         sizes: Sequence[float],
         loss_of: Callable[[int, Rows], AdversarialLoss],
         *,
+        momentum: float = 0.0,
         judge: bool = True,
     ) -> Rows:
         """Take all steps once with these rows; return those that go on.
@@ -151,6 +173,8 @@ class ProjectedAscent:
             The length of every step in pixel units.
         loss_of
             From the step, counted from 0, and the rows of a micro-batch to its loss.
+        momentum
+            The share of the earlier gradients that a step follows too, in [0, 1).
         judge
             Spend a pass on judging the last iterates. Otherwise they are taken without one.
         """
@@ -160,7 +184,7 @@ class ProjectedAscent:
         ]
         for step, size in enumerate(sizes):
             for part in parts:
-                self._step(part, size, loss_of(step, part.rows))
+                self._step(part, size, loss_of(step, part.rows), momentum)
             parts = _MicroBatch.packed(parts, self.victim.micro_batch)
         if not judge:
             for part in parts:
@@ -168,7 +192,7 @@ class ProjectedAscent:
             return torch.cat([rows[:0], *(part.rows for part in parts)])
         return torch.cat([rows[:0], *(self._judge(part.here, part.rows)[0] for part in parts)])
 
-    def _step(self, part: _MicroBatch, size: float, loss: AdversarialLoss) -> None:
+    def _step(self, part: _MicroBatch, size: float, loss: AdversarialLoss, momentum: float) -> None:
         """Judge one micro-batch and move its survivors one step."""
         seen = self.victim.gradient(part.here, part.rows, loss)
         logits = seen.logits
@@ -180,7 +204,7 @@ class ProjectedAscent:
         if going is not None:
             gradient = gradient.index_select(0, going)
             part.keep(going)
-        way = self.ball.ascent(gradient)
+        way = self.ball.ascent(part.pushed(gradient, momentum))
         if (
             len(part.limits) > 1
         ):  # an L-inf ball's signs are nobody else's, and memory anew costs as much as the sum

@@ -10,6 +10,9 @@ from memory_defense.attacks.calls import checked
 from memory_defense.attacks.engine import StopsEarly, ascent_loss, attacked, check_settings
 from memory_defense.contracts import Ball, Classifier, Draws, Images, Labels
 
+OWN_MOMENTUM = 0.5
+"""`Pgd.momentum` along our own step sizes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pgd(StopsEarly):
@@ -20,12 +23,16 @@ class Pgd(StopsEarly):
     random_start
         Start at a random point of the ball. The clean image counts as an iterate either way. Several restarts need
         it.
+    momentum
+        The share of the earlier gradients that each step follows too (`ascent`), in [0, 1). None is 0.5 with
+        ``step_size=None``, and 0, which is the paper's, with a step size that was given.
     steps, step_size, restarts, loss, targeted, stop_when_fooled, micro_batch
         See `memory_defense.attacks`.
     """
 
     steps: int = 40
     step_size: float | None = None
+    momentum: float | None = None
     random_start: bool = True
     restarts: int = 1
     loss: str = "cross-entropy"
@@ -36,6 +43,8 @@ class Pgd(StopsEarly):
     def __post_init__(self) -> None:
         check_settings(self.loss, self.micro_batch, steps=self.steps, restarts=self.restarts)
         check_step_size(self.step_size)
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}, expected a share in [0, 1), or None")
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts is {self.restarts}, but without random_start all of them are the same")
 
@@ -46,6 +55,8 @@ class Pgd(StopsEarly):
             if ball.epsilon == 0:
                 return images.clamp(0, 1)
             sizes = step_sizes(self.step_size, ball.epsilon, self.steps)
+            own = OWN_MOMENTUM if self.step_size is None else 0.0
+            momentum = own if self.momentum is None else self.momentum
             loss = ascent_loss(self.loss, self.targeted)
             ascent = ProjectedAscent(
                 victim, images, ball, score=loss, targeted=self.targeted, stop_when_fooled=self.stop_when_fooled
@@ -54,7 +65,7 @@ class Pgd(StopsEarly):
             judge = self.steps > 1 or self.random_start  # one step from clean is the only iterate
             for restart in range(self.restarts):
                 start = ascent.random(draws.child("restart", restart)) if self.random_start else ascent.clean
-                rows = ascent.run(start, rows, sizes, lambda _step, _rows: loss, judge=judge)
+                rows = ascent.run(start, rows, sizes, lambda _step, _rows: loss, momentum=momentum, judge=judge)
             return ascent.best
 
 
@@ -77,7 +88,7 @@ class Bim(StopsEarly):
         self._as_pgd()
 
     def _as_pgd(self) -> Pgd:
-        return Pgd(random_start=False, **vars(self))
+        return Pgd(random_start=False, momentum=0.0, **vars(self))
 
     @checked
     def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
@@ -106,7 +117,7 @@ class Fgsm(StopsEarly):
         """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
         if math.isinf(ball.epsilon):
             raise ValueError("one step cannot reach the surface of an unbounded ball; give it a finite epsilon")
-        once = Pgd(steps=1, step_size=ball.epsilon or None, random_start=False, **vars(self))
+        once = Pgd(steps=1, step_size=ball.epsilon or None, momentum=0.0, random_start=False, **vars(self))
         return once(model, images, labels, ball, draws)
 
 

@@ -4,7 +4,8 @@
        first; another follows only if it broke an image of the pilot that those before it did not.
     2. Main cases attack everything that stands, in the order given.
     3. Outward cases begin with the survivors nearest to breaking: those for which a wrong class came closest to the
-       right one under all attacks so far. They go on outward, block by block, while a block holds one that breaks.
+       right one under all attacks so far. They go on outward, block by block, until a tenth of the survivors, and
+       at least a block, was tried without breaking one.
        One without gradients also tries a sample of all survivors first, and then everything if it breaks one that
        stands far off: where gradients are masked, how near a gradient came says nothing.
 
@@ -39,6 +40,9 @@ ACCELERATOR_BLOCK_IMAGES = 512
 """The same on an accelerator, where a pass of fewer takes as long."""
 
 BLOCKS = 20
+
+QUIET = 1 / 10
+"""The share of survivors, one after the other, after which an outward case that broke none of them stops."""
 
 NEAR = 1 / 4
 """The share of survivors that count as near; one of them that breaks in a sample is no sign of masked gradients."""
@@ -156,15 +160,16 @@ class Cascade:
             return
         least_block = BLOCK_IMAGES if leads.device.type == "cpu" else ACCELERATOR_BLOCK_IMAGES
         size = max(least_block, math.ceil(len(leads) / BLOCKS))
-        lowest = [float(part[-1]) for part in torch.split(leads, size)]
+        blocks = [(float(part[-1]), len(part)) for part in torch.split(leads, size)]
         sampled = self._sampled(position, len(leads), float(leads[int(len(leads) * NEAR)]))
-        above = math.inf
-        for least in lowest:
+        above, quiet = math.inf, 0
+        for least, images in blocks:
             block = (one.before >= least) & (one.before < above)
             self._try(position, block & inside.robust)
             broken = int((one.fooled & block).sum())
             (found,) = self.ranks.total(broken)
-            if found == 0 and not sampled:
+            quiet = 0 if found else quiet + images
+            if quiet >= QUIET * len(leads) and not sampled:
                 break
             above = least
         tried, left = self.ranks.total(int(one.done.sum()), int(inside.robust.sum()))

@@ -28,8 +28,8 @@ class Case:
     epsilon and stays out of the tables. A cascade case attacks only what the ones before it left standing."""
     role: Role = "main"
     """In a cascade: a scout is cheap, and the best of them goes first; a main case attacks whatever stands; an
-    outward case begins with the images that were nearly broken, and goes on while a block of them holds one that
-    it breaks."""
+    outward case begins with the images that were nearly broken, and goes on until it tried a tenth of those that
+    stand without breaking one."""
 
     note: str = ""
     """What was changed so that the attack fits the model; see `fitting.fitted`."""

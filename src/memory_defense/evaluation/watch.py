@@ -48,7 +48,7 @@ GRADIENT_COST = 3
 
 EARLY = 0.25
 """Share of its passes that an attack takes for an image that it breaks, about."""
-_OUTWARD_BLOCKS = 1.5
+_OUTWARD_BLOCKS = 2.5
 """Blocks that an outward attack tries, about."""
 
 KEPT_SECONDS = 40.0

@@ -53,7 +53,9 @@ SOUND = Recipe(
     stages=(
         Stage(
             name="pgd",
-            objective=Online(epsilon=8 / 255, warm_up=0.1, attack=Pgd(steps=10, stop_when_fooled=False)),
+            objective=Online(
+                epsilon=8 / 255, warm_up=0.1, attack=Pgd(steps=10, momentum=0, stop_when_fooled=False)
+            ),
             score="robust",
             fit=FitConfig(epochs=60, optimizer=STRONG_OPTIMIZER, averaging=0.999, augmentation=_CROPS),
         ),

@@ -125,7 +125,7 @@ SOUND = Recipe(
     stages=(
         Stage(
             name="pgd",
-            objective=Online(epsilon=0.1, attack=Pgd(steps=10, stop_when_fooled=False)),
+            objective=Online(epsilon=0.1, attack=Pgd(steps=10, momentum=0, stop_when_fooled=False)),
             score="robust",
             fit=FitConfig(epochs=60, optimizer=STRONG_OPTIMIZER, averaging=0.999, augmentation=_FLIPS),
         ),
@@ -157,7 +157,7 @@ SOUND_PGD = replace(
     stages=(
         Stage(
             name="pgd",
-            objective=Online(epsilon=0.1, attack=Pgd(steps=3, stop_when_fooled=False, micro_batch=128)),
+            objective=Online(epsilon=0.1, attack=Pgd(steps=3, momentum=0, stop_when_fooled=False, micro_batch=128)),
             score="robust",
             fit=replace(_QUICK_FIT, epochs=14, validate_every=3),
         ),

@@ -43,7 +43,7 @@ def _warm_start(epsilon: float, epochs: int) -> Stage:
 def _pgd_training(epsilon: float, steps: int) -> Stage:
     return Stage(
         name="pgd",
-        objective=Online(epsilon=epsilon, warm_up=0.1, attack=Pgd(steps=steps, stop_when_fooled=False)),
+        objective=Online(epsilon=epsilon, warm_up=0.1, attack=Pgd(steps=steps, momentum=0, stop_when_fooled=False)),
         score="robust",
         fit=FitConfig(epochs=60, optimizer=STRONG_OPTIMIZER, averaging=0.999, augmentation=_CROPS),
     )
@@ -152,7 +152,7 @@ FASHION_DESK = replace(
     robust=(
         Stage(
             name="pgd",
-            objective=Online(epsilon=0.1, warm_up=0.1, attack=Pgd(steps=4, stop_when_fooled=False)),
+            objective=Online(epsilon=0.1, warm_up=0.1, attack=Pgd(steps=4, momentum=0, stop_when_fooled=False)),
             score="robust",
             fit=replace(_DESK_FIT, epochs=20, averaging=0.999, augmentation=_FASHION_CROPS),
         ),
@@ -175,7 +175,7 @@ CIFAR_DESK = replace(
     robust=(
         Stage(
             name="pgd3",
-            objective=Online(epsilon=8 / 255, warm_up=0.1, attack=Pgd(steps=3, stop_when_fooled=False)),
+            objective=Online(epsilon=8 / 255, warm_up=0.1, attack=Pgd(steps=3, momentum=0, stop_when_fooled=False)),
             score="robust",
             fit=replace(_DESK_FIT, epochs=25, averaging=0.999),
         ),
@@ -196,7 +196,7 @@ _RENTAL_PURIFIER = replace(_RENTAL_FIT, epochs=50, augmentation=Augmentation())
 
 
 def _rented_pgd_training(epsilon: float, augmentation: Augmentation) -> tuple[Stage, ...]:
-    attack = Pgd(steps=10, stop_when_fooled=False)
+    attack = Pgd(steps=10, momentum=0, stop_when_fooled=False)
     return (
         Stage(
             name="pgd",

@@ -153,6 +153,7 @@ _ATTACKS = {
     "fgsm": "FGSM",
     "bim": "BIM",
     "pgd": "PGD",
+    "pgd-ce": "PGD cross-entropy",
     "pgd-margin": "PGD margin",
     "cw": "CW",
     "cw-paper": "CW as published",
