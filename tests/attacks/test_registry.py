@@ -125,7 +125,7 @@ def test_a_list_joins_the_parts_and_says_each_once() -> None:
     names = [part.name for part in joined]
     assert names == [*(part.name for part in fast), "fab-t", "square (2)", "apgd-t (2)", "fgsm"]
     by_name = {part.name: part for part in joined}
-    assert by_name["apgd-t"].attack == fast[2].attack
+    assert by_name["apgd-t"].attack == {part.name: part for part in fast}["apgd-t"].attack
     assert by_name["apgd-t (2)"].attack == attack("apgd-t")
     assert by_name["square"].attack == fast[-1].attack
     assert by_name["square (2)"].attack == attack("square")

@@ -13,7 +13,7 @@ steps : int, at least 1
     Gradient steps of one start (for each target, for each search step). Each costs a forward and a backward pass.
 step_size : float above 0, or None
     Length of every step in pixel units. None starts at the ball's diameter and shrinks to nothing along a cosine
-    (`ascent.cosine_steps`); with `Pgd.momentum`, 12 such steps fool as many images as 40 of a constant size.
+    (`ascent.cosine_steps`); with `Pgd.momentum`, 14 such steps fool as many images as 40 of a constant size.
 restarts : int, at least 1
     Independent random starts; each works on the images that the earlier ones did not fool.
 loss : str
