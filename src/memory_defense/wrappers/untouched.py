@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import isfunction, ismethod
-from types import CellType, CodeType, FunctionType, GeneratorType, MemberDescriptorType, ModuleType
+from types import CellType, CodeType, CoroutineType, FunctionType, GeneratorType, MemberDescriptorType, ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -46,10 +46,8 @@ _LIBRARIES = _OURS | {
     *("onnxruntime", "pandas", "sklearn"),
 }
 """Packages whose functions, classes and names no model's author writes; what a model holds of them counts."""
-
 _HOLDERS = frozenset({"collections", "functools", "types", "queue", "weakref", "builtins"})
 """Modules of the standard library whose objects a model may keep things in."""
-
 _IMPORTING = frozenset({"__builtins__", "__loader__", "__spec__"})
 _PROCESS = frozenset(map(id, (sys.modules, sys.meta_path, sys.path_hooks, sys.path_importer_cache)))
 """What leads to whatever runs in the process beside the model, such as a notebook or a test's runner."""
@@ -57,6 +55,7 @@ _PROCESS = frozenset(map(id, (sys.modules, sys.meta_path, sys.path_hooks, sys.pa
 _CACHED = type(cache(len))
 _DEFINED = (ModuleType, FunctionType, type)
 _UNSET = object()
+_FRAMES: dict[type, str] = {GeneratorType: "gi_frame", CoroutineType: "cr_frame"}
 _T = TypeVar("_T")
 
 
@@ -208,7 +207,7 @@ def _held_by_what_is_called(given: Any) -> Iterator[object]:
         yield from (given.fget, given.fset)
     elif isfunction(given):
         yield from _of_function(given)
-    elif isinstance(given, GeneratorType):
+    elif type(given) in _FRAMES:
         yield from _locals_of(given).values()
     elif isinstance(given, ContextVar):
         yield given.get(None)
@@ -319,7 +318,7 @@ def _noted_content(given: object) -> Iterator[_Kept[Any]]:
         yield _Kept(thing, bytes(thing), bytes, _bytes_back)
     elif isinstance(given, CellType):
         yield _Kept(given, _content(given), _content, _refilled)
-    elif isinstance(given, GeneratorType):
+    elif type(given) in _FRAMES:
         yield _Kept(thing, _locals_of(thing), _locals_of, _locals_back)
     elif isinstance(given, ContextVar):
         yield _Kept(thing, thing.get(None), lambda one: one.get(None), lambda one, before: one.set(before))
@@ -389,10 +388,9 @@ def _bytes_back(thing: Any, before: bytes) -> None:
 
 
 def _content(cell: CellType) -> object:
-    try:
+    with suppress(ValueError):  # a name that is not assigned yet
         return cell.cell_contents
-    except ValueError:  # a name that is not assigned yet
-        return _UNSET
+    return _UNSET
 
 
 def _refilled(cell: CellType, before: object) -> None:
@@ -403,17 +401,19 @@ def _refilled(cell: CellType, before: object) -> None:
 
 
 def _locals_of(running: Any) -> dict[str, Any]:
-    """Return the names of a generator that waits for more; none of one that has ended."""
-    return dict(running.gi_frame.f_locals) if running.gi_frame else {}
+    """Return the names of a generator or coroutine that waits for more; none of one that has ended."""
+    frame = getattr(running, _FRAMES[type(running)])
+    return dict(frame.f_locals) if frame else {}
 
 
 def _locals_back(running: Any, before: dict[str, Any]) -> None:
-    names = running.gi_frame.f_locals  # from Python 3.13 on the frame's own, and none is taken away
+    frame = getattr(running, _FRAMES[type(running)])
+    names = frame.f_locals  # from Python 3.13 on the frame's own, and none is taken away
     if sys.version_info < (3, 13):
         names.clear()
     names.update(before)
     if sys.version_info < (3, 13):
-        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(running.gi_frame), ctypes.c_int(1))
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(1))
 
 
 def _data_of(owner: type) -> dict[str, object]:
