@@ -77,6 +77,7 @@ def numbers(record: Record) -> dict[str, Any]:
     )
     for one in without_time["attacks"]:
         del one["tried"]  # was not counted then
+        one["parameters"].pop("momentum", None)  # PGD had none then
         if one["attack"] in DRAWING:
             for number in ("forward_passes", "backward_passes", "median_distance"):
                 del one[number]
