@@ -238,7 +238,7 @@ def flow(folder: Path, out: Path) -> None:
     (folder / "hardened.log").write_text("\n".join(f"{at:.1f} {line}" for at, line in hardened.lines))
     first = [str(path.relative_to(folder)) for path in sorted((folder / "images" / "test" / "3").iterdir())[:4]]
     predicted = done(folder, "predict", "hardened", *first, *one)
-    exported = done(folder, "export", "hardened", "--format", "onnx", "--out", "hardened.onnx")
+    exported = done(folder, "export", "hardened", "--format", "onnx", "--force", "--out", "hardened.onnx")
     asked = ("--data", "images", "--epsilon", EPSILON, "--attacks", ATTACKS)
     again = done(folder, "evaluate", "hardened.onnx", *asked, *one, "--out", "again.json")
     rows = announced(hardened)

@@ -82,14 +82,12 @@ def test_measured_speed_replaces_what_was_guessed(work) -> None:
     assert outlook.left() == pytest.approx(50 * 0.2 + behind + later)
     clock.now = 14.0
     outlook.begin(BETWEEN, 0)
-    clock.now = 16.0
-    assert outlook.left() == pytest.approx(behind - 2.0 + later)
+    clock.now = 114.0
+    assert outlook.left() == pytest.approx(behind - 100.0 + later)
     checked(outlook, clock, lambda name: 0.2 * BEHIND.get(name, 0.0))
     outlook.part("fine-tuning")
-    around = 4.0 + 2.0 + 0.2 * (ALL_BEHIND - BEHIND["after attacking"])  # what it took
-    around += 0.2 * (
-        ALL_BEFORE - BEFORE["beginning"] - BEFORE["asking the model about the clean images"]
-    )  # not seen
+    around = 4.0 + 100.0 + 0.2 * (ALL_BEHIND - BEHIND["after attacking"])  # what it took
+    around += 0.2 * (ALL_BEFORE - BEFORE["asking the model about the clean images"])  # what was not seen
     after = 2 * (500 * 0.2 + around)
     outlook.begin("training", 60)
     outlook.advance(0)
@@ -162,3 +160,17 @@ def test_a_part_without_an_audit_counts_its_attacks_alone() -> None:
     outlook.part("attacking the flag")
     clock.now = 4.0
     assert outlook.left() == pytest.approx(6.0)
+
+
+def test_a_check_that_had_nothing_to_do_is_not_expected_to_have_nothing_again(work) -> None:
+    """Of a classifier that everything breaks no image is left to draw noise around; of the hardened one there are."""
+    clock, _, outlook = work
+    outlook.part("attacking before")
+    outlook.begin("attacking", 1)
+    outlook.expect(0, 0.1)
+    checked(outlook, clock, lambda name: 0.0 if name == "many-draws" else 1.0)
+    outlook.part("attacking after")
+    outlook.begin("attacking", 1)
+    outlook.expect(0, 0.2)
+    once = len(CHECKS) - 1 + 0.1 * (BEHIND["after attacking"] + BEHIND["many-draws"])
+    assert outlook.left() == pytest.approx(2 * once)

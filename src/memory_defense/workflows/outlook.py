@@ -36,7 +36,7 @@ BEHIND: Mapping[str, float] = {
     "company": 800,
     "zero-cross-entropy": 1600,
     "zero-margin": 1500,
-    "many-draws": 3000,
+    "many-draws": 6500,
     "binarisation": 9000,
     "order": 2000,
     "clock": 300,
@@ -55,7 +55,7 @@ _FIRST_STEPS = 3
 _ATTACKS = "attacking"
 _BELIEVED = 0.1
 """Share of an audit after which its own speed is believed."""
-_RAN = 0.05
+_RAN = 0.02
 """Share of its expected time below which a stage is taken not to have run."""
 
 
@@ -208,11 +208,13 @@ class Outlook:
         self._step_began = now
 
     def _keep(self) -> None:
-        """Take what the stages of this evaluation took for what they take."""
+        """Take what the stages of this evaluation took for what they take, if they ran."""
         self._next("")
         seconds = self.rate * self.parts[self._at].slower
         for some, took in zip(self._around, self._took, strict=True):
-            some |= {name: one / seconds for name, one in took.items()}
+            pace = sum(took.values()) / max(sum(some.get(name, 0.0) for name in took), 1.0)
+            ran = {name: one for name, one in took.items() if one > _RAN * some.get(name, 0.0) * pace}
+            some |= {name: one / seconds for name, one in ran.items()}
 
     def _of_this(self) -> float:
         one = self.parts[self._at]
