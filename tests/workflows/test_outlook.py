@@ -163,7 +163,7 @@ def test_a_part_without_an_audit_counts_its_attacks_alone() -> None:
 
 
 def test_a_check_that_had_nothing_to_do_is_not_expected_to_have_nothing_again(work) -> None:
-    """Of a classifier that everything breaks no image is left to draw noise around; of the hardened one there are."""
+    """Where everything breaks no image is left to draw noise around; of the hardened classifier there are some."""
     clock, _, outlook = work
     outlook.part("attacking before")
     outlook.begin("attacking", 1)
