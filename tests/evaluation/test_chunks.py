@@ -40,6 +40,6 @@ def test_the_expected_cost_is_the_first_attack_s_on_all_and_the_others_on_what_s
     assert opening(100, 0.2) == pytest.approx(20 + 80 * EARLY)
     assert following(second, 20.0) == 20.0
     assert following(case(Pgd(steps=9), "scout"), 200.0) == 64
-    assert following(case(Square(queries=10), "outward"), 1000.0) == 1.5 * 50 + 48
+    assert following(case(Square(queries=10), "outward"), 1000.0) == 2.5 * 50 + 48
     assert expected_cost([first, second], 100, 0.2) == pytest.approx(opening(100, 0.2) * 30 + 20 * 60)
     assert expected_cost([case(Pgd(steps=9), purpose="table")], 10, 1.0) == 10 * 30

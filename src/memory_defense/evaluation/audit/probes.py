@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from memory_defense.contracts import (
     Ball,
@@ -129,16 +130,32 @@ def misled(model: Classifier, images: Images, ball: Ball) -> float | None:
     the gradient says will do. A model that rounds, or computes in half precision, agrees over long steps, and a
     curved one over short ones. None where fewer than half of the images have a gradient.
     """
+    agree = _agreeing(model, images, ball)
+    live = agree >= 0
+    if 2 * int(live.sum()) < len(images):
+        return None
+    return float((agree[live] < 2).float().mean())
+
+
+def _agreeing(model: Classifier, images: Images, ball: Ball) -> Tensor:
+    """Return (B,) int64: steps at which the margin changes as its gradient says; -1 where there is no gradient."""
+    try:
+        return _steps_that_agree(model, images, ball)
+    except Exception as error:  # asked anew below, where nothing holds on to what filled the memory
+        if not out_of_memory(error) or len(images) == 1:
+            raise
+    halves = torch.arange(len(images), device=images.device).tensor_split(2)
+    return torch.cat([_agreeing(rows_of(model, half), images[half], ball) for half in halves])
+
+
+def _steps_that_agree(model: Classifier, images: Images, ball: Ball) -> Tensor:
     with torch.no_grad():
         before = model(images)
     labels, leaf = before.argmax(1), images.detach().clone().requires_grad_()
     with torch.enable_grad():
         gradient = gradient_at(leaf, lambda: margin(model(leaf), labels).sum())
     if gradient is None:
-        return None
-    live = (gradient != 0).flatten(1).any(1) & finite_rows(gradient)
-    if 2 * int(live.sum()) < len(images):
-        return None
+        return torch.full_like(labels, -1)
     agree, direction = torch.zeros_like(labels), ball.ascent(gradient)
     for share in _SHARES:
         moved = (images + share * ball.epsilon * direction).clamp(0, 1)
@@ -147,7 +164,7 @@ def misled(model: Classifier, images: Images, ball: Ball) -> float | None:
             change = (margin(model(moved), labels) - margin(before, labels)).double()
         ratio = change / said.clamp_min(1e-300)
         agree += (said <= 0) | ((ratio > _AS_TOLD[0]) & (ratio < _AS_TOLD[1]))
-    return float((agree[live] < 2).float().mean())
+    return torch.where((gradient != 0).flatten(1).any(1) & finite_rows(gradient), agree, -1)
 
 
 @torch.no_grad()
