@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from memory_defense.networks.classifiers import CLASSIFIERS, LeNetSmall, Linear, SmallCNN, TargetClassifier
+from memory_defense.networks.classifiers import CLASSIFIERS, LeNet, LeNetSmall, Linear, SmallCNN, TargetClassifier
 from memory_defense.randomness import seeded
 
 GREY = {"channels": 1, "size": 28, "classes": 10, "mean": (0.286,), "std": (0.353,)}
@@ -87,6 +87,22 @@ def test_lenet_small_is_the_documented_stack():
     assert torch.allclose(network(images), F.linear(features, output.weight, output.bias), atol=1e-5)
     assert hidden.in_features == 32 * 7 * 7
     assert parameters(network) == 272 + 8_224 + 156_900 + 1_010
+
+
+def test_lenet_is_the_documented_stack():
+    network = LeNet(**GREY).eval()
+    first, second = (layer for layer in network.trunk if isinstance(layer, nn.Conv2d))
+    hidden, output = network.head[0], network.head[2]
+    images = torch.rand(3, 1, 28, 28)
+
+    features = (images - 0.286) / 0.353
+    features = F.relu(F.max_pool2d(F.conv2d(features, first.weight, first.bias), 2))
+    features = F.relu(F.max_pool2d(F.conv2d(features, second.weight, second.bias), 2))
+    features = F.relu(F.linear(features.flatten(1), hidden.weight, hidden.bias))
+
+    assert torch.allclose(network(images), F.linear(features, output.weight, output.bias), atol=1e-5)
+    assert hidden.in_features == 64 * 4 * 4
+    assert parameters(network) == 832 + 51_264 + 524_800 + 5_130
 
 
 @pytest.mark.parametrize("size", [4, 7, 28, 128])

@@ -121,6 +121,40 @@ class LeNetSmall(ImageClassifier):
         )
 
 
+class LeNet(ImageClassifier):
+    """Two 5x5 convolutions, each pooled, and two linear layers (LeCun et al. 1998), wider, at least 16 pixels.
+
+    Parameters
+    ----------
+    widths
+        Channels of the two convolutions.
+    hidden
+        Width of the hidden layer.
+    shape
+        See `ImageShape`.
+    """
+
+    def __init__(
+        self, *, widths: tuple[int, int] = (32, 64), hidden: int = 512, **shape: Unpack[ImageShape]
+    ) -> None:
+        super().__init__(smallest=16, **shape)
+        first, second = widths
+        self.trunk = nn.Sequential(
+            nn.Conv2d(shape["channels"], first, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(features_of(self.trunk, shape["channels"], shape["size"]), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, shape["classes"]),
+        )
+
+
 class TargetClassifier(ImageClassifier):
     """Classifier-B of Table 4: two 5x5 convolutions and three linear layers, at least 16 pixels.
 
@@ -174,6 +208,7 @@ class Builder(Protocol):
 
 CLASSIFIERS: dict[str, Builder] = {
     "linear": Linear,
+    "lenet": LeNet,
     "lenet-small": LeNetSmall,
     "small-cnn": SmallCNN,
     "small-cnn-silu": partial(SmallCNN, activation="silu"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memory_defense.attacks import Pgd
 from memory_defense.contracts import Attack
 from memory_defense.data.augmentation import Augmentation
@@ -44,8 +46,9 @@ SMOOTHED = (
     _smoothed(
         "fashion-mnist",
         "smoothed-far",
-        "small-cnn",
-        NoiseTraining(sigma=0.5, copies=2, consistency=10.0, entropy=0.5),
+        "lenet",
+        NoiseTraining(sigma=0.5, copies=2, consistency=5.0, entropy=0.5, epsilon=1.0, steps=2),
+        replace(_FIT, epochs=36, validate_every=3),
     ),
 )
 """Recipes by increasing noise."""
