@@ -19,6 +19,7 @@ from memory_defense.evaluation import robustness, watch
 from memory_defense.evaluation.audit import run
 from memory_defense.evaluation.watch import most_passes
 from memory_defense.progress import Lines, beat, stage
+from memory_defense.workflows import suspicion
 
 SECONDS = 0.05
 """What an image takes, on the clock of these tests."""
@@ -60,7 +61,7 @@ def evaluated(
     model, images, labels = problem()
     heard = Heard(model)
     monkeypatch.setattr(robustness, "Watch", partial(watch.Watch, clock=lambda: model.now))
-    for place in (robustness, run):
+    for place in (robustness, run, suspicion):
         monkeypatch.setattr(place, "stage", partial(stage, clock=lambda: model.now))
     record = memory_defense.evaluate(
         model,

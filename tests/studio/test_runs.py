@@ -79,7 +79,7 @@ def test_several_roots_go_by_their_names_and_by_their_paths_where_those_are_the_
 
 def test_what_is_shipped_goes_by_the_name_that_commands_know(root) -> None:
     runs = Runs(root, shipped=zoo.ROOT)
-    assert list(runs.all())[-2:] == [f"zoo:{name}" for name in zoo.entries()]
+    assert list(runs.all())[-len(zoo.entries()) :] == [f"zoo:{name}" for name in zoo.entries()]
     run = runs.find("zoo:fashion-mnist/sound")
     assert run.shipped
     assert run.directory.path == zoo.located(run.name)

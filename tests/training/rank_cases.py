@@ -110,7 +110,7 @@ class Case:
         return model, fit(model, objective, images(), self.config, seed=1, validate=validate, **options)
 
 
-_PGD = {"attack": Pgd(steps=3, stop_when_fooled=False), "epsilon": 0.05}
+_PGD = {"attack": Pgd(steps=3, momentum=0, stop_when_fooled=False), "epsilon": 0.05}
 CASES = {
     "plain-benign": Case(Benign, normalised=False),
     "plain-online": Case(Online, _PGD, normalised=False, robust=True),

@@ -23,7 +23,7 @@ from memory_defense.threat import L2, Linf
 from memory_defense.workflows.assess import ANY_NORM, add_detection, calibrated, detection_cases, found_by
 from paper.made_up import made_up_splits, tiny_run
 
-PLAN = EvaluationPlan(images=20, linf=(Linf(0.3),), attacks={"pgd": Pgd(steps=2)}, l2=(L2(1.5),))
+PLAN = EvaluationPlan(images=20, linf=(Linf(0.3),), attacks={"pgd": Pgd(steps=10)}, l2=(L2(1.5),))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from memory_defense.contracts import FineProgress
 from memory_defense.progress import BETWEEN, duration
 
 BEFORE: Mapping[str, float] = {
-    "beginning": 3000,
+    "beginning": 500,
+    "looking at what the answers depend on": 3000,
     "measuring whether an answer depends on its batch": 10_000,
     "asking the model about the clean images": 1500,
     "timing passes of several sizes": 1500,

@@ -22,6 +22,7 @@ from memory_defense.evaluation.pixels import Pictures
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.foreign import MemoryShortError, ModelError, watched_outside
 from memory_defense.passes import regular
+from memory_defense.progress import stage
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.ranks import current
 from memory_defense.wrappers import frozen
@@ -36,6 +37,9 @@ _EQUAL = 0.02
 
 _SATURATED = 1e-6
 _STILL = 1e-6
+
+LOOKING = "looking at what the answers depend on"
+"""Stage before the attacks, on a display."""
 
 LABELS_ALONE = "labels-alone"
 """Name of the short attack that is added where the answers look like labels."""
@@ -107,17 +111,18 @@ def suspected(
     kept, share, levels, bare, first, heard = 0, 0.0, None, False, None, list[str]()
     astray, hard = None, None
     try:
-        with watched_outside() as heard:
-            first = first_answers(defense, some, case, seed=seed)
-            kept = after_clean(defense, untouched, some, seed=seed)
-        if kept and case is not None:
-            share = learned(defense, untouched, some, truth, case, seed=seed)
-        if share > LEARNED:
-            defense = _forgetful(defense, untouched)
-        bare = tells_labels_only(defense, some, first, seed=seed)
-        if case is not None:
-            levels = between_levels(defense, some, case, seed=seed)
-            astray, hard = followed(defense, some, case, seed=seed)
+        with stage(progress, LOOKING):
+            with watched_outside() as heard:
+                first = first_answers(defense, some, case, seed=seed)
+                kept = after_clean(defense, untouched, some, seed=seed)
+            if kept and case is not None:
+                share = learned(defense, untouched, some, truth, case, seed=seed)
+            if share > LEARNED:
+                defense = _forgetful(defense, untouched)
+            bare = tells_labels_only(defense, some, first, seed=seed)
+            if case is not None:
+                levels = between_levels(defense, some, case, seed=seed)
+                astray, hard = followed(defense, some, case, seed=seed)
     except (ModelError, MemoryShortError, NoGradientError, RuntimeError, ValueError, IndexError):
         pass  # what is wrong with a model is for the evaluation to say
     if levels is not None and levels > TOLD:

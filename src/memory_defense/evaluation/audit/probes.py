@@ -222,7 +222,7 @@ def gradient_is_of_the_answers(findings: Findings) -> AuditLine:
     check = "the gradient is that of the answers"
     meaning = (
         f"share of up to {FOLLOWED} images at which fewer than two of four steps along the gradient of the margin, "
-        "from a 64th of the radius up to all of it, move it by a third to three times of what the gradient "
+        "from a 64th of the radius up to all of it, lead to a third to three times the change that the gradient "
         f"says; above {MISLED} it is the gradient of something else, and what follows it proves nothing"
     )
     remedy = "attack the part that answers; believe attacks without gradients, and give them more queries"
