@@ -23,7 +23,7 @@ from memory_defense.threat import L2, Linf
 from memory_defense.workflows.assess import ANY_NORM, add_detection, calibrated, detection_cases, found_by
 from paper.made_up import made_up_splits, tiny_run
 
-PLAN = EvaluationPlan(images=20, linf=(Linf(0.3),), attacks={"pgd": Pgd(steps=10)}, l2=(L2(1.5),))
+PLAN = EvaluationPlan(images=20, linf=(Linf(0.3),), attacks={"pgd": Pgd(steps=2)}, l2=(L2(1.5),))
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ def test_the_record_holds_every_score_and_attack_and_comes_back(detected) -> Non
 
 def test_an_attack_that_fights_the_flag_is_flagged_no_more_often(detected) -> None:
     whole = detected[3]
-    rejected = {
-        (one.score, one.norm, one.fights_flag): one.attacked.flagged.accuracy
-        for one in whole.detection
-        if one.attacked is not None
-    }
+    rejected: dict[tuple[str, str, bool], float] = {}
+    for one in whole.detection:  # several adversaries fight it, each in its own way
+        if one.attacked is not None:
+            key = one.score, one.norm, one.fights_flag
+            rejected[key] = min(rejected.get(key, 1.0), one.attacked.flagged.accuracy)
     pairs = [(rejected[key], rejected[(*key[:2], True)]) for key in rejected if not key[2]]
     assert len(pairs) == 4
     assert sum(fought for _, fought in pairs) <= sum(ignored for ignored, _ in pairs)
