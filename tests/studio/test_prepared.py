@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from memory_defense import zoo
+from memory_defense.run_directory import RunDirectory
 from memory_defense.studio.describe import describe_run, shelf
 from memory_defense.studio.library import Library
 from memory_defense.studio.messages import ImageChoice
@@ -94,11 +95,10 @@ def test_every_shipped_run_flags_and_says_whose_threshold_it_is(shipped, name) -
     assert "silent" in {one.name for one in describe_run(shipped, name).knowledge}
 
 
-def test_what_was_prepared_belongs_to_weights_that_are_shipped() -> None:
-    shipped = {sha256_of(zoo.ROOT / name / "weights.safetensors") for name in zoo.entries()}
-    prepared = {one.weights_sha256 for one in all_prepared()}
-    assert prepared
-    assert prepared <= shipped
+def test_what_was_prepared_belongs_to_the_shipped_weights_of_memory_defenses() -> None:
+    shipped = [RunDirectory(zoo.ROOT / name) for name in zoo.entries()]
+    memories = [run for run in shipped if run.read()["model"]["defense"] == "memory-defense"]
+    assert {one.weights_sha256 for one in all_prepared()} == {sha256_of(run.weights) for run in memories}
 
 
 def test_other_weights_get_nothing_whatever_the_manifest_says(tmp_path) -> None:

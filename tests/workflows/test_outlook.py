@@ -6,7 +6,9 @@ import math
 import re
 
 import pytest
+import torch
 
+import memory_defense
 from memory_defense.evaluation.audit.run import CHECKS
 from memory_defense.progress import BETWEEN
 from memory_defense.workflows.outlook import BEFORE, BEHIND, Outlook, Part
@@ -27,6 +29,10 @@ class Shown:
     def tell(self, text: str, left: float | None = None) -> None:
         assert left == math.inf  # the display says no time of its own
         self.said.append(text)
+
+
+class Named(Shown):
+    def tell(self, text: str, left: float | None = None) -> None: ...
 
 
 class Clock:
@@ -58,6 +64,22 @@ def checked(outlook: Outlook, clock: Clock, seconds) -> None:
 
 def test_the_stages_are_named_as_the_evaluation_names_them() -> None:
     assert set(BEHIND) - {"after attacking"} <= set(CHECKS)
+    shown, net = Named(), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    images = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    memory_defense.evaluate(net, images, net(images).argmax(1), epsilon=0.1, attacks="fgsm", progress=shown)
+    assert set(BEFORE) - {"beginning"} <= set(shown.begun[: shown.begun.index("attacking")])
+    assert shown.begun[shown.begun.index("attacking") + 1] == BETWEEN
+
+
+def attacked_again(outlook: Outlook, clock: Clock, seconds) -> None:
+    """Go through the first evaluation, whose checks take so long, and begin the second one's attacks."""
+    outlook.part("attacking before")
+    outlook.begin("attacking", 1)
+    outlook.expect(0, 0.1)
+    checked(outlook, clock, seconds)
+    outlook.part("attacking after")
+    outlook.begin("attacking", 1)
+    outlook.expect(0, 0.2)  # of the slower one
 
 
 def test_all_parts_count_from_the_beginning(work) -> None:
@@ -131,13 +153,7 @@ def test_an_audit_is_counted_check_by_check_at_its_own_speed(work) -> None:
 
 def test_the_second_audit_takes_what_the_first_took(work) -> None:
     clock, _, outlook = work
-    outlook.part("attacking before")
-    outlook.begin("attacking", 1)
-    outlook.expect(0, 0.1)
-    checked(outlook, clock, lambda name: 40.0 if name == "curve-end" else 1.0)
-    outlook.part("attacking after")
-    outlook.begin("attacking", 1)
-    outlook.expect(0, 0.2)  # of the slower one
+    attacked_again(outlook, clock, lambda name: 40.0 if name == "curve-end" else 1.0)
     once = 40.0 + len(CHECKS) - 1
     assert outlook.left() == pytest.approx(2 * (once + 0.1 * BEHIND["after attacking"]))
 
@@ -165,12 +181,6 @@ def test_a_part_without_an_audit_counts_its_attacks_alone() -> None:
 def test_a_check_that_had_nothing_to_do_is_not_expected_to_have_nothing_again(work) -> None:
     """Where everything breaks no image is left to draw noise around; of the hardened classifier there are some."""
     clock, _, outlook = work
-    outlook.part("attacking before")
-    outlook.begin("attacking", 1)
-    outlook.expect(0, 0.1)
-    checked(outlook, clock, lambda name: 0.0 if name == "many-draws" else 1.0)
-    outlook.part("attacking after")
-    outlook.begin("attacking", 1)
-    outlook.expect(0, 0.2)
+    attacked_again(outlook, clock, lambda name: 0.0 if name == "many-draws" else 1.0)
     once = len(CHECKS) - 1 + 0.1 * (BEHIND["after attacking"] + BEHIND["many-draws"])
     assert outlook.left() == pytest.approx(2 * once)

@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_defense.cli.arguments import (
-    Argument,
-    ClassesOption,
-    DataDir,
     Device,
-    GeometryOption,
     Name,
-    Offline,
-    OwnImages,
-    OwnWeights,
-    Preprocess,
+    OwnArguments,
     RandomWeights,
     Seed,
     Sharing,
-    Size,
     Target,
     Threads,
 )
@@ -33,12 +25,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
+class EvaluateArguments(OwnArguments):
     """Every argument and option, as typed by the user; `evaluate_checks` says which go together."""
 
     target: Target
-    data_dir: DataDir = None
-    offline: Offline = False
     seed: Seed = 0
     device: Device = "cpu"
     threads: Threads = None
@@ -66,14 +56,7 @@ class EvaluateArguments:
         str | None,
         typer.Option(help="linf or l2: how the change is measured; for your own classifier or an export."),
     ] = None
-    data: OwnImages = None
-    size: Size = None
-    geometry: GeometryOption = None
-    classes: ClassesOption = None
-    weights: OwnWeights = None
     name: Name = None
-    argument: Argument = None
-    preprocess: Preprocess = None
     random_weights: RandomWeights = False
     start_from: Annotated[
         Path | None,

@@ -25,6 +25,8 @@ BEFORE: Mapping[str, float] = {
     "asking the model about the clean images": 1500,
     "timing passes of several sizes": 1500,
 }
+"""What the stages of an evaluation take before its attacks, in forward passes of an image, until they were timed:
+as they were on 500 images of 224 pixels and a small network."""
 BEHIND: Mapping[str, float] = {
     "after attacking": 2000,
     "noise": 4500,
@@ -46,14 +48,14 @@ BEHIND: Mapping[str, float] = {
     "half-way": 500,
     "held": 3000,
 }
-"""What the stages of an evaluation take before and behind its attacks, in forward passes of an image, until
-they were timed: as they were on 500 images of 224 pixels and a small network. A missing one took hardly any."""
+"""The same of the stages behind its attacks, each check of the audit by its name. A missing one took hardly any."""
 
 _SCORE = re.compile(r"held-out score ([\d.e+-]+)")
 _CHECK = re.compile(r"auditing, check \d+ of \d+, (.+)")
 _FIRST_STEPS = 3
 """Steps of a training after which their speed is believed."""
 _ATTACKS = "attacking"
+"""Stage of the attacks themselves, which `Expecting` judges."""
 _BELIEVED = 0.1
 """Share of an audit after which its own speed is believed."""
 _RAN = 0.02
@@ -113,7 +115,7 @@ class Outlook:
     def _enter(self) -> None:
         now = self.clock()
         self._began = self._mark = now
-        self._step, self._step_began, self._behind = "beginning", now, False
+        self._here, self._here_began, self._behind = "beginning", now, False
         self._took: tuple[dict[str, float], dict[str, float]] = {}, {}
         self._left: float | None = None
         self._done, self._base, self._counting = 0, 0, False
@@ -199,14 +201,14 @@ class Outlook:
     def _next(self, what: str) -> None:
         """End the stage of an evaluation at hand, and begin another."""
         now = self.clock()
-        if self._step == _ATTACKS:
+        if self._here == _ATTACKS:
             self._behind = True
         else:
             took = self._took[self._behind]
-            took[self._step] = took.get(self._step, 0.0) + now - self._step_began
+            took[self._here] = took.get(self._here, 0.0) + now - self._here_began
         check = _CHECK.search(what)
-        self._step = check[1] if check else what if what != BETWEEN else f"after {self._step}"
-        self._step_began = now
+        self._here = check[1] if check else what if what != BETWEEN else f"after {self._here}"
+        self._here_began = now
 
     def _keep(self) -> None:
         """Take what the stages of this evaluation took for what they take, if they ran."""
@@ -229,7 +231,7 @@ class Outlook:
             return max(behind, 1.0)
         if self._left is not None:
             return self._left + behind
-        before = 0.0 if self._step == _ATTACKS else self._of_stages(one, behind=False)
+        before = 0.0 if self._here == _ATTACKS else self._of_stages(one, behind=False)
         return before + one.cost(self.survive) * one.slower * self.rate + behind
 
     def _of_stages(self, one: Part, *, behind: bool) -> float:
@@ -238,9 +240,9 @@ class Outlook:
         done = [name for name in took if took[name] > _RAN * costs.get(name, math.inf) * seconds]
         if (expected := sum(costs[name] for name in done)) > _BELIEVED * sum(costs.values()):
             seconds = sum(took[name] for name in done) / expected
-        left = sum(cost for name, cost in costs.items() if name not in took and name != self._step) * seconds
-        here = costs.get(self._step, 0.0) * seconds if behind == self._behind else 0.0
-        return left + max(here - (self.clock() - self._step_began), 0.0)
+        left = sum(cost for name, cost in costs.items() if name not in took and name != self._here) * seconds
+        here = costs.get(self._here, 0.0) * seconds if behind == self._behind else 0.0
+        return left + max(here - (self.clock() - self._here_began), 0.0)
 
     def _of_training(self, one: Part) -> float:
         made, now = self._done - self._base, self.clock()
