@@ -43,6 +43,14 @@ class Linear(ImageClassifier):
         return self.normalize, nn.Flatten(), self.output
 
 
+def _hidden_head(
+    trunk: nn.Module, hidden: int, activation: nn.Module, **shape: Unpack[ImageShape]
+) -> nn.Sequential:
+    """Return two linear layers behind a trunk that flattens, the first as wide as `hidden`."""
+    features = features_of(trunk, shape["channels"], shape["size"])
+    return nn.Sequential(nn.Linear(features, hidden), activation, nn.Linear(hidden, shape["classes"]))
+
+
 class SmallCNN(ImageClassifier):
     """Three convolutions and two linear layers, at least 5 pixels: two processor cores train it in minutes.
 
@@ -80,11 +88,7 @@ class SmallCNN(ImageClassifier):
             nn.MaxPool2d(2),
             nn.Flatten(),
         )
-        self.head = nn.Sequential(
-            nn.Linear(features_of(self.trunk, shape["channels"], shape["size"]), hidden),
-            activation_layer(activation),
-            nn.Linear(hidden, shape["classes"]),
-        )
+        self.head = _hidden_head(self.trunk, hidden, activation_layer(activation), **shape)
 
 
 class LeNetSmall(ImageClassifier):
@@ -114,11 +118,7 @@ class LeNetSmall(ImageClassifier):
             nn.ReLU(),
             nn.Flatten(),
         )
-        self.head = nn.Sequential(
-            nn.Linear(features_of(self.trunk, shape["channels"], shape["size"]), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, shape["classes"]),
-        )
+        self.head = _hidden_head(self.trunk, hidden, nn.ReLU(), **shape)
 
 
 class LeNet(ImageClassifier):
@@ -148,11 +148,7 @@ class LeNet(ImageClassifier):
             nn.ReLU(),
             nn.Flatten(),
         )
-        self.head = nn.Sequential(
-            nn.Linear(features_of(self.trunk, shape["channels"], shape["size"]), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, shape["classes"]),
-        )
+        self.head = _hidden_head(self.trunk, hidden, nn.ReLU(), **shape)
 
 
 class TargetClassifier(ImageClassifier):
