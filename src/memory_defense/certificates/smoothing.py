@@ -37,8 +37,9 @@ LARGEST_NORMAL = math.sqrt(2 * 24 * math.log(2))
 """No normal number is larger: those here are made of uniform numbers of 24 bits (`ImageDraws.normal`)."""
 NO_ANSWER = -1
 """Class of a copy for which the model has no finite logits."""
-_PASS, _MOST_NUMBERS = 1000, 1 << 23
-"""Noisy copies in one pass, at most, and pixel values of all of them together."""
+_PASS, _PASS_ELSEWHERE, _MOST_NUMBERS = 200, 1000, 1 << 23
+"""Noisy copies in one pass, at most, on a processor, whose cache holds what so few of them become in a small
+network, and elsewhere; and pixel values of all of them together."""
 _NORMAL = NormalDist()
 
 
@@ -181,9 +182,11 @@ class Smoothing:
     def _answers(self, model: Classifier, image: Tensor, draws: ImageDraws, count: int) -> Generator[Labels]:
         """Yield the classes of so many noisy copies, pass by pass; `NO_ANSWER` where the logits are not finite.
 
-        A pass has as many copies as its images' size says, so that nothing else decides how an answer is rounded.
+        A pass has as many copies as the images' size and the kind of device say, so that nothing else decides how
+        an answer is rounded.
         """
-        size = max(1, min(_PASS, _MOST_NUMBERS // image.numel()) // CHUNK) * CHUNK
+        most = _PASS if image.device.type == "cpu" else _PASS_ELSEWHERE
+        size = max(1, min(most, _MOST_NUMBERS // image.numel()) // CHUNK) * CHUNK
         for start in range(0, count, size):
             copies = noisy(image, draws, self.sigma, start, min(size, count - start))
             with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
