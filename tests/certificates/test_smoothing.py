@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from memory_defense.certificates.smoothing import ABSTAINS, CHUNK, LATTICE, Smoothing, noisy
+from memory_defense.certificates.smoothing import ABSTAINS, CHUNK, EARLY_SHARE, LATTICE, Smoothing, noisy
 from memory_defense.randomness import ImageDraws
 
 SHAPE = (1, 6, 6)
@@ -99,7 +99,7 @@ def test_what_is_out_of_reach_ends_early_and_what_it_still_says_is_proven() -> N
         draws = ImageDraws.of(0, "t", torch.tensor([row]))
         whole, early = (
             smoothing.count(HalfSpace(), image, draws),
-            smoothing.count(HalfSpace(), image, draws, wanted=1.0),
+            smoothing.count(HalfSpace(), image, draws, wanted=(1.0,)),
         )
         assert early.radius <= whole.radius
         if whole.radius >= 1.0:
@@ -107,9 +107,46 @@ def test_what_is_out_of_reach_ends_early_and_what_it_still_says_is_proven() -> N
         if early.asked < smoothing.samples:
             assert whole.radius < 1.0
     assert (
-        smoothing.count(HalfSpace(), torch.full(SHAPE, 128 / 255), ImageDraws.of(0, "t", 1), wanted=1.0).asked
+        smoothing.count(HalfSpace(), torch.full(SHAPE, 128 / 255), ImageDraws.of(0, "t", 1), wanted=(1.0,)).asked
         < 2000
     )
+
+
+def test_what_is_decided_ends_early_and_is_decided_as_by_all_copies() -> None:
+    """Within a look's share of alpha: all radii that all copies prove comfortably are proven by fewer."""
+    wanted = (0.25, 0.5)
+    looking = Smoothing(sigma=0.5, samples=8000, selection=50, looks=6)
+    assert looking.early_looks == (250, 500, 1000, 2000, 4000)
+    images, asked = eight_bit(40, seed=1), []
+    for image, true in zip(images, distances(images), strict=True):
+        found = looking.count(HalfSpace(), image, ImageDraws.of(0, "t", 1), wanted=wanted)
+        whole = looking.count(HalfSpace(), image, ImageDraws.of(0, "t", 1))
+        assert found.radius <= float(true)
+        assert whole.asked == looking.samples
+        for radius in wanted:
+            if abs(float(true) - radius) > 0.1:
+                assert (found.radius >= radius) == (whole.radius >= radius) == (float(true) > radius)
+        asked.append(found.asked)
+    assert sum(asked) < 0.5 * looking.samples * len(images)
+
+
+def test_many_looks_are_together_wrong_as_rarely_as_one() -> None:
+    """Each limit alone has its share of alpha, so the largest of them is above the truth with alpha at most."""
+    careless = Smoothing(sigma=0.5, samples=400, selection=50, alpha=0.5, looks=8)
+    image = (0.5 + 0.3 * direction().view(SHAPE)).float()
+    images = ((image * 255).round() / 255).expand(400, *SHAPE)
+    found = careless.certify(HalfSpace(), images, ImageDraws.of(0, "t", 400), wanted=(9.0, 0.3))
+    true = float(distances(images[:1]))
+    assert 0.2 < float((found.radii > true).double().mean()) < 0.5
+
+
+def test_looks_share_alpha_and_nothing_else_changes() -> None:
+    one, six = Smoothing(sigma=0.5, samples=1000), Smoothing(sigma=0.5, samples=1000, looks=6)
+    assert six.last_alpha + 5 * EARLY_SHARE * six.alpha == pytest.approx(six.alpha)
+    assert one.last_alpha == one.alpha
+    assert 0 < one.radius(990) - six.radius(990) < 0.01
+    with pytest.raises(ValueError, match="looks is 11"):
+        Smoothing(sigma=0.5, looks=11)
 
 
 def test_sums_of_image_and_noise_are_exact_on_the_lattice() -> None:

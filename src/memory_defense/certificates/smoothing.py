@@ -5,17 +5,19 @@ noise of standard deviation sigma. If that class has at least the probability p 
 ``sigma * quantile(p)`` gets another one (their Theorem 1 with 1 - p for the runner-up). Here p is a lower
 confidence limit from counted answers, so a radius is wrong with probability alpha at most, image by image.
 
-Two things are done otherwise than usual. Sums of image and noise are exact: noise is rounded to a lattice of 65,280
+Three things are done otherwise than usual. Sums of image and noise are exact: noise is rounded to a lattice of 65,280
 steps between black and white, on which every 8-bit image lies, so that floating-point addition cannot betray the
 image (Voráček & Hein 2023, arXiv:2207.07209); an image off the lattice is moved onto it first, and its radius is
-shortened by what that may cost. And the noise of an image comes from its own stream: batches, order and the number
-of processes change no count.
+shortened by what that may cost. The noise of an image comes from its own stream: batches, order and the number of
+processes change no count. And with several looks an image is left alone as soon as every radius that somebody asks
+about is proven or out of reach: look k, after a number of copies that is known beforehand, has its own share alpha_k
+of alpha, and as the shares add up to alpha, all limits of all looks hold together with probability 1 - alpha.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -35,6 +37,9 @@ CHUNK = 100
 """Noisy copies that are drawn together; an image's n-th copy is the same whatever is asked beside it."""
 LARGEST_NORMAL = math.sqrt(2 * 24 * math.log(2))
 """No normal number is larger: those here are made of uniform numbers of 24 bits (`ImageDraws.normal`)."""
+MOST_LOOKS = 10
+EARLY_SHARE = 0.05
+"""Share of alpha of each look but the last, which has what is left."""
 NO_ANSWER = -1
 """Class of a copy for which the model has no finite logits."""
 _PASS, _PASS_ELSEWHERE, _MOST_NUMBERS = 200, 1000, 1 << 23
@@ -54,7 +59,7 @@ class Counted:
     top: int
     """Copies that got the class which most of the selection's copies got."""
     asked: int
-    """Copies asked, at most `Smoothing.samples`: fewer where no wanted radius was in reach any more."""
+    """Copies asked, at most `Smoothing.samples`: fewer where every wanted radius was decided."""
     guess: int
     """That class, certified or not."""
 
@@ -66,7 +71,7 @@ class Smoothing:
     Raises
     ------
     ValueError
-        For a sigma that is not above 0, no sample, or an alpha outside (0, 1).
+        For a sigma that is not above 0, no sample, an alpha outside (0, 1), or looks outside 1 to `MOST_LOOKS`.
     """
 
     sigma: float
@@ -80,6 +85,9 @@ class Smoothing:
     bfloat16: bool = False
     """Whether the classifier answers in bfloat16 (torch's autocast), in certificates and predictions alike: faster
     on processors that multiply it. The certificate is about the classifier that answers so."""
+    looks: int = 1
+    """How often the count is looked at, where radii are wanted: after all copies, half of them, a quarter and so on.
+    With 1 an image whose radius is in reach is asked about all copies."""
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
@@ -95,6 +103,19 @@ class Smoothing:
             raise ValueError(
                 f"alpha is {self.alpha}, but the probability of a wrong certificate is in (0, 1); give 0.001, say"
             )
+        if not 1 <= self.looks <= MOST_LOOKS:
+            raise ValueError(f"looks is {self.looks}, but a count is looked at 1 to {MOST_LOOKS} times; give 6, say")
+
+    @property
+    def early_looks(self) -> tuple[int, ...]:
+        """Copies after which a count is looked at before all are asked, ascending."""
+        halves = (self.samples >> look for look in range(self.looks - 1, 0, -1))
+        return tuple(sorted({copies for copies in halves if 0 < copies < self.samples}))
+
+    @property
+    def last_alpha(self) -> float:
+        """What the earlier looks leave of alpha."""
+        return self.alpha * (1 - EARLY_SHARE * (self.looks - 1))
 
     @property
     def largest_radius(self) -> float:
@@ -103,8 +124,16 @@ class Smoothing:
 
     def radius(self, top: int) -> float:
         """Return the certified radius where `top` of the samples got the class; 0 where none is."""
-        limit = float(lower_limit(top, self.samples, self.alpha))
+        return self._radius(top, self.samples, self.last_alpha)
+
+    def _radius(self, top: int, samples: int, alpha: float) -> float:
+        limit = float(lower_limit(top, samples, alpha))
         return max(0.0, self.sigma * _NORMAL.inv_cdf(limit)) if 0.5 < limit < 1 else 0.0
+
+    def _upper_radius(self, top: int, samples: int) -> float:
+        """Return a radius that the truth exceeds as rarely as a look proves too much: nothing is proven by it."""
+        limit = 1 - float(lower_limit(samples - top, samples, EARLY_SHARE * self.alpha))
+        return self.sigma * _NORMAL.inv_cdf(limit) if 0.5 < limit < 1 else math.inf if limit == 1 else 0.0
 
     def least_top(self, radius: float) -> int:
         """Return how many of the samples must get the class for this radius; more than all where none is enough."""
@@ -122,9 +151,11 @@ class Smoothing:
     def least_samples(self, radius: float) -> int:
         """Return the least number of samples with which this radius could be certified at all."""
         wanted = _NORMAL.cdf(radius / self.sigma)
-        return math.ceil(math.log(self.alpha) / math.log(wanted)) if wanted < 1 else 2**63
+        return math.ceil(math.log(self.last_alpha) / math.log(wanted)) if wanted < 1 else 2**63
 
-    def count(self, model: Classifier, image: Tensor, draws: ImageDraws, *, wanted: float = 0.0) -> Counted:
+    def count(
+        self, model: Classifier, image: Tensor, draws: ImageDraws, *, wanted: Sequence[float] = ()
+    ) -> Counted:
         """Certify one image.
 
         Parameters
@@ -136,24 +167,36 @@ class Smoothing:
         draws
             Of this image alone.
         wanted
-            Radius below which nobody is interested: where it is out of reach, no more copies are asked, and the
-            radius is what the copies asked so far prove, all others counted against it.
+            Radii above 0 that somebody asks about. Where each is proven at one of the looks, or out of reach, for
+            certain or by a look's limit from above, no more copies are asked, and the radius is what is proven by
+            then. Empty asks all copies.
         """
-        asking = regular(model)
+        asking, lost = regular(model), off_lattice(image)
         chosen = torch.cat([*self._answers(asking, image, draws.child("selection"), self.selection)])
         guess = int(chosen.mode().values)
-        top = asked = 0
+        top, asked, proven = 0, 0, 0.0
         if guess != NO_ANSWER:
-            enough = self.least_top(wanted + off_lattice(image)) if wanted > 0 else 0
+            needed = [(radius + lost, self.least_top(radius + lost)) for radius in wanted]
+            ahead, hopeless = list(self.early_looks if wanted else ()), math.inf
             for answers in self._answers(asking, image, draws.child("estimation"), self.samples):
-                top += int((answers == guess).sum())
-                asked += len(answers)
-                if self.samples - (asked - top) < enough:
+                hits = answers == guess
+                while ahead and ahead[0] <= asked + len(hits):
+                    look = ahead.pop(0)
+                    so_far = top + int(hits[: look - asked].sum())
+                    proven = max(proven, self._radius(so_far, look, EARLY_SHARE * self.alpha))
+                    hopeless = min(hopeless, self._upper_radius(so_far, look))
+                top, asked = top + int(hits.sum()), asked + len(hits)
+                reach = self.samples - (asked - top)
+                if needed and all(
+                    radius <= proven or radius > hopeless or reach < enough for radius, enough in needed
+                ):
                     break
-        radius = max(0.0, self.radius(top) - off_lattice(image))
+        radius = max(0.0, max(proven, self.radius(top)) - lost)
         return Counted(guess if radius > 0 else ABSTAINS, radius, top, asked, guess)
 
-    def certify(self, model: Classifier, images: Images, draws: ImageDraws, *, wanted: float = 0.0) -> Certificates:
+    def certify(
+        self, model: Classifier, images: Images, draws: ImageDraws, *, wanted: Sequence[float] = ()
+    ) -> Certificates:
         """Return the certificates of images (B, C, H, W), one after the other; see `count`."""
         found = [
             self.count(model, image, draws.rows(torch.tensor([row])), wanted=wanted)

@@ -73,6 +73,15 @@ class CertifyArguments(OwnArguments):
             "Faster on processors with bfloat16 instructions.",
         ),
     ] = False
+    looks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10,
+            help="With --sigma: count this often, and leave an image alone once every radius is proven or out of "
+            "reach; each early count costs a twentieth of alpha. 1 if left out: one count of all copies.",
+        ),
+    ] = None
     images: Annotated[int | None, typer.Option(min=1, help="Number of test images; all if left out.")] = None
     name: Name = None
     random_weights: RandomWeights = False
@@ -89,7 +98,7 @@ class CertifyArguments(OwnArguments):
 
     def counting(self) -> dict[str, float | bool]:
         """Return what was said of the noisy copies; what was not is left to `Smoothing`."""
-        said = {"samples": self.samples, "selection": self.selection, "alpha": self.alpha}
+        said = {"samples": self.samples, "selection": self.selection, "alpha": self.alpha, "looks": self.looks}
         said["bfloat16"] = self.bfloat16 or None
         return {name: value for name, value in said.items() if value is not None}
 

@@ -67,15 +67,15 @@ class BySmoothing:
     model: Classifier
     smoothing: Smoothing
     seed: int
-    wanted: float = 0.0
-    """Radius below which nobody is interested."""
+    wanted: tuple[float, ...] = ()
+    """Radii that somebody asks about; see `Smoothing.count`."""
     name: str = field(default="smoothing", init=False)
     norm: str = field(default="l2", init=False)
     chunk: int = field(default=1, init=False)
 
     @property
     def terms(self) -> str:
-        """The smoothing, and the radius of interest."""
+        """The smoothing, and the radii that are asked about."""
         return f"{self.smoothing!r} {self.wanted}"
 
     def certify(self, images: Images, ids: Rows) -> dict[str, Tensor]:

@@ -198,6 +198,8 @@ class CertifiedResult(Accuracy):
     """Standard deviation of the noise, in pixel units."""
     bfloat16: bool = False
     """Whether the classifier answered its noisy copies in bfloat16: the proof is about the one that does."""
+    looks: Annotated[int, Field(ge=1)] = 1
+    """How often the copies were counted; with more than 1, `n` is the most that one image was asked about."""
     seconds: Annotated[float, Field(ge=0)]
     """For all images and all radii of the same method together."""
     broken: Annotated[int, Field(ge=0)] | None = None

@@ -67,4 +67,5 @@ def _how(one: CertifiedResult) -> str:
     if one.sigma is None or one.n is None:
         return f"By {plain(one.method)}, in one pass"
     answered = " answered in bfloat16" if one.bfloat16 else ""
-    return f"By randomized smoothing, sigma {one.sigma:g}, {one.n:,} noisy copies{answered}"
+    counted = f", counted {one.looks} times on the way" if one.looks > 1 else ""
+    return f"By randomized smoothing, sigma {one.sigma:g}, {one.n:,} noisy copies{answered}{counted}"

@@ -156,7 +156,8 @@ def method_of(
 ) -> Method:
     """Return how to certify: by smoothing, or by what the model publishes."""
     if smoothing is not None:
-        wanted = min(radii, default=0.0) / 2  # at radius 0 whatever is proven counts
+        both = {one for radius in radii for one in (radius, radius / 2)}  # the gate's too
+        wanted = () if 0 in both else tuple(sorted(both))  # at radius 0 whatever is proven counts
         return BySmoothing(defense, smoothing, options.seed, wanted)
     assert isinstance(model, Certifying)
     return ByItself(model, tuple(radii))
@@ -177,6 +178,7 @@ def certified_record(
     recipe = f"certified by {method.name}"
     if smoothing is not None:
         recipe += f", sigma {smoothing.sigma:g}, n {smoothing.samples:,}, alpha {smoothing.alpha:g}"
+        recipe += f", {smoothing.looks} looks" if smoothing.looks > 1 else ""
         recipe += ", answers in bfloat16" if smoothing.bfloat16 else ""
     state = None if place is None else proofs_state_path(place)
     if place is not None:
@@ -224,7 +226,7 @@ def certified_results(
     drawn = {}
     if smoothing is not None:
         drawn = {"n": smoothing.samples, "alpha": smoothing.alpha, "sigma": smoothing.sigma}
-        drawn["bfloat16"] = smoothing.bfloat16
+        drawn |= {"bfloat16": smoothing.bfloat16, "looks": smoothing.looks}
     seconds, found = round(proofs.seconds, 1), Certificates(proofs.answers, proofs.radii)
     results = (
         certified_result(proofs.right, found, one, norm=method.norm, method=method.name, seconds=seconds)
