@@ -53,6 +53,9 @@ def test_a_classifier_of_one_s_own_is_smoothed(mine) -> None:
     done = memdef("certify", "mine:build", "--random-weights", "--data", "images", *SMOOTH, "--bfloat16")
     assert all(one.bfloat16 for one in Record.read("certificates.json").certified)
     assert "answered in bfloat16" in " ".join(done.out.split())
+    done = memdef("certify", "mine:build", "--random-weights", "--data", "images", *SMOOTH, "--looks", "4")
+    assert all(one.looks == 4 for one in Record.read("certificates.json").certified)
+    assert "counted 4 times" in " ".join(done.out.split())
 
 
 def test_two_processes_find_what_one_does(mine) -> None:

@@ -111,6 +111,12 @@ CASES = (
         r"Smoothing(sigma=0.2, alpha=«give (\S+), say»)",
     ),
     Case(
+        "certificates/smoothing.py",
+        "times; give 6, say",
+        "Smoothing(sigma=0.2, looks=11)",
+        r"Smoothing(sigma=0.2, looks=«give (\d+), say»)",
+    ),
+    Case(
         "workflows/certify.py",
         "the model proves nothing by itself; smooth it with smoothing=0.25, say",
         "memory_defense.certify(net, images, labels, radii=0.1)",

@@ -5,13 +5,13 @@ noise of standard deviation sigma. If that class has at least the probability p 
 ``sigma * quantile(p)`` gets another one (their Theorem 1 with 1 - p for the runner-up). Here p is a lower
 confidence limit from counted answers, so a radius is wrong with probability alpha at most, image by image.
 
-Three things are done otherwise than usual. Sums of image and noise are exact: noise is rounded to a lattice of 65,280
-steps between black and white, on which every 8-bit image lies, so that floating-point addition cannot betray the
-image (Voráček & Hein 2023, arXiv:2207.07209); an image off the lattice is moved onto it first, and its radius is
-shortened by what that may cost. The noise of an image comes from its own stream: batches, order and the number of
-processes change no count. And with several looks an image is left alone as soon as every radius that somebody asks
-about is proven or out of reach: look k, after a number of copies that is known beforehand, has its own share alpha_k
-of alpha, and as the shares add up to alpha, all limits of all looks hold together with probability 1 - alpha.
+Three things are done otherwise than usual. Sums of image and noise are exact: noise is rounded to a lattice of
+65,280 steps between black and white, on which every 8-bit image lies, so that floating-point addition cannot betray
+the image (Voráček & Hein 2023, arXiv:2207.07209); an image off the lattice is moved onto it first, and its radius
+is shortened by what that may cost. The noise of an image comes from its own stream: batches, order and the number
+of processes change no count. And with several looks an image is left alone as soon as every radius that somebody
+asks about is proven or out of reach: look k, after a number of copies that is known beforehand, has its own share
+alpha_k of alpha, and as the shares add up to alpha, all limits of all looks hold together with probability 1 - alpha.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Smoothing:
     """Whether the classifier answers in bfloat16 (torch's autocast), in certificates and predictions alike: faster
     on processors that multiply it. The certificate is about the classifier that answers so."""
     looks: int = 1
-    """How often the count is looked at, where radii are wanted: after all copies, half of them, a quarter and so on.
-    With 1 an image whose radius is in reach is asked about all copies."""
+    """How often the count is looked at, where radii are wanted: after all copies, half of them, a quarter and so
+    on. With 1 an image whose radius is in reach is asked about all copies."""
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and math.isfinite(self.sigma)):
@@ -104,7 +104,9 @@ class Smoothing:
                 f"alpha is {self.alpha}, but the probability of a wrong certificate is in (0, 1); give 0.001, say"
             )
         if not 1 <= self.looks <= MOST_LOOKS:
-            raise ValueError(f"looks is {self.looks}, but a count is looked at 1 to {MOST_LOOKS} times; give 6, say")
+            raise ValueError(
+                f"looks is {self.looks}, but a count is looked at 1 to {MOST_LOOKS} times; give 6, say"
+            )
 
     @property
     def early_looks(self) -> tuple[int, ...]:
