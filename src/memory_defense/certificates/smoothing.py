@@ -11,7 +11,7 @@ the image (Voráček & Hein 2023, arXiv:2207.07209); an image off the lattice is
 is shortened by what that may cost. The noise of an image comes from its own stream: batches, order and the number
 of processes change no count. And with several looks an image is left alone as soon as every radius that somebody
 asks about is proven or out of reach: look k, after a number of copies that is known beforehand, has its own share
-alpha_k of alpha, and as the shares add up to alpha, all limits of all looks hold together with probability 1 - alpha.
+alpha_k of alpha. As the shares add up to alpha, all limits of all looks hold together with probability 1 - alpha.
 """
 
 from __future__ import annotations
