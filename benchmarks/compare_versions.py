@@ -24,7 +24,7 @@ import torch
 
 from memory_defense.attacks.suites import parts_of
 from memory_defense.contracts import Defense, PerImage
-from memory_defense.data.images import ImageSet
+from memory_defense.data.images import ImageSet, load_dataset
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.robustness import evaluate
@@ -32,10 +32,9 @@ from memory_defense.systems.load import load
 from memory_defense.threat import Linf
 from memory_defense.workflows.evaluate import cascade_cases
 from memory_defense.zoo import PREFIX, entries
-from nets import EPSILON, NETS, load_net
+from nets import ALL, DATASET, DESK, EPSILON, NETS, load_net
 from report import Row, options, save, splits, table
 
-BALL = Linf(EPSILON)
 COLUMNS = {
     "suite": "suite",
     "robust": "robust accuracy",
@@ -62,9 +61,9 @@ class Found:
     stages: str
 
 
-def run(suite: str, defense: Defense, test: ImageSet, seed: int) -> Found:
-    """Return what one suite finds."""
-    cases = cascade_cases(defense, parts_of(suite), [BALL])
+def run(suite: str, defense: Defense, test: ImageSet, ball: Linf, seed: int) -> Found:
+    """Return what one suite finds in a ball."""
+    cases = cascade_cases(defense, parts_of(suite), [ball])
     started = time.process_time()
     evaluation = evaluate(defense, test.floats(), test.labels, cases, options=Options(seed=seed, ids=test.ids))
     seconds, stages = time.process_time() - started, [one for one in evaluation.cascades[0].stages if one.tried]
@@ -110,19 +109,24 @@ def main() -> None:
     parser.add_argument("--nets", nargs="*", default=list(NETS), choices=list(NETS))
     parser.add_argument("--zoo", nargs="*", default=[PREFIX + name for name in entries()], help="zoo:NAME")
     parser.add_argument("--zoo-images", type=int, default=64)
+    parser.add_argument("--desk", nargs="*", default=[], choices=list(DESK))
+    parser.add_argument("--desk-images", type=int, default=100)
     parser.add_argument("--suites", nargs="+", default=["standard", "fast"], help="the first is the reference")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    data = splits()
+    data = {DATASET: splits()}
     results: dict[str, list[Row]] = {}
     tables: list[str] = []
-    for name in (*asked.nets, *asked.zoo):
-        if name in NETS:
-            defense, count = Undefended(load_net(name, data)), asked.images
+    for name in (*asked.nets, *asked.zoo, *asked.desk):
+        dataset, ball = (ALL[name].dataset, Linf(ALL[name].epsilon)) if name in ALL else (DATASET, Linf(EPSILON))
+        chosen = data.setdefault(dataset, splits() if dataset == DATASET else load_dataset(dataset))
+        if name in ALL:
+            defense = Undefended(load_net(name, chosen))
+            count = asked.images if name in NETS else asked.desk_images
         else:
             defense, count = load(name), asked.zoo_images
-        test = data.test.take(torch.arange(asked.skip, asked.skip + count))
-        again = {suite: partial(run, suite, defense, test, asked.seed) for suite in asked.suites}
+        test = chosen.test.take(torch.arange(asked.skip, asked.skip + count))
+        again = {suite: partial(run, suite, defense, test, ball, asked.seed) for suite in asked.suites}
         reference = asked.suites[0]
         place = f"{reference}-{name.replace(':', '-').replace('/', '-')}-{asked.skip}-{count}-{asked.seed}.pt"
         first = kept(asked.kept / place, again[reference]) if asked.kept else again[reference]()

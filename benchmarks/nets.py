@@ -1,8 +1,9 @@
 """The networks of the benchmarks, trained here with the library's own loop and kept under ``benchmarks/.cache``.
 
-All read Fashion-MNIST; the adversarial ones are made for L-inf radius 0.1.
+`NETS` read Fashion-MNIST and train in minutes; the adversarial ones are made for L-inf radius 0.1. `DESK` are as
+large as a core trains in an hour, one of them for CIFAR-10 at 8/255.
 
-    python benchmarks/nets.py
+    python benchmarks/nets.py [--nets desk-fashion desk-cifar]
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Objective
+from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import Splits, load_dataset
 from memory_defense.randomness import derive
 from memory_defense.recipes.parts import QUICK_OPTIMIZER
+from memory_defense.recipes.scales import rows_at
 from memory_defense.systems.build import build_classifier
 from memory_defense.training.adversarial import Benign, SingleStep, WarmStart
 from memory_defense.training.checkpoint import load_weights, save_weights
@@ -67,14 +70,22 @@ class Net:
     epochs: int
     front: Callable[[nn.Module], nn.Module] | None = None
     """Put around the trained network."""
+    dataset: str = DATASET
+    epsilon: float = EPSILON
+    """L-inf radius within which it is attacked."""
+    augmentation: Augmentation | None = None
+    """None trains for minutes; otherwise as scale `desk` does, in bfloat16 where the processor multiplies it."""
 
     def build(self) -> nn.Module:
         """Return it untrained."""
-        return build_classifier(self.network, DATASET, 0, "benchmark")
+        return build_classifier(self.network, self.dataset, 0, "benchmark")
 
     def fit_config(self) -> FitConfig:
-        """Return how long and how to train; in float32, whatever the processor has, so that weights agree."""
-        return FitConfig(epochs=self.epochs, optimizer=QUICK_OPTIMIZER, averaging=0.998, precision="float32")
+        """Return how long and how to train; small ones in float32 everywhere, so that weights agree."""
+        if self.augmentation is None:
+            return FitConfig(epochs=self.epochs, optimizer=QUICK_OPTIMIZER, averaging=0.998, precision="float32")
+        fit = rows_at("desk", self.dataset)["resnet-benign"].stages[0].fit
+        return replace(fit, epochs=self.epochs, augmentation=self.augmentation)
 
 
 NETS = {
@@ -84,10 +95,28 @@ NETS = {
     "masked": Net("small-cnn", Benign(), 3, front=Shattered),
 }
 
+DESK = {
+    "desk-fashion": Net(
+        "residual-cnn-128",
+        SingleStep(epsilon=EPSILON),
+        6,
+        augmentation=Augmentation(crop_padding=2, horizontal_flip=True),
+    ),
+    "desk-cifar": Net(
+        "residual-cnn",
+        SingleStep(epsilon=8 / 255, label_smoothing=0.1),
+        8,
+        dataset="cifar10",
+        epsilon=8 / 255,
+        augmentation=Augmentation(crop_padding=4, horizontal_flip=True),
+    ),
+}
+ALL = NETS | DESK
+
 
 def load_net(name: str, splits: Splits, cache: Path = CACHE) -> nn.Module:
     """Return a network in eval mode, trained now if it is not in the cache."""
-    net = NETS[name]
+    net = ALL[name]
     model = net.build()
     recipe = f"{net.network} {net.objective!r} {net.fit_config()!r}"
     place = cache / f"{net.network}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.safetensors"
@@ -105,10 +134,11 @@ def main() -> None:
     """Train what is missing and print clean accuracies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
-    splits = load_dataset(DATASET)
-    for name in NETS:
-        started = time.perf_counter()
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(ALL))
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    for name in asked.nets:
+        splits, started = load_dataset(ALL[name].dataset), time.perf_counter()
         model = load_net(name, splits)
         taken = time.perf_counter() - started
         print(f"{name:10s} clean accuracy {clean_accuracy(splits.test)(model):.3f}  ({taken:.0f} s)", flush=True)
