@@ -105,7 +105,7 @@ DESK = {
     "desk-cifar": Net(
         "residual-cnn",
         SingleStep(epsilon=8 / 255, label_smoothing=0.1),
-        8,
+        6,
         dataset="cifar10",
         epsilon=8 / 255,
         augmentation=Augmentation(crop_padding=4, horizontal_flip=True),
