@@ -20,6 +20,7 @@ _FIT = FitConfig(
     augmentation=Augmentation(horizontal_flip=True),
     validate_every=5,
 )
+_FAR_FIT = replace(_FIT, epochs=36, validate_every=3)
 _ATTACKS: dict[str, Attack] = {"pgd": Pgd(steps=20)}
 _PLAN = EvaluationPlan(images=1000, linf=(Linf(9 / 255),), attacks=_ATTACKS, l2=(L2(0.5), L2(1.0)), suite="brief")
 
@@ -40,15 +41,16 @@ SMOOTHED = (
     _smoothed(
         "fashion-mnist",
         "smoothed",
-        "small-cnn",
-        NoiseTraining(sigma=0.25, copies=2, consistency=10.0, entropy=0.5),
+        "lenet",
+        NoiseTraining(sigma=0.25, copies=2, consistency=5.0, entropy=0.5, epsilon=0.5, steps=2),
+        _FAR_FIT,
     ),
     _smoothed(
         "fashion-mnist",
         "smoothed-far",
         "lenet",
         NoiseTraining(sigma=0.5, copies=2, consistency=5.0, entropy=0.5, epsilon=1.0, steps=2),
-        replace(_FIT, epochs=36, validate_every=3),
+        _FAR_FIT,
     ),
 )
 """Recipes by increasing noise."""
