@@ -14,43 +14,37 @@ from memory_defense.training.fit import FitConfig
 from memory_defense.training.noise import NoiseTraining
 
 _FIT = FitConfig(
-    epochs=30,
+    epochs=36,
     optimizer=QUICK_OPTIMIZER,
     averaging=0.998,
     augmentation=Augmentation(horizontal_flip=True),
-    validate_every=5,
+    validate_every=3,
 )
-_FAR_FIT = replace(_FIT, epochs=36, validate_every=3)
+_FURTHER_FIT = replace(_FIT, epochs=18, optimizer=replace(QUICK_OPTIMIZER, learning_rate=3e-3))
 _ATTACKS: dict[str, Attack] = {"pgd": Pgd(steps=20)}
 _PLAN = EvaluationPlan(images=1000, linf=(Linf(9 / 255),), attacks=_ATTACKS, l2=(L2(0.5), L2(1.0)), suite="brief")
 
 
-def _smoothed(dataset: str, name: str, network: str, objective: NoiseTraining, fit: FitConfig = _FIT) -> Recipe:
-    """Return a classifier trained under the noise that it is to be smoothed with."""
+def _stage(name: str, sigma: float, epsilon: float, fit: FitConfig) -> Stage:
+    """Return a stage of SmoothAdv with consistency between two copies."""
+    objective = NoiseTraining(sigma=sigma, copies=2, consistency=5.0, entropy=0.5, epsilon=epsilon, steps=2)
+    return Stage(name=name, objective=objective, score="objective", fit=fit)
+
+
+def _smoothed(name: str, sigma: float, *stages: Stage) -> Recipe:
+    """Return a classifier to be smoothed with the noise of its last stage."""
     return Recipe(
-        name=f"{dataset}/{name}",
-        summary=f"A classifier to be smoothed with normal noise of {objective.sigma:g} (memdef certify --sigma)",
-        model=ModelSpec(dataset=dataset, defense="undefended", preset="paper", selector=network),
-        stages=(Stage(name="noise", objective=objective, score="objective", fit=fit),),
+        name=f"fashion-mnist/{name}",
+        summary=f"A classifier to be smoothed with normal noise of {sigma:g} (memdef certify --sigma)",
+        model=ModelSpec(dataset="fashion-mnist", defense="undefended", preset="paper", selector="lenet"),
+        stages=stages,
         held_out=HeldOutAttack(attack=Pgd(steps=10), ball=Linf(9 / 255)),
         evaluation=_PLAN,
     )
 
 
 SMOOTHED = (
-    _smoothed(
-        "fashion-mnist",
-        "smoothed",
-        "lenet",
-        NoiseTraining(sigma=0.25, copies=2, consistency=5.0, entropy=0.5, epsilon=0.5, steps=2),
-        _FAR_FIT,
-    ),
-    _smoothed(
-        "fashion-mnist",
-        "smoothed-far",
-        "lenet",
-        NoiseTraining(sigma=0.5, copies=2, consistency=5.0, entropy=0.5, epsilon=1.0, steps=2),
-        _FAR_FIT,
-    ),
+    _smoothed("smoothed", 0.25, _stage("noise", 0.25, 0.5, _FIT)),
+    _smoothed("smoothed-far", 0.55, _stage("noise", 0.5, 1.0, _FIT), _stage("further", 0.55, 1.25, _FURTHER_FIT)),
 )
 """Recipes by increasing noise."""
