@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +25,9 @@ from torch import nn
 from memory_defense.defenses.memory.defense import MemoryDefense
 from memory_defense.defenses.memory.presets import build_memory_defense
 from memory_defense.defenses.memory.slots import class_mask
+from memory_defense.machine import processor
 from memory_defense.randomness import generator, seeded
+from report import revision
 
 CLASSES = 10
 SHAPES = {"fashion-mnist": (1, 28), "cifar10": (3, 32)}
@@ -127,7 +128,8 @@ def main() -> None:
         "threads": options.threads,
         "rounds": options.rounds,
         "torch": torch.__version__,
-        "machine": platform.machine(),
+        "device": processor(),
+        "git": revision(),
         "rows": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
