@@ -25,7 +25,8 @@ from memory_defense.machine import processor
 from report import RESULTS, revision
 
 L2_RADII, LINF_RADII = (0.25, 0.5, 1.0), (0.05, 0.1)
-COPIES = (1_000, 10_000, 100_000)
+COPIES = ((1_000, 1), (10_000, 1), (100_000, 1), (100_000, 6))
+"""Noisy copies, and how often they are counted."""
 ONE_PASS_IMAGES = 200
 """Images for methods of one pass or a few, which take too little to be timed on a few."""
 
@@ -47,19 +48,20 @@ def rows_of(record: Record, what: str, images: int) -> Iterable[dict[str, Any]]:
         }
 
 
-def smoothed(run: Path, sigma: float, images: torch.Tensor, labels: torch.Tensor) -> list[dict[str, Any]]:
+def smoothed(run: str, sigma: float, images: torch.Tensor, labels: torch.Tensor) -> list[dict[str, Any]]:
     """Return the rows of randomized smoothing, each number of copies and each radius by itself.
 
     By itself, since a certification stops early where the smallest radius asked for is out of reach.
     """
     model, rows = memory_defense.load(run), list[dict[str, Any]]()
-    for copies in COPIES:
-        smoothing = memory_defense.Smoothing(sigma=sigma, samples=copies)
+    for copies, looks in COPIES:
+        smoothing = memory_defense.Smoothing(sigma=sigma, samples=copies, looks=looks)
         for radius in L2_RADII:
             if radius / 2 > smoothing.largest_radius:
                 continue
             record = memory_defense.certify(model, images, labels, radii=[radius], smoothing=smoothing)
-            rows += rows_of(record, f"smoothing, sigma {sigma:g}", len(images))
+            counted = f", {looks} looks" if looks > 1 else ""
+            rows += rows_of(record, f"smoothing, sigma {sigma:g}{counted}", len(images))
     return rows
 
 
@@ -95,10 +97,10 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoothed", type=Path, help="a run of fashion-mnist/smoothed")
+    parser.add_argument("--smoothed", help="a run of fashion-mnist/smoothed, or zoo:NAME")
     parser.add_argument("--sigma", type=float, default=0.25, help="the noise that it was trained with")
-    parser.add_argument("--memory", type=Path, help="a run of fashion-mnist/proving-memory")
-    parser.add_argument("--intervals", type=Path, help="a run of fashion-mnist/certified-linf")
+    parser.add_argument("--memory", help="a run of fashion-mnist/proving-memory")
+    parser.add_argument("--intervals", help="a run of fashion-mnist/certified-linf")
     parser.add_argument("--images", type=int, default=20, help="for smoothing; the other methods take 200")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
