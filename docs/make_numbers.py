@@ -83,8 +83,8 @@ def _certificates(place: Path) -> str:
     """Return what is proven by the records of a folder: a row for each radius of each."""
     lines = [
         "| recipe | clean | radius | certified | right or flagged with the gate | clean images accepted | images "
-        "| seconds an image |",
-        "|---|---:|---|---:|---:|---:|---:|---:|",
+        "| sigma, copies | seconds an image |",
+        "|---|---:|---|---:|---:|---:|---:|---|---:|",
     ]
     for path in sorted(place.glob("*.json")):
         record = Record.read(path)
@@ -94,7 +94,9 @@ def _certificates(place: Path) -> str:
             proven = " | ".join(f"{100 * share.accuracy:.1f} {_interval(share)}" for share in shares)
             first = f"[{path.stem}](results/certificates/{path.name}) | {100 * record.clean.accuracy:.1f}"
             where, seconds = ball_text(one.norm, one.epsilon), one.seconds / one.images
-            lines.append(f"| {' | ' if number else first} | {where} | {proven} | {one.images:,} | {seconds:.2g} |")
+            copies = "" if one.n is None else f"{one.sigma:g}, {one.n:,}" + (" at most" if one.looks > 1 else "")
+            cells = (" | " if number else first, where, proven, f"{one.images:,}", copies, f"{seconds:.2g}")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
