@@ -99,7 +99,7 @@ DESK = {
     "desk-fashion": Net(
         "residual-cnn-128",
         SingleStep(epsilon=EPSILON),
-        6,
+        4,
         augmentation=Augmentation(crop_padding=2, horizontal_flip=True),
     ),
     "desk-cifar": Net(
