@@ -18,10 +18,11 @@ from memory_defense.attacks import Nes, Pgd
 from memory_defense.contracts import Ball, Classifier, Draws
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation import store
-from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.cases import Case, Later
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.results import Reserve
 from memory_defense.evaluation.robustness import evaluate
+from memory_defense.randomness import ImageDraws
 from memory_defense.threat import Linf
 
 BALL = Linf(0.1)
@@ -116,6 +117,34 @@ def test_it_counts_what_the_reserve_breaks() -> None:
     stages = [one.stages for one in found.cascades]
     assert [[stage.attack for stage in one] for one in stages] == [["idle", "nes"], ["idle", "nes"]]
     assert [one[1].first for one in stages] == [3, 1], "what the smaller ball breaks counts in the larger one"
+
+
+def test_an_attack_in_reserve_is_made_when_it_is_wanted() -> None:
+    made = list[Nes]()
+
+    def make() -> Nes:
+        made.append(Nes(queries=200, pairs=5))
+        return made[-1]
+
+    def run(why: str):
+        reserve = Reserve((case("nes", Later("nes", make)),), lambda _: why)
+        return evaluate(
+            Undefended(Brightness()), IMAGES, LABELS, [case("idle", Idle())], Options(), reserve=reserve
+        )
+
+    run("")
+    assert not made
+    found = run("to be sure")
+    assert len(made) == 1
+    stage = found.cascades[0].stages[1]
+    assert (stage.attack, stage.first, stage.parameters["queries"]) == ("nes", 4, 200)
+    images, draws = IMAGES[:2], ImageDraws.of(0, "a", 2)
+    for later, plain in (
+        (Later("nes", make), made[0]),
+        (Later("nes", make).for_transfer(), made[0].for_transfer()),
+    ):
+        both = [one(Brightness(), images, LABELS[:2], BALL, draws) for one in (later, plain)]
+        assert torch.equal(*both)
 
 
 def test_where_nothing_stands_nobody_asks() -> None:

@@ -32,7 +32,7 @@ from memory_defense.contracts import (
 )
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
-from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.cases import Case, Later, cross
 from memory_defense.evaluation.fitting import changes, classes_of, fitted
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
 from memory_defense.evaluation.log import Log
@@ -336,7 +336,11 @@ class _Run:
                 _, why = self.ranks.lead(lambda: ({}, wanted(found)))
             why = why or _BEGUN * begun
         if why:
-            self.cases = (*self.cases[:count], *(replace(case, note=why) for case in self.cases[count:]))
+            made = ((case, case.attack) for case in self.cases[count:])
+            added = (
+                replace(case, attack=one.make() if isinstance(one, Later) else one, note=why) for case, one in made
+            )
+            self.watch.cases = self.cases = (*self.cases[:count], *added)
             for line in changes(self.cases[count:]):
                 self.say(line)
             for ball, order in self.attack(state, range(count, len(self.cases))).items():

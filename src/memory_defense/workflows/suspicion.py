@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from memory_defense.evaluation.attempt import on_grid
 from memory_defense.evaluation.audit.attacks import black_box_stronger
 from memory_defense.evaluation.audit.findings import LEARNED, ROUNDED, TOLD, Doubts, Findings
 from memory_defense.evaluation.audit.probes import ABRUPT, FOLLOWED, MISLED, abrupt, misled
-from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.cases import Case, Later
 from memory_defense.evaluation.invariance import undisturbed
 from memory_defense.evaluation.pixels import Pictures
 from memory_defense.evaluation.robustness import Evaluation
@@ -80,7 +81,7 @@ def in_reserve(names: str) -> Suite:
     known = set(names_in(names))
     if not _SUITES & known or SCORES_ALONE in known:
         return lambda _: ()
-    return lambda _: (SuitePart(SCORES_ALONE, attack("nes"), "outward"),)
+    return lambda _: (SuitePart(SCORES_ALONE, Later(SCORES_ALONE, partial(attack, "nes")), "outward"),)
 
 
 def masked(evaluation: Evaluation, *, defense: Defense, doubts: Doubts, classes: int, seed: int) -> str:
