@@ -33,6 +33,7 @@ BUDGET = {
     "apgd": 6,
     "apgd-t": 4,
     "square": 6,
+    "nes": 1,
     "hop-skip-jump": 3,
     "autoattack": 16,
 }

@@ -22,6 +22,7 @@ from workflows.test_call_signatures import told
 COUNT = 5
 QUICK: dict[str, dict[str, int]] = {
     "square": {"queries": 20},
+    "nes": {"queries": 20, "pairs": 3},
     "hop-skip-jump": {"queries": 100, "evaluations": 10, "starts": 5},
     "autoattack": {"steps": 2, "targets": 1, "queries": 10},
     "cw": {"steps": 5, "search_steps": 1},

@@ -140,7 +140,7 @@ def test_a_list_joins_the_parts_and_says_each_once() -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_norms_of_an_attack_are_those_it_declares_and_works_in(name: str) -> None:
-    made = attack(name, **{"queries": 2} if name in ("square", "hop-skip-jump") else {})
+    made = attack(name, **{"queries": 3} if name in ("square", "nes", "hop-skip-jump") else {})
     images = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4))
     wrong = (model(images).argmax(1) + 1) % 4  # all are mistaken already, so there is nothing to search for

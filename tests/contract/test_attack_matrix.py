@@ -35,6 +35,7 @@ QUICK: dict[str, dict[str, int]] = {
     "apgd": {"steps": 5, "restarts": 2},
     "apgd-t": {"steps": 5, "targets": 3},
     "square": {"queries": 50},
+    "nes": {"queries": 105, "pairs": 10},
     "hop-skip-jump": {"queries": 250, "evaluations": 20, "starts": 10},
     "autoattack": {"steps": 5, "targets": 3, "queries": 30},
 }
@@ -42,7 +43,7 @@ QUICK: dict[str, dict[str, int]] = {
 ONE_NORM = {"cw": "l2", "ddn": "l2"}
 """Attacks made for one norm only; they must refuse every other."""
 
-BLACK_BOX = {"square", "hop-skip-jump"}
+BLACK_BOX = {"square", "nes", "hop-skip-jump"}
 """Attacks that never ask for a gradient: none can be useless to them, and a few queries are worth less than one."""
 
 CHANCE = {"rand-fgsm"}

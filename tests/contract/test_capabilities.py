@@ -71,6 +71,7 @@ def test_declarations_are_read_as_values() -> None:
         ("apgd-t", {}, True, False, True, 4),
         ("fab-t", {}, True, False, True, 2),
         ("square", {}, False, False, False, 2),
+        ("nes", {}, False, False, False, 2),
         ("hop-skip-jump", {}, False, True, False, 2),
         ("autoattack", {}, True, False, True, 2),
     ],

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 import rounding
-from memory_defense.attacks import ApgdTargeted, Pgd, Square
+from memory_defense.attacks import ApgdTargeted, Nes, Pgd, Square
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.cases import Case
 from memory_defense.evaluation.options import Options
-from memory_defense.evaluation.robustness import Evaluation, evaluate
+from memory_defense.evaluation.robustness import Evaluation, Reserve, evaluate
 from memory_defense.evaluation.store import to_tensors
 from memory_defense.ranks import current
 from memory_defense.tensorfiles import write_tensors
@@ -91,6 +91,29 @@ def cases(seconds: float = 0.0) -> list[Case]:
     return found
 
 
+def reserve(seconds: float = 0.0) -> Reserve:
+    """Return one more case for each cascade, for which what the others found asks."""
+    one = Nes(queries=40, pairs=5)
+    found = [
+        Case(
+            name="nes",
+            attack=Slowly(attack=one, seconds=seconds) if seconds else one,
+            knowledge="end-to-end",
+            ball=ball,
+            purpose="cascade",
+            role="outward",
+        )
+        for ball in (Linf(0.012), L2(0.08))
+    ]
+
+    def wanted(evaluation: Evaluation) -> str:
+        assert [case.name for case in evaluation.cases] == [case.name for case in cases()]
+        assert len(evaluation.labels) == IMAGES, "of all processes"
+        return f"{int(evaluation.state.cases[0].fooled.sum())} fell"
+
+    return Reserve(tuple(found), wanted)
+
+
 class StopAt:
     """A progress that presses Ctrl-C once it was told so often."""
 
@@ -124,6 +147,7 @@ def run(
         labels[rows],
         cases(seconds),
         replace(options or Options(chunk=16), seed=3, ids=rows),
+        reserve=reserve(seconds),
         state_file=state_file,
     )
 

@@ -6,7 +6,7 @@ ROOMS = tuple(
     f"attacks/{name}.py"
     for name in (
         *("apgd", "ascent", "carlini_wagner", "closest", "ddn", "fab", "fmn", "gama", "gradient", "hop_skip_jump"),
-        *("pgd_targeted", "square", "targets"),
+        *("nes", "pgd_targeted", "square", "targets"),
     )
 )
 
@@ -172,6 +172,20 @@ CASES = (
         RandFgsm(alpha=«of radius ([\d.]+)» / 3)(net, images, labels, threat.Linf(0.1), draws)
         RandFgsm(alpha=«or (None)»)(net, images, labels, threat.Linf(0.1), draws)
         """,
+    ),
+    _range(
+        "nes",
+        "expected at least 3: two for a pair, one for the step",
+        "Nes(queries=2)",
+        r"Nes(queries=«at least (\d)»)",
+    ),
+    _range("nes", "expected a positive share of epsilon", "Nes(reach=0)", "Nes(queries=5, reach=0.5)"),
+    _range("nes", "expected a share in [0, 1)", "Nes(momentum=1)", "Nes(queries=5, momentum=0.9)"),
+    _case(
+        "nes",
+        "probes reach a share of the ball's radius, so it must be bounded; give an epsilon",
+        "Nes(queries=5)(net, images, labels, threat.L2(float('inf')), draws)",
+        "Nes(queries=5)(net, images, labels, threat.L2(1.5), draws)",
     ),
     _range(
         "square", "expected a share of the image in (0, 1]", "Square(p_init=5)", "Square(queries=5, p_init=0.05)"

@@ -47,7 +47,7 @@ def problem() -> tuple[Asked, Tensor, Tensor]:
 
 @pytest.mark.parametrize("attacks", ["glimpse", "pgd", "fgsm,apgd-t", "rand"])
 def test_nothing_is_called_robust_because_nothing_could_be_tried(tmp_path, attacks) -> None:
-    with pytest.raises(ValueError, match=r"has no gradient.*square, hop-skip-jump"):
+    with pytest.raises(ValueError, match=r"has no gradient.*square, nes, hop-skip-jump"):
         memory_defense.evaluate(*problem(), epsilon=0.1, attacks=attacks, out=tmp_path / "record.json")
     assert not list(tmp_path.iterdir())
 
@@ -72,7 +72,7 @@ def test_the_command_says_so(tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert "give attacks that only ask: square, hop-skip-jump" in capsys.readouterr().err
+    assert "give attacks that only ask: square, nes, hop-skip-jump" in capsys.readouterr().err
     assert not (tmp_path / "record.json").exists()
     monkeypatch.setattr(sys, "argv", [*asked, "--attacks", "square"])
     main()

@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # the classes as attributes, for type checkers; `__getattr__`
     from memory_defense.attacks.gradient import Pgd as Pgd
     from memory_defense.attacks.gradient import RandFgsm as RandFgsm
     from memory_defense.attacks.hop_skip_jump import HopSkipJump as HopSkipJump
+    from memory_defense.attacks.nes import Nes as Nes
     from memory_defense.attacks.pgd_targeted import PgdTargeted as PgdTargeted
     from memory_defense.attacks.square import Square as Square
     from memory_defense.contracts import Attack
@@ -99,6 +100,7 @@ ATTACKS = Classes(
         "apgd": "memory_defense.attacks.apgd:Apgd",
         "apgd-t": "memory_defense.attacks.apgd:ApgdTargeted",
         "square": "memory_defense.attacks.square:Square",
+        "nes": "memory_defense.attacks.nes:Nes",
         "hop-skip-jump": "memory_defense.attacks.hop_skip_jump:HopSkipJump",
         "autoattack": "memory_defense.attacks.autoattack:AutoAttack",
     }

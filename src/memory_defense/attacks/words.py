@@ -25,6 +25,7 @@ ATTACKS_IN_WORDS = {
     "apgd": "PGD that chooses its step sizes, on the cross-entropy (Croce & Hein 2020)",
     "apgd-t": "the same towards each of the 9 likeliest wrong classes, on the targeted DLR loss",
     "square": "asks for logits 5,000 times, uses no gradient (Andriushchenko et al. 2020)",
+    "nes": "asks for logits 5,000 times, follows the gradient that they make (Ilyas et al. 2018)",
     "hop-skip-jump": "asks for predicted labels 5,000 times, uses no gradient (Chen et al. 2020)",
     "autoattack": "alone: the suite standard; in a list: one attack that runs the four parts of standard in turn",
 }

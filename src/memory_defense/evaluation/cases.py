@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, Self
 
-from memory_defense.contracts import Attack, Ball
+from memory_defense.contracts import Attack, Ball, Classifier, Draws, Images, Labels
 from memory_defense.evaluation.record import Parameter
 
 Purpose = Literal["table", "curve", "cascade"]
 Role = Literal["scout", "main", "outward"]
+
+
+@dataclass(frozen=True)
+class Later:
+    """An attack that is made when it is needed, so that nothing of it is imported before."""
+
+    name: str
+    make: Callable[[], Attack] = field(repr=False, compare=False)
+    gradient_free: bool = True
+    """Whether it never asks for a gradient."""
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels, ball: Ball, draws: Draws) -> Images:
+        """Return images (B, C, H, W) inside `ball`; see `contracts.Attack`."""
+        return self.make()(model, images, labels, ball, draws)
+
+    def for_transfer(self) -> Self:
+        """Return the same for another model."""
+        return replace(self, make=lambda: self.make().for_transfer())
 
 
 @dataclass(frozen=True, kw_only=True)

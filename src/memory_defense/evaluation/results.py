@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +15,20 @@ from memory_defense.answers import ANSWERS
 from memory_defense.contracts import Attack, Images, Labels, PerImage, Rows
 from memory_defense.evaluation.broken_images import FiledImages
 from memory_defense.evaluation.cases import Case, parameters_of
-from memory_defense.evaluation.metrics import accuracy
+from memory_defense.evaluation.metrics import Submissions, accuracy
 from memory_defense.evaluation.odd import noted
-from memory_defense.evaluation.record import AttackResult, CascadeRecord, CascadeStage, WorstCase
+from memory_defense.evaluation.pixels import Pixels
+from memory_defense.evaluation.record import (
+    Accuracy,
+    AttackResult,
+    AuditLine,
+    BatchInvariance,
+    CascadeRecord,
+    CascadeStage,
+    WorstCase,
+)
 from memory_defense.evaluation.state import Broken, CaseState, State
+from memory_defense.passes import GRANULE
 from memory_defense.tensorfiles import checksum_of, read_tensors, write_streamed
 from memory_defense.threat import ball
 
@@ -122,6 +133,75 @@ def tried_in(state: State, cases: Sequence[Case], broken: Broken) -> int:
         if one.ran and (case.ball.norm, case.ball.epsilon) == (broken.ball.norm, broken.ball.epsilon):
             tried = tried | one.done
     return int((state.correct & tried).sum())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All outcomes on one set of images."""
+
+    state: State
+    cases: tuple[Case, ...]
+    outcomes: tuple[Outcome, ...]
+    """Outcomes of the table and curve cases, in order."""
+    cascades: tuple[CascadeRecord, ...]
+    submissions: Submissions
+    flags: bool
+    """Whether the defense flags images."""
+    batch_invariance: BatchInvariance
+    bfloat16: bool = False
+    """Whether the attacks computed their gradients in bfloat16."""
+    asked: dict[str, AuditLine] = field(default_factory=dict[str, AuditLine], repr=False, compare=False)
+    """Checks of the audit that were asked before it began, by their names there."""
+
+    @property
+    def images(self) -> Pixels:
+        """(N, C, H, W) clean, by reference."""
+        return self.state.images
+
+    @property
+    def labels(self) -> Labels:
+        """(N,) true classes."""
+        return self.state.labels
+
+    @property
+    def correct(self) -> PerImage:
+        """(N,) bool: the clean verdicts."""
+        return self.state.correct
+
+    @property
+    def broken(self) -> list[Broken]:
+        """What was broken in each ball, L-inf before L2, small before large."""
+        return self.state.broken
+
+    @property
+    def granule(self) -> int:
+        """What the images in every pass were a multiple of."""
+        return self.batch_invariance.granule or GRANULE
+
+    @property
+    def clean(self) -> Accuracy:
+        """Clean accuracy."""
+        return accuracy(self.correct)
+
+    def worst_cases(self) -> tuple[WorstCase, ...]:
+        """Return the worst case of every ball."""
+        return tuple(worst_case(self.state, self.cases, one, flags=self.flags) for one in self.broken)
+
+
+def _never(found: Evaluation) -> str:
+    del found
+    return ""
+
+
+class Reserve(NamedTuple):
+    """Cases of cascades that wait for what the others find."""
+
+    cases: tuple[Case, ...] = ()
+    wanted: Callable[[Evaluation], str] = _never
+    """From what the others found to why these follow, in one line for the record; empty where they do not.
+
+    It is asked again where a stopped evaluation goes on, and must say the same. Where nothing stands it is not.
+    """
 
 
 @dataclass(frozen=True)

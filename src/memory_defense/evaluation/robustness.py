@@ -9,9 +9,9 @@ the micro-batches and the number of processes; only there may a clock choose the
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -27,23 +27,22 @@ from memory_defense.contracts import (
     Defense,
     Flagging,
     Labels,
-    PerImage,
     Rows,
     transfers_of,
 )
 from memory_defense.evaluation.attempt import CaseRunner
 from memory_defense.evaluation.cascade import Cascade
-from memory_defense.evaluation.cases import Case, cross
+from memory_defense.evaluation.cases import Case, Later, cross
 from memory_defense.evaluation.fitting import changes, classes_of, fitted
 from memory_defense.evaluation.invariance import chosen_micro_batch, largest_pass, measured, weakest
 from memory_defense.evaluation.log import Log
-from memory_defense.evaluation.metrics import NO_ANSWER, Submissions, accuracy, asked, judged, predicted
+from memory_defense.evaluation.metrics import NO_ANSWER, asked, judged, predicted
 from memory_defense.evaluation.odd import refuse_without_answers, refuse_without_gradients, sentence
 from memory_defense.evaluation.options import Options
 from memory_defense.evaluation.pixels import Pictures, Pixels, check_pictures
-from memory_defense.evaluation.record import Accuracy, BatchInvariance, CascadeRecord, WorstCase
+from memory_defense.evaluation.record import BatchInvariance
 from memory_defense.evaluation.replay import EARLIER
-from memory_defense.evaluation.results import Outcome, cascade_record, outcome, worst_case
+from memory_defense.evaluation.results import Evaluation, Outcome, Reserve, cascade_record, outcome
 from memory_defense.evaluation.sizes import located
 from memory_defense.evaluation.state import Broken, State
 from memory_defense.evaluation.store import (
@@ -74,58 +73,10 @@ from memory_defense.wrappers import apart, exact_float32, frozen
 _FEWER = 8
 """Where a chunk does not fit into memory whatever the passes, it is cut into so many."""
 
-__all__ = ["Broken", "Case", "Evaluation", "Outcome", "cross", "evaluate"]
+_BEGUN = "added before the evaluation was stopped"
+"""Why cases in reserve follow that were wanted when the evaluation was stopped, and would not be now."""
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All outcomes on one set of images."""
-
-    state: State
-    cases: tuple[Case, ...]
-    outcomes: tuple[Outcome, ...]
-    """Outcomes of the table and curve cases, in order."""
-    cascades: tuple[CascadeRecord, ...]
-    submissions: Submissions
-    flags: bool
-    """Whether the defense flags images."""
-    batch_invariance: BatchInvariance
-    bfloat16: bool = False
-    """Whether the attacks computed their gradients in bfloat16."""
-
-    @property
-    def images(self) -> Pixels:
-        """(N, C, H, W) clean, by reference."""
-        return self.state.images
-
-    @property
-    def labels(self) -> Labels:
-        """(N,) true classes."""
-        return self.state.labels
-
-    @property
-    def correct(self) -> PerImage:
-        """(N,) bool: the clean verdicts."""
-        return self.state.correct
-
-    @property
-    def broken(self) -> list[Broken]:
-        """What was broken in each ball, L-inf before L2, small before large."""
-        return self.state.broken
-
-    @property
-    def granule(self) -> int:
-        """What the images in every pass were a multiple of."""
-        return self.batch_invariance.granule or GRANULE
-
-    @property
-    def clean(self) -> Accuracy:
-        """Clean accuracy."""
-        return accuracy(self.correct)
-
-    def worst_cases(self) -> tuple[WorstCase, ...]:
-        """Return the worst case of every ball."""
-        return tuple(worst_case(self.state, self.cases, one, flags=self.flags) for one in self.broken)
+__all__ = ["Broken", "Case", "Evaluation", "Outcome", "Reserve", "cross", "evaluate"]
 
 
 def evaluate(
@@ -135,6 +86,7 @@ def evaluate(
     cases: Sequence[Case],
     options: Options | None = None,
     *,
+    reserve: Reserve | None = None,
     state_file: Path | None = None,
     keep_state: bool = False,
 ) -> Evaluation:
@@ -155,6 +107,8 @@ def evaluate(
         knowledge `replay.EARLIER` is for `replay.Replay`.
     options
         Seed, batch size and so on; device, names and `start_from` are for `memory_defense.evaluate` to read.
+    reserve
+        Cases of cascades that follow if what the others found asks for them; otherwise nobody hears of them.
     state_file
         File to save to and to go on from; it is removed once the evaluation is whole. None keeps nothing.
     keep_state
@@ -170,24 +124,25 @@ def evaluate(
     chosen = options or Options()
     company = in_company("memory_defense.evaluate", alone=chosen.alone)
     with company as ranks, undisturbed(), apart(defense), exact_float32():
-        return _evaluate(defense, images, labels, cases, chosen, ranks, state_file, keep_state)
+        plan, saved = (cases, reserve or Reserve()), (state_file, keep_state)
+        return _evaluate(defense, images, labels, plan, chosen, ranks, saved)
 
 
 def _evaluate(
     defense: Defense,
     images: Pictures,
     labels: Labels,
-    cases: Sequence[Case],
+    plan: tuple[Sequence[Case], Reserve],
     chosen: Options,
     ranks: Ranks,
-    state_file: Path | None,
-    keep_state: bool,
+    saved: tuple[Path | None, bool],
 ) -> Evaluation:
+    (cases, reserve), (state_file, keep_state) = plan, saved
     check_pictures(images)
     images = Pixels.of(images)
     check_labels(labels, len(images))
     surrogates = published(defense)
-    for case in cases:
+    for case in (*cases, *reserve.cases):
         if case.knowledge not in surrogates:
             raise nearest(case.knowledge, surrogates, "knowledge")
     numbers = chosen.numbers(len(images))
@@ -197,14 +152,15 @@ def _evaluate(
         ranks.agree_on(terms_of(defense, images, labels, numbers, cases, chosen))
     mine, most = ranks.rows(len(images)), largest_pass(len(images), images.device, chosen.batch_size, cases)
     with frozen(defense), only_writer(state_file, ranks), bfloat16_gradients(chosen.bfloat16):
-        cases = fitted(cases, classes_of(defense, images, seed=chosen.seed))
+        classes = classes_of(defense, images, seed=chosen.seed)
+        cases, spare = fitted(cases, classes), fitted(reserve.cases, classes)
         if chosen.progress:
             for line in changes(cases):
                 chosen.progress.note(line)
         with stage(chosen.progress, "measuring whether an answer depends on its batch"):
             mine_agrees = measured(defense, surrogates, cases, images, numbers, largest=most, seed=chosen.seed)
             found = weakest(mine_agrees, ranks)
-        run = _Run(defense, surrogates, cases, chosen, ranks, found, state_file, keep_state)
+        run = _Run(defense, surrogates, (*cases, *spare), chosen, ranks, found, state_file, keep_state)
         with granules_of(found.granule):
             passes = len(mine) * (1 + chosen.repetitions.count)
             asking = stage(chosen.progress, "asking the model about the clean images", passes)
@@ -217,10 +173,9 @@ def _evaluate(
             if chosen.batch_size is None and fixed_pass() is None:
                 run.say(f"images in one pass: at most {size}, {_why(found)}")
             with micro_batches_of(size):
-                orders = run.attack(state)
-        if ranks.world > 1:
-            state = run.merge(state, State.blank(images, labels, numbers, cases))
-        return run.finish(state, orders)
+                return run.through(
+                    state, lambda: State.blank(images, labels, numbers, run.cases), len(cases), reserve.wanted
+                )
 
 
 def _why(found: BatchInvariance) -> str:
@@ -357,12 +312,55 @@ class _Run:
             terms += f" {self.batch_invariance!r}"
         return fingerprint(self.defense, state.images, state.labels, state.ids, self.cases, terms)
 
-    def attack(self, state: State) -> list[tuple[int, ...]]:
-        """Run every case; return the order that each cascade took."""
+    def through(
+        self, state: State, blank: Callable[[], State], count: int, wanted: Callable[[Evaluation], str]
+    ) -> Evaluation:
+        """Run the first `count` cases, and the others if they are wanted; return what was found.
+
+        Parameters
+        ----------
+        state
+            Of the images of this process.
+        blank
+            Gives the state of all images, with nothing in it.
+        count
+            Cases that are not in reserve.
+        wanted
+            See `Reserve`; the first process is asked.
+        """
+        orders, why = self.attack(state, range(count)), ""
+        whole = self._whole(state, blank)
+        found, begun = self.finish(whole, orders, count), any(bool(one.done.any()) for one in whole.cases[count:])
+        if begun or (count < len(self.cases) and any(bool(one.robust.any()) for one in found.broken)):
+            with self._kept(state):
+                _, why = self.ranks.lead(lambda: ({}, wanted(found)))
+            why = why or _BEGUN * begun
+        if why:
+            made = ((case, case.attack) for case in self.cases[count:])
+            added = (
+                replace(case, attack=one.make() if isinstance(one, Later) else one, note=why) for case, one in made
+            )
+            self.watch.cases = self.cases = (*self.cases[:count], *added)
+            for line in changes(self.cases[count:]):
+                self.say(line)
+            for ball, order in self.attack(state, range(count, len(self.cases))).items():
+                orders[ball] = (*orders.get(ball, ()), *order)
+            found = self.finish(self._whole(state, blank), orders, len(self.cases))
+        if self.store is not None and not self.keep_state:
+            self.store.clear()
+        return found
+
+    def _whole(self, state: State, blank: Callable[[], State]) -> State:
+        return state if self.ranks.world == 1 else self.merge(state, blank())
+
+    def attack(self, state: State, positions: Sequence[int]) -> dict[tuple[str, float], tuple[int, ...]]:
+        """Run the cases at these positions; return the order that each cascade took, by its ball."""
         if self.options.progress:
-            self.options.progress.begin("attacking", len(self.cases))
+            self.options.progress.begin("attacking", len(positions))
+        self.watch.only(positions)
         cascades: dict[tuple[str, float], list[int]] = {}  # by ball, in the order given
-        for position, case in enumerate(self.cases):
+        for position in positions:
+            case = self.cases[position]
             if case.purpose == "cascade":
                 cascades.setdefault((case.ball.norm, case.ball.epsilon), []).append(position)
                 continue
@@ -373,18 +371,18 @@ class _Run:
             if one.note:
                 self.say(f"{described(case)}: {one.note}")
             self._advance(state, 1, f"{case.name}, {case.knowledge}: {robust:.1f} %")
-        orders: list[tuple[int, ...]] = []
-        for _, positions in sorted(cascades.items()):
+        orders: dict[tuple[str, float], tuple[int, ...]] = {}
+        for ball, members in sorted(cascades.items()):
             cascade = Cascade(
                 state,
                 self.cases,
-                positions,
+                members,
                 lambda position, rows: self._attack(state, position, rows),
                 self.ranks,
                 self.options.seed,
                 lambda position: self._ended(state, position),
             )
-            orders.append(cascade.run())
+            orders[ball] = cascade.run()
         between(self.options.progress)
         if self.store is not None and self.keep_state:
             self.store.keep(state)
@@ -459,25 +457,25 @@ class _Run:
             with self._kept(state):
                 self.options.progress.advance(steps, text)
 
-    def finish(self, state: State, orders: Sequence[tuple[int, ...]]) -> Evaluation:
-        """Return the evaluation, and remove the file to go on from."""
-        refuse_without_gradients(state, self.cases, whole=True)
+    def finish(self, state: State, orders: Mapping[tuple[str, float], tuple[int, ...]], count: int) -> Evaluation:
+        """Return what the first `count` cases found."""
+        cases = self.cases[:count]
+        state = replace(state, cases=state.cases[:count], balls=state.balls[:count])
+        refuse_without_gradients(state, cases, whole=True)
         transfers = transfers_of(self.defense)
         outcomes = [
             outcome(state, case, one, case.attack.for_transfer() if case.knowledge in transfers else case.attack)
-            for case, one in zip(self.cases, state.cases, strict=True)
+            for case, one in zip(cases, state.cases, strict=True)
             if case.purpose != "cascade"
         ]
-        cascades = tuple(cascade_record(state, self.cases, order) for order in orders)
+        cascades = tuple(cascade_record(state, cases, order) for order in orders.values())
         promised = self.batch_invariance
         if self.short or any(self._below_granule(one.smallest) for one in state.cases):
             promised = promised.model_copy(update={"granule": None})
         flags = isinstance(self.defense, Flagging) and self.defense.flag_threshold is not None
-        if self.store is not None and not self.keep_state:
-            self.store.clear()
         return Evaluation(
             state,
-            self.cases,
+            cases,
             tuple(outcomes),
             cascades,
             self.options.repetitions,

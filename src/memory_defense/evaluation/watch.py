@@ -221,6 +221,10 @@ class Watch:
         finally:
             self._seconds += self.clock() - self._since
 
+    def only(self, positions: Sequence[int]) -> None:
+        """Say which cases are tried now; no other counts for the time that is left."""
+        self._ended = set(range(len(self.cases))) - set(positions)
+
     def end(self, position: int) -> None:
         """Say that the case will not be tried on any image any more."""
         self._ended.add(position)

@@ -171,6 +171,7 @@ _ATTACKS = {
     "pgd-restarts": "PGD margin, restarts",
     "pgd-t": "PGD-T",
     "gama": "GAMA-PGD",
+    "nes": "NES",
     "hop-skip-jump": "HopSkipJump",
     "replay": "earlier images",
     "autoattack": "AutoAttack",

@@ -26,7 +26,7 @@ from memory_defense.evaluation.pixels import Pixels
 from memory_defense.evaluation.place import GALLERY, per_image_of, state_path
 from memory_defense.evaluation.record import Record
 from memory_defense.evaluation.replay import EARLIER
-from memory_defense.evaluation.results import read_per_image
+from memory_defense.evaluation.results import Reserve, read_per_image
 from memory_defense.evaluation.robustness import published
 from memory_defense.evaluation.store import discard
 from memory_defense.outputs import beside
@@ -35,7 +35,7 @@ from memory_defense.ranks import current
 from memory_defense.recipes.recipe import EvaluationPlan, Recipe
 from memory_defense.run_directory import RunDirectory
 from memory_defense.threat import L2
-from memory_defense.workflows.evaluate import alone_at, cascade_cases, finished_record, saved_evaluation
+from memory_defense.workflows.evaluate import alone_at, cascade_cases, finished_record, reserve_of, saved_evaluation
 
 ANY_NORM = Pgd(steps=20, loss="margin")
 """Attacks the flag where the plan has no white-box attack for the norm."""
@@ -188,11 +188,14 @@ def assess(
     cases = plan_cases(
         plan, plan.knowledge or tuple(defense.surrogates()), transfers_of(defense), numbers=subset.images[0].numel()
     )
-    place, chosen = out or run.record, options or Options()
+    place, chosen, reserve = out or run.record, options or Options(), Reserve()
     if plan.suite is not None:
         balls = (*plan.linf, *plan.l2)
         going_on = cascade_cases(defense, parts_of(plan.suite), balls)
         cases += [case for case in going_on if plan.knowledge is None or case.knowledge in plan.knowledge]
+        reserve = reserve_of(plan.suite, balls, defense, classes=len(spec.classes), seed=chosen.seed)
+        if plan.knowledge is not None:
+            reserve = reserve._replace(cases=tuple(one for one in reserve.cases if one.knowledge in plan.knowledge))
         missing = left_out(plan.suite, [ball.norm for ball in balls])
         chosen = replace(chosen, notes=(*chosen.notes, *missing))
         if chosen.progress is not None:
@@ -215,7 +218,7 @@ def assess(
     trained_as = _trained_as(recipe, run, spec)
     with alone_at(place):
         evaluation = saved_evaluation(
-            defense, Pixels.of(subset), subset.labels, cases, chosen, place, recipe=trained_as
+            defense, Pixels.of(subset), subset.labels, cases, chosen, place, recipe=trained_as, reserve=reserve
         )
         record = finished_record(defense, evaluation, chosen, place, recipe=trained_as, classes=len(spec.classes))
         if current().leads:

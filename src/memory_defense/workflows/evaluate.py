@@ -40,8 +40,7 @@ from memory_defense.evaluation.pixels import Pictures, Pixels
 from memory_defense.evaluation.provenance import provenance
 from memory_defense.evaluation.record import CertifiedResult, Record
 from memory_defense.evaluation.replay import EARLIER, Replay
-from memory_defense.evaluation.results import read_per_image, untried, write_per_image
-from memory_defense.evaluation.robustness import Evaluation
+from memory_defense.evaluation.results import Evaluation, Reserve, read_per_image, untried, write_per_image
 from memory_defense.evaluation.robustness import evaluate as attack_all
 from memory_defense.evaluation.sizes import taken_by
 from memory_defense.evaluation.store import (
@@ -70,7 +69,7 @@ from memory_defense.workflows.arguments import (
     radii,
 )
 from memory_defense.workflows.first_answer import as_found, in_own_precision, introduced, on_device, reaching
-from memory_defense.workflows.suspicion import doubted, suspected, with_labels_alone
+from memory_defense.workflows.suspicion import doubted, in_reserve, masked, suspected, with_labels_alone
 from memory_defense.wrappers import apart, modules_seen, ordinary_modes, torch_defaults
 from memory_defense.wrappers.untouched import Untouched
 
@@ -202,11 +201,15 @@ def evaluate(
                 )
                 suite = with_labels_alone(suite, names, doubts)
                 plan = partial(cascade_cases, suite=suite, balls=balls, start_from=earlier, transfers=True)
-                evaluation = saved_evaluation(defense, pixels, truth, plan(defense), chosen, place, recipe=recipe)
+                spare = partial(reserve_of, names, balls, classes=classes, seed=chosen.seed)
+                attacking = partial(saved_evaluation, images=pixels, labels=truth, place=place, recipe=recipe)
+                evaluation = attacking(defense, cases=plan(defense), options=chosen, reserve=spare(defense, doubts))
                 once_more, doubts = doubted(defense, untouched, evaluation, doubts, seed=chosen.seed)
                 if once_more is not defense:
                     defense, anew = once_more, replace(chosen, resume=False)
-                    evaluation = saved_evaluation(defense, pixels, truth, plan(defense), anew, place, recipe=recipe)
+                    evaluation = attacking(
+                        defense, cases=plan(defense), options=anew, reserve=spare(defense, doubts)
+                    )
                 record = finished_record(
                     defense, evaluation, chosen, place, recipe=recipe, classes=classes, doubts=doubts
                 )
@@ -254,6 +257,7 @@ def saved_evaluation(
     place: Path | None,
     *,
     recipe: str,
+    reserve: Reserve | None = None,
 ) -> Evaluation:
     """Run the cases, saving to and going on from a file beside the record's `place`; None saves nothing.
 
@@ -271,7 +275,7 @@ def saved_evaluation(
         remove(of_rank(state, current()))  # each process its own, so that none goes on from what another removes
         for one in (*of_other_company(state, current()), *of_earlier_versions(state)) if current().leads else ():
             remove(one)
-    return attack_all(defense, images, labels, cases, options, state_file=state, keep_state=True)
+    return attack_all(defense, images, labels, cases, options, reserve=reserve, state_file=state, keep_state=True)
 
 
 def _claim(images: Pictures, cases: Sequence[Case], options: Options, recipe: str) -> Claim:
@@ -423,6 +427,14 @@ def cascade_cases(
                 cases += cross({part.name: part.attack}, elsewhere, [ball], purpose="cascade", role="main")
             cases += cross({part.name: part.attack}, known, [ball], purpose="cascade", role=part.role)
     return cases
+
+
+def reserve_of(
+    names: str, balls: Sequence[Ball], defense: Defense, doubts: Doubts | None = None, *, classes: int, seed: int
+) -> Reserve:
+    """Return the cases that follow the suites `names` in these balls where gradients are masked (`suspicion`)."""
+    cases = tuple(cascade_cases(defense, in_reserve(names), balls))
+    return Reserve(cases, partial(masked, defense=defense, doubts=doubts or Doubts(), classes=classes, seed=seed))
 
 
 def _knowledge_for(part: SuitePart, defense: Defense) -> list[str]:

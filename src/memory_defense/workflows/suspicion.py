@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,18 +15,19 @@ from memory_defense.checks import NoGradientError
 from memory_defense.contracts import Classifier, Defense, Images, Labels, Logits, Progress, needs_gradient
 from memory_defense.defenses.undefended import Undefended
 from memory_defense.evaluation.attempt import on_grid
-from memory_defense.evaluation.audit.findings import LEARNED, ROUNDED, TOLD, Doubts
+from memory_defense.evaluation.audit.attacks import black_box_stronger
+from memory_defense.evaluation.audit.findings import LEARNED, ROUNDED, TOLD, Doubts, Findings
 from memory_defense.evaluation.audit.probes import ABRUPT, FOLLOWED, MISLED, abrupt, misled
-from memory_defense.evaluation.cases import Case
+from memory_defense.evaluation.cases import Case, Later
 from memory_defense.evaluation.invariance import undisturbed
 from memory_defense.evaluation.pixels import Pictures
 from memory_defense.evaluation.robustness import Evaluation
 from memory_defense.foreign import MemoryShortError, ModelError, watched_outside
-from memory_defense.passes import regular
+from memory_defense.passes import granules_of, regular
 from memory_defense.progress import stage
 from memory_defense.randomness import ImageDraws, seeded
 from memory_defense.ranks import current
-from memory_defense.wrappers import frozen
+from memory_defense.wrappers import frozen, restored
 from memory_defense.wrappers.untouched import Forgetful, Untouched
 
 LOOKED_AT = 64
@@ -45,6 +47,10 @@ LABELS_ALONE = "labels-alone"
 """Name of the short attack that is added where the answers look like labels."""
 
 _QUERIES = 1500
+
+SCORES_ALONE = "nes"
+"""Name of the attack in reserve, for defenses whose answers tell more than their gradients."""
+
 _SUITES = frozenset({"fast", "brief"})
 
 
@@ -62,6 +68,46 @@ def with_labels_alone(suite: Suite, names: str, doubts: Doubts) -> Suite:
         return suite
     part = SuitePart(LABELS_ALONE, attack("hop-skip-jump", queries=_QUERIES), "outward")
     return lambda norm: (*suite(norm), part)
+
+
+def in_reserve(names: str) -> Suite:
+    """Return what waits until gradients are found to be masked: an attack that makes its own from scores.
+
+    Parameters
+    ----------
+    names
+        What was asked for; suites of ours have such a reserve, unless it was asked for anyway.
+    """
+    known = set(names_in(names))
+    if not _SUITES & known or SCORES_ALONE in known:
+        return lambda _: ()
+    return lambda _: (SuitePart(SCORES_ALONE, Later(SCORES_ALONE, partial(attack, "nes")), "outward"),)
+
+
+def masked(evaluation: Evaluation, *, defense: Defense, doubts: Doubts, classes: int, seed: int) -> str:
+    """Return why gradients are known to be masked, in words for a record; empty where they are not.
+
+    Parameters
+    ----------
+    evaluation
+        What the attacks found; it keeps the line of the audit's check, so that nothing is asked twice.
+    defense
+        What was attacked.
+    doubts
+        What was found out before.
+    classes, seed
+        As the audit has them.
+    """
+    if (doubts.misled or 0.0) > MISLED:
+        return "added, as the gradient is not that of the answers"
+    findings = Findings(defense, evaluation, classes, seed, doubts=doubts)
+    try:
+        with frozen(defense), restored(defense), seeded(seed, "audit"), granules_of(evaluation.granule):
+            found = evaluation.asked["black-box"] = black_box_stronger(findings)
+    except (ModelError, MemoryShortError, RuntimeError, ValueError):
+        return ""  # the audit says so
+    stronger = found.verdict == "fail"
+    return "added, as an attack without gradients broke what gradients had missed" if stronger else ""
 
 
 class AlsoOnGrid(Undefended):

@@ -82,7 +82,7 @@ def audit(
         lines: list[AuditLine] = []
         for number, (name, check) in enumerate(checks.items(), 1):
             with stage(progress, f"auditing, check {number} of {len(checks)}, {name}"):
-                lines.append(_run(name, check, findings))
+                lines.append(evaluation.asked.get(name) or _run(name, check, findings))
         return tuple(lines)
 
 
