@@ -39,7 +39,7 @@ def problem() -> tuple[CountingPasses, Tensor, Tensor]:
     return CountingPasses(model), clean, labels
 
 
-@pytest.mark.parametrize(("queries", "spent"), [(3, 3), (20, 17), (41, 41), (333, 328)])
+@pytest.mark.parametrize(("queries", "spent"), [(2, 0), (3, 3), (20, 17), (41, 41), (333, 328)])
 @BALLS
 def test_every_image_costs_whole_steps_within_its_budget(ball: Ball, queries: int, spent: int) -> None:
     """With 20 pairs a step costs 41; where that is more than there is, one step has fewer pairs."""
@@ -209,7 +209,6 @@ def test_for_transfer_goes_on_to_the_largest_margin() -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"queries": 2}, "queries is 2, expected at least 3"),
         ({"queries": 0}, "queries is 0"),
         ({"pairs": 0}, "pairs is 0"),
         ({"cells": 0}, "cells is 0"),

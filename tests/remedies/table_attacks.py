@@ -173,12 +173,6 @@ CASES = (
         RandFgsm(alpha=«or (None)»)(net, images, labels, threat.Linf(0.1), draws)
         """,
     ),
-    _range(
-        "nes",
-        "expected at least 3: two for a pair, one for the step",
-        "Nes(queries=2)",
-        r"Nes(queries=«at least (\d)»)",
-    ),
     _range("nes", "expected a positive share of epsilon", "Nes(reach=0)", "Nes(queries=5, reach=0.5)"),
     _range("nes", "expected a share in [0, 1)", "Nes(momentum=1)", "Nes(queries=5, momentum=0.9)"),
     _case(

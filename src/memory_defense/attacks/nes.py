@@ -46,9 +46,9 @@ class Nes(StopsEarly):
     Parameters
     ----------
     queries
-        The most calls of the model for one image, at least 3; the clean image and the random point of the ball at
+        The most calls of the model for one image, at least 1; the clean image and the random point of the ball at
         which it starts cost one more each. So many steps are taken as they pay for, each of two calls for a pair
-        and one for where it leads.
+        and one for where it leads: fewer than 3 pay for none.
     pairs
         Pairs of probes for one step, at least 1; fewer where `queries` do not pay for one such step.
     reach
@@ -77,8 +77,6 @@ class Nes(StopsEarly):
         counts = {"queries": self.queries, "pairs": self.pairs}
         counts |= {} if self.cells is None else {"cells": self.cells}
         check_settings("margin", self.micro_batch, **counts)
-        if self.queries < 3:
-            raise ValueError(f"queries is {self.queries}, expected at least 3: two for a pair, one for the step")
         if not 0 < self.reach < math.inf:
             raise ValueError(f"reach is {self.reach}, expected a positive share of epsilon")
         if not 0 <= self.momentum < 1:
@@ -111,7 +109,7 @@ class _Climb:
 
     def __init__(self, attack: Nes, victim: Victim, clean: Images, ball: Ball) -> None:
         self.attack, self.victim, self.clean, self.ball = attack, victim, clean, ball
-        self.pairs = min(attack.pairs, (attack.queries - 1) // 2)
+        self.pairs = max(min(attack.pairs, (attack.queries - 1) // 2), 1)
         self.cells = attack.cells or max(round(min(clean.shape[2:]) / _FINEST), 1)
         self.reach = attack.reach * ball.epsilon
         if ball.norm == "l2":
