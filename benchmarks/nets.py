@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from memory_defense.contracts import Images, Objective
-from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import Splits, load_dataset
 from memory_defense.randomness import derive
 from memory_defense.recipes.parts import QUICK_OPTIMIZER
@@ -73,8 +72,8 @@ class Net:
     dataset: str = DATASET
     epsilon: float = EPSILON
     """L-inf radius within which it is attacked."""
-    augmentation: Augmentation | None = None
-    """None trains for minutes; otherwise as scale `desk` does, in bfloat16 where the processor multiplies it."""
+    desk: bool = False
+    """Train as scale `desk` does, in bfloat16 where the processor multiplies it."""
 
     def build(self) -> nn.Module:
         """Return it untrained."""
@@ -82,10 +81,9 @@ class Net:
 
     def fit_config(self) -> FitConfig:
         """Return how long and how to train; small ones in float32 everywhere, so that weights agree."""
-        if self.augmentation is None:
+        if not self.desk:
             return FitConfig(epochs=self.epochs, optimizer=QUICK_OPTIMIZER, averaging=0.998, precision="float32")
-        fit = rows_at("desk", self.dataset)["resnet-benign"].stages[0].fit
-        return replace(fit, epochs=self.epochs, augmentation=self.augmentation)
+        return replace(rows_at("desk", self.dataset)["resnet-benign"].stages[0].fit, epochs=self.epochs)
 
 
 NETS = {
@@ -96,19 +94,14 @@ NETS = {
 }
 
 DESK = {
-    "desk-fashion": Net(
-        "residual-cnn-128",
-        SingleStep(epsilon=EPSILON),
-        4,
-        augmentation=Augmentation(crop_padding=2, horizontal_flip=True),
-    ),
+    "desk-fashion": Net("residual-cnn-128", SingleStep(epsilon=EPSILON), 4, desk=True),
     "desk-cifar": Net(
         "residual-cnn",
         SingleStep(epsilon=8 / 255, label_smoothing=0.1),
         6,
         dataset="cifar10",
         epsilon=8 / 255,
-        augmentation=Augmentation(crop_padding=4, horizontal_flip=True),
+        desk=True,
     ),
 }
 ALL = NETS | DESK

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import victims
-from memory_defense.attacks import Apgd, Square
+from memory_defense.attacks import Apgd, Nes, Square
 from memory_defense.attacks.square import L2Moves, LinfMoves, square_side
 from memory_defense.contracts import Ball, Classifier
 from memory_defense.losses import margin
@@ -127,13 +127,14 @@ class Stairs(nn.Module):
         return self.model((images > 0.5).float()) + 0 * images.flatten(1).sum(1, keepdim=True)
 
 
+@pytest.mark.parametrize("asking", [Square(queries=400), Nes(queries=1000)], ids=["square", "nes"])
 @pytest.mark.parametrize("ball", [Linf(0.3), L2(1.0)], ids=["linf", "l2"])
-def test_it_breaks_what_hides_its_gradient(ball: Ball) -> None:
+def test_asking_breaks_what_hides_its_gradient(ball: Ball, asking: Square | Nes) -> None:
     model, clean = Stairs(), victims.images(40)
     labels, draws = victims.right_answers(model, clean), ImageDraws.of(0, "a", 40)
     fooled = [
         int((model(attack(model, clean, labels, ball, draws)).argmax(1) != labels).sum())
-        for attack in (Apgd(steps=100), Square(queries=400))
+        for attack in (Apgd(steps=100), asking)
     ]
     assert fooled[0] < 24, "only as many as the random start fools"
     assert fooled[1] == 40

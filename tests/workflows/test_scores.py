@@ -92,6 +92,14 @@ def test_where_squares_break_what_gradients_do_not_it_follows_and_says_so(tmp_pa
     assert not list(tmp_path.glob("*progress*")), "nothing to go on from is left"
 
 
+def test_where_gradients_miss_hardly_any_image_nothing_follows(monkeypatch) -> None:
+    found = suspicion.black_box_stronger
+    monkeypatch.setattr(suspicion, "black_box_stronger", lambda one: found(one).model_copy(update={"value": 0.02}))
+    record = evaluated(signs())
+    assert SCORES_ALONE not in stages(record)
+    assert any(line.verdict == "fail" and "gradient-free" in line.check for line in record.audit)
+
+
 def test_where_the_gradient_is_anothers_it_follows_the_suite(monkeypatch) -> None:
     monkeypatch.setattr(suspicion, "_QUERIES", 50)
     images, labels = shapes(10, 32, seed=5)

@@ -47,8 +47,8 @@ LABELS_ALONE = "labels-alone"
 """Name of the short attack that is added where the answers look like labels."""
 
 _CLEARLY = 0.02
-"""Share of the images that gradients missed above which scores alone are tried: long searches find a few on most
-networks, and there `nes` finds no more."""
+"""Share of the images that gradients missed above which scores alone are tried: long searches find a few on
+networks that mask nothing."""
 _QUERIES = 1500
 
 SCORES_ALONE = "nes"
