@@ -75,6 +75,30 @@ class Normalize(nn.Module):
         return normalised * self.std + self.mean
 
 
+class Scale(nn.Module):
+    """All features times one number (`published.ChannelAffine`).
+
+    Parameters
+    ----------
+    channels
+        C of what comes in.
+    factor
+        The number, finite.
+    """
+
+    def __init__(self, channels: int, factor: float) -> None:
+        super().__init__()
+        self.channels, self.factor = channels, factor
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features (B, C, ...) times the factor."""
+        return self.factor * features
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return the factor, C times, and C zeros."""
+        return torch.full((self.channels,), self.factor), torch.zeros(self.channels)
+
+
 class Sum(nn.Module):
     """The sum of what its branches make of the same input (`published.Branching`).
 
