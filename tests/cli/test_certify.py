@@ -56,6 +56,12 @@ def test_a_classifier_of_one_s_own_is_smoothed(mine) -> None:
     done = memdef("certify", "mine:build", "--random-weights", "--data", "images", *SMOOTH, "--looks", "4")
     assert all(one.looks == 4 for one in Record.read("certificates.json").certified)
     assert "counted 4 times" in " ".join(done.out.split())
+    asked = read_tensors(Path("certificates.certificates.safetensors"))[0]["asked"].double().mean()
+    assert all(
+        one.mean_copies == pytest.approx(float(asked), abs=0.05)
+        for one in Record.read("certificates.json").certified
+    )
+    assert f"{float(asked):,.0f} an image on average" in " ".join(done.out.split())
 
 
 def test_two_processes_find_what_one_does(mine) -> None:

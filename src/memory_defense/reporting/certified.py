@@ -68,4 +68,6 @@ def _how(one: CertifiedResult) -> str:
         return f"By {plain(one.method)}, in one pass"
     answered = " answered in bfloat16" if one.bfloat16 else ""
     counted = f", counted {one.looks} times on the way" if one.looks > 1 else ""
-    return f"By randomized smoothing, sigma {one.sigma:g}, {one.n:,} noisy copies{answered}{counted}"
+    most = "at most " if one.looks > 1 else ""
+    mean = "" if one.mean_copies is None else f", {one.mean_copies:,.0f} an image on average"
+    return f"By randomized smoothing, sigma {one.sigma:g}, {most}{one.n:,} noisy copies{answered}{counted}{mean}"

@@ -227,6 +227,7 @@ def certified_results(
     if smoothing is not None:
         drawn = {"n": smoothing.samples, "alpha": smoothing.alpha, "sigma": smoothing.sigma}
         drawn |= {"bfloat16": smoothing.bfloat16, "looks": smoothing.looks}
+        drawn["mean_copies"] = round(float(proofs.asked.double().mean()), 1)
     seconds, found = round(proofs.seconds, 1), Certificates(proofs.answers, proofs.radii)
     results = (
         certified_result(proofs.right, found, one, norm=method.norm, method=method.name, seconds=seconds)
