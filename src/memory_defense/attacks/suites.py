@@ -60,7 +60,7 @@ def _ours(**search: Any) -> Suite:
 SUITES: dict[str, Suite] = {
     "standard": _published("standard"),
     "rand": _published("rand"),
-    "fast": _ours(queries=5000, patience=2),
+    "fast": _ours(queries=5000, patience=1),
     "brief": _ours(queries=500),
     "glimpse": lambda _: (SuitePart("pgd-margin", attack("pgd", steps=10, loss="margin")),),
 }

@@ -33,7 +33,7 @@ _FASHION_FIT = FitConfig(
     averaging=0.998,
     augmentation=Augmentation(horizontal_flip=True),
 )
-_CIFAR_FIT = replace(_FASHION_FIT, epochs=8, augmentation=Augmentation(crop_padding=4, horizontal_flip=True))
+_CIFAR_FIT = replace(_FASHION_FIT, epochs=6, augmentation=Augmentation(crop_padding=2, horizontal_flip=True))
 
 
 def denoising(sigma: float, first: FitConfig, then: FitConfig | None, *, memory: bool) -> tuple[Stage, ...]:
@@ -89,7 +89,7 @@ _TINY = replace(_FASHION_FIT, epochs=1, batch_size=50, averaging=0.0, checkpoint
 
 DENOISED = (
     *_before(DEMO_PAPER, "small", _FASHION_FIT, replace(_FASHION_FIT, epochs=4)),
-    *_before(rows_at("desk", "cifar10")["resnet-benign"], "wide", _CIFAR_FIT, replace(_CIFAR_FIT, epochs=4)),
+    *_before(rows_at("desk", "cifar10")["resnet-benign"], "small", _CIFAR_FIT, replace(_CIFAR_FIT, epochs=4)),
     *_before(rows_at("tiny", "fashion-mnist")["resnet-benign"], "tiny", _TINY, _TINY, "-tiny"),
 )
 """Without a memory and with one, through the classifier and as a black box; tiny ones to try the machinery."""
