@@ -83,7 +83,8 @@ class Net:
         """Return how long and how to train; small ones in float32 everywhere, so that weights agree."""
         if not self.desk:
             return FitConfig(epochs=self.epochs, optimizer=QUICK_OPTIMIZER, averaging=0.998, precision="float32")
-        return replace(rows_at("desk", self.dataset)["resnet-benign"].stages[0].fit, epochs=self.epochs)
+        scale = rows_at("desk", self.dataset)["resnet-online"].stages[0].fit
+        return replace(scale, epochs=self.epochs, averaging=0.998)
 
 
 NETS = {
