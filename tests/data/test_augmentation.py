@@ -188,3 +188,21 @@ def test_fields_out_of_range_are_refused(field, value):
 def test_padding_as_large_as_the_image_is_refused():
     with pytest.raises(ValueError, match="smaller than the images, 9 x 11"):
         Augmentation(crop_padding=9)(_images(), _draws())
+
+
+def test_a_mirrored_border_shows_the_image_and_a_black_one_is_as_before() -> None:
+    images, draws = torch.rand(6, 2, 5, 7) + 0.1, _draws(6)
+    cropped = Augmentation(crop_padding=2, crop_border="mirrored")(images, draws)
+    offsets = draws.child("crop").integers(5, 2)
+    for image, found, (top, left) in zip(images, cropped, offsets.tolist(), strict=True):
+        rows = [abs(row + top - 2) if row + top - 2 < 5 else 8 - (row + top - 2) for row in range(5)]
+        columns = [abs(one + left - 2) if one + left - 2 < 7 else 12 - (one + left - 2) for one in range(7)]
+        assert torch.equal(found, image[:, rows][:, :, columns])
+    assert (Augmentation(crop_padding=2)(images, draws) == 0).any()
+    assert "crop_border" not in repr(Augmentation(crop_padding=2)), "recipes from before keep their hashes"
+    assert "crop_border='mirrored'" in repr(Augmentation(crop_padding=2, crop_border="mirrored"))
+
+
+def test_an_unknown_border_is_refused() -> None:
+    with pytest.raises(ValueError, match="'mirrored'"):
+        Augmentation(crop_padding=2, crop_border="mirror")

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from memory_defense.contracts import Draws, Images
+from memory_defense.model_spec import shown
+from memory_defense.names import check_name
+
+Border = Literal["black", "mirrored"]
+
+LATER = ("crop_border",)
+"""Fields that joined later, and are left out of hashes where they have their defaults."""
 
 _TRIES = 10
 """Rectangles drawn for each image; the first that fits is used."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Augmentation:
     """Crop, mirror, erase, add noise, in this order; the default changes nothing.
 
@@ -35,7 +43,9 @@ class Augmentation:
     """
 
     crop_padding: int = 0
-    """Black pixels added on each side before a random crop back to (H, W); 0 turns cropping off."""
+    """Pixels added on each side before a random crop back to (H, W); 0 turns cropping off."""
+    crop_border: Border = "black"
+    """What they are: black, or the image mirrored at its edge, which makes no edge of its own."""
     horizontal_flip: bool = False
     """Mirror left and right, for every other image."""
     vertical_flip: bool = False
@@ -52,6 +62,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding is {self.crop_padding}, but it must be at least 0 pixels")
+        check_name(self.crop_border, get_args(Border), "crop_border")
         if not 0 <= self.erase_probability <= 1:
             raise ValueError(f"erase_probability is {self.erase_probability}, but it must be in [0, 1]")
         low, high = self.erase_area
@@ -66,6 +77,10 @@ class Augmentation:
             )
         if not (self.noise_std >= 0 and math.isfinite(self.noise_std)):
             raise ValueError(f"noise_std is {self.noise_std}, but it must be finite and at least 0")
+
+    def __repr__(self) -> str:
+        """Return the fields; see `model_spec.shown`."""
+        return shown(self, *LATER)
 
     def __call__(self, images: Images, draws: Draws) -> Images:
         """Return changed copies of the images, still in [0, 1]; what comes in is never written to.
@@ -99,7 +114,8 @@ class Augmentation:
         if padding:
             offsets = draws.child("crop").integers(2 * padding + 1, 2).to(device)  # (B, 2)
             rows, columns = rows + offsets[:, :1], columns + offsets[:, 1:]
-            images = F.pad(images, (padding, padding, padding, padding))
+            mode = "reflect" if self.crop_border == "mirrored" else "constant"
+            images = F.pad(images, (padding, padding, padding, padding), mode=mode)
         index = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]  # (B, H, W)
         index = index.view(count, 1, height * width).expand(-1, channels, -1)  # (B, C, H * W)
         return images.flatten(2).gather(2, index).view(count, channels, height, width)

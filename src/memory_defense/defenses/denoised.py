@@ -240,9 +240,7 @@ PRESETS: dict[str, DenoiserPreset] = {
     "small": DenoiserPreset(
         summary="for images of 28 or 32 pixels: 0.05 GFLOP an image", widths=(32, 64, 128), blocks=1
     ),
-    "wide": DenoiserPreset(
-        summary="the same, wider: 0.2 GFLOP an image", widths=(64, 128, 256), blocks=1
-    ),
+    "wide": DenoiserPreset(summary="the same, wider: 0.2 GFLOP an image", widths=(64, 128, 256), blocks=1),
     "tiny": DenoiserPreset(summary="to try the machinery", widths=(8, 16), blocks=1),
 }
 

@@ -201,8 +201,8 @@ class CertifiedResult(Accuracy):
     looks: Annotated[int, Field(ge=1)] = 1
     """How often the copies were counted; with more than 1, `n` is the most that one image was asked about."""
     mean_copies: Annotated[float, Field(ge=0)] | None = None
-    """Copies that an image was asked about to bound its probability, on average. None where nothing is drawn, and in
-    records made before it was counted."""
+    """Copies that an image was asked about to bound its probability, on average. None where nothing is drawn, and
+    in records made before it was counted."""
     seconds: Annotated[float, Field(ge=0)]
     """For all images and all radii of the same method together."""
     broken: Annotated[int, Field(ge=0)] | None = None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from memory_defense.answers import answered_otherwise, in_short, made_on
 from memory_defense.checks import vouched
 from memory_defense.contracts import Batch, Defense, FineProgress, Losses, Objective, Progress, Rows, Stateful
+from memory_defense.data.augmentation import LATER as ADDED
 from memory_defense.data.augmentation import Augmentation
 from memory_defense.data.images import ImageSet, batch_rows
 from memory_defense.model_spec import entry
@@ -353,6 +354,7 @@ class _Run:
         optimizer = self.config.optimizer.settings()
         configuration = entry(self.config, *LATER) | {
             "optimizer": optimizer,
+            "augmentation": entry(self.config.augmentation, *ADDED),
             "seed": self.seed,
             "images": len(self.images),
         }
