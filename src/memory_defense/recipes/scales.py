@@ -134,10 +134,9 @@ _DESK_FIT = FitConfig(
 )
 _WHITENED_FIT = replace(
     _DESK_FIT,
-    epochs=10,
     optimizer=replace(_DESK_OPTIMIZER, learning_rate=0.4, momentum=0.85, weight_decay=1e-3),
     averaging=0.99,
-    augmentation=Augmentation(crop_padding=2, crop_border="mirrored", horizontal_flip=True),
+    augmentation=Augmentation(crop_padding=4, crop_border="mirrored", horizontal_flip=True),
 )
 """Larger steps than other networks bear, as a `WhiteningStem` and small logits allow them."""
 _FASHION_CROPS = Augmentation(crop_padding=2, horizontal_flip=True)
