@@ -218,6 +218,7 @@ CLASSIFIERS: dict[str, Builder] = {
     "interval-cnn7-narrow": cnn7_narrow,
     "residual-cnn": ResidualCnn,
     "residual-cnn-128": partial(ResidualCnn, widths=(64, 128, 256)),
+    "residual-cnn-32": partial(ResidualCnn, widths=(32, 64, 128), activation="relu"),
     "whitened-cnn": partial(ResidualCnn, stem="whitening", scale=1 / 8),
     "whitened-cnn-128": partial(ResidualCnn, widths=(64, 128, 256), stem="whitening", scale=1 / 8),
     "resnet18": resnet18,
