@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory_defense.networks.classifiers import CLASSIFIERS
-from memory_defense.networks.residual_cnn import STEM, ResidualCnn, WhiteningStem, whitening_filters
+from memory_defense.networks.residual_cnn import STEM, ResidualCnn
 from memory_defense.randomness import seeded
 
 COLOUR = {"channels": 3, "size": 32, "classes": 10, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
@@ -66,52 +66,3 @@ def test_it_takes_any_size_from_eight_pixels(size) -> None:
 def test_smaller_images_are_refused() -> None:
     with pytest.raises(ValueError, match="size is 7, but this network takes 8 to 128 pixels"):
         ResidualCnn(**{**COLOUR, "size": 7})
-
-
-def test_whitening_filters_are_the_cosine_transform_of_a_patch() -> None:
-    scipy = pytest.importorskip("scipy.fft")
-    filters = whitening_filters(3)
-    patch = torch.rand(3, 2, 2)
-    expected = torch.from_numpy(scipy.dctn(patch.numpy(), norm="ortho")).permute(1, 2, 0).flatten()
-    torch.testing.assert_close((filters * patch).sum((1, 2, 3)), expected)
-    flat = whitening_filters(5).flatten(1)
-    torch.testing.assert_close(flat @ flat.T, torch.eye(20), atol=1e-6, rtol=0)
-
-
-def test_the_whitening_stem_makes_both_signs_of_one_variance_and_is_not_trained() -> None:
-    stem = WhiteningStem(3, "relu").train()
-    images = torch.rand(64, 3, 16, 16) * torch.tensor([0.1, 1.0, 3.0]).view(3, 1, 1)
-    whitened = stem[1](stem[0](images))
-    assert whitened.shape == (64, 24, 15, 15)
-    torch.testing.assert_close(whitened[:, :12], -whitened[:, 12:], atol=1e-4, rtol=0)
-    variance = whitened.var((0, 2, 3), unbiased=False)
-    raw = stem[0](images).var((0, 2, 3), unbiased=False)
-    torch.testing.assert_close(variance, raw / (raw + 5e-4), atol=1e-3, rtol=0)
-    trained = {name for name, one in stem.named_parameters() if one.requires_grad}
-    assert trained == {"1.weight", "1.bias"}, "the convolution stays what it is"
-
-
-@pytest.mark.parametrize("size", [9, 28, 32])
-def test_a_whitened_network_scales_its_features_and_says_its_layers(size) -> None:
-    with seeded(0, "network"):
-        network = ResidualCnn(**{**COLOUR, "size": size}, widths=(8, 8, 8), stem="whitening", scale=1 / 8).eval()
-    images = torch.rand(2, 3, size, size)
-    found = images
-    for layer in network.layers():
-        found = layer(found)
-    torch.testing.assert_close(network(images), found)
-    features = network.blocks(network.stem(network.normalize(images))).amax((2, 3))
-    torch.testing.assert_close(network(images), network.output(features / 8))
-    factor, added = network.scale.affine()
-    assert factor.tolist() == [1 / 8] * 8
-    assert added.tolist() == [0.0] * 8
-
-
-def test_a_whitened_network_needs_a_pixel_more() -> None:
-    with pytest.raises(ValueError, match="size is 8, but this network takes 9 to 128 pixels"):
-        ResidualCnn(**{**COLOUR, "size": 8}, stem="whitening")
-
-
-def test_an_unknown_stem_is_refused() -> None:
-    with pytest.raises(ValueError, match="'whitening'"):
-        ResidualCnn(**COLOUR, stem="whitened")

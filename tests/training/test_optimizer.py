@@ -77,17 +77,21 @@ def test_fit_clips_the_gradient_of_each_step() -> None:
     assert moved[1] == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_without_a_clip_hashes_and_training_states_are_those_of_before_there_was_one() -> None:
+def test_without_what_came_later_hashes_and_training_states_are_those_of_before() -> None:
     said = (
         "OptimizerConfig(name='sgd', learning_rate=0.1, weight_decay=0.0, betas=(0.9, 0.999), momentum=0.9, "
         "schedule='constant')"
     )
     plain = OptimizerConfig(name="sgd", learning_rate=0.1)
     assert repr(plain) == said
-    assert plain.settings() == {name: value for name, value in asdict(plain).items() if name != "clip"}
+    later = ("clip", "vector_rate")
+    assert plain.settings() == {name: value for name, value in asdict(plain).items() if name not in later}
     clipped = OptimizerConfig(name="sgd", learning_rate=0.1, clip=10.0)
     assert repr(clipped) == said.removesuffix(")") + ", clip=10.0)"
-    assert clipped.settings() == asdict(clipped)
+    assert clipped.settings() == plain.settings() | {"clip": 10.0}
+    quick = OptimizerConfig(name="sgd", learning_rate=0.1, vector_rate=64.0)
+    assert repr(quick) == said.removesuffix(")") + ", vector_rate=64.0)"
+    assert quick.settings() == plain.settings() | {"vector_rate": 64.0}
     assert clipped != plain
 
 
@@ -125,3 +129,31 @@ def test_precision_follows_the_hardware(monkeypatch) -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast("float32", cpu):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_vectors_learn_as_many_times_faster_and_decay_alike(name) -> None:
+    matrix, vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    config = OptimizerConfig(
+        name=name, learning_rate=0.01, momentum=0.0, weight_decay=0.1, schedule="cosine", vector_rate=8.0
+    )
+    optimizer = config.build([matrix, vector])
+    config.schedule_step(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.04])
+    matrix.grad, vector.grad = torch.zeros(2, 2), torch.zeros(2)
+    optimizer.step()
+    assert matrix.tolist() == [pytest.approx([1 - 0.0005] * 2)] * 2
+    assert vector.tolist() == pytest.approx([1 - 0.0005] * 2), "rate times decay is the same"
+    matrix.grad, vector.grad = torch.ones(2, 2), torch.ones(2)
+    before = matrix[0, 0].item(), vector[0].item()
+    optimizer.step()
+    moved = before[0] - matrix[0, 0].item() - 0.0005, before[1] - vector[0].item() - 0.0005
+    assert moved[1] == pytest.approx(8 * moved[0], rel=1e-2)
+
+
+def test_a_factor_of_one_leaves_one_group_and_one_of_zero_is_refused() -> None:
+    parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    assert len(OptimizerConfig().build(parameters).param_groups) == 1
+    assert len(OptimizerConfig(vector_rate=2.0).build(parameters[:1]).param_groups) == 1
+    with pytest.raises(ValueError, match="vector_rate is 0"):
+        OptimizerConfig(vector_rate=0)

@@ -25,6 +25,7 @@ from memory_defense.networks.layers import (
 from memory_defense.networks.residual_cnn import ResidualCnn
 from memory_defense.networks.resnet import resnet18, resnet50
 from memory_defense.networks.target_cnns import cnn_a, cnn_b, cnn_c, mlp_d
+from memory_defense.networks.whitened_cnn import WhitenedCnn
 
 
 class Linear(ImageClassifier):
@@ -219,8 +220,7 @@ CLASSIFIERS: dict[str, Builder] = {
     "residual-cnn": ResidualCnn,
     "residual-cnn-128": partial(ResidualCnn, widths=(64, 128, 256)),
     "residual-cnn-32": partial(ResidualCnn, widths=(32, 64, 128), activation="relu"),
-    "whitened-cnn": partial(ResidualCnn, stem="whitening", scale=1 / 8),
-    "whitened-cnn-128": partial(ResidualCnn, widths=(64, 128, 256), stem="whitening", scale=1 / 8),
+    "whitened-cnn": WhitenedCnn,
     "resnet18": resnet18,
     "resnet18-silu": partial(resnet18, activation="silu"),
     "resnet50": resnet50,

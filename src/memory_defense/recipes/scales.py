@@ -134,11 +134,12 @@ _DESK_FIT = FitConfig(
 )
 _WHITENED_FIT = replace(
     _DESK_FIT,
-    optimizer=replace(_DESK_OPTIMIZER, learning_rate=0.4, momentum=0.85, weight_decay=1e-3),
+    epochs=12,
+    optimizer=replace(_DESK_OPTIMIZER, learning_rate=0.4, momentum=0.85, weight_decay=1.25e-3, vector_rate=64.0),
     averaging=0.99,
-    augmentation=Augmentation(crop_padding=4, crop_border="mirrored", horizontal_flip=True),
+    augmentation=Augmentation(crop_padding=2, crop_border="mirrored", horizontal_flip=True),
 )
-"""Larger steps than other networks bear, as a `WhiteningStem` and small logits allow them."""
+"""Larger steps than other networks bear, as `WhitenedCnn` allows them."""
 _FASHION_CROPS = Augmentation(crop_padding=2, horizontal_flip=True)
 _FASHION_DESK_PLAN = _plan(_FASHION_RADII, _BRIEF_CW, 1.5, 1000, "fast")
 _CIFAR_DESK_PLAN = _plan(_CIFAR_RADII, _BRIEF_CW, 0.5, 1000, "fast")
