@@ -167,6 +167,12 @@ CASES = (
         "OptimizerConfig()\nOptimizerConfig(clip=10.0)",
     ),
     Case(
+        "training/optimizer.py",
+        "1 changes nothing",
+        "OptimizerConfig(vector_rate=0)",
+        "OptimizerConfig(vector_rate=1)",
+    ),
+    Case(
         "training/validate.py",
         "give Linf(epsilon)",
         "certified_accuracy(data, threat.L2(0.5))",

@@ -44,9 +44,7 @@ class OptimizerConfig:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, but it must be positive")
         if not (self.vector_rate > 0 and math.isfinite(self.vector_rate)):
-            raise ValueError(
-                f"vector_rate is {self.vector_rate}, but a factor of the learning rate must be positive"
-            )
+            raise ValueError(f"vector_rate is {self.vector_rate}, but a factor must be above 0; 1 changes nothing")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(
                 f"clip is {self.clip}, but a gradient's largest norm must be above 0; leave it out to clip nothing"
@@ -58,7 +56,7 @@ class OptimizerConfig:
         return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def settings(self) -> dict[str, Any]:
-        """Return the fields by name, but no clip that is None nor a `vector_rate` of 1: what decides the weights."""
+        """Return what decides the weights: the fields by name, without idle ones that came later."""
         idle = {"clip": None, "vector_rate": 1.0}
         return {name: value for name, value in vars(self).items() if name not in idle or value != idle[name]}
 
