@@ -13,6 +13,7 @@ from memory_defense.defenses.memory.presets import PRESETS
 from memory_defense.model_spec import ImageSpec, ModelSpec
 from memory_defense.networks.classifiers import CLASSIFIERS
 from memory_defense.recipes.registry import RECIPES, recipe
+from memory_defense.recipes.scales import rows_at
 from memory_defense.systems.build import build_classifier, build_defense, classifier_of
 from memory_defense.systems.registry import SYSTEMS
 from memory_defense.workflows.assess import plan_cases
@@ -107,3 +108,16 @@ def test_unknown_names_suggest_the_nearest() -> None:
         build_classifier("smallcnn", "fashion-mnist", 0, "x")
     with pytest.raises(ValueError, match="'cifar10'"):
         build_classifier("linear", "cifar-10", 0, "x")
+
+
+def test_rows_of_one_scale_may_stand_on_two_networks() -> None:
+    rows = rows_at("desk", "cifar10")
+    robust = {name for name, one in rows.items() if one.model.selector == "residual-cnn"}
+    assert robust == {"resnet-online", "memory-defense-sound"}
+    assert rows["memory-defense-sound"].undefended_network == "whitened-cnn"
+    assert rows["memory-defense"].model.selector == rows["resnet-benign"].model.selector == "whitened-cnn"
+    quick = rows["resnet-benign"].stages[0].fit.optimizer.vector_rate
+    assert quick == 64, "the shifts of its normalisations"
+    assert rows["target-classifier"].stages[0].fit.optimizer.vector_rate == 1, (
+        "which has biases and no normalisation"
+    )

@@ -86,9 +86,12 @@ class Scale(nn.Module):
         The number, finite.
     """
 
+    factors: Tensor
+
     def __init__(self, channels: int, factor: float) -> None:
         super().__init__()
-        self.channels, self.factor = channels, factor
+        self.factor = factor
+        self.register_buffer("factors", torch.full((channels,), factor), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features (B, C, ...) times the factor."""
@@ -96,7 +99,7 @@ class Scale(nn.Module):
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Return the factor, C times, and C zeros."""
-        return torch.full((self.channels,), self.factor), torch.zeros(self.channels)
+        return self.factors, torch.zeros_like(self.factors)
 
 
 class Sum(nn.Module):

@@ -33,7 +33,8 @@ _FASHION_FIT = FitConfig(
     averaging=0.998,
     augmentation=Augmentation(horizontal_flip=True),
 )
-_CIFAR_FIT = replace(_FASHION_FIT, epochs=6, augmentation=Augmentation(crop_padding=2, horizontal_flip=True))
+_CIFAR_CROPS = Augmentation(crop_padding=2, crop_border="mirrored", horizontal_flip=True)
+_CIFAR_FIT = replace(_FASHION_FIT, epochs=6, augmentation=_CIFAR_CROPS)
 
 
 def denoising(sigma: float, first: FitConfig, then: FitConfig | None, *, memory: bool) -> tuple[Stage, ...]:

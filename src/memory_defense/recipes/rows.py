@@ -6,7 +6,7 @@ trained on adversarial images made once; runs that share a directory train each 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from memory_defense.attacks import PAPER_PGD, CarliniWagner, Fgsm, RandFgsm
@@ -45,6 +45,10 @@ class Scale:
     dataset: str
     network: str
     """The classifier of every row, a name of `networks.classifiers.CLASSIFIERS`."""
+    robust_network: str = field(default="", kw_only=True)
+    """That of the adversarially trained rows, where it is another."""
+    target_classifier: FitConfig | None = field(default=None, kw_only=True)
+    """Training of classifier-B alone, where it is another than `classifier`."""
     classifier: FitConfig
     label_smoothing: float = 0.0
     """Of both stages of the benign and the offline classifier."""
@@ -131,7 +135,7 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
     rows = (
         row("resnet-benign", "A benign classifier", "undefended", benign),
         row("resnet-offline", "PGD images made once", "undefended", benign, offline),
-        row("resnet-online", "Adversarial training", "undefended", *scale.robust),
+        row("resnet-online", "Adversarial training", "undefended", *scale.robust, network=scale.robust_network),
         row(
             "pixeldefend",
             "PixelDefend before the benign classifier",
@@ -157,7 +161,12 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
         ),
         row("defense-vae-rec", "Defense-VAE, reconstruction", "defense-vae", benign, reconstruct),
         row("defense-vae-e2e", "Defense-VAE, end to end", "defense-vae", benign, reconstruct, fine_tune),
-        row("target-classifier", "Classifier-B alone", "target-classifier", replace(benign, part="classifier")),
+        row(
+            "target-classifier",
+            "Classifier-B alone",
+            "target-classifier",
+            replace(benign, part="classifier", fit=scale.target_classifier or scale.classifier),
+        ),
         row(
             "autoencoder",
             "Autoencoder and classifier-B, no memory",
@@ -192,6 +201,7 @@ def rows_of(scale: Scale) -> tuple[Recipe, ...]:
             *(*scale.robust, memory),
             preset="sound",
             undefended=other,
+            network=scale.robust_network,
         ),
     )
     return tuple(one for one in rows if one.stages)
@@ -213,6 +223,7 @@ def _row(
     *stages: Stage,
     preset: str = "paper",
     undefended: Stage | None = None,
+    network: str = "",
 ) -> Recipe:
     return Recipe(
         name=f"{scale.dataset}/{scale.name}/{key}",
@@ -221,7 +232,7 @@ def _row(
             dataset=scale.dataset,
             defense=defense,
             preset=scale.preset if defense in _OF_PURIFIERS else preset,
-            selector="" if defense in _WITHOUT_CLASSIFIER else scale.network,
+            selector="" if defense in _WITHOUT_CLASSIFIER else network or scale.network,
         ),
         undefended=undefended,
         undefended_network=scale.network if undefended is not None else "",

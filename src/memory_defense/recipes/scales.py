@@ -178,7 +178,9 @@ CIFAR_DESK = replace(
     FASHION_DESK,
     dataset="cifar10",
     network="whitened-cnn",
+    robust_network="residual-cnn",
     classifier=_WHITENED_FIT,
+    target_classifier=_DESK_FIT,
     label_smoothing=0.2,
     offline=replace(_DESK_FIT, epochs=6),
     robust=(
