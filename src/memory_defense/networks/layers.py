@@ -75,33 +75,6 @@ class Normalize(nn.Module):
         return normalised * self.std + self.mean
 
 
-class Scale(nn.Module):
-    """All features times one number (`published.ChannelAffine`).
-
-    Parameters
-    ----------
-    channels
-        C of what comes in.
-    factor
-        The number, finite.
-    """
-
-    factors: Tensor
-
-    def __init__(self, channels: int, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-        self.register_buffer("factors", torch.full((channels,), factor), persistent=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return features (B, C, ...) times the factor."""
-        return self.factor * features
-
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the factor, C times, and C zeros."""
-        return self.factors, torch.zeros_like(self.factors)
-
-
 class Sum(nn.Module):
     """The sum of what its branches make of the same input (`published.Branching`).
 

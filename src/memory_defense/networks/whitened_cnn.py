@@ -8,7 +8,6 @@ small.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Unpack
 
@@ -16,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory_defense.contracts import Images, Logits
-from memory_defense.networks.layers import ImageClassifier, ImageShape, Scale
+from memory_defense.networks.layers import ImageClassifier, ImageShape
 
 NEW = 0.4
 """Share of a batch in the running statistics of batch normalisation: there are few steps to follow."""
@@ -85,6 +83,14 @@ class Shifted(nn.Module):
         return normed + self.shift.to(normed.dtype).view(-1, 1, 1)
 
 
+class Scaled(nn.Module):
+    """Features times `LOGITS`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features (B, F), smaller."""
+        return LOGITS * features
+
+
 def _whitening(channels: int) -> nn.Sequential:
     return nn.Sequential(Patches(channels), Shifted(8 * channels, eps=5e-4), nn.GELU())
 
@@ -114,17 +120,7 @@ class WhitenedCnn(ImageClassifier):
 
     def __init__(self, *, widths: tuple[int, ...] = (64, 256, 256), **shape: Unpack[ImageShape]) -> None:
         super().__init__(smallest=2 ** len(widths) + 1, **shape)
-        self.stem = _whitening(shape["channels"])
-        self.blocks = nn.Sequential(*(_block(*pair) for pair in pairwise((8 * shape["channels"], *widths))))
-        self.scale = Scale(widths[-1], LOGITS)
-        self.output = nn.Linear(widths[-1], shape["classes"], bias=False)
-
-    def forward(self, images: Images) -> Logits:
-        """Return logits (B, K)."""
-        features = self.blocks(self.stem(self.normalize(images)))  # (B, F, h, w)
-        return self.output(self.scale(features).amax((2, 3)))
-
-    def layers(self) -> Sequence[nn.Module]:
-        """Return what `forward` amounts to (`published.Layered`)."""
-        pooled = nn.AdaptiveMaxPool2d(1), nn.Flatten()
-        return self.normalize, self.stem, self.blocks, self.scale, *pooled, self.output
+        channels = shape["channels"]
+        blocks = (_block(*pair) for pair in pairwise((8 * channels, *widths)))
+        self.trunk = nn.Sequential(_whitening(channels), *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), Scaled())
+        self.head = nn.Linear(widths[-1], shape["classes"], bias=False)
